@@ -1,0 +1,119 @@
+"""DistilBERT, ALBERT and BERT from scratch: exact, fast, complete and readable."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# where each public name lives; imported on first use, so that `import minilm` costs nothing
+_HOMES = {
+    "minilm.config": ("AlbertConfig", "BertConfig", "DistilBertConfig"),
+    "minilm.encoder": ("Encoder",),
+    "minilm.errors": (
+        "CheckpointError",
+        "ConfigError",
+        "DependencyError",
+        "HubError",
+        "InputError",
+        "MinilmError",
+        "TokenizerFileError",
+    ),
+    "minilm.loader": ("load",),
+    "minilm.models.albert": (
+        "AlbertForMaskedLM",
+        "AlbertForMultipleChoice",
+        "AlbertForPreTraining",
+        "AlbertForQuestionAnswering",
+        "AlbertForSequenceClassification",
+        "AlbertForTokenClassification",
+        "AlbertModel",
+    ),
+    "minilm.models.bert": (
+        "BertForMaskedLM",
+        "BertForMultipleChoice",
+        "BertForPreTraining",
+        "BertForQuestionAnswering",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertModel",
+    ),
+    "minilm.models.distilbert": (
+        "DistilBertForMaskedLM",
+        "DistilBertForMultipleChoice",
+        "DistilBertForQuestionAnswering",
+        "DistilBertForSequenceClassification",
+        "DistilBertForTokenClassification",
+        "DistilBertModel",
+    ),
+    "minilm.tokenization": ("Batch", "Tokenizer"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'minilm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:
+    from minilm.config import (
+        AlbertConfig as AlbertConfig,
+        BertConfig as BertConfig,
+        DistilBertConfig as DistilBertConfig,
+    )
+    from minilm.encoder import (
+        Encoder as Encoder,
+    )
+    from minilm.errors import (
+        CheckpointError as CheckpointError,
+        ConfigError as ConfigError,
+        DependencyError as DependencyError,
+        HubError as HubError,
+        InputError as InputError,
+        MinilmError as MinilmError,
+        TokenizerFileError as TokenizerFileError,
+    )
+    from minilm.loader import (
+        load as load,
+    )
+    from minilm.models.albert import (
+        AlbertForMaskedLM as AlbertForMaskedLM,
+        AlbertForMultipleChoice as AlbertForMultipleChoice,
+        AlbertForPreTraining as AlbertForPreTraining,
+        AlbertForQuestionAnswering as AlbertForQuestionAnswering,
+        AlbertForSequenceClassification as AlbertForSequenceClassification,
+        AlbertForTokenClassification as AlbertForTokenClassification,
+        AlbertModel as AlbertModel,
+    )
+    from minilm.models.bert import (
+        BertForMaskedLM as BertForMaskedLM,
+        BertForMultipleChoice as BertForMultipleChoice,
+        BertForPreTraining as BertForPreTraining,
+        BertForQuestionAnswering as BertForQuestionAnswering,
+        BertForSequenceClassification as BertForSequenceClassification,
+        BertForTokenClassification as BertForTokenClassification,
+        BertModel as BertModel,
+    )
+    from minilm.models.distilbert import (
+        DistilBertForMaskedLM as DistilBertForMaskedLM,
+        DistilBertForMultipleChoice as DistilBertForMultipleChoice,
+        DistilBertForQuestionAnswering as DistilBertForQuestionAnswering,
+        DistilBertForSequenceClassification as DistilBertForSequenceClassification,
+        DistilBertForTokenClassification as DistilBertForTokenClassification,
+        DistilBertModel as DistilBertModel,
+    )
+    from minilm.tokenization import (
+        Batch as Batch,
+        Tokenizer as Tokenizer,
+    )

@@ -1,0 +1,27 @@
+"""The position-wise feed-forward block: two linear layers with an activation between."""
+
+from torch import Tensor, nn
+
+from minilm.blocks.activations import ACTIVATIONS
+
+
+class FeedForward(nn.Module):
+    """H -> I -> H for every token on its own.
+
+    Args:
+        hidden_size: H.
+        intermediate_size: I.
+        activation: a name of `ACTIVATIONS`.
+    """
+
+    def __init__(self, *, hidden_size: int, intermediate_size: int, activation: str) -> None:
+        super().__init__()
+        self.intermediate = nn.Linear(hidden_size, intermediate_size)
+        self.output = nn.Linear(intermediate_size, hidden_size)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., H) -> (..., H), before residual and norm."""
+        widened: Tensor = self.activation(self.intermediate(hidden))  # (..., I)
+        narrowed: Tensor = self.output(widened)  # (..., H)
+        return narrowed

@@ -1,0 +1,34 @@
+"""config.json: find it, read it strictly, and name it in every error about its content."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from minilm.checkpoints.json_file import read_json
+from minilm.errors import ConfigError
+
+MAX_BYTES = 10_000_000
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The content of `directory`/config.json.
+
+    Raises:
+        ConfigError: the file is missing, too large or no JSON object.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: not found. A checkpoint directory holds config.json and model.safetensors."
+        )
+    return read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
+
+
+@contextmanager
+def naming(directory: Path) -> Iterator[None]:
+    """Put the path of config.json in front of every ConfigError raised inside."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{directory / 'config.json'}: {error}") from None

@@ -1,0 +1,105 @@
+"""What became of every tensor when a checkpoint was loaded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["loaded", "renamed", "ignored", "new", "missing", "unexpected", "mismatched"]
+
+MEANING: dict[Verdict, str] = {
+    "loaded": "stored under its usual name, now in the model",
+    "renamed": "stored under another name, now in the model",
+    "ignored": "stored, left out by a rule",
+    "new": "not stored; freshly initialised, train it before use",
+    "missing": "not stored, but the model cannot work without it",
+    "unexpected": "stored, but unknown",
+    "mismatched": "stored with a shape or dtype that does not fit",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor.
+
+    Attributes:
+        verdict: a key of `MEANING`.
+        stored: its name in the file; None if it is not stored.
+        own: its name in the model; None if it has no place there.
+        note: the rule, the reason, or both shapes, in words.
+    """
+
+    verdict: Verdict
+    stored: str | None
+    own: str | None
+    note: str = ""
+
+    def __str__(self) -> str:
+        names = " -> ".join(name for name in (self.stored, self.own) if name)
+        return f"{self.verdict:<11}{names}" + (f": {self.note}" if self.note else "")
+
+
+@dataclass
+class LoadReport:
+    """The result of a load, tensor by tensor. `print(report)` shows everything unusual.
+
+    Attributes:
+        source: directory of the checkpoint.
+        entries: one for each stored tensor and one for each tensor of the model without a value.
+        notes: remarks on config.json.
+    """
+
+    source: str
+    entries: list[Entry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def of(self, *verdicts: Verdict) -> list[Entry]:
+        """The entries with one of these verdicts."""
+        return [entry for entry in self.entries if entry.verdict in verdicts]
+
+    @property
+    def loaded(self) -> list[Entry]:
+        """Stored under their usual names."""
+        return self.of("loaded")
+
+    @property
+    def renamed(self) -> list[Entry]:
+        """Stored under other names: without the base prefix, or with gamma and beta."""
+        return self.of("renamed")
+
+    @property
+    def ignored(self) -> list[Entry]:
+        """Stored and left out; each says by which rule."""
+        return self.of("ignored")
+
+    @property
+    def missing(self) -> list[Entry]:
+        """Not stored: new heads, and what made the load fail."""
+        return self.of("new", "missing")
+
+    @property
+    def unexpected(self) -> list[Entry]:
+        """Stored and unknown."""
+        return self.of("unexpected")
+
+    @property
+    def mismatched(self) -> list[Entry]:
+        """Stored with another shape or dtype; each names both."""
+        return self.of("mismatched")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json: counts, notes and all entries."""
+        return {
+            "source": self.source,
+            "counts": dict(Counter(entry.verdict for entry in self.entries)),
+            "notes": self.notes,
+            "entries": [vars(entry) for entry in self.entries],
+        }
+
+    def __str__(self) -> str:
+        counts = Counter(entry.verdict for entry in self.entries)
+        lines = [f"{self.source}:"]
+        lines += [f"  {n:>5} {verdict}: {MEANING[verdict]}" for verdict, n in counts.items()]
+        unusual = [entry for entry in self.entries if entry.verdict not in ("loaded", "renamed")]
+        return "\n".join(lines + [f"    {entry}" for entry in unusual] + self.notes)

@@ -1,0 +1,394 @@
+"""Configurations: what a model is made of, validated before anything is built.
+
+Field names are Google's for all three models. Hugging Face's DistilBERT has names of its own
+(dim, n_layers, ...); they exist only in the tables that read and write config.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from minilm.blocks.activations import ACTIVATIONS
+from minilm.errors import ConfigError
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+# Keys that could make other libraries run or fetch code, or that describe a stored form minilm does
+# not read. They are dropped, whatever they say, and named in the load report.
+IGNORED_KEYS = ("auto_map", "trust_remote_code", "quantization_config", "custom_pipelines")
+IGNORED_PREFIX = "_attn_implementation"
+
+# Keys whose other values change the arithmetic in a way minilm does not implement.
+REQUIRED_VALUES: dict[str, tuple[Any, ...]] = {
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "is_encoder_decoder": (False, None),
+    "tie_word_embeddings": (True, None),
+    "pruned_heads": ({}, None),
+}
+
+# A file is refused before anything is allocated if it describes more parameters than this.
+MAX_PARAMETERS = 2**35
+
+
+def _int(default: int, low: int, high: int) -> Any:
+    return field(default=default, metadata={"kind": "int", "low": low, "high": high})
+
+
+def _float(default: float, low: float, high: float) -> Any:
+    return field(default=default, metadata={"kind": "float", "low": low, "high": high})
+
+
+def _probability(default: float) -> Any:
+    return _float(default, 0.0, 1.0)
+
+
+def _choice(default: str | None, choices: tuple[str | None, ...]) -> Any:
+    return field(default=default, metadata={"kind": "choice", "choices": choices})
+
+
+def _bool(default: bool) -> Any:
+    return field(default=default, metadata={"kind": "bool"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Fields that all three models share. Use one of the subclasses.
+
+    Attributes:
+        vocab_size: V.
+        hidden_size: H, a multiple of `num_attention_heads`.
+        num_hidden_layers: L, how many times a layer is applied.
+        num_attention_heads: A.
+        intermediate_size: I, width of the feed-forward block.
+        hidden_act: activation, a name of `minilm.blocks.activations.ACTIVATIONS`.
+        hidden_dropout_prob: dropout on embeddings and residual branches.
+        attention_probs_dropout_prob: dropout on attention maps.
+        max_position_embeddings: longest input in tokens.
+        layer_norm_eps: epsilon of every norm.
+        initializer_range: standard deviation of fresh weights.
+        initializer: "normal" as in Hugging Face, "truncated_normal" as in Google's code.
+        pad_token_id: the padding token; None = none.
+        num_labels: classes of a classification head. Taken from `id2label` where that is given.
+        id2label: class names by class number; LABEL_0, LABEL_1, ... by default.
+        problem_type: which loss a sequence classifier uses; None = decided from the labels.
+        extra: keys of config.json that minilm does not use; written back untouched.
+    """
+
+    model_type: ClassVar[str]
+    # own field -> key in config.json, where they differ
+    hub_keys: ClassVar[Mapping[str, str]] = {}
+    # what Hugging Face assumes for keys that a config.json lacks, where that differs from ours
+    hub_defaults: ClassVar[Mapping[str, Any]] = {}
+    # fields that the hub's format has no key for; any value but the default is refused on saving
+    not_stored: ClassVar[tuple[str, ...]] = ()
+    # own options, written only when they differ from the default; others ignore the extra key
+    own_options: ClassVar[tuple[str, ...]] = ("initializer",)
+
+    vocab_size: int = _int(30522, 1, 2**22)
+    hidden_size: int = _int(768, 1, 2**16)
+    num_hidden_layers: int = _int(12, 1, 128)
+    num_attention_heads: int = _int(12, 1, 2**10)
+    intermediate_size: int = _int(3072, 1, 2**18)
+    hidden_act: str = _choice("gelu", tuple(ACTIVATIONS))
+    hidden_dropout_prob: float = _probability(0.1)
+    attention_probs_dropout_prob: float = _probability(0.1)
+    max_position_embeddings: int = _int(512, 1, 2**17)
+    layer_norm_eps: float = _float(1e-12, 0.0, 1.0)
+    initializer_range: float = _float(0.02, 0.0, 10.0)
+    initializer: str = _choice("normal", ("normal", "truncated_normal"))
+    pad_token_id: int | None = 0
+    num_labels: int = 2
+    id2label: Mapping[int, str] = field(default_factory=dict)
+    problem_type: str | None = _choice(None, (None, *PROBLEM_TYPES))
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __new__(cls, **values: Any) -> Self:
+        """Refuse unknown names before the generated `__init__` does, with a better message."""
+        cls.check_names(values)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            if spec.metadata:
+                value = _checked(spec.name, getattr(self, spec.name), spec.metadata)
+                object.__setattr__(self, spec.name, value)
+        _check_int("num_labels", self.num_labels, 1, 2**20)
+        if self.pad_token_id is not None:
+            _check_int("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
+        labels = dict(self.id2label) or {i: f"LABEL_{i}" for i in range(self.num_labels)}
+        if sorted(labels) != list(range(len(labels))):
+            raise ConfigError(
+                f"id2label numbers {sorted(labels)[:5]}...: expected every number from 0 to "
+                f"{len(labels) - 1} once."
+            )
+        if self.num_labels not in (2, len(labels)):
+            raise ConfigError(
+                f"num_labels is {self.num_labels} but id2label names {len(labels)} classes; "
+                "give one of the two."
+            )
+        object.__setattr__(self, "id2label", labels)
+        object.__setattr__(self, "num_labels", len(labels))
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}: every head needs the same width."
+            )
+        if self._size() > MAX_PARAMETERS:
+            raise ConfigError(
+                f"This configuration describes about {self._size():,} parameters, more than minilm "
+                f"builds ({MAX_PARAMETERS:,}). Check vocab_size, hidden_size, intermediate_size "
+                "and num_hidden_layers."
+            )
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Class numbers by class name."""
+        return {name: number for number, name in self.id2label.items()}
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated again.
+
+        A new `num_labels` brings new default label names unless `id2label` is given too.
+        """
+        self.check_names(changes)
+        if changes.get("num_labels", self.num_labels) != self.num_labels:
+            changes.setdefault("id2label", {})
+        if "id2label" in changes:
+            changes.setdefault("num_labels", len(changes["id2label"]) or 2)
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def check_names(cls, values: Mapping[str, Any]) -> None:
+        """Raise ConfigError for the first name that is no field of this class."""
+        for key in values:
+            if key in _field_names(cls):
+                continue
+            for name, hub_key in cls.hub_keys.items():
+                if hub_key == key:
+                    raise ConfigError(f"{cls.__name__} has no {key!r}: it is called {name!r} here.")
+            known = ", ".join(sorted(_field_names(cls)))
+            raise ConfigError(f"{cls.__name__} has no {key!r}. Known: {known}.")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read the content of a config.json.
+
+        Args:
+            data: keys as on the hub. Declared fields are type-checked, unknown harmless keys go
+                to `extra`, keys that could bring code are dropped (`ignored_keys`).
+
+        Raises:
+            ConfigError: a value of the wrong type or range, or an unsupported one; names the key.
+        """
+        model_type = data.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ConfigError(
+                f"model_type is {model_type!r}, {cls.__name__} reads {cls.model_type!r}. Use "
+                "minilm.load to have the class chosen for you."
+            )
+        for key, allowed in REQUIRED_VALUES.items():
+            if key in data and data[key] not in allowed:
+                raise ConfigError(
+                    f"{key} is {data[key]!r}: unsupported, minilm implements {allowed[0]!r} only."
+                )
+        names = _field_names(cls) - {"extra"}
+        own_name = {cls.hub_keys.get(name, name): name for name in names}
+        dropped = {"model_type", "label2id", *ignored_keys(data)}
+        values: dict[str, Any] = dict(cls.hub_defaults)
+        extra: dict[str, Any] = {}
+        for key, value in data.items():
+            if key in dropped:
+                continue
+            # a hub key wins over Google's name for the same thing, as in Hugging Face
+            name = own_name.get(key, key if key in names else None)
+            if name is None:
+                extra[key] = value
+            elif key in own_name or cls.hub_keys.get(name) not in data:
+                values[name] = value
+        values.update(_labels(values))
+        return cls(**values, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a config.json, in the hub's format and with the hub's keys.
+
+        Raises:
+            ConfigError: a value that the hub's format has no key for.
+        """
+        data: dict[str, Any] = {**self.extra, "model_type": self.model_type}
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if spec.name in ("extra", "num_labels", "id2label"):
+                continue
+            if spec.name in self.not_stored:
+                if value != spec.default:
+                    raise ConfigError(
+                        f"{spec.name}={value!r} cannot be stored: the hub's {self.model_type} "
+                        f"format has no key for it and everybody reads {spec.default!r}."
+                    )
+            elif spec.name in self.own_options or spec.name == "problem_type":
+                if value != spec.default:
+                    data[spec.name] = value
+            else:
+                data[self.hub_keys.get(spec.name, spec.name)] = value
+        data["id2label"] = {str(number): name for number, name in self.id2label.items()}
+        data["label2id"] = self.label2id
+        return data
+
+    def _size(self) -> int:
+        """About how many parameters the encoder has."""
+        layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
+        tables = (self.vocab_size + self.max_position_embeddings) * self.hidden_size
+        return tables + self.num_hidden_layers * layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig(EncoderConfig):
+    """BERT; the defaults are bert-base-uncased.
+
+    Attributes:
+        type_vocab_size: rows of the token-type table.
+        classifier_dropout: dropout before a classifier; None = `hidden_dropout_prob`.
+    """
+
+    model_type: ClassVar[str] = "bert"
+
+    type_vocab_size: int = _int(2, 1, 2**16)
+    classifier_dropout: float | None = field(
+        default=None, metadata={"kind": "float", "low": 0.0, "high": 1.0, "optional": True}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilBertConfig(EncoderConfig):
+    """DistilBERT; the defaults are distilbert-base-uncased.
+
+    Attributes:
+        classifier_dropout: dropout before the classifier of a sequence or multiple-choice head.
+        qa_dropout: dropout before the span head.
+        sinusoidal_position_embeddings: start the position table with sines and cosines.
+        freeze_position_embeddings: give the position table no gradient, as in the original
+            training (differs from transformers 5, where it is always trained).
+    """
+
+    model_type: ClassVar[str] = "distilbert"
+    hub_keys: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+        "hidden_dropout_prob": "dropout",
+        "attention_probs_dropout_prob": "attention_dropout",
+        "classifier_dropout": "seq_classif_dropout",
+        "sinusoidal_position_embeddings": "sinusoidal_pos_embds",
+    }
+    not_stored: ClassVar[tuple[str, ...]] = ("layer_norm_eps",)
+    own_options: ClassVar[tuple[str, ...]] = ("initializer", "freeze_position_embeddings")
+
+    num_hidden_layers: int = _int(6, 1, 128)
+    classifier_dropout: float = _probability(0.2)
+    qa_dropout: float = _probability(0.1)
+    sinusoidal_position_embeddings: bool = _bool(False)
+    freeze_position_embeddings: bool = _bool(False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer_norm_eps != 1e-12:
+            raise ConfigError(
+                f"layer_norm_eps is {self.layer_norm_eps}: DistilBERT is defined with 1e-12 and "
+                "its config.json has no key for another value."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlbertConfig(EncoderConfig):
+    """ALBERT; the defaults are albert-base-v2 (Hugging Face's own defaults are xxlarge).
+
+    Attributes:
+        embedding_size: E, width of the embedding tables.
+        num_hidden_groups: G, how many groups of layers have weights of their own; 1 = all shared.
+        inner_group_num: layers in a group; a group is applied as a whole.
+        type_vocab_size: rows of the token-type table.
+        classifier_dropout: dropout before every head on the pooled state.
+    """
+
+    model_type: ClassVar[str] = "albert"
+    hub_keys: ClassVar[Mapping[str, str]] = {"classifier_dropout": "classifier_dropout_prob"}
+    hub_defaults: ClassVar[Mapping[str, Any]] = {
+        "hidden_size": 4096,
+        "num_attention_heads": 64,
+        "intermediate_size": 16384,
+    }
+
+    vocab_size: int = _int(30000, 1, 2**22)
+    embedding_size: int = _int(128, 1, 2**16)
+    num_hidden_groups: int = _int(1, 1, 128)
+    inner_group_num: int = _int(1, 1, 128)
+    hidden_act: str = _choice("gelu_new", tuple(ACTIVATIONS))
+    hidden_dropout_prob: float = _probability(0.0)
+    attention_probs_dropout_prob: float = _probability(0.0)
+    type_vocab_size: int = _int(2, 1, 2**16)
+    classifier_dropout: float = _probability(0.1)
+
+    def _size(self) -> int:
+        layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
+        tables = (self.vocab_size + self.max_position_embeddings) * self.embedding_size
+        return tables + self.num_hidden_groups * self.inner_group_num * layer
+
+
+def ignored_keys(data: Mapping[str, Any]) -> list[str]:
+    """The keys of a config.json that are dropped without being looked at, sorted."""
+    return sorted(key for key in data if key in IGNORED_KEYS or key.startswith(IGNORED_PREFIX))
+
+
+def _field_names(cls: type[EncoderConfig]) -> set[str]:
+    return {spec.name for spec in dataclasses.fields(cls)}
+
+
+def _labels(values: Mapping[str, Any]) -> dict[str, Any]:
+    """num_labels and id2label as config.json means them: a differing num_labels wins."""
+    found = values.get("id2label") or {}
+    if not isinstance(found, Mapping) or not all(isinstance(n, str) for n in found.values()):
+        raise ConfigError("id2label: expected an object of class number -> name.")
+    try:
+        labels = {int(number): name for number, name in found.items()}
+    except ValueError:
+        raise ConfigError(f"id2label: the keys {list(found)[:3]}... are not all numbers.") from None
+    count = values.get("num_labels")
+    if count is None:
+        count = len(labels) or 2
+    return {"num_labels": count, "id2label": labels if len(labels) == count else {}}
+
+
+def _check_int(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} is {value!r}: expected a whole number.")
+    if not low <= value <= high:
+        raise ConfigError(f"{name} is {value}: expected {low} to {high}.")
+
+
+def _checked(name: str, value: Any, rule: Mapping[str, Any]) -> Any:
+    """Check one value against its field's rule and return it, ints widened to floats."""
+    if value is None and rule.get("optional"):
+        return value
+    if rule["kind"] == "int":
+        _check_int(name, value, rule["low"], rule["high"])
+    elif rule["kind"] == "float":
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{name} is {value!r}: expected a number.")
+        if not rule["low"] <= value <= rule["high"]:
+            raise ConfigError(f"{name} is {value}: expected {rule['low']} to {rule['high']}.")
+        return float(value)
+    elif rule["kind"] == "bool":
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} is {value!r}: expected true or false.")
+    elif value not in rule["choices"]:
+        raise ConfigError(
+            f"{name} is {value!r}: expected one of {', '.join(map(repr, rule['choices']))}."
+        )
+    return value

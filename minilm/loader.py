@@ -1,0 +1,112 @@
+"""Load a checkpoint without naming its class."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from minilm.checkpoints.config_file import naming, read_config
+from minilm.checkpoints.hub import resolve
+from minilm.checkpoints.names import ARCHITECTURES, architecture_of
+from minilm.checkpoints.weights import open_weights
+from minilm.errors import CheckpointError
+from minilm.models import albert, bert, distilbert
+from minilm.models.base import PretrainedModel
+
+CLASSES: dict[str, type[PretrainedModel]] = {
+    **bert.CLASSES,
+    **distilbert.CLASSES,
+    **albert.CLASSES,
+}
+STEMS = {"bert": "Bert", "distilbert": "DistilBert", "albert": "Albert"}
+
+
+def load(
+    path_or_repo: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    **options: Any,
+) -> PretrainedModel:
+    """Load a checkpoint with the class that it was saved from.
+
+    The class is found in a fixed table, first by `architectures` in config.json, then by
+    `model_type` and the names of the stored tensors. Nothing that a file says is ever imported.
+
+    Args:
+        path_or_repo: a directory (no network is touched), or a hub name.
+        revision, token, cache_dir, local_files_only: for hub names, as in huggingface_hub.
+        **options: as for `PretrainedModel.from_pretrained`.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        CheckpointError: the class cannot be told, or as `from_pretrained`.
+
+    Example:
+        >>> model = minilm.load("sentence-transformers/all-MiniLM-L6-v2")
+        >>> type(model).__name__
+        'BertModel'
+    """
+    directory = resolve(
+        path_or_repo,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    return find_class(directory).from_pretrained(directory, **options)
+
+
+def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
+    """The class that a checkpoint directory was saved from.
+
+    Raises:
+        CheckpointError: it cannot be told; the message lists the classes to choose from.
+    """
+    path = resolve(directory)
+    data = read_config(path)
+    architectures = data.get("architectures")
+    if isinstance(architectures, list) and architectures:
+        if isinstance(architectures[0], str) and architectures[0] in CLASSES:
+            return CLASSES[architectures[0]]
+        raise CheckpointError(
+            f"{path / 'config.json'}: architectures is {architectures!r}, not among minilm's "
+            f"classes ({', '.join(CLASSES)}). If one of them fits, call its from_pretrained."
+        )
+    with naming(path), open_weights(path) as weights:
+        model_type = data.get("model_type", architecture_of(weights.tensors))
+        if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+            raise CheckpointError(
+                f"{path / 'config.json'}: model_type is {model_type!r} and the tensor names do not "
+                f"tell either: expected one of {', '.join(ARCHITECTURES)}. If you know the class, "
+                "call its from_pretrained."
+            )
+        names = ARCHITECTURES[model_type]
+        own = {names.to_own(name): info.shape for name, info in weights.tensors.items()}
+    head = _head({name: shape for name, shape in own.items() if name is not None})
+    if head is None:
+        raise CheckpointError(
+            f"{path}: config.json names no architecture and the stored classifier could belong to "
+            "several. Call from_pretrained of the class you mean, e.g. "
+            f"minilm.{STEMS[model_type]}ForSequenceClassification."
+        )
+    return CLASSES[STEMS[model_type] + head]
+
+
+def _head(own: dict[str, tuple[int, ...]]) -> str | None:
+    """The end of the class name that goes with the stored tensors; None if several do."""
+    if "masked_lm_head.dense.weight" in own:
+        pairs = {"next_sentence_head.weight", "sentence_order_head.weight"} & own.keys()
+        return "ForPreTraining" if pairs else "ForMaskedLM"
+    if "span_head.weight" in own:
+        return "ForQuestionAnswering"
+    if "classifier.weight" not in own:
+        return "Model"
+    if "encoder.pooler.dense.weight" not in own and "pre_classifier.weight" not in own:
+        return "ForTokenClassification"
+    # one output on a pooled state is regression or multiple choice
+    return None if own["classifier.weight"][0] == 1 else "ForSequenceClassification"

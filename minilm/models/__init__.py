@@ -1,0 +1,1 @@
+"""BERT, DistilBERT and ALBERT: each reads its configuration once and composes the blocks."""

@@ -1,0 +1,411 @@
+"""What all models have in common: loading and saving, and the way from arguments to outputs."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from minilm.blocks.embeddings import Embeddings
+from minilm.blocks.heads import MaskedLMHead, Pooler
+from minilm.blocks.initialisation import initialise
+from minilm.blocks.layout import Layout
+from minilm.blocks.transformer import TransformerLayer
+from minilm.checkpoints.config_file import naming, read_config
+from minilm.checkpoints.hub import resolve
+from minilm.checkpoints.loading import fill, plan_load, raise_for, translate_state_dict
+from minilm.checkpoints.names import ENCODER, HubNames
+from minilm.checkpoints.report import LoadReport
+from minilm.checkpoints.weights import open_weights, save_directory
+from minilm.config import EncoderConfig, ignored_keys
+from minilm.errors import InputError
+from minilm.models.inputs import prepare
+from minilm.outputs import EncoderOutput
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def parse_dtype(dtype: torch.dtype | str | None, stored: torch.dtype) -> torch.dtype:
+    """The dtype that an argument means: None = float32, "auto" = as stored, or a name."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return stored
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}: expected auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype or "float32"]
+
+
+class EncoderOptions(TypedDict, total=False):
+    """Rarer arguments of every model, all keyword-only.
+
+    position_ids: (B, S), (S,) or (T,) int64; default: the column, or the place in its sequence.
+    inputs_embeds: (B, S, E) or (T, E) word vectors instead of input_ids.
+    lengths: (B,) sequence lengths of a packed call.
+    output_attentions: return attention maps (padded calls only).
+    output_hidden_states: return the state after the embeddings and after every layer.
+    """
+
+    position_ids: Tensor | None
+    inputs_embeds: Tensor | None
+    lengths: Tensor | Sequence[int] | None
+    output_attentions: bool
+    output_hidden_states: bool
+
+
+class PretrainedModel(nn.Module):
+    """A model with a configuration that loads and saves hub checkpoints.
+
+    Attributes:
+        config: what the model is made of.
+        load_report: what became of every tensor, if the model came from a checkpoint.
+    """
+
+    config_class: ClassVar[type[EncoderConfig]]
+    hub_names: ClassVar[HubNames]
+    # what stands before this model's parameter names in the tables of checkpoints/names.py
+    own_prefix: ClassVar[str] = ""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.load_report: LoadReport | None = None
+
+    @property
+    @abstractmethod
+    def base(self) -> EncoderModel:
+        """The encoder: this model itself, or what its heads stand on."""
+
+    def _initialise(self, part: nn.Module) -> None:
+        """Draw the parameters of a new part, as the configuration says."""
+        truncated = self.config.initializer == "truncated_normal"
+        initialise(part, std=self.config.initializer_range, truncated=truncated)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        ignore_mismatched_heads: bool = False,
+        allow_unexpected: bool = False,
+        allow_nonfinite: bool = False,
+        **config_overrides: Any,
+    ) -> Self:
+        """Load a checkpoint in the hub's layout: config.json and safetensors.
+
+        Args:
+            path_or_repo: a directory (no network is touched), or a hub name.
+            revision, token, cache_dir, local_files_only: for hub names, as in huggingface_hub.
+            dtype: of the parameters; None = float32, "auto" = as stored.
+            device: where the parameters are created; None = torch's default device.
+            ignore_mismatched_heads: start a head of another shape anew (new `num_labels`).
+            allow_unexpected: leave stored tensors out that no rule knows.
+            allow_nonfinite: accept NaN and infinite weights.
+            **config_overrides: fields of the configuration to change, e.g. `num_labels=5`,
+                `hidden_dropout_prob=0.2`, or `num_hidden_layers=3` for the first three layers
+                (for ALBERT with one group: any depth, from the same weights).
+
+        Returns:
+            The model in eval mode; `model.load_report` says what became of every tensor.
+
+        Raises:
+            CheckpointError: files that are damaged, unsafe or do not fit; nothing is half-loaded.
+            ConfigError: config.json or an override is invalid.
+            HubError: a download failed.
+
+        Example:
+            >>> model = minilm.BertModel.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+            >>> print(model.load_report)
+        """
+        directory = resolve(
+            path_or_repo,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        data = read_config(directory)
+        cls.config_class.check_names(config_overrides)
+        with naming(directory):
+            config = cls.config_class.from_dict(data).replace(**config_overrides)
+        with torch.device("meta"):
+            model = cls(config)
+        prefix = cls.own_prefix
+        with open_weights(directory) as weights:
+            plan = plan_load(
+                {f"{prefix}{name}": value.shape for name, value in model.named_parameters()},
+                {name: (torch.Size(t.shape), t.dtype) for name, t in weights.tensors.items()},
+                cls.hub_names,
+                source=str(directory),
+                layers=config_overrides.get("num_hidden_layers"),
+                ignore_mismatched_heads=ignore_mismatched_heads,
+            )
+            raise_for(plan.report, allow_unexpected)
+            stored = (weights.tensors[name].dtype for name in plan.sources.values())
+            model.to(dtype=parse_dtype(dtype, next(stored, torch.float32)))
+            model.to_empty(device=device or torch.get_default_device())
+            fill(
+                model,
+                weights,
+                plan,
+                own_prefix=prefix,
+                initialise=model._initialise,
+                allow_nonfinite=allow_nonfinite,
+            )
+        plan.report.notes += [f"config.json: {key} ignored" for key in ignored_keys(data)]
+        model.load_report = plan.report
+        return model.eval()
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors in the hub's layout, atomically.
+
+        Args:
+            directory: created if need be; the files of an earlier save are replaced.
+
+        Raises:
+            CheckpointError: the directory cannot be written; what was there stays as it was.
+        """
+        config = self.config.to_dict()
+        config["architectures"] = [type(self).__name__]
+        config["dtype"] = str(self.dtype).removeprefix("torch.")
+        tensors = {
+            self.hub_names.to_hub(
+                f"{self.own_prefix}{name}", with_prefix=not self.own_prefix
+            ): value
+            for name, value in self.state_dict().items()
+        }
+        save_directory(Path(directory), config, tensors)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Like `nn.Module.load_state_dict`, for own names and for hub names.
+
+        Tensors of heads this class does not have, position counters and copies of tied tensors are
+        dropped; other unknown names are an error under `strict`.
+        """
+        state = translate_state_dict(
+            state_dict, set(self.state_dict()), self.hub_names, self.own_prefix
+        )
+        return super().load_state_dict(state, strict=strict, assign=assign)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the word embeddings."""
+        return self.base.embeddings.word.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the word embeddings."""
+        return self.base.embeddings.word.weight.device
+
+    def num_parameters(self) -> int:
+        """How many numbers the model holds; shared and tied ones count once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word embedding table, (V, E); also what the masked-LM head compares with."""
+        return self.base.embeddings.word
+
+    @torch.no_grad()
+    def resize_token_embeddings(self, vocab_size: int) -> nn.Embedding:
+        """Change the size of the vocabulary; the first rows keep their values.
+
+        New rows are drawn like fresh weights (differs from Hugging Face, which draws them around
+        the mean of the old ones); a masked-LM bias grows by zeros.
+
+        Args:
+            vocab_size: the new V.
+
+        Returns:
+            The new table, (V, E).
+        """
+        config = self.config.replace(vocab_size=vocab_size)
+        old = self.base.embeddings.word
+        new = nn.Embedding(
+            vocab_size, old.embedding_dim, padding_idx=old.padding_idx, dtype=old.weight.dtype
+        ).to(old.weight.device)
+        self._initialise(new)
+        kept = min(vocab_size, old.num_embeddings)
+        new.weight[:kept] = old.weight[:kept]
+        new.weight.requires_grad_(old.weight.requires_grad)
+        self.base.embeddings.word = new
+        head = getattr(self, "masked_lm_head", None)
+        if isinstance(head, MaskedLMHead):
+            bias = head.bias.new_zeros(vocab_size)
+            bias[:kept] = head.bias[:kept]
+            head.bias = nn.Parameter(bias, requires_grad=head.bias.requires_grad)
+        self.config = self.base.config = config
+        return new
+
+    def gradient_checkpointing_enable(self) -> None:
+        """In training, keep only the input of each layer and compute the rest again backwards."""
+        self.base.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep all intermediate states again (the default)."""
+        self.base.gradient_checkpointing = False
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What an encoder computed, in the inner order of the call's layout.
+
+    Attributes:
+        layout: where sequences begin and end.
+        last: the last layer's states, (B, S, H) or (T, H).
+        hidden_states: states after the embeddings and after every layer, in the caller's order.
+        attentions: (B, A, S, S) for every layer.
+    """
+
+    layout: Layout
+    last: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+
+
+class EncoderModel(PretrainedModel):
+    """Embeddings, layers and perhaps a pooler; the subclasses say which layers, in which order."""
+
+    own_prefix: ClassVar[str] = ENCODER
+
+    embeddings: Embeddings
+    pooler: Pooler | None
+
+    def __init__(self, config: EncoderConfig, *, add_pooling_layer: bool) -> None:
+        super().__init__(config)
+        self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
+        self.gradient_checkpointing = False
+
+    @property
+    def base(self) -> EncoderModel:
+        return self
+
+    @abstractmethod
+    def virtual_layers(self) -> Iterable[TransformerLayer]:
+        """The layers in the order they are applied; a shared one appears as often as it is used."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        *,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> EncoderOutput:
+        """Encode a batch of texts.
+
+        There are two ways to call it. Padded: `model(input_ids (B, S), attention_mask (B, S))`.
+        Where the mask has zeros the model packs the tokens itself and unpacks what it returns.
+        Packed: `model(input_ids (T,), lengths=(B,))`, all texts in one line, no padding at all.
+
+        Args:
+            input_ids: (B, S) or (T,) int64 token ids.
+            attention_mask: (B, S), 1 = attend, 0 = ignore; None = all 1.
+            token_type_ids: like input_ids; segment numbers; None = all 0.
+            position_ids: (B, S), (S,) or (T,) int64; default: the column, or the place in its
+                sequence.
+            inputs_embeds: (B, S, E) or (T, E) word vectors instead of input_ids.
+            lengths: (B,) sequence lengths of a packed call; they sum to T.
+            output_attentions: return attention maps (padded calls only).
+            output_hidden_states: return the state after the embeddings and after every layer.
+
+        Returns:
+            last_hidden_state (B, S, H) or (T, H), zero at unattended positions; pooler_output
+            (B, H) if there is a pooler; hidden_states and attentions on request.
+
+        Raises:
+            InputError: an argument of a wrong shape, dtype or range; names it and both values.
+        """
+        encoded = self.encode(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            lengths=lengths,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            reads_first=self.pooler is not None,
+        )
+        layout = encoded.layout
+        pooled = None if self.pooler is None else self.pooler(layout.first(encoded.last))
+        return EncoderOutput(
+            layout.restore(encoded.last), pooled, encoded.hidden_states, encoded.attentions
+        )
+
+    def encode(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        *,
+        reads_first: bool,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> Encoded:
+        """Run the encoder and leave its states where they are, for a head to read.
+
+        Args:
+            reads_first: the caller will read the state of column 0, which must then exist.
+            Others: see `forward`.
+        """
+        table = self.embeddings.token_type
+        inputs = prepare(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            lengths,
+            vocab_size=self.config.vocab_size,
+            max_positions=self.config.max_position_embeddings,
+            token_types=0 if table is None else table.num_embeddings,
+            embedding_size=self.embeddings.word.embedding_dim,
+            reads_first=reads_first,
+            needs_rows=output_attentions,
+        )
+        layout = inputs.layout
+        hidden: Tensor = self.embeddings(inputs.words, inputs.position_ids, inputs.token_type_ids)
+        states, maps = [hidden], []
+        for layer in self.virtual_layers():
+            if self.gradient_checkpointing and self.training:
+                hidden, layer_maps = checkpoint(
+                    layer, hidden, layout, output_attentions, use_reentrant=False
+                )
+            else:
+                hidden, layer_maps = layer(hidden, layout, output_attentions)
+            if output_hidden_states:
+                states.append(hidden)
+            maps.append(layer_maps)
+        return Encoded(
+            layout,
+            hidden,
+            tuple(layout.restore(state) for state in states) if output_hidden_states else None,
+            tuple(maps) if output_attentions else None,
+        )

@@ -1,0 +1,5 @@
+"""Losses: pure functions of tensors, which know no model.
+
+Every loss is a mean over the items that have a label. Where none has one, the loss is 0 with zero
+gradient, never NaN.
+"""
