@@ -1,8 +1,13 @@
 """The position-wise feed-forward block: two linear layers with an activation between."""
 
+import torch
 from torch import Tensor, nn
 
 from minilm.blocks.activations import ACTIVATIONS
+
+# Without gradients a CPU works through this many tokens at a time, so that the (tokens, I) state
+# between the two layers stays in its cache; measured best between 256 and 512.
+TOKENS_AT_ONCE = 512
 
 
 class FeedForward(nn.Module):
@@ -22,6 +27,18 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., H) -> (..., H), before residual and norm."""
+        if hidden.device.type == "cpu" and not torch.is_grad_enabled():
+            return self._in_blocks(hidden)
         widened: Tensor = self.activation(self.intermediate(hidden))  # (..., I)
         narrowed: Tensor = self.output(widened)  # (..., H)
         return narrowed
+
+    def _in_blocks(self, hidden: Tensor) -> Tensor:
+        """The same numbers, a block of tokens at a time."""
+        result = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+        weight, bias = self.output.weight.t(), self.output.bias
+        blocks = hidden.flatten(0, -2).split(TOKENS_AT_ONCE)
+        for block, target in zip(blocks, result.flatten(0, -2).split(TOKENS_AT_ONCE), strict=True):
+            widened: Tensor = self.activation(self.intermediate(block))  # (tokens, I)
+            torch.addmm(bias, widened, weight, out=target)  # (tokens, H)
+        return result

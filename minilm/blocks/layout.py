@@ -151,7 +151,9 @@ class Packed:
         if self.index is None:
             return values
         size = math.prod(self.shape)
-        flat = values.new_full((size, *values.shape[1:]), fill)
+        shape = (size, *values.shape[1:])
+        # zeros come untouched from the system, an explicit fill would write every padded position
+        flat = values.new_zeros(shape) if fill == 0.0 else values.new_full(shape, fill)
         return flat.index_copy_(0, self.index, values).unflatten(0, self.shape)
 
     def rows(self, values: Tensor, fill: float) -> Tensor:

@@ -18,6 +18,8 @@ MEANING: dict[Verdict, str] = {
     "mismatched": "stored with a shape or dtype that does not fit",
 }
 
+SHOWN = 4  # tensors printed one by one for each reason
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -101,5 +103,12 @@ class LoadReport:
         counts = Counter(entry.verdict for entry in self.entries)
         lines = [f"{self.source}:"]
         lines += [f"  {n:>5} {verdict}: {MEANING[verdict]}" for verdict, n in counts.items()]
-        unusual = [entry for entry in self.entries if entry.verdict not in ("loaded", "renamed")]
-        return "\n".join(lines + [f"    {entry}" for entry in unusual] + self.notes)
+        reasons: dict[tuple[Verdict, str], list[Entry]] = {}
+        for entry in self.entries:
+            if entry.verdict not in ("loaded", "renamed"):
+                reasons.setdefault((entry.verdict, entry.note), []).append(entry)
+        for alike in reasons.values():
+            lines += [f"    {entry}" for entry in alike[:SHOWN]]
+            if len(alike) > SHOWN:
+                lines.append(f"    ... and {len(alike) - SHOWN} more for the same reason")
+        return "\n".join(lines + [f"  {note}" for note in self.notes])

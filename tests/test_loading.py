@@ -1,0 +1,419 @@
+"""Checkpoints in and out: every quirk of the public files, and nothing that does not fit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tiny import ALL_CLASSES, architecture, ragged, tiny
+from torch import Tensor
+
+import minilm
+from minilm import CheckpointError, ConfigError, InputError
+from minilm.checkpoints.names import ARCHITECTURES, ENCODER
+from minilm.models.base import PretrainedModel
+
+Tensors = dict[str, Tensor]
+
+
+def outputs(model: PretrainedModel) -> tuple[Tensor, ...]:
+    batch = ragged()
+    if model.config.model_type == "distilbert":
+        del batch["token_type_ids"]
+    if type(model).__name__.endswith("MultipleChoice"):
+        batch = {key: value[:, None] for key, value in batch.items()}
+    with torch.no_grad():
+        return model(**batch).to_tuple()
+
+
+def same(one: PretrainedModel, other: PretrainedModel) -> bool:
+    pairs = zip(outputs(one), outputs(other), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def rewrite(directory: Path, change: Callable[[Tensors], Tensors | None]) -> None:
+    """Store the tensors of a checkpoint in another form."""
+    tensors = load_file(directory / "model.safetensors")
+    changed = change(tensors)
+    save_file(tensors if changed is None else changed, directory / "model.safetensors")
+
+
+def set_config(directory: Path, **values: Any) -> None:
+    path = directory / "config.json"
+    data = json.loads(path.read_text())
+    data.update(values)
+    path.write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., tuple[PretrainedModel, Path]]:
+    def save(name: str, **changes: Any) -> tuple[PretrainedModel, Path]:
+        model = tiny(name, torch.float32, **changes)
+        model.save_pretrained(tmp_path / name)
+        return model, tmp_path / name
+
+    return save
+
+
+Saved = Callable[..., tuple[PretrainedModel, Path]]
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_the_name_tables_are_bijective(name: str) -> None:
+    names = ARCHITECTURES[name]
+    assert len(set(names.base.values())) == len(names.base)
+    assert len(set(names.heads.values())) == len(names.heads)
+    for own in [*(ENCODER + key for key in names.base), *names.heads]:
+        own = own.format(3, 7) + ".weight"
+        for prefix in (True, False):
+            if names.to_hub(own, prefix) != f"{names.decoder}.weight":
+                assert names.to_own(names.to_hub(own, prefix)) == own
+
+
+@pytest.mark.parametrize("name", ALL_CLASSES)
+def test_transformers_loads_what_we_save_and_the_reverse(name: str, tmp_path: Path) -> None:
+    model = tiny(name, torch.float32)
+    model.save_pretrained(tmp_path / "ours")
+    theirs, info = getattr(transformers, name).from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = minilm.load(tmp_path / "theirs")
+    assert type(again) is type(model)
+    assert same(model, again)
+    report = again.load_report
+    assert not report.missing + report.unexpected + report.mismatched
+    model.load_state_dict({key: value * 0 for key, value in model.state_dict().items()})
+    model.load_state_dict(theirs.state_dict())
+    assert same(model, again)
+
+
+def test_saving_twice_gives_the_same_bytes(saved: Saved) -> None:
+    _, directory = saved("AlbertForPreTraining")
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    minilm.load(directory).save_pretrained(directory)
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    model = minilm.load(directory)
+    with torch.no_grad():
+        model.sentence_order_head.bias.add_(1.0)
+    model.save_pretrained(directory)  # over the file it came from
+    again = minilm.load(directory)
+    changed = {
+        key
+        for key, value in again.state_dict().items()
+        if not torch.equal(value, model_before(before, key, directory))
+    }
+    assert changed == {"sentence_order_head.bias"}
+
+
+def model_before(files: dict[str, bytes], key: str, directory: Path) -> Tensor:
+    """One tensor of an earlier save."""
+    old = directory.parent / "before"
+    old.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (old / name).write_bytes(content)
+    return minilm.load(old).state_dict()[key]
+
+
+# --- quirks of public checkpoints ---
+
+
+def old_norm_names(tensors: Tensors) -> Tensors:
+    return {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): value
+        for key, value in tensors.items()
+    }
+
+
+def without_prefix(tensors: Tensors) -> Tensors:
+    return {key.removeprefix("bert.").removeprefix("albert."): v for key, v in tensors.items()}
+
+
+def with_counters(tensors: Tensors) -> None:
+    tensors["bert.embeddings.position_ids"] = torch.arange(20)[None]
+    tensors["embeddings.token_type_ids"] = torch.zeros(1, 20, dtype=torch.int64)
+
+
+def with_decoder(tensors: Tensors) -> None:
+    tensors["cls.predictions.decoder.weight"] = tensors[
+        "bert.embeddings.word_embeddings.weight"
+    ].clone()
+    tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].clone()
+
+
+def only_decoder(tensors: Tensors) -> None:
+    with_decoder(tensors)
+    del tensors["bert.embeddings.word_embeddings.weight"], tensors["cls.predictions.bias"]
+
+
+@pytest.mark.parametrize(
+    "quirk", [old_norm_names, without_prefix, with_counters, with_decoder, only_decoder]
+)
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "BertForPreTraining"])
+def test_quirks_of_public_files(quirk: Any, name: str, saved: Saved) -> None:
+    model, directory = saved(name)
+    rewrite(directory, quirk)
+    assert same(model, minilm.load(directory))
+    clone = type(model)(model.config).eval()
+    clone.load_state_dict(load_file(directory / "model.safetensors"))
+    assert same(model, clone)
+
+
+def test_heads_that_a_class_does_not_have_are_left_out(saved: Saved) -> None:
+    model, directory = saved("BertForPreTraining")
+    masked = minilm.BertForMaskedLM.from_pretrained(directory)
+    dropped = {entry.stored for entry in masked.load_report.ignored}
+    assert dropped == {
+        "bert.pooler.dense.weight",
+        "bert.pooler.dense.bias",
+        "cls.seq_relationship.weight",
+        "cls.seq_relationship.bias",
+    }
+    assert torch.equal(outputs(masked)[0], outputs(model)[0])
+    base = minilm.BertModel.from_pretrained(directory)
+    assert not base.load_report.missing
+    base.load_state_dict(load_file(directory / "model.safetensors"))
+
+
+def test_absent_heads_are_new_and_reported(saved: Saved) -> None:
+    _, directory = saved("AlbertForMaskedLM")
+    model = minilm.AlbertForPreTraining.from_pretrained(directory)
+    assert {entry.own for entry in model.load_report.missing} == {
+        "encoder.pooler.dense.weight",
+        "encoder.pooler.dense.bias",
+        "sentence_order_head.weight",
+        "sentence_order_head.bias",
+    }
+    assert model.sentence_order_head.weight.std() < 0.1  # drawn, not left over memory
+    assert not model.sentence_order_head.bias.any()
+    text = str(model.load_report)
+    assert "4 new: not stored; freshly initialised" in text
+    assert "sentence_order_head.weight" in text
+
+
+@pytest.mark.parametrize("change", [{"model_type": ...}, {"architectures": ...}])
+@pytest.mark.parametrize("name", ALL_CLASSES)
+def test_old_configs_without_model_type(name: str, change: dict[str, Any], saved: Saved) -> None:
+    model, directory = saved(name)
+    set_config(directory, **change)
+    if "architectures" in change and name.endswith("MultipleChoice"):
+        with pytest.raises(CheckpointError, match="could belong to several"):
+            minilm.load(directory)
+        return
+    assert same(model, minilm.load(directory))
+    set_config(directory, model_type=..., architectures=...)
+    if not name.endswith("MultipleChoice"):
+        assert type(minilm.load(directory)) is type(model)
+
+
+def test_a_class_that_cannot_be_told_is_asked_for(saved: Saved) -> None:
+    _, directory = saved("BertModel")
+    set_config(directory, architectures=["ElectraModel"])
+    with pytest.raises(CheckpointError, match=r"architectures is \['ElectraModel'\].*BertModel"):
+        minilm.load(directory)
+    set_config(directory, architectures=..., model_type="roberta")
+    with pytest.raises(CheckpointError, match="model_type is 'roberta'.*expected one of bert"):
+        minilm.load(directory)
+
+
+def test_shards_are_put_together(saved: Saved) -> None:
+    model, directory = saved("AlbertForMaskedLM")
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
+    for file, members in shards.items():
+        save_file({name: tensors[name] for name in members}, directory / file)
+    weight_map = {name: file for file, members in shards.items() for name in members}
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert same(model, minilm.load(directory))
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(stored: torch.dtype, saved: Saved) -> None:
+    model, directory = saved("BertForTokenClassification")
+    rewrite(directory, lambda tensors: {k: v.to(stored) for k, v in tensors.items()})
+    assert minilm.load(directory).dtype == torch.float32
+    assert minilm.load(directory, dtype="auto").dtype == stored
+    assert minilm.load(directory, dtype="bfloat16").dtype == torch.bfloat16
+    torch.testing.assert_close(
+        outputs(minilm.load(directory))[0], outputs(model.to(stored).float())[0]
+    )
+    with pytest.raises(InputError, match="dtype is 'int8'"):
+        minilm.load(directory, dtype="int8")
+
+
+def test_a_stored_position_table_wins_over_the_sinusoidal_flag(saved: Saved) -> None:
+    model, directory = saved("DistilBertModel", sinusoidal_position_embeddings=True)
+    assert json.loads((directory / "config.json").read_text())["sinusoidal_pos_embds"] is True
+    again = minilm.load(directory)
+    assert torch.equal(again.embeddings.position.weight, model.embeddings.position.weight)
+
+
+# --- options ---
+
+
+def test_a_head_of_another_size_is_new_on_request_only(saved: Saved) -> None:
+    _, directory = saved("DistilBertForSequenceClassification")
+    cls = minilm.DistilBertForSequenceClassification
+    with pytest.raises(CheckpointError, match="ignore_mismatched_heads=True") as caught:
+        cls.from_pretrained(directory, num_labels=5)
+    assert "classifier.weight: stored (2, 16) torch.float32, the model has (5, 16)" in str(
+        caught.value
+    )
+    model = cls.from_pretrained(directory, num_labels=5, ignore_mismatched_heads=True)
+    assert outputs(model)[0].shape == (5, 5)
+    assert model.config.id2label[4] == "LABEL_4"
+    assert {entry.own for entry in model.load_report.missing} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    assert not model.classifier.bias.any()
+    kept = cls.from_pretrained(directory).pre_classifier.weight
+    assert torch.equal(model.pre_classifier.weight, kept)
+
+
+def test_depth_can_be_chosen_at_load(saved: Saved) -> None:
+    model, directory = saved("BertModel")
+    shallow = minilm.BertModel.from_pretrained(directory, num_hidden_layers=2)
+    assert len(shallow.layers) == 2
+    deep = model(**ragged(), output_hidden_states=True).hidden_states
+    torch.testing.assert_close(shallow(**ragged()).last_hidden_state, deep[2])
+    with pytest.raises(CheckpointError, match="missing    encoder.layers.3.attention.query"):
+        minilm.BertModel.from_pretrained(directory, num_hidden_layers=4)
+    set_config(directory, num_hidden_layers=2)  # a config that does not fit its weights
+    with pytest.raises(CheckpointError, match="unexpected .*layer.2.* describes a model without"):
+        minilm.load(directory)
+    _, albert = saved("AlbertModel")
+    assert len(minilm.load(albert, num_hidden_layers=24).virtual_layers()) == 24
+
+
+def test_wrong_overrides_are_named(saved: Saved) -> None:
+    _, directory = saved("DistilBertModel")
+    with pytest.raises(ConfigError, match="it is called 'num_hidden_layers'"):
+        minilm.load(directory, n_layers=3)
+    with pytest.raises(ConfigError, match=r"config.json: hidden_dropout_prob is 2.0"):
+        minilm.load(directory, hidden_dropout_prob=2.0)
+    assert minilm.load(directory, hidden_dropout_prob=0.2).embeddings.dropout.p == 0.2
+
+
+# --- what must not pass ---
+
+
+def test_unknown_tensors_raise_unless_allowed(saved: Saved) -> None:
+    model, directory = saved("BertModel")
+    rewrite(directory, lambda tensors: {**tensors, "encoder.adapter.weight": torch.ones(2)})
+    with pytest.raises(CheckpointError, match=r"(?s)unexpected encoder.adapter.*allow_unexpected"):
+        minilm.load(directory)
+    loaded = minilm.load(directory, allow_unexpected=True)
+    assert [entry.stored for entry in loaded.load_report.unexpected] == ["encoder.adapter.weight"]
+    assert same(model, loaded)
+    with pytest.raises(RuntimeError, match="encoder.adapter.weight"):
+        model.load_state_dict(load_file(directory / "model.safetensors"))
+
+
+def test_missing_and_misshapen_tensors_raise(saved: Saved) -> None:
+    _, directory = saved("AlbertModel")
+    name = "encoder.albert_layer_groups.0.albert_layers.0.ffn.weight"
+    rewrite(directory, lambda tensors: {k: v for k, v in tensors.items() if k != name})
+    with pytest.raises(CheckpointError, match=r"missing .*groups.0.layers.0.feed_forward.inter"):
+        minilm.load(directory)
+    rewrite(directory, lambda tensors: {**tensors, name: torch.ones(3, 3)})
+    with pytest.raises(CheckpointError, match=r"stored \(3, 3\) torch.float32, the model has"):
+        minilm.load(directory, ignore_mismatched_heads=True)
+    rewrite(directory, lambda tensors: {**tensors, name: torch.ones(24, 16, dtype=torch.int8)})
+    with pytest.raises(CheckpointError, match="torch.int8"):
+        minilm.load(directory)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nonfinite_weights_are_named(value: float, saved: Saved) -> None:
+    _, directory = saved("BertModel")
+
+    def spoil(tensors: Tensors) -> None:
+        tensors["encoder.layer.1.output.dense.bias"][3] = value
+
+    rewrite(directory, spoil)
+    with pytest.raises(CheckpointError, match=r"encoder.layer.1.output.dense.bias \(1\)"):
+        minilm.load(directory)
+    minilm.load(directory, allow_nonfinite=True)
+
+
+@pytest.mark.parametrize("field", ["weight", "bias"])
+def test_an_untied_decoder_is_refused(field: str, saved: Saved) -> None:
+    model, directory = saved("BertForMaskedLM")
+
+    def untie(tensors: Tensors) -> None:
+        with_decoder(tensors)
+        tensors[f"cls.predictions.decoder.{field}"][0] += 1
+
+    rewrite(directory, untie)
+    with pytest.raises(CheckpointError, match=f"cls.predictions.decoder.{field} differs from"):
+        minilm.load(directory)
+    with pytest.raises(CheckpointError, match="differs from"):
+        model.load_state_dict(load_file(directory / "model.safetensors"))
+    minilm.BertModel.from_pretrained(directory)  # has no masked-LM head to be wrong
+
+
+def test_nothing_a_config_says_is_imported_or_fetched(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+    import sys
+
+    model, directory = saved("BertModel")
+    (directory / "modeling_x.py").write_text("raise SystemExit('executed')")
+    set_config(
+        directory,
+        auto_map={"AutoModel": "modeling_x.Model"},
+        trust_remote_code=True,
+        _attn_implementation_internal="somebody/kernel",
+        encoder={"model_type": "x", "auto_map": {"AutoModel": "modeling_x.Model"}},
+    )
+
+    class Refuse:
+        def find_spec(self, name: str, *_: object) -> None:
+            raise AssertionError(f"imported {name}")
+
+    def no_socket(*_: object, **__: object) -> None:
+        raise AssertionError("opened a socket")
+
+    monkeypatch.setattr(socket, "socket", no_socket)
+    monkeypatch.setattr(sys, "meta_path", [Refuse(), *sys.meta_path])
+    loaded = minilm.load(directory)
+    assert same(model, loaded)
+    assert [note.split()[1] for note in loaded.load_report.notes] == [
+        "_attn_implementation_internal",
+        "auto_map",
+        "trust_remote_code",
+    ]
+    assert "encoder" in loaded.config.extra
+
+
+@pytest.mark.parametrize("name", ALL_CLASSES)
+def test_load_state_dict_takes_hub_names_and_own_names(name: str) -> None:
+    model = tiny(name, torch.float32)
+    names = ARCHITECTURES[architecture(name)]
+    own = {key: value.clone() for key, value in model.state_dict().items()}
+    hub = {names.to_hub(model.own_prefix + key): value for key, value in own.items()}
+    for state in (own, hub):
+        fresh = type(model)(model.config).eval()
+        fresh.load_state_dict(state)
+        assert same(model, fresh)
+    del hub[next(iter(hub))]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        type(model)(model.config).load_state_dict(hub)
