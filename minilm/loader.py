@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from minilm.checkpoints.config_file import naming, read_config
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.names import ARCHITECTURES, architecture_of
-from minilm.checkpoints.weights import open_weights
+from minilm.checkpoints.weights import open_directory
 from minilm.errors import CheckpointError
 from minilm.models import albert, bert, distilbert
 from minilm.models.base import PretrainedModel
@@ -68,7 +67,9 @@ def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
         CheckpointError: it cannot be told; the message lists the classes to choose from.
     """
     path = resolve(directory)
-    data = read_config(path)
+    data, weights = open_directory(path)
+    with weights:
+        stored = {name: info.shape for name, info in weights.tensors.items()}
     architectures = data.get("architectures")
     if isinstance(architectures, list) and architectures:
         if isinstance(architectures[0], str) and architectures[0] in CLASSES:
@@ -77,17 +78,15 @@ def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
             f"{path / 'config.json'}: architectures is {architectures!r}, not among minilm's "
             f"classes ({', '.join(CLASSES)}). If one of them fits, call its from_pretrained."
         )
-    with naming(path), open_weights(path) as weights:
-        model_type = data.get("model_type", architecture_of(weights.tensors))
-        if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-            raise CheckpointError(
-                f"{path / 'config.json'}: model_type is {model_type!r} and the tensor names do not "
-                f"tell either: expected one of {', '.join(ARCHITECTURES)}. If you know the class, "
-                "call its from_pretrained."
-            )
-        names = ARCHITECTURES[model_type]
-        own = {names.to_own(name): info.shape for name, info in weights.tensors.items()}
-    head = _head({name: shape for name, shape in own.items() if name is not None})
+    model_type = data.get("model_type", architecture_of(stored))
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{path / 'config.json'}: model_type is {model_type!r} and the tensor names do not "
+            f"tell either: expected one of {', '.join(ARCHITECTURES)}. If you know the class, "
+            "call its from_pretrained."
+        )
+    names = ARCHITECTURES[model_type]
+    head = _head({own: shape for name, shape in stored.items() if (own := names.to_own(name))})
     if head is None:
         raise CheckpointError(
             f"{path}: config.json names no architecture and the stored classifier could belong to "

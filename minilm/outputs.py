@@ -12,12 +12,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
-
-Output = TypeVar("Output", bound="type[ModelOutput]")
 
 
 class ModelOutput:
@@ -53,13 +51,7 @@ class ModelOutput:
         return key in self.keys()
 
 
-def _output(cls: Output) -> Output:
-    frozen = dataclass(frozen=True, eq=False)(cls)
-    pytree.register_dataclass(frozen)
-    return frozen
-
-
-@_output
+@dataclass(frozen=True, eq=False)
 class EncoderOutput(ModelOutput):
     """Of `BertModel`, `DistilBertModel` and `AlbertModel`.
 
@@ -77,7 +69,7 @@ class EncoderOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@_output
+@dataclass(frozen=True, eq=False)
 class HeadOutput(ModelOutput):
     """Of masked-LM, sequence, token and multiple-choice heads.
 
@@ -94,7 +86,7 @@ class HeadOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@_output
+@dataclass(frozen=True, eq=False)
 class QuestionAnsweringOutput(ModelOutput):
     """Of span heads.
 
@@ -112,7 +104,7 @@ class QuestionAnsweringOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@_output
+@dataclass(frozen=True, eq=False)
 class BertPreTrainingOutput(ModelOutput):
     """Of `BertForPreTraining`.
 
@@ -130,7 +122,7 @@ class BertPreTrainingOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@_output
+@dataclass(frozen=True, eq=False)
 class AlbertPreTrainingOutput(ModelOutput):
     """Of `AlbertForPreTraining`.
 
@@ -146,3 +138,13 @@ class AlbertPreTrainingOutput(ModelOutput):
     sop_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+
+for _cls in (
+    EncoderOutput,
+    HeadOutput,
+    QuestionAnsweringOutput,
+    BertPreTrainingOutput,
+    AlbertPreTrainingOutput,
+):
+    pytree.register_dataclass(_cls)

@@ -35,10 +35,11 @@ class FeedForward(nn.Module):
 
     def _in_blocks(self, hidden: Tensor) -> Tensor:
         """The same numbers, a block of tokens at a time."""
-        result = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+        tokens = hidden.flatten(0, -2)  # (tokens, H)
+        result = torch.empty_like(tokens)
         weight, bias = self.output.weight.t(), self.output.bias
-        blocks = hidden.flatten(0, -2).split(TOKENS_AT_ONCE)
-        for block, target in zip(blocks, result.flatten(0, -2).split(TOKENS_AT_ONCE), strict=True):
-            widened: Tensor = self.activation(self.intermediate(block))  # (tokens, I)
-            torch.addmm(bias, widened, weight, out=target)  # (tokens, H)
-        return result
+        for start in range(0, len(tokens), TOKENS_AT_ONCE):
+            block = slice(start, start + TOKENS_AT_ONCE)
+            widened: Tensor = self.activation(self.intermediate(tokens[block]))  # (block, I)
+            torch.addmm(bias, widened, weight, out=result[block])  # (block, H)
+        return result.view(hidden.shape)

@@ -23,9 +23,17 @@ from minilm.blocks.attention import additive_mask, explicit_attention, fused_att
 
 @dataclass(frozen=True, eq=False)
 class Padded:
-    """Rows of equal length, (B, S); `mask` is True where attended, None if that is everywhere."""
+    """Rows of equal length, (B, S).
+
+    Attributes:
+        mask: True where attended, None if that is everywhere.
+        explicit: never take the fused form of attention. Its backward is wrong for a row that
+            attends to nothing: it recomputes the maps from a sum in which the mask's huge number
+            has swallowed everything else, and gets 1 for each of the S weights instead of 1 / S.
+    """
 
     mask: Tensor | None
+    explicit: bool = False
 
     def gather(self, values: Tensor) -> Tensor:
         """From the caller's order to the inner order: the same here."""
@@ -62,7 +70,7 @@ class Padded:
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # (B, A, S, D)
         mask = None if self.mask is None else additive_mask(self.mask, query.dtype)
         maps: Tensor | None = None
-        if return_maps:
+        if return_maps or self.explicit:
             context, maps = explicit_attention(query, key, value, mask, dropout)
         else:
             context = fused_attention(query, key, value, mask, dropout)
@@ -150,11 +158,10 @@ class Packed:
         """From the inner (T, ...) to the caller's shape, `fill` at unattended positions."""
         if self.index is None:
             return values
-        size = math.prod(self.shape)
-        shape = (size, *values.shape[1:])
+        shape = (math.prod(self.shape), *values.shape[1:])
         # zeros come untouched from the system, an explicit fill would write every padded position
         flat = values.new_zeros(shape) if fill == 0.0 else values.new_full(shape, fill)
-        return flat.index_copy_(0, self.index, values).unflatten(0, self.shape)
+        return flat.index_copy_(0, self.index, values).view(*self.shape, *values.shape[1:])
 
     def rows(self, values: Tensor, fill: float) -> Tensor:
         """One row a sequence: (B, S, ...), or (B, longest, ...) for a packed call."""
@@ -187,8 +194,8 @@ class Packed:
         sizes = [length * count for length, count in groups]
         contexts = []
         # split, not slices: its backward is one concatenation instead of a full-size sum a group
-        parts = zip(query.split(sizes), key.split(sizes), value.split(sizes), groups, strict=True)
-        for q, k, v, (length, count) in parts:
+        parts = (x.split_with_sizes(sizes) for x in (query, key, value))
+        for (length, count), q, k, v in zip(groups, *parts, strict=True):
             q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))
             context = fused_attention(q, k, v, None, dropout)  # (count, A, length, D)
             contexts.append(context.transpose(1, 2).flatten(0, 1))  # (count * length, A, D)
@@ -214,7 +221,8 @@ class Packed:
         lengths = torch.tensor((0, *self.lengths), device=query.device, dtype=torch.int32)
         bounds = lengths.cumsum(0, dtype=torch.int32)  # (B + 1,)
         longest = self.lengths[-1]
-        context: Tensor = varlen_attn(query, key, value, bounds, bounds, longest, longest)
+        context = varlen_attn(query, key, value, bounds, bounds, longest, longest)
+        assert isinstance(context, Tensor)
         return context
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from minilm.checkpoints.file_names import CONFIG
 from minilm.checkpoints.json_file import read_json
 from minilm.errors import ConfigError
 
@@ -17,12 +18,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, too large or no JSON object.
     """
-    path = directory / "config.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: not found. A checkpoint directory holds config.json and model.safetensors."
-        )
-    return read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
+    return read_json(directory / CONFIG, max_bytes=MAX_BYTES, error=ConfigError)
 
 
 @contextmanager
@@ -31,4 +27,4 @@ def naming(directory: Path) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{directory / 'config.json'}: {error}") from None
+        raise ConfigError(f"{directory / CONFIG}: {error}") from None

@@ -124,9 +124,8 @@ def raise_for(report: LoadReport, allow_unexpected: bool) -> None:
         if len(problems) > SHOWN:
             lines.append(f"  ... and {len(problems) - SHOWN} more")
         raise CheckpointError(
-            f"{report.source}: {len(problems)} tensors do not fit the model; nothing was loaded.\n"
-            + "\n".join(lines)
-            + f"\n{advice}"
+            f"{report.source}: nothing was loaded, these tensors do not fit "
+            f"the model ({len(problems)}):\n" + "\n".join(lines) + f"\n{advice}"
         )
 
 
@@ -164,7 +163,9 @@ def fill(
             nonfinite[name] = bad
         parameters[own.removeprefix(own_prefix)].copy_(tensor)
     for copy, original in plan.copies.items():
-        _check_copy(weights.read(copy), weights.read(original), copy, original, plan.report.source)
+        alike = weights.tensors[copy].shape == weights.tensors[original].shape
+        if not alike or not torch.equal(weights.read(copy), weights.read(original)):
+            raise _untied(copy, original, plan.report.source)
     if nonfinite and not allow_nonfinite:
         worst = ", ".join(f"{name} ({count})" for name, count in list(nonfinite.items())[:SHOWN])
         raise CheckpointError(
@@ -173,12 +174,11 @@ def fill(
         )
 
 
-def _check_copy(copy: Tensor, original: Tensor, name: str, original_name: str, source: str) -> None:
-    if copy.shape != original.shape or not torch.equal(copy, original.to(copy.dtype)):
-        raise CheckpointError(
-            f"{source}: {name} differs from {original_name}. They are one tensor in minilm (tied), "
-            "a model with two different ones is not supported."
-        )
+def _untied(copy: str, original: str, source: str) -> CheckpointError:
+    return CheckpointError(
+        f"{source}: {copy} differs from {original}. They are one tensor in minilm (tied), a model "
+        "with two different ones is not supported."
+    )
 
 
 def translate_state_dict(
@@ -205,7 +205,8 @@ def translate_state_dict(
     for own, name in plan.sources.items():
         result[own.removeprefix(own_prefix)] = hub[name]
     for copy, original in plan.copies.items():
-        _check_copy(hub[copy], hub[original], copy, original, "state_dict")
+        if not torch.equal(hub[copy], hub[original]):
+            raise _untied(copy, original, "state_dict")
     for entry in plan.report.unexpected:
         assert entry.stored is not None
         result[entry.stored] = hub[entry.stored]

@@ -14,7 +14,7 @@ Representations"; modeling.py of google-research/albert.
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, cast
 
 from torch import Tensor, nn
 
@@ -95,13 +95,13 @@ class AlbertModel(EncoderModel):
         )
         self._initialise(self)
 
-    def virtual_layers(self) -> list[TransformerLayer]:
+    def virtual_layers(self) -> list[nn.Module]:
         """The layers in the order they are applied; a shared one appears as often as it is used."""
         applications = self.config.num_hidden_layers
-        layers = []
+        layers: list[nn.Module] = []
         for i in range(applications):
             # Hugging Face's formula to the letter: i * G // L rounds differently for some L and G
-            group = self.groups[int(i / (applications / len(self.groups)))]
+            group = cast(LayerGroup, self.groups[int(i / (applications / len(self.groups)))])
             layers.extend(group.layers)
         return layers
 

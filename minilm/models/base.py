@@ -17,13 +17,13 @@ from minilm.blocks.embeddings import Embeddings
 from minilm.blocks.heads import MaskedLMHead, Pooler
 from minilm.blocks.initialisation import initialise
 from minilm.blocks.layout import Layout
-from minilm.blocks.transformer import TransformerLayer
-from minilm.checkpoints.config_file import naming, read_config
+from minilm.checkpoints.config_file import naming
+from minilm.checkpoints.file_names import WEIGHTS
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.loading import fill, plan_load, raise_for, translate_state_dict
 from minilm.checkpoints.names import ENCODER, HubNames
 from minilm.checkpoints.report import LoadReport
-from minilm.checkpoints.weights import open_weights, save_directory
+from minilm.checkpoints.weights import open_directory, save_directory
 from minilm.config import EncoderConfig, ignored_keys
 from minilm.errors import InputError
 from minilm.models.inputs import prepare
@@ -142,19 +142,18 @@ class PretrainedModel(nn.Module):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        data = read_config(directory)
         cls.config_class.check_names(config_overrides)
-        with naming(directory):
-            config = cls.config_class.from_dict(data).replace(**config_overrides)
-        with torch.device("meta"):
-            model = cls(config)
-        prefix = cls.own_prefix
-        with open_weights(directory) as weights:
+        data, weights = open_directory(directory)
+        with weights:
+            with naming(directory):
+                config = cls.config_class.from_dict(data).replace(**config_overrides)
+            with torch.device("meta"):
+                model = cls(config)
             plan = plan_load(
-                {f"{prefix}{name}": value.shape for name, value in model.named_parameters()},
+                {f"{cls.own_prefix}{name}": p.shape for name, p in model.named_parameters()},
                 {name: (torch.Size(t.shape), t.dtype) for name, t in weights.tensors.items()},
                 cls.hub_names,
-                source=str(directory),
+                source=str(directory / WEIGHTS),
                 layers=config_overrides.get("num_hidden_layers"),
                 ignore_mismatched_heads=ignore_mismatched_heads,
             )
@@ -166,7 +165,7 @@ class PretrainedModel(nn.Module):
                 model,
                 weights,
                 plan,
-                own_prefix=prefix,
+                own_prefix=cls.own_prefix,
                 initialise=model._initialise,
                 allow_nonfinite=allow_nonfinite,
             )
@@ -300,8 +299,11 @@ class EncoderModel(PretrainedModel):
         return self
 
     @abstractmethod
-    def virtual_layers(self) -> Iterable[TransformerLayer]:
-        """The layers in the order they are applied; a shared one appears as often as it is used."""
+    def virtual_layers(self) -> Iterable[nn.Module]:
+        """The layers in the order they are applied; a shared one appears as often as it is used.
+
+        Each is a `TransformerLayer`.
+        """
 
     def forward(
         self,

@@ -72,7 +72,7 @@ class BertModel(EncoderModel):
         )
         self._initialise(self)
 
-    def virtual_layers(self) -> Iterable[TransformerLayer]:
+    def virtual_layers(self) -> Iterable[nn.Module]:
         return self.layers
 
 

@@ -74,7 +74,7 @@ class DistilBertModel(EncoderModel):
         positions.requires_grad_(not config.freeze_position_embeddings)
         self._warned_of_token_types = False
 
-    def virtual_layers(self) -> Iterable[TransformerLayer]:
+    def virtual_layers(self) -> Iterable[nn.Module]:
         return self.layers
 
     def encode(

@@ -202,7 +202,7 @@ def _choose_layout(
     if tuple(mask.shape) != shape:
         raise InputError(f"attention_mask has shape {tuple(mask.shape)}, the tokens have {shape}.")
     attended = mask != 0
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling():
         return Padded(attended)
     if mask.dtype != torch.bool and not bool((attended == mask).all()):
         raise InputError(
@@ -211,5 +211,6 @@ def _choose_layout(
     if bool(attended.all()):
         return Padded(None)
     if needs_rows or not bool(attended.any()) or (reads_first and not bool(attended[:, 0].all())):
-        return Padded(attended)
+        empty_row = not bool(attended.any(dim=1).all())
+        return Padded(attended, explicit=empty_row and torch.is_grad_enabled())
     return Packed.from_mask(attended)

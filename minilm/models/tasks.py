@@ -270,8 +270,7 @@ class ForMultipleChoice(TaskModel):
             labels: (B,) int64, the number of the right choice.
             inputs_embeds: (B, C, S, E) or (T, E).
             lengths: (B, C) sequence lengths of a packed call.
-            output_attentions, output_hidden_states: as in `EncoderModel.forward`; the results have B * C
-                rows.
+            output_attentions, output_hidden_states: as in `EncoderModel.forward`, for B * C rows.
 
         Returns:
             logits (B, C); loss, the mean cross-entropy over questions, if labels are given.

@@ -1,0 +1,103 @@
+"""Replacing files whole or not at all."""
+
+import contextlib
+import glob
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from minilm.errors import CheckpointError
+
+# A temporary file this old (seconds) belongs to a process that was killed.
+ABANDONED = 3600.0
+
+
+def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Writes files so that readers see each of them whole, before or after.
+
+    Every file is written under a temporary name beside its place and flushed to the disk, in the
+    order given; only then are they moved into place, in the same order. On any error, and when the
+    process is killed, files that were not yet moved stay as they were.
+
+    Args:
+        writers: for each file, all in one existing directory, a function that writes the path it is
+            given.
+
+    Raises:
+        CheckpointError: the directory cannot be written or the disk is full.
+    """
+    temporaries = {_temporary(path): path for path in writers}
+    try:
+        for temporary, path in temporaries.items():
+            if path.is_dir():
+                raise CheckpointError(f"{path} is a directory, expected a file. Remove it.")
+            _remove_abandoned(path)
+            mode = _create(temporary)
+            writers[path](temporary)
+            temporary.chmod(mode)  # the safetensors library makes its files private
+            sync(temporary)
+        for temporary, path in temporaries.items():
+            os.replace(temporary, path)
+        for directory in {path.parent for path in writers}:
+            sync(directory)
+    except OSError as problem:
+        raise CheckpointError(
+            f"{', '.join(map(str, writers))} cannot be written: {problem.strerror or problem}."
+        ) from problem
+    finally:
+        for temporary in temporaries:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def being_replaced(path: Path, *, within: float) -> bool:
+    """Whether `replace_files` has begun to write `path` and not ended.
+
+    Args:
+        path: the file.
+        within: temporary files not touched for so many seconds do not count.
+    """
+    return any(abs(age) < within for _, age in _temporaries(path))
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows cannot open a directory
+        return
+    # Windows flushes only what is open for writing
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
+
+
+def _temporaries(path: Path) -> Iterator[tuple[Path, float]]:
+    """Temporary files of `path` and their ages in seconds."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+        try:
+            age = time.time() - temporary.stat().st_mtime
+        except FileNotFoundError:  # moved into place at this moment
+            age = 0.0
+        yield temporary, age
+
+
+def _remove_abandoned(path: Path) -> None:
+    for temporary, age in _temporaries(path):
+        if age > ABANDONED:
+            temporary.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> int:
+    """Creates an empty file and returns the mode that the user's umask gave it."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode & 0o777
+    finally:
+        os.close(descriptor)

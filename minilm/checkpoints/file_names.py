@@ -1,0 +1,141 @@
+"""The files of a model directory, and the file names that an index in it may name."""
+
+import re
+from pathlib import Path
+
+from minilm.checkpoints.json_file import read_json
+from minilm.errors import CheckpointError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "spiece.model",
+)
+
+MAX_INDEX_BYTES = 10_000_000
+MAX_SHARDS = 128
+
+# Pickles that a training run leaves beside the weights.
+_TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)")
+
+# One plain name: no separator, drive, stream or control character of any system, not hidden.
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+# Windows opens a device for these, whatever the extension.
+_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
+
+
+def check_directory(directory: Path) -> None:
+    """Raises CheckpointError for anything but an existing directory."""
+    if directory.is_dir():
+        return
+    if directory.exists():
+        raise CheckpointError(
+            f"{directory} is a file. Give the directory that holds {CONFIG} and {WEIGHTS}: "
+            f"{directory.parent}"
+        )
+    raise CheckpointError(f"The directory {directory} does not exist. Check the path.")
+
+
+def check_shard_name(name: object, suffix: str, index: Path) -> str:
+    """Returns a file name found in an index if it can only mean a file beside the index.
+
+    Judged by the rules of POSIX and of Windows on every system, so that a directory that is safe
+    here is safe elsewhere.
+
+    Args:
+        name: the value found.
+        suffix: the extension it must have, such as ".safetensors".
+        index: the file that says so, for messages.
+
+    Raises:
+        CheckpointError: any other name, or no name at all.
+    """
+    if not isinstance(name, str):
+        raise CheckpointError(f"{index}: {name!r:.100} in weight_map is no file name.")
+    if not _PLAIN.fullmatch(name) or _DEVICE.fullmatch(name) or not name.endswith(suffix):
+        raise CheckpointError(
+            f"{index}: {name[:200]!r} in weight_map is refused. Expected the plain name of a "
+            f"{suffix} file in the same directory, such as 'model-00001-of-00002{suffix}'. "
+            "Do not trust this checkpoint."
+        )
+    return name
+
+
+def check_link(path: Path, directory: Path) -> None:
+    """Refuses a symbolic link that leads a shard out of its directory.
+
+    The hub's cache is the exception: `models--…/snapshots/<commit>/` holds links into the `blobs`
+    folder of the same repository, where huggingface_hub 2 puts links into the `blobs` folder that
+    the whole cache shares.
+
+    Args:
+        path: a file in `directory`.
+        directory: the model directory.
+
+    Raises:
+        CheckpointError: `path` leads elsewhere.
+    """
+    home = directory.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots" and home.parents[1].name.startswith("models--"):
+        allowed += [home.parents[1] / "blobs", home.parents[2] / "blobs"]
+    target = path.resolve()
+    if not any(target.is_relative_to(root) for root in allowed):
+        raise CheckpointError(
+            f"{path} is a link to {target}, outside the checkpoint directory. If you trust it, put "
+            "the file itself in its place."
+        )
+
+
+def read_shard_index(path: Path, suffix: str = ".safetensors") -> dict[str, str]:
+    """Reads which shard holds which tensor.
+
+    Args:
+        path: model.safetensors.index.json, or its like for another kind of file.
+        suffix: the extension that shards must have.
+
+    Returns:
+        File names by tensor name, each checked by `check_shard_name`.
+
+    Raises:
+        CheckpointError: the file is damaged or names a file that is refused.
+    """
+    data = read_json(path, max_bytes=MAX_INDEX_BYTES, error=CheckpointError)
+    weight_map = data.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{path}: weight_map is missing or empty, expected an object of tensor name -> file."
+        )
+    checked = {name: check_shard_name(file, suffix, path) for name, file in weight_map.items()}
+    if (shards := len(set(checked.values()))) > MAX_SHARDS:
+        raise CheckpointError(
+            f"{path}: weight_map names {shards:,} files, at most {MAX_SHARDS:,} are opened."
+        )
+    return checked
+
+
+def pickle_files(directory: Path) -> list[Path]:
+    """The pickled weights in a directory: one file, or the shards of one checkpoint.
+
+    Raises:
+        CheckpointError: the index of the shards is damaged or names files that are refused.
+    """
+    single, index = directory / "pytorch_model.bin", directory / "pytorch_model.bin.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        shards = [directory / name for name in set(read_shard_index(index, ".bin").values())]
+        for shard in shards:
+            check_link(shard, directory)
+        return sorted(shards)
+    return [
+        path
+        for path in sorted(directory.iterdir())
+        if path.suffix in (".bin", ".pt", ".pth", ".ckpt") and not _TRAINING_STATE.match(path.name)
+    ]

@@ -1,0 +1,259 @@
+"""From a path or a hub name to a local directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from minilm.checkpoints.file_names import (
+    CONFIG,
+    INDEX,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    check_directory,
+    read_shard_index,
+)
+from minilm.errors import CheckpointError, HubError
+
+TIMEOUT = 10.0  # seconds, for the question which files a repository has
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "spiece.model")
+
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?"
+_REPO = re.compile(rf"(?!.*(?:--|\.\.))({_PART}/)?{_PART}(?<!\.git)")
+
+
+def resolve(
+    path_or_repo: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    weights: bool = True,
+) -> Path:
+    """Finds the local directory of a model, downloading what is missing.
+
+    An existing directory is returned as it is: no socket is opened and huggingface_hub is not
+    imported. Anything else that could be a repository's name is looked up on the hub, through
+    huggingface_hub: its cache, its tokens, HF_ENDPOINT and HF_HUB_OFFLINE apply. Only files that
+    minilm reads are downloaded, never a pickle. Without a connection the cache is used.
+
+    Args:
+        path_or_repo: a directory, or a hub name such as "albert/albert-base-v2".
+        revision: branch, tag or commit; None = main.
+        token: for private and gated repositories; None = the one you are logged in with.
+        cache_dir: where downloads go; None = huggingface_hub's folder.
+        local_files_only: use the cache alone.
+        weights: False leaves config.json optional and the weights out, for a tokenizer.
+
+    Returns:
+        The directory.
+
+    Raises:
+        CheckpointError: a path that does not exist or is no directory, or damaged weights.
+        HubError: the repository, revision or a file cannot be had; says which and why.
+    """
+    local = Path(os.path.expanduser(path_or_repo))
+    name = os.fspath(path_or_repo)
+    if os.path.lexists(local) and name:
+        check_directory(local)
+        return local
+    if not isinstance(path_or_repo, str) or not _REPO.fullmatch(name):
+        raise CheckpointError(
+            f"The directory {name[:500]!r} does not exist, and it is no name of a hub repository "
+            "such as 'albert/albert-base-v2'. Check the path."
+        )
+    repository = _connect(name, revision or "main", token, cache_dir, local_files_only)
+    found = [repository.fetch(CONFIG)]
+    if weights:
+        _fetch_weights(repository)
+    found += [repository.fetch(file) for file in TOKENIZER_FILES]
+    paths = [path for path in found if path is not None]
+    if not weights and not any(path.name in VOCABULARIES for path in paths):
+        raise repository.lacks(f"none of {', '.join(VOCABULARIES)}")
+    return paths[0].parent
+
+
+@dataclass
+class _Repository:
+    """A repository at one revision.
+
+    Attributes:
+        name, revision, token, cache_dir: as the user gave them.
+        files: what it holds; None if only the cache can tell.
+        unreachable: why only the cache is used; None with a connection.
+        commit: what `revision` turned out to be, known after the first file.
+    """
+
+    name: str
+    revision: str
+    token: str | bool | None
+    cache_dir: str | None
+    files: frozenset[str] | None
+    unreachable: str | None
+    commit: str | None = None
+
+    def fetch(self, file: str) -> Path | None:
+        """The local path of a file, downloaded if need be; None if the repository has none."""
+        import huggingface_hub as hub
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        if self.files is not None and file not in self.files:
+            return None
+        revision = self.commit or self.revision
+        before = hub.try_to_load_from_cache(
+            self.name, file, cache_dir=self.cache_dir, revision=revision
+        )
+        try:
+            path = Path(
+                hub.hf_hub_download(
+                    self.name,
+                    file,
+                    revision=revision,
+                    cache_dir=self.cache_dir,
+                    token=self.token,
+                    local_files_only=self.unreachable is not None,
+                )
+            )
+        except LocalEntryNotFoundError as problem:
+            if self.unreachable is not None:
+                return None
+            raise _error(self.name, self.revision, file, problem.__cause__ or problem) from problem
+        except Exception as problem:  # whatever the HTTP library raises
+            raise _error(self.name, self.revision, file, problem) from problem
+        if before != str(path) and not _intact(path):
+            raise HubError(
+                f"{file} of {self.name!r} (revision {self.revision}) arrived damaged: its hash is "
+                "not the one that the hub announced. It was deleted; try again."
+            )
+        self.commit = path.parent.name
+        return path
+
+    def lacks(self, what: str) -> HubError:
+        """The error for files that are nowhere."""
+        where = f"{self.name!r} (revision {self.revision})"
+        if self.unreachable is None:
+            return HubError(f"{where} on the hub has {what}.")
+        from huggingface_hub import constants
+
+        return HubError(
+            f"{where} has {what} in the cache {self.cache_dir or constants.HF_HUB_CACHE}, and "
+            f"nothing can be downloaded: {self.unreachable}. There is no directory {self.name!r} "
+            "either. Load it once with a connection, or give a directory."
+        )
+
+
+def _connect(
+    name: str,
+    revision: str,
+    token: str | bool | None,
+    cache_dir: str | os.PathLike[str] | None,
+    local_files_only: bool,
+) -> _Repository:
+    """Asks which files the repository has; falls back to the cache where nobody answers."""
+    import huggingface_hub as hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    files: frozenset[str] | None = None
+    unreachable = None
+    if local_files_only:
+        unreachable = "local_files_only=True"
+    elif constants.HF_HUB_OFFLINE:
+        unreachable = "HF_HUB_OFFLINE is set"
+    else:
+        try:
+            info = hub.HfApi().model_info(name, revision=revision, token=token, timeout=TIMEOUT)
+            files = frozenset(sibling.rfilename for sibling in info.siblings or [])
+        except HfHubHTTPError as problem:
+            if problem.response.status_code < 500:
+                raise _error(name, revision, None, problem) from problem
+            unreachable = _words(problem)
+        except Exception as problem:  # whatever the HTTP library raises
+            unreachable = _words(problem)
+    folder = None if cache_dir is None else os.fspath(cache_dir)
+    return _Repository(name, revision, token, folder, files, unreachable)
+
+
+def _fetch_weights(repository: _Repository) -> None:
+    if repository.fetch(CONFIG) is None:
+        raise repository.lacks(f"no {CONFIG}")
+    if repository.fetch(WEIGHTS) is not None:
+        return
+    index = repository.fetch(INDEX)
+    if index is None:
+        if any(file.endswith(".bin") for file in repository.files or ()):
+            raise HubError(
+                f"{repository.name!r} (revision {repository.revision}) has pickled weights only, "
+                "which can run code when they are read; minilm does not download them. If you "
+                "trust the repository:\n"
+                f"  hf download {repository.name} --revision {repository.revision} "
+                "--local-dir SRC\n  minilm convert SRC DST --from-pickle"
+            )
+        raise repository.lacks(f"neither {WEIGHTS} nor {INDEX}")
+    shards = sorted(set(read_shard_index(index).values()))
+    missing = [shard for shard in shards if repository.fetch(shard) is None]
+    if missing:
+        raise repository.lacks(f"no {', '.join(missing)}, which {INDEX} lists,")
+
+
+def _error(name: str, revision: str, file: str | None, problem: BaseException) -> HubError:
+    """Says in the user's terms why something could not be downloaded."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    what = f"{file} of {name!r}" if file else repr(name)
+    status = problem.response.status_code if isinstance(problem, HfHubHTTPError) else None
+    if isinstance(problem, GatedRepoError) or status == 403:
+        return HubError(
+            f"{what} (revision {revision}) is not open to you: accept the conditions on the "
+            "repository's page, then log in with `hf auth login` or pass token=."
+        )
+    if isinstance(problem, RevisionNotFoundError):
+        return HubError(f"{name!r} has no revision {revision!r}. Give a branch, tag or commit.")
+    if isinstance(problem, RepositoryNotFoundError) or status == 401:
+        return HubError(
+            f"{what} (revision {revision}) was not found: there is no directory of this name here, "
+            "and on the hub no repository that you can see. Check the spelling; for a private "
+            "repository log in with `hf auth login` or pass token=."
+        )
+    return HubError(
+        f"{what} (revision {revision}) could not be downloaded: {_words(problem)}. Try again; "
+        "files that arrived complete are kept."
+    )
+
+
+def _words(problem: BaseException) -> str:
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0][:300]}" if lines else type(problem).__name__
+
+
+def _intact(path: Path) -> bool:
+    """Compares a new file in the cache with its hash, which is its name there; deletes a bad one.
+
+    huggingface_hub compares sizes, but a server need not announce one.
+    """
+    if not path.is_symlink():  # a file system without links: the cache keeps no hash
+        return True
+    blob = path.parent / os.readlink(path)
+    size = path.stat().st_size
+    git = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    plain = hashlib.sha1(usedforsecurity=False)
+    # the hub calls large files by their SHA-256, others as git does; mirrors may use plain SHA-1
+    hashes = {64: [hashlib.sha256()], 40: [git, plain]}.get(len(blob.name), [])
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            for one in hashes:
+                one.update(chunk)
+    if not hashes or blob.name in [one.hexdigest() for one in hashes]:
+        return True
+    for name in {path, blob, path.resolve()}:
+        name.unlink(missing_ok=True)
+    return False

@@ -1,0 +1,396 @@
+"""From the files of a model directory to a ready `tokenizers.Tokenizer`.
+
+The first of these files that exists is read:
+
+1. `tokenizer.json`, the complete description that the tokenizers library writes;
+2. `vocab.txt`, WordPiece, one token a line (BERT, DistilBERT, Chinese ALBERT);
+3. `spiece.model`, sentencepiece unigram (ALBERT).
+
+`tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` add settings. Files are
+data: nothing named in them is imported, and whatever the Rust library makes of a damaged one, a
+panic included, comes out as a `TokenizerFileError` that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from minilm.checkpoints.json_file import read_bytes, read_json
+from minilm.errors import MinilmError, TokenizerFileError
+from minilm.sentencepiece_file import read_sentencepiece
+
+if TYPE_CHECKING:
+    import tokenizers
+
+Default = TypeVar("Default", bool, None)
+
+MAX_FILE_BYTES = 200 * 2**20
+_SETTINGS = "tokenizer_config.json"
+
+# role -> its customary spellings, BERT's first, then ALBERT's
+_CUSTOMARY = {
+    "cls": ("[CLS]",),
+    "sep": ("[SEP]",),
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "mask": ("[MASK]",),
+}
+
+# Classes of transformers that take tokenizer.json as it is. Its other classes build their own
+# normaliser out of tokenizer_config.json.
+_VERBATIM_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+# tokenizer_config.json -> tokenizer.json
+_BERT_NORMALIZER = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+_ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+# What a piece such as "▁2010," loses on its log probability: enough to be never chosen.
+_NUMBER_COMMA_PENALTY = 100.0
+
+
+@dataclass(frozen=True)
+class TokenizerParts:
+    """A tokenizer as read from a directory.
+
+    Attributes:
+        backend: the tokenizer of the Rust library.
+        special_tokens: role ("cls", "sep", "pad", "unk", "mask") to token, as far as named.
+        model_max_length: the longest input in tokens that the files name, or None.
+        source: the file with the vocabulary.
+    """
+
+    backend: tokenizers.Tokenizer
+    special_tokens: dict[str, str]
+    model_max_length: int | None
+    source: str
+
+
+@contextmanager
+def guarded(error: type[MinilmError], where: str) -> Iterator[None]:
+    """Turns whatever the Rust library raises inside the block into `error`.
+
+    Its panics arrive as PanicException, which derives from BaseException and cannot be imported, so
+    it is known by its name; Ctrl-C and the like pass.
+    """
+    try:
+        yield
+    except MinilmError:
+        raise
+    except BaseException as problem:
+        if not isinstance(problem, Exception) and type(problem).__name__ != "PanicException":
+            raise
+        reason = str(problem).strip() or type(problem).__name__
+        raise error(f"{where}: the tokenizers library failed: {reason}") from problem
+
+
+def read_tokenizer(directory: Path) -> TokenizerParts:
+    """Reads the tokenizer of a model directory.
+
+    Raises:
+        TokenizerFileError: no tokenizer file, or a damaged one.
+        DependencyError: spiece.model without the package `protobuf`.
+    """
+    settings = _read_settings(directory)
+    readers = {
+        "tokenizer.json": _from_tokenizer_json,
+        "vocab.txt": _from_vocab_txt,
+        "spiece.model": _from_spiece_model,
+    }
+    source = next((directory / name for name in readers if (directory / name).exists()), None)
+    if source is None:
+        raise TokenizerFileError(f"{directory} has no tokenizer: none of {', '.join(readers)}.")
+
+    named = _named_special_tokens(directory, settings)
+    backend = readers[source.name](source, settings)
+    if source.name != "tokenizer.json":
+        _add_tokens(backend, directory, settings)
+    return TokenizerParts(backend, named, _model_max_length(directory, settings), str(source))
+
+
+def complete(
+    backend: tokenizers.Tokenizer, named: Mapping[str, str], source: str
+) -> dict[str, str]:
+    """Makes a backend ready for BERT and ALBERT, in place, and tries it once.
+
+    The caller decides on truncation and padding, so the file's own settings are switched off; the
+    special tokens are recognised in text; a backend that adds no special tokens gets the template
+    `[CLS] A [SEP] B [SEP]`.
+
+    Args:
+        backend: the tokenizer.
+        named: role to special token; the customary spelling stands for a role that is absent.
+        source: where the backend comes from, for messages.
+
+    Returns:
+        Role to special token. All roles but "mask" are there.
+
+    Raises:
+        TokenizerFileError: a special token is not in the vocabulary, or the backend does not work.
+    """
+    from tokenizers import AddedToken, processors
+
+    with guarded(TokenizerFileError, f"{source} is damaged or not supported"):
+        special_tokens = _find_special_tokens(backend, named, source)
+        added = backend.get_added_tokens_decoder().values()
+        known = {token.content for token in added if token.special}
+        backend.add_special_tokens(
+            [
+                AddedToken(token, special=True, normalized=False)
+                for token in special_tokens.values()
+                if token not in known
+            ]
+        )
+        backend.no_truncation()
+        backend.no_padding()
+        if backend.post_processor is None:
+            cls, sep = special_tokens["cls"], special_tokens["sep"]
+            backend.post_processor = processors.TemplateProcessing(
+                single=[cls, "$A", sep],
+                pair=[cls, "$A", sep, "$B:1", f"{sep}:1"],
+                special_tokens=[(token, backend.token_to_id(token)) for token in (cls, sep)],
+            )
+        # some damage shows only in use: better here, where the file can be named
+        backend.decode(backend.encode("a b", "c").ids)
+        backend.encode_batch_fast(["", "Is it 1, or 2?"])
+    return special_tokens
+
+
+def _find_special_tokens(
+    backend: tokenizers.Tokenizer, named: Mapping[str, str], source: str
+) -> dict[str, str]:
+    found = {}
+    for role, customary in _CUSTOMARY.items():
+        candidates = (named[role],) if role in named else customary
+        token = next((t for t in candidates if backend.token_to_id(t) is not None), None)
+        if token is not None:
+            found[role] = token
+        elif role != "mask":  # not needed until someone asks for it
+            raise TokenizerFileError(
+                f"{source}: the {role} token ({' or '.join(candidates)}) is not in the vocabulary. "
+                f"Name the right one as {role}_token in {_SETTINGS}."
+            )
+    return found
+
+
+def _from_tokenizer_json(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+    """tokenizer.json, and tokenizer_config.json where transformers prefers that."""
+    import tokenizers
+
+    description = _read_json(path)
+    normalizer = description.get("normalizer")
+    if (
+        isinstance(normalizer, dict)
+        and normalizer.get("type") == "BertNormalizer"
+        and settings.get("tokenizer_class") not in _VERBATIM_CLASSES
+    ):
+        for key, name in _BERT_NORMALIZER.items():
+            value = _flag(path, settings, key, default=None)
+            if value is not None or (key == "strip_accents" and key in settings):
+                normalizer[name] = value
+    description["truncation"] = description["padding"] = None
+    with guarded(TokenizerFileError, f"{path} is damaged or not supported"):
+        return tokenizers.Tokenizer.from_str(json.dumps(description))
+
+
+def _from_vocab_txt(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+    """WordPiece, in the way of BERT.
+
+    Without `do_lower_case` in tokenizer_config.json the vocabulary decides: one that has single
+    capital letters among its tokens can spell upper-case words and is cased. (Hugging Face's rule
+    would be to lower-case always, which makes [UNK] of most of a cased vocabulary's text.)
+    """
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    # Unicode has more line ends than files have lines: no str.splitlines here
+    lines = _read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    vocabulary = {token: index for index, token in enumerate(lines)}
+    cased = not vocabulary.keys().isdisjoint(string.ascii_uppercase)
+    lowercase = _flag(path, settings, "do_lower_case", default=not cased)
+    customary = next((token for token in _CUSTOMARY["unk"] if token in vocabulary), "[UNK]")
+    unk = _token(settings.get("unk_token")) or customary
+    with guarded(TokenizerFileError, f"{path} is damaged or not supported"):
+        backend = tokenizers.Tokenizer(
+            models.WordPiece(vocabulary, unk_token=unk, max_input_chars_per_word=100)
+        )
+        backend.normalizer = normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=_flag(path, settings, "tokenize_chinese_chars", default=True),
+            strip_accents=_flag(path, settings, "strip_accents", default=None),
+            lowercase=lowercase,
+        )
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece(prefix="##")
+    return backend
+
+
+def _from_spiece_model(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+    """ALBERT's unigram tokenizer.
+
+    ALBERT was trained with one rule on top of sentencepiece: a piece that ends in a digit and a
+    comma ("▁2010,") is split again. As in the tokenizer.json files that are published with ALBERT,
+    such pieces are made too expensive here to be ever chosen, so that a directory gives the same
+    ids with and without a tokenizer.json.
+    Differs from Hugging Face: transformers 5 leaves this rule out when it reads spiece.model.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    model = read_sentencepiece(path, _read_bytes(path))
+    with guarded(TokenizerFileError, f"{path} is damaged or not supported"):
+        backend = tokenizers.Tokenizer(
+            models.Unigram(
+                [
+                    (piece, score - _NUMBER_COMMA_PENALTY * _ends_in_number_comma(piece))
+                    for piece, score in model.pieces
+                ],
+                unk_id=model.unk_id,
+                byte_fallback=False,
+            )
+        )
+        steps: list[normalizers.Normalizer] = [
+            normalizers.Replace("``", '"'),
+            normalizers.Replace("''", '"'),
+        ]
+        if not _flag(path, settings, "keep_accents", default=False):
+            steps += [normalizers.NFKD(), normalizers.StripAccents()]
+        if _flag(path, settings, "do_lower_case", default=True):
+            steps.append(normalizers.Lowercase())
+        if model.charsmap:
+            steps.append(normalizers.Precompiled(model.charsmap))
+        backend.normalizer = normalizers.Sequence(steps)
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.WhitespaceSplit(),
+                pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
+            ]
+        )
+        backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+        backend.add_special_tokens(
+            [
+                tokenizers.AddedToken(piece, special=True, normalized=False)
+                for piece in model.special_pieces
+            ]
+        )
+    return backend
+
+
+def _ends_in_number_comma(piece: str) -> bool:
+    return len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[str, Any]) -> None:
+    """Tokens that a user added: added_tokens.json, or added_tokens_decoder in the settings."""
+    from tokenizers import AddedToken
+
+    source = directory / "added_tokens.json"
+    entries = [(index, token) for token, index in _read_optional_json(source).items()]
+    decoder = settings.get("added_tokens_decoder")
+    if isinstance(decoder, dict) and decoder:
+        source = directory / _SETTINGS
+        entries = list(decoder.items())
+    try:
+        entries = [(int(index), entry) for index, entry in entries]
+    except (TypeError, ValueError) as problem:
+        raise TokenizerFileError(f"{source}: the id of an added token: {problem}.") from problem
+
+    for index, entry in sorted(entries, key=lambda item: item[0]):
+        token = _token(entry)
+        if token is None:
+            raise TokenizerFileError(f"{source}: the added token with id {index} has no content.")
+        options: dict[str, Any] = entry if isinstance(entry, dict) else {}
+        flags = {key: options[key] for key in _ADDED_TOKEN_FLAGS if key in options}
+        with guarded(TokenizerFileError, f"{source}: the added token {token!r}"):
+            backend.add_tokens([AddedToken(token, **flags)])
+        if backend.token_to_id(token) != index:
+            raise TokenizerFileError(
+                f"{source}: the added token {token!r} has id {index}, but the vocabulary makes it "
+                f"{backend.token_to_id(token)}."
+            )
+
+
+def _named_special_tokens(directory: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Role to token, as far as the files name them."""
+    named = {}
+    for role in _CUSTOMARY:
+        value = settings.get(f"{role}_token")
+        if value is not None:
+            token = _token(value)
+            if token is None:
+                raise TokenizerFileError(
+                    f"{directory / _SETTINGS} or special_tokens_map.json: {role}_token must be a "
+                    f"string or an object with content, not {value!r}."
+                )
+            named[role] = token
+    return named
+
+
+def _token(value: Any) -> str | None:
+    """A token as the files write it: "[CLS]" or {"content": "[CLS]", ...}."""
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) and content else None
+
+
+def _model_max_length(directory: Path, settings: dict[str, Any]) -> int | None:
+    value = settings.get("model_max_length")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
+        raise TokenizerFileError(
+            f"{directory / _SETTINGS}: model_max_length must be a positive number, not {value!r}."
+        )
+    # Hugging Face writes 1e30 for "no limit"
+    return int(value) if value < 2**31 else None
+
+
+def _flag(path: Path, settings: dict[str, Any], key: str, *, default: Default) -> bool | Default:
+    """A switch of tokenizer_config.json; null counts as absent."""
+    value = settings.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise TokenizerFileError(
+            f"{path.parent / _SETTINGS}: {key} must be true, false or null, not {value!r}."
+        )
+    return value
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
+    """tokenizer_config.json, over what special_tokens_map.json says."""
+    settings = _read_optional_json(directory / "special_tokens_map.json")
+    for key, value in _read_optional_json(directory / _SETTINGS).items():
+        if value is not None or key not in settings:
+            settings[key] = value
+    return settings
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return read_json(path, max_bytes=MAX_FILE_BYTES, error=TokenizerFileError)
+
+
+def _read_optional_json(path: Path) -> dict[str, Any]:
+    return _read_json(path) if path.exists() else {}
+
+
+def _read_bytes(path: Path) -> bytes:
+    return read_bytes(path, max_bytes=MAX_FILE_BYTES, error=TokenizerFileError)
+
+
+def _read_text(path: Path) -> str:
+    data = _read_bytes(path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = data.count(b"\n", 0, problem.start) + 1
+        raise TokenizerFileError(f"{path}, line {line}: not UTF-8: {problem.reason}.") from problem
