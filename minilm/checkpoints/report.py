@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Verdict = Literal["loaded", "renamed", "ignored", "new", "missing", "unexpected", "mismatched"]
@@ -89,6 +89,19 @@ class LoadReport:
     def mismatched(self) -> list[Entry]:
         """Stored with another shape or dtype; each names both."""
         return self.of("mismatched")
+
+    def of_model(self, own_prefix: str, notes: list[str]) -> LoadReport:
+        """The report with names as the loaded model has them, without `own_prefix`.
+
+        Args:
+            own_prefix: "encoder." for a base model, nothing for a task model.
+            notes: remarks to add.
+        """
+        entries = [
+            replace(entry, own=entry.own and entry.own.removeprefix(own_prefix))
+            for entry in self.entries
+        ]
+        return LoadReport(self.source, entries, [*self.notes, *notes])
 
     def as_dict(self) -> dict[str, Any]:
         """For --json: counts, notes and all entries."""

@@ -14,11 +14,13 @@ Representations"; modeling.py of google-research/albert.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Unpack, cast
 
 from torch import Tensor, nn
 
 from minilm.blocks.embeddings import Embeddings
+from minilm.blocks.heads import Pooler
 from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.names import ALBERT, HubNames
 from minilm.config import AlbertConfig, EncoderConfig
@@ -65,7 +67,7 @@ class AlbertModel(EncoderModel):
     hub_names: ClassVar[HubNames] = ALBERT
 
     def __init__(self, config: AlbertConfig, *, add_pooling_layer: bool = True) -> None:
-        super().__init__(config, add_pooling_layer=add_pooling_layer)
+        super().__init__(config)
         self.embeddings = Embeddings(
             vocab_size=config.vocab_size,
             embedding_size=config.embedding_size,
@@ -93,6 +95,7 @@ class AlbertModel(EncoderModel):
             LayerGroup([layer() for _ in range(config.inner_group_num)])
             for _ in range(config.num_hidden_groups)
         )
+        self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
         self._initialise(self)
 
     def virtual_layers(self) -> list[nn.Module]:
@@ -107,7 +110,7 @@ class AlbertModel(EncoderModel):
 
 
 class _AlbertTask(TaskModel):
-    encoder_class: ClassVar[type[EncoderModel]] = AlbertModel
+    encoder_class: ClassVar[Callable[..., EncoderModel]] = AlbertModel
     config_class: ClassVar[type[EncoderConfig]] = AlbertConfig
     hub_names: ClassVar[HubNames] = ALBERT
 

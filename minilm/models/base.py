@@ -169,8 +169,8 @@ class PretrainedModel(nn.Module):
                 initialise=model._initialise,
                 allow_nonfinite=allow_nonfinite,
             )
-        plan.report.notes += [f"config.json: {key} ignored" for key in ignored_keys(data)]
-        model.load_report = plan.report
+        notes = [f"config.json: {key} ignored" for key in ignored_keys(data)]
+        model.load_report = plan.report.of_model(cls.own_prefix, notes)
         return model.eval()
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
@@ -289,9 +289,8 @@ class EncoderModel(PretrainedModel):
     embeddings: Embeddings
     pooler: Pooler | None
 
-    def __init__(self, config: EncoderConfig, *, add_pooling_layer: bool) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
-        self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
         self.gradient_checkpointing = False
 
     @property

@@ -7,12 +7,13 @@ References: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transf
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
 from minilm.blocks.embeddings import Embeddings
+from minilm.blocks.heads import Pooler
 from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.names import BERT, HubNames
 from minilm.config import BertConfig, EncoderConfig
@@ -47,7 +48,7 @@ class BertModel(EncoderModel):
     hub_names: ClassVar[HubNames] = BERT
 
     def __init__(self, config: BertConfig, *, add_pooling_layer: bool = True) -> None:
-        super().__init__(config, add_pooling_layer=add_pooling_layer)
+        super().__init__(config)
         self.embeddings = Embeddings(
             vocab_size=config.vocab_size,
             embedding_size=config.hidden_size,
@@ -70,6 +71,7 @@ class BertModel(EncoderModel):
             )
             for _ in range(config.num_hidden_layers)
         )
+        self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
         self._initialise(self)
 
     def virtual_layers(self) -> Iterable[nn.Module]:
@@ -77,7 +79,7 @@ class BertModel(EncoderModel):
 
 
 class _BertTask(TaskModel):
-    encoder_class: ClassVar[type[EncoderModel]] = BertModel
+    encoder_class: ClassVar[Callable[..., EncoderModel]] = BertModel
     config_class: ClassVar[type[EncoderConfig]] = BertConfig
     hub_names: ClassVar[HubNames] = BERT
 

@@ -8,7 +8,7 @@ References: Sanh et al. 2019, "DistilBERT, a distilled version of BERT".
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -44,7 +44,7 @@ class DistilBertModel(EncoderModel):
     hub_names: ClassVar[HubNames] = DISTILBERT
 
     def __init__(self, config: DistilBertConfig, *, add_pooling_layer: bool = False) -> None:
-        super().__init__(config, add_pooling_layer=False)
+        super().__init__(config)
         self.embeddings = Embeddings(
             vocab_size=config.vocab_size,
             embedding_size=config.hidden_size,
@@ -67,6 +67,7 @@ class DistilBertModel(EncoderModel):
             )
             for _ in range(config.num_hidden_layers)
         )
+        self.pooler = None
         self._initialise(self)
         positions = self.embeddings.position.weight
         if config.sinusoidal_position_embeddings:
@@ -99,7 +100,7 @@ class DistilBertModel(EncoderModel):
 
 
 class _DistilBertTask(TaskModel):
-    encoder_class: ClassVar[type[EncoderModel]] = DistilBertModel
+    encoder_class: ClassVar[Callable[..., EncoderModel]] = DistilBertModel
     config_class: ClassVar[type[EncoderConfig]] = DistilBertConfig
     hub_names: ClassVar[HubNames] = DISTILBERT
 

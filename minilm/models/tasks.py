@@ -6,7 +6,7 @@ albert.py only say which encoder that is and what differs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Unpack
 
 import torch
@@ -29,7 +29,7 @@ class TaskModel(PretrainedModel):
         pools: the head reads a vector for the whole sequence.
     """
 
-    encoder_class: ClassVar[type[EncoderModel]]
+    encoder_class: ClassVar[Callable[..., EncoderModel]]
 
     def __init__(self, config: EncoderConfig, *, pools: bool) -> None:
         super().__init__(config)
