@@ -74,5 +74,5 @@ assert difference < 1e-5
 
 # %% [markdown]
 # ## Where the arithmetic is
-# `minilm/blocks/attention.py` holds attention, `minilm/blocks/transformer.py` the layer,
+# `minilm/blocks/attention.py` holds the arithmetic, `minilm/blocks/transformer.py` the layer,
 # `minilm/models/bert.py` puts them together. Nothing else happens.

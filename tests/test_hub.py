@@ -154,6 +154,15 @@ def test_only_what_minilm_reads_is_downloaded(hub: Hub, tmp_path: Path, name: st
         assert all(torch.equal(weights.read(key), value) for key, value in stored.items())
 
 
+def test_models_load_by_name(hub: Hub, tmp_path: Path) -> None:
+    by_class = minilm.BertForMaskedLM.from_pretrained("org/tiny", cache_dir=tmp_path)
+    found = minilm.load("org/tiny", cache_dir=tmp_path)
+    assert isinstance(found, minilm.BertModel)
+    assert torch.equal(found.embeddings.word.weight, by_class.get_input_embeddings().weight)
+    with pytest.raises(HubError, match="org/absent"):
+        minilm.load("org/absent", cache_dir=tmp_path)
+
+
 def test_a_second_time_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
     first = resolve("org/tiny", cache_dir=tmp_path)
     hub.requests.clear()

@@ -1,4 +1,4 @@
-"""Multi-head self-attention: one arithmetic, two executions.
+"""The arithmetic of attention, in two executions.
 
 `explicit_attention` spells the formula out and returns the attention maps; `fused_attention` gives
 the same context without ever holding the maps. Which tokens may see each other is the layout's
@@ -7,16 +7,9 @@ business (layout.py).
 References: Vaswani et al. 2017, section 3.2; Devlin et al. 2019.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from minilm.blocks.layout import Layout
+from torch import Tensor
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -57,44 +50,3 @@ def fused_attention(
 ) -> Tensor:
     """The context of `explicit_attention`, (B, A, S, D), without the maps."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-
-
-class SelfAttention(nn.Module):
-    """Every token looks at every other token of its own sequence.
-
-    Args:
-        hidden_size: H, a multiple of `num_heads`.
-        num_heads: A.
-        dropout: dropout on the attention maps.
-    """
-
-    def __init__(self, *, hidden_size: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.output = nn.Linear(hidden_size, hidden_size)
-
-    def forward(
-        self, hidden: Tensor, layout: Layout, return_maps: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Mix information between the tokens of each sequence.
-
-        Args:
-            hidden: (..., H) in the order of `layout`.
-            layout: says which tokens belong together.
-            return_maps: also return the attention maps (padded layout only).
-
-        Returns:
-            The mixed states (..., H), before residual and norm, and the maps (B, A, S, S) or None.
-        """
-        heads = (self.num_heads, -1)
-        query: Tensor = self.query(hidden).unflatten(-1, heads)  # (..., A, D)
-        key: Tensor = self.key(hidden).unflatten(-1, heads)  # (..., A, D)
-        value: Tensor = self.value(hidden).unflatten(-1, heads)  # (..., A, D)
-        dropout = self.dropout if self.training else 0.0
-        context, maps = layout.attend(query, key, value, dropout, return_maps)
-        mixed: Tensor = self.output(context.flatten(-2))  # (..., H)
-        return mixed, maps

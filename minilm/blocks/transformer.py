@@ -1,16 +1,50 @@
-"""One encoder layer: attention and feed-forward, each with residual and a norm after it."""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+"""One encoder layer: self-attention and feed-forward, each with residual and a norm after it."""
 
 from torch import Tensor, nn
 
-from minilm.blocks.attention import SelfAttention
 from minilm.blocks.feed_forward import FeedForward
+from minilm.blocks.layout import Layout
 
-if TYPE_CHECKING:
-    from minilm.blocks.layout import Layout
+
+class SelfAttention(nn.Module):
+    """Every token looks at every other token of its own sequence.
+
+    Args:
+        hidden_size: H, a multiple of `num_heads`.
+        num_heads: A.
+        dropout: dropout on the attention maps.
+    """
+
+    def __init__(self, *, hidden_size: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self, hidden: Tensor, layout: Layout, return_maps: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mix information between the tokens of each sequence.
+
+        Args:
+            hidden: (..., H) in the order of `layout`.
+            layout: says which tokens belong together.
+            return_maps: also return the attention maps (padded layout only).
+
+        Returns:
+            The mixed states (..., H), before residual and norm, and the maps (B, A, S, S) or None.
+        """
+        heads = (self.num_heads, -1)
+        query: Tensor = self.query(hidden).unflatten(-1, heads)  # (..., A, D)
+        key: Tensor = self.key(hidden).unflatten(-1, heads)  # (..., A, D)
+        value: Tensor = self.value(hidden).unflatten(-1, heads)  # (..., A, D)
+        dropout = self.dropout if self.training else 0.0
+        context, maps = layout.attend(query, key, value, dropout, return_maps)
+        mixed: Tensor = self.output(context.flatten(-2))  # (..., H)
+        return mixed, maps
 
 
 class TransformerLayer(nn.Module):
