@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import COMMIT, Hub, Repository, serve
-from malformed import MALICIOUS_NAMES, tiny_config, tiny_tensors, write_sharded
 from safetensors.torch import save
 
 import minilm
+from hub_server import COMMIT, Hub, Repository, serve
+from malformed import MALICIOUS_NAMES, tiny_config, tiny_tensors, write_sharded
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.weights import open_weights
 from minilm.errors import CheckpointError, HubError

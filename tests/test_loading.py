@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny import ALL_CLASSES, architecture, ragged, tiny
 from torch import Tensor
 
 import minilm
 from minilm import CheckpointError, ConfigError, InputError
 from minilm.checkpoints.names import ARCHITECTURES, ENCODER
 from minilm.models.base import PretrainedModel
+from tiny import ALL_CLASSES, architecture, ragged, tiny
 
 Tensors = dict[str, Tensor]
 

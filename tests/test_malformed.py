@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from malformed import Case, cases, write_sharded, write_valid
 
 import minilm
+from malformed import Case, cases, write_sharded, write_valid
 
 MEGABYTE = 2**20
 

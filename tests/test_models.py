@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
-from tiny import ALL_CLASSES, architecture, packed, ragged, tiny
 
 import minilm
 from minilm import InputError
 from minilm.blocks.layout import Packed, Padded
+from tiny import ALL_CLASSES, architecture, packed, ragged, tiny
 
 TYPED = [name for name in ALL_CLASSES if architecture(name) != "distilbert"]
 MASKED_LM = [name for name in ALL_CLASSES if name.endswith(("MaskedLM", "PreTraining"))]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from malformed import tiny_config, tiny_tensors, write_valid
 
 import minilm
+from malformed import tiny_config, tiny_tensors, write_valid
 from minilm.checkpoints.file_names import TOKENIZER_FILES
 from minilm.checkpoints.pickled import check_torch, convert_pickle
 from minilm.checkpoints.weights import open_weights

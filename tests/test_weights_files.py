@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-from malformed import PUBLISHED, Case, cases, raw_file, tiny_config, tiny_tensors, write_sharded
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 
+from malformed import PUBLISHED, Case, cases, raw_file, tiny_config, tiny_tensors, write_sharded
 from minilm.checkpoints import atomic, safetensors_file
 from minilm.checkpoints.file_names import check_shard_name
 from minilm.checkpoints.safetensors_file import DTYPES, SafetensorsFile, write_weights

@@ -1,0 +1,73 @@
+"""The command `minilm`.
+
+Results go to stdout, messages and progress to stderr. Exit codes: 0 = done, 1 = a check failed
+(`minilm verify`), 2 = wrong usage or an error that the message explains, 130 = interrupted.
+
+Commands are imported when they run, and only then: `minilm --help` loads neither torch nor them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+import minilm
+from minilm.errors import MinilmError
+
+# command -> its module, which has a click command called `command`, and its line in --help
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "verify": ("minilm.cli.verify", "Prove that a checkpoint gives Hugging Face's numbers."),
+    "inspect": ("minilm.cli.inspect", "Show what a checkpoint is made of."),
+    "fill-mask": ("minilm.cli.fill_mask", "Predict the masked words of a text."),
+    "encode": ("minilm.cli.encode", "Turn a file of texts into a file of vectors."),
+    "convert": ("minilm.cli.convert", "Rewrite a checkpoint cleanly, as safetensors."),
+    "bench": ("minilm.cli.bench", "Measure speed and memory, side by side with other engines."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands come from `COMMANDS`, and where errors become exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except MinilmError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(minilm.__version__, prog_name="minilm")
+def main() -> None:
+    """DistilBERT, ALBERT and BERT: load, prove, inspect, use and measure checkpoints.
+
+    MODEL is always a directory in Hugging Face's layout, which is read without any network, or the
+    name of a repository on the hub.
+    """

@@ -1,0 +1,105 @@
+"""`minilm convert`: the same checkpoint, written cleanly."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+
+from minilm.checkpoints.file_names import CONFIG, TOKENIZER_FILES
+from minilm.checkpoints.hub import resolve
+from minilm.checkpoints.pickled import convert_pickle
+from minilm.errors import CheckpointError
+from minilm.loader import load
+from minilm.models.base import DTYPES
+from minilm.sentence_files import MAX_LENGTH_FILE, POOLING_FILE
+
+COMPANIONS = (*TOKENIZER_FILES, MAX_LENGTH_FILE, POOLING_FILE, "modules.json")
+
+
+def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
+    """Loads a checkpoint and saves it in today's layout: one file, usual names.
+
+    Args:
+        source: a directory or hub name.
+        destination: a directory that does not exist yet, or is empty. It appears complete or not
+            at all.
+        dtype: of the saved weights, a name of `DTYPES` or "auto", as stored.
+
+    Returns:
+        The names of the files written, sorted.
+
+    Raises:
+        CheckpointError: the source does not load, lacks a part, or the destination is in the way.
+    """
+    directory = resolve(source)
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise CheckpointError(f"{destination} exists and is not empty. Give a new directory.")
+    model = load(directory, dtype=dtype)
+    assert model.load_report is not None
+    fresh = [entry.own for entry in model.load_report.of("new")]
+    if fresh:
+        raise CheckpointError(
+            f"{directory} does not store {', '.join(map(str, fresh))} of its "
+            f"{type(model).__name__}; random values would be written. Correct architectures in "
+            f"{CONFIG} to the class that the weights belong to."
+        )
+    click.echo(model.load_report, err=True)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=destination.parent, prefix=f".{destination.name}.tmp-"
+        ) as temporary:
+            complete = Path(temporary) / "complete"
+            model.save_pretrained(complete)
+            for name in COMPANIONS:
+                if (directory / name).is_file():
+                    (complete / name).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(directory / name, complete / name)
+            written = sorted(
+                str(path.relative_to(complete)) for path in complete.rglob("*") if path.is_file()
+            )
+            if destination.exists():
+                destination.rmdir()
+            complete.replace(destination)
+    except OSError as problem:
+        raise CheckpointError(
+            f"{destination} cannot be written: {problem.strerror or problem}."
+        ) from problem
+    return written
+
+
+@click.command()
+@click.argument("source")
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option(
+    "--from-pickle",
+    is_flag=True,
+    help="SOURCE has its weights in pytorch_model.bin. Only tensors are read from it, nothing in "
+    "it is run; still, use it for files that you trust.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", *DTYPES]),
+    help="Of the weights that are written; default auto, as stored.",
+)
+def command(source: str, destination: Path, from_pickle: bool, dtype: str | None) -> None:
+    """Write the checkpoint SOURCE to the new directory DESTINATION.
+
+    Shards become one file, old tensor names today's, and the tokenizer's files are copied; the
+    result loads in minilm and in transformers.
+
+    \b
+    Example:
+      minilm convert downloaded/ clean/ --from-pickle
+    """
+    if from_pickle and dtype is not None:
+        raise click.UsageError("--dtype goes without --from-pickle: convert the result once more.")
+    if from_pickle:
+        written = convert_pickle(Path(source), destination)
+    else:
+        written = rewrite(source, destination, dtype or "auto")
+    for name in written:
+        click.echo(destination / name)

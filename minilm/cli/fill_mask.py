@@ -1,0 +1,104 @@
+"""`minilm fill-mask`: the words a masked language model would put in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+import torch
+
+from minilm.checkpoints.hub import resolve
+from minilm.errors import CheckpointError, InputError
+from minilm.loader import CLASSES, STEMS, find_class
+from minilm.models.tasks import ForMaskedLM
+from minilm.tokenization import Tokenizer
+
+
+def load_masked_lm(path_or_repo: str) -> tuple[ForMaskedLM, Tokenizer]:
+    """Loads the encoder and masked-LM head of a checkpoint, and its tokenizer.
+
+    Raises:
+        CheckpointError: the checkpoint has no masked-LM head.
+    """
+    directory = resolve(path_or_repo)
+    stored_class = find_class(directory)
+    stem = STEMS[stored_class.config_class.model_type]
+    model = CLASSES[f"{stem}ForMaskedLM"].from_pretrained(directory)
+    assert isinstance(model, ForMaskedLM)
+    assert model.load_report is not None
+    fresh = [entry.own for entry in model.load_report.of("new")]
+    if fresh:
+        raise CheckpointError(
+            f"{directory} has no masked-LM head (it is a {stored_class.__name__} and lacks "
+            f"{fresh[0]}): a new one would fill in random words. Use a checkpoint of a "
+            f"{stem}ForMaskedLM or {stem}ForPreTraining."
+        )
+    return model, Tokenizer.from_pretrained(directory)
+
+
+@torch.inference_mode()
+def fill_mask(
+    model: ForMaskedLM, tokenizer: Tokenizer, text: str, top: int
+) -> list[list[dict[str, Any]]]:
+    """The likeliest tokens for every mask of a text, each mask judged on its own.
+
+    Returns:
+        For each mask, in the order of the text, `top` dictionaries: "token", "id", "probability"
+        and "text", with this mask filled and the others left.
+
+    Raises:
+        InputError: the text has no mask token.
+    """
+    batch = tokenizer(text)
+    ids = batch["input_ids"][0]  # (S,)
+    masks = (ids == tokenizer.mask_token_id).nonzero()[:, 0]  # (M,)
+    if not len(masks):
+        raise InputError(
+            f"There is nothing to fill in: put {tokenizer.mask_token} into the text, once or more."
+        )
+    logits = model(**batch).logits
+    best = logits[0, masks].softmax(-1).topk(min(top, logits.shape[-1]))  # (M, top)
+    frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)  # stay out of "text", masks stay in
+    filled = []
+    for mask, probabilities, tokens in zip(masks, best.values, best.indices, strict=True):
+        candidates = []
+        for probability, token in zip(probabilities.tolist(), tokens.tolist(), strict=True):
+            completed = ids.clone()
+            completed[mask] = token
+            inner = [i for i in completed.tolist() if i not in frame]
+            candidates.append(
+                {
+                    "token": tokenizer.id_to_token(token),
+                    "id": token,
+                    "probability": probability,
+                    "text": tokenizer.decode(inner, skip_special_tokens=False),
+                }
+            )
+        filled.append(candidates)
+    return filled
+
+
+@click.command()
+@click.argument("model")
+@click.argument("text")
+@click.option(
+    "--top", default=5, show_default=True, type=click.IntRange(min=1), help="Words for each mask."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: one list for each mask.")
+def command(model: str, text: str, top: int, as_json: bool) -> None:
+    """Predict the masked words of TEXT, which contains the model's mask token once or more.
+
+    \b
+    Example:
+      minilm fill-mask distilbert/distilbert-base-uncased "Paris is the [MASK] of France."
+    """
+    filled = fill_mask(*load_masked_lm(model), text, top)
+    if as_json:
+        click.echo(json.dumps(filled, indent=2, ensure_ascii=False))
+        return
+    for number, candidates in enumerate(filled, 1):
+        if len(filled) > 1:
+            click.echo(f"mask {number}")
+        for found in candidates:
+            click.echo(f"{found['probability']:.4f}  {found['token']:<16}{found['text']}")

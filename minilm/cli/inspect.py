@@ -1,0 +1,132 @@
+"""`minilm inspect`: what a checkpoint is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from torch import nn
+
+from minilm.checkpoints.file_names import INDEX, WEIGHTS, read_shard_index
+from minilm.checkpoints.hub import resolve
+from minilm.loader import load
+from minilm.models.base import PretrainedModel
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a model.
+
+    Attributes:
+        name: its path in the model.
+        parameters: how many numbers it holds.
+        bytes: how much memory they take, in the dtype as stored.
+        applied: how often one forward pass runs it.
+    """
+
+    name: str
+    parameters: int
+    bytes: int
+    applied: int = 1
+
+
+def components(model: PretrainedModel) -> list[Component]:
+    """Embeddings, every layer or shared group, pooler and heads, in this order.
+
+    The masked-LM head reads the word embeddings too; they count once, as embeddings.
+    """
+    return [
+        Component(
+            name,
+            sum(parameter.numel() for parameter in part.parameters()),
+            sum(parameter.nbytes for parameter in part.parameters()),
+            applied,
+        )
+        for name, part, applied in _parts(model)
+    ]
+
+
+def _parts(model: PretrainedModel) -> Iterator[tuple[str, nn.Module, int]]:
+    base = model.base
+    prefix = "" if base is model else "encoder."
+    virtual = list(base.virtual_layers())
+    yield f"{prefix}embeddings", base.embeddings, 1
+    for name, parts in base.named_children():
+        if isinstance(parts, nn.ModuleList):
+            for number, part in enumerate(parts):
+                # a group's layers are applied equally often; a layer is its own only member
+                member = next(module for module in part.modules() if module in virtual)
+                yield f"{prefix}{name}.{number}", part, virtual.count(member)
+    if base.pooler is not None:
+        yield f"{prefix}pooler", base.pooler, 1
+    if base is not model:
+        for name, part in model.named_children():
+            if part is not base and any(True for _ in part.parameters()):
+                yield name, part, 1
+
+
+def describe(path_or_repo: str) -> dict[str, Any]:
+    """Everything that `minilm inspect --json` prints."""
+    directory = resolve(path_or_repo)
+    model = load(directory, dtype="auto")
+    assert model.load_report is not None
+    config = {
+        spec.name: getattr(model.config, spec.name) for spec in dataclasses.fields(model.config)
+    }
+    return {
+        "directory": str(directory),
+        "class": type(model).__name__,
+        "model_type": model.config.model_type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "config": config,
+        "components": [dataclasses.asdict(component) for component in components(model)],
+        "parameters": model.num_parameters(),
+        "bytes": sum(parameter.nbytes for parameter in model.parameters()),
+        "files": {path.name: path.stat().st_size for path in _weight_files(directory)},
+        "load_report": model.load_report.as_dict(),
+        "load_summary": str(model.load_report),
+    }
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if (directory / WEIGHTS).exists():
+        return [directory / WEIGHTS]
+    return [directory / name for name in sorted(set(read_shard_index(directory / INDEX).values()))]
+
+
+@click.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every tensor's verdict.")
+def command(model: str, as_json: bool) -> None:
+    """Show the class, configuration, size by component, and what became of each stored tensor.
+
+    \b
+    Example:
+      minilm inspect albert/albert-base-v2
+    """
+    found = describe(model)
+    summary = found.pop("load_summary")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{found['class']} ({found['model_type']}), {found['dtype']}\n")
+    click.echo("configuration")
+    extra = found["config"].pop("extra")
+    for name, value in found["config"].items():
+        click.echo(f"  {name:<30}{value}")
+    for name, value in extra.items():
+        click.echo(f"  {name:<30}{value}  (not used by minilm)")
+    click.echo(f"\n{'component':<30}{'parameters':>14}{'bytes':>16}{'applied':>9}")
+    for part in found["components"]:
+        click.echo(
+            f"{part['name']:<30}{part['parameters']:>14,}{part['bytes']:>16,}{part['applied']:>9}"
+        )
+    click.echo(f"{'total':<30}{found['parameters']:>14,}{found['bytes']:>16,}\n")
+    for name, size in found["files"].items():
+        click.echo(f"{name}: {size:,} bytes")
+    click.echo(f"\n{summary}")

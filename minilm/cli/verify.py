@@ -1,0 +1,70 @@
+"""`minilm verify`: proof that a checkpoint gives Hugging Face's numbers."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from minilm.parity import verify
+from minilm.reference_values import verify_as
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--as",
+    "name",
+    metavar="NAME",
+    help="Check the outputs published for the checkpoint NAME instead, such as "
+    "distilbert-base-uncased; needs no transformers. A name that does not exist lists all names.",
+)
+@click.option(
+    "--class",
+    "class_name",
+    metavar="CLASS",
+    help="Compare this class only, such as BertForMaskedLM. By default: the base model and every "
+    "head that is stored.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="The largest |difference| allowed in float32. By default 1e-5 for states and 2e-5 for "
+    "logits, or three times transformers' own rounding error where that is more; with --as, what "
+    "the published digits allow.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every comparison.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    name: str | None,
+    class_name: str | None,
+    tolerance: float | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Compare MODEL with transformers, module by module, on the same weights.
+
+    Both libraries load the files of MODEL. Every layer, the pooler and every head that is stored
+    are compared in float64 and float32, with ragged masks of every kind, as padded and packed
+    calls. Prints the largest |difference| of each module and the first module that diverges.
+
+    Exit code: 0 = equal within the tolerances, 1 = different, 2 = cannot be compared.
+
+    \b
+    Examples:
+      minilm verify weights/albert-base-v2
+      minilm verify weights/distilbert-base-uncased --as distilbert-base-uncased
+    """
+    if name is None:
+        report = verify(model, class_name=class_name, tolerance=tolerance, seed=seed, progress=True)
+    elif class_name is None:
+        report = verify_as(model, name, tolerance=tolerance)
+    else:
+        raise click.UsageError("--class goes without --as: published values name their class.")
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report)
+    if not report.passed:
+        ctx.exit(1)

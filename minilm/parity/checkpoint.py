@@ -1,0 +1,213 @@
+"""Compare minilm with transformers on the weights of a checkpoint directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from minilm.checkpoints.config_file import read_config
+from minilm.checkpoints.hub import resolve
+from minilm.checkpoints.names import ARCHITECTURES, architecture_of
+from minilm.checkpoints.weights import open_weights
+from minilm.config import EncoderConfig
+from minilm.errors import CheckpointError, DependencyError, InputError
+from minilm.loader import CLASSES, STEMS
+from minilm.models.base import PretrainedModel
+from minilm.parity.comparison import Tolerances, rows_of
+from minilm.parity.inputs import MASKS, ragged_inputs
+from minilm.parity.observation import Observation, observe_theirs
+from minilm.parity.report import ParityReport
+
+DELAY = 2.0  # seconds before a progress bar appears
+
+
+def twin(directory: Path, class_name: str, dtype: torch.dtype) -> Any:
+    """Let transformers load a checkpoint directory.
+
+    Args:
+        directory: config.json and safetensors; pickles are never read.
+        class_name: the same in minilm and transformers.
+        dtype: of the parameters.
+
+    Returns:
+        The transformers model, in eval mode, with eager attention.
+
+    Raises:
+        DependencyError: transformers 5 is not installed.
+        CheckpointError: transformers cannot load the directory.
+    """
+    transformers = _transformers()
+    with _quiet(transformers):
+        try:
+            model = getattr(transformers, class_name).from_pretrained(
+                directory,
+                dtype=dtype,
+                attn_implementation="eager",
+                local_files_only=True,
+                use_safetensors=True,
+            )
+        except Exception as problem:  # whatever it is, it is the other library's verdict
+            raise CheckpointError(
+                f"{directory}: transformers {transformers.__version__} cannot load this as "
+                f"{class_name}: {problem}. There is nothing to compare with; minilm verify --as "
+                "NAME checks published values without transformers."
+            ) from problem
+    return model.eval()
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    class_name: str | None = None,
+    tolerance: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> ParityReport:
+    """Compare minilm with transformers on the weights of a checkpoint.
+
+    Both libraries read the same files. The base model and every head that is stored are compared,
+    those that config.json does not mention included, in float32 and float64, with every kind of
+    mask, as padded, packed and explicit calls. One model is in memory at a time. In float32 three
+    times the oracle's own rounding error is allowed where that exceeds the tolerance.
+
+    Args:
+        path: a checkpoint directory, or a hub name.
+        class_name: compare this class only.
+        tolerance: the largest |difference| allowed in float32, whatever the rounding; by default
+            1e-5 for states and 2e-5 for logits.
+        seed: of the random inputs.
+        progress: show a progress bar on stderr if it takes longer than two seconds.
+
+    Returns:
+        The report; `report.passed` is the verdict.
+
+    Raises:
+        DependencyError: transformers 5 is not installed.
+        CheckpointError, ConfigError, HubError: the checkpoint cannot be loaded.
+        InputError: `class_name` is unknown.
+    """
+    transformers = _transformers()
+    directory = resolve(path)
+    classes = stored_classes(directory) if class_name is None else [_class(class_name)]
+    against = f"transformers {transformers.__version__} with eager attention"
+    report = ParityReport(str(directory), against)
+    given = None if tolerance is None else Tolerances(*[tolerance] * 4)
+    steps = len(classes) * 2 * 2 * len(MASKS)
+    with tqdm(total=steps, delay=DELAY, desc="verify", disable=not progress) as bar:
+        for cls in classes:
+            config, skipped = _what_to_skip(cls, directory)
+            report.notes += [f"{cls.__name__}: no {name} stored, not compared" for name in skipped]
+            batches = [ragged_inputs(config, m, seed=seed, labels_for=cls) for m in MASKS]
+            exact: list[Observation] = []
+            for dtype in (torch.float64, torch.float32):
+                theirs = twin(directory, cls.__name__, dtype)
+                expected = []
+                for inputs in batches:
+                    expected.append(observe_theirs(theirs, inputs))
+                    bar.update()
+                del theirs
+                ours = cls.from_pretrained(directory, dtype=dtype)
+                for i, (inputs, seen) in enumerate(zip(batches, expected, strict=True)):
+                    if dtype == torch.float64:
+                        rows = rows_of(ours, seen, inputs)
+                    elif given is None:
+                        rows = rows_of(ours, seen, inputs, exact=exact[i])
+                    else:
+                        rows = rows_of(ours, seen, inputs, tolerances=given)
+                    report.rows += [row for row in rows if row.module not in skipped]
+                    bar.update()
+                del ours
+                exact = expected
+    return report
+
+
+def stored_classes(directory: Path) -> list[type[PretrainedModel]]:
+    """The base model and a class for every head whose tensors a checkpoint holds.
+
+    Raises:
+        CheckpointError: the architecture cannot be told.
+    """
+    data = read_config(directory)
+    with open_weights(directory) as weights:
+        model_type = data.get("model_type", architecture_of(weights.tensors))
+        if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+            raise CheckpointError(
+                f"{directory / 'config.json'}: model_type is {model_type!r}: expected one of "
+                f"{', '.join(ARCHITECTURES)}."
+            )
+        own = {ARCHITECTURES[model_type].to_own(name) for name in weights.tensors}
+    heads = ["Model"]
+    if "masked_lm_head.dense.weight" in own:
+        pairs = {"next_sentence_head.weight", "sentence_order_head.weight"} & own
+        heads.append("ForPreTraining" if pairs else "ForMaskedLM")
+    if "span_head.weight" in own:
+        heads.append("ForQuestionAnswering")
+    if "classifier.weight" in own:
+        pools = {"encoder.pooler.dense.weight", "pre_classifier.weight"} & own
+        kinds = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
+        named = data.get("architectures")
+        said = [kind for kind in kinds if named == [f"{STEMS[model_type]}{kind}"]]
+        heads.append(said[0] if said else kinds[0] if pools else kinds[1])
+    return [CLASSES[f"{STEMS[model_type]}{head}"] for head in heads]
+
+
+def _class(name: str) -> type[PretrainedModel]:
+    if name not in CLASSES:
+        raise InputError(f"class {name!r} is unknown: expected one of {', '.join(CLASSES)}.")
+    return CLASSES[name]
+
+
+def _what_to_skip(cls: type[PretrainedModel], directory: Path) -> tuple[EncoderConfig, list[str]]:
+    """The configuration, and what both sides would draw at random because it is not stored.
+
+    Raises:
+        CheckpointError: that would be the very head to compare.
+    """
+    model = cls.from_pretrained(directory, dtype="auto")
+    assert model.load_report is not None
+    new = [entry.own for entry in model.load_report.of("new") if entry.own is not None]
+    if model is model.base and new:
+        return model.config, ["pooler_output"]
+    if new:
+        raise CheckpointError(
+            f"{directory}: no {', '.join(new)} stored, so {cls.__name__} would be compared with "
+            "random weights. Leave the class out to compare everything that is stored."
+        )
+    return model.config, []
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise DependencyError(
+            "Comparing with transformers needs transformers: pip install 'transformers>=5'. "
+            "Published values can be checked without it: minilm verify PATH --as NAME."
+        ) from None
+    if int(transformers.__version__.split(".")[0]) < 5:
+        raise DependencyError(
+            f"transformers {transformers.__version__} is installed, minilm is compared with "
+            "version 5: pip install 'transformers>=5'."
+        )
+    return transformers
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep another library's progress bars and advice off the terminal."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,162 @@
+"""Compare two models that hold the same weights, tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minilm.models.base import PretrainedModel
+from minilm.parity.inputs import Inputs
+from minilm.parity.observation import GRADIENT, Observation, observe_ours, observe_theirs
+from minilm.parity.report import ParityReport, Row
+
+ROUNDING = 3.0
+# explicit: rows, and the attention maps are returned; padded: rows, and the model chooses its own
+# layout; packed: one line of tokens with their lengths
+CALLS = ("explicit", "padded", "packed")
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """The largest |difference| that counts as equal.
+
+    Attributes:
+        states: for hidden states, attention maps and the pooler.
+        logits: for everything a head returns.
+        loss: relative to the loss where that is above 1.
+        gradients: relative to the largest gradient of the model, or to 0.01 where that is more. No
+            gradient has a scale of its own: those of key biases are zero but for rounding, and
+            where the sum over tokens cancels only the rounding of its terms is left.
+    """
+
+    states: float
+    logits: float
+    loss: float
+    gradients: float
+
+
+TOLERANCES = {
+    torch.float32: Tolerances(states=1e-5, logits=2e-5, loss=1e-6, gradients=1e-4),
+    torch.float64: Tolerances(states=1e-10, logits=1e-10, loss=1e-10, gradients=1e-10),
+}
+
+
+def compare(
+    ours: PretrainedModel,
+    theirs: Any,
+    batches: Sequence[Inputs],
+    *,
+    calls: Sequence[str] = CALLS,
+    gradients: bool = False,
+    tolerances: Tolerances | None = None,
+) -> ParityReport:
+    """Compare two models that hold the same weights.
+
+    Args:
+        ours: a minilm model.
+        theirs: the transformers model of the same class name, dtype and mode, with eager attention.
+        batches: from `ragged_inputs`.
+        calls: which of `CALLS` to make; those that a mask cannot have are left out.
+        gradients: also compare the gradient of the loss for every parameter.
+        tolerances: by default those of `TOLERANCES` for the dtype.
+    """
+    report = ParityReport(type(ours).__name__, f"{type(theirs).__module__}.{type(theirs).__name__}")
+    for inputs in batches:
+        expected = observe_theirs(theirs, inputs, gradients=gradients)
+        report.rows += rows_of(
+            ours, expected, inputs, calls=calls, gradients=gradients, tolerances=tolerances
+        )
+    return report
+
+
+def rows_of(
+    ours: PretrainedModel,
+    expected: Observation,
+    inputs: Inputs,
+    *,
+    calls: Sequence[str] = CALLS,
+    gradients: bool = False,
+    tolerances: Tolerances | None = None,
+    exact: Observation | None = None,
+) -> list[Row]:
+    """Compare a minilm model with what the other side was seen to do.
+
+    Args:
+        ours: a minilm model.
+        expected: from `observe_theirs`, for the same batch.
+        inputs: the batch.
+        calls, gradients, tolerances: as for `compare`.
+        exact: what the other side does in float64. No two float32 programs can be asked to agree
+            better than one of them with the exact result, so `ROUNDING` times the other side's own
+            error is allowed where that is more than the tolerance.
+    """
+    allowed = tolerances or TOLERANCES[ours.dtype]
+    dtype, model = str(ours.dtype).removeprefix("torch."), type(ours).__name__
+    limits = _limits(expected, allowed)
+    for module, values in (exact or {}).items():
+        limits[module] = max(limits[module], ROUNDING * _rounding(expected[module], values))
+    rows = []
+    for call in calls:
+        if call == "packed" and not _can_pack(ours, inputs):
+            continue
+        found = observe_ours(ours, inputs, call, gradients=gradients)
+        for module in dict.fromkeys([*expected, *found]):
+            if module.endswith(" maps") and call != "explicit":
+                continue
+            difference = math.inf
+            if module in found and module in expected:
+                difference = max_difference(found[module], expected[module])
+            limit = limits.get(module, 0.0)
+            rows.append(Row(model, module, dtype, inputs.mask, call, difference, limit))
+    return rows
+
+
+def max_difference(ours: Tensor, theirs: Tensor) -> float:
+    """The largest |difference|; infinity if shapes differ or one side is not a number."""
+    if ours.shape != theirs.shape:
+        return math.inf
+    difference = float((ours - theirs).abs().max())
+    if math.isfinite(difference):
+        return difference
+    # infinities that agree are equal; what is not a number equals nothing
+    differences = (ours - theirs).abs().masked_fill(ours == theirs, 0.0)
+    return float(differences.nan_to_num(nan=math.inf, posinf=math.inf).max())
+
+
+def _limits(expected: Observation, allowed: Tolerances) -> dict[str, float]:
+    """The largest |difference| allowed for each module."""
+    largest = {module: _largest(values) for module, values in expected.items()}
+    steepest = max((n for module, n in largest.items() if module.startswith(GRADIENT)), default=0.0)
+    limits = {}
+    for module, size in largest.items():
+        if module.startswith(GRADIENT):
+            limits[module] = allowed.gradients * max(steepest, 0.01)
+        elif module == "loss":
+            limits[module] = allowed.loss * max(1.0, size)
+        else:
+            base = allowed.logits if module.endswith("logits") else allowed.states
+            limits[module] = base
+    return limits
+
+
+def _rounding(values: Tensor, exact: Tensor) -> float:
+    """The largest error of a float32 result, blanked span logits aside."""
+    error = (values.double() - exact).abs()
+    return float(error.masked_fill(values == torch.finfo(values.dtype).min, 0.0).max())
+
+
+def _largest(values: Tensor) -> float:
+    """The largest magnitude, blanked span logits aside."""
+    size = values.abs()
+    return float(size.masked_fill(values == torch.finfo(values.dtype).min, 0.0).max())
+
+
+def _can_pack(model: PretrainedModel, inputs: Inputs) -> bool:
+    reads_first = model.base.pooler is not None or hasattr(model, "pre_classifier")
+    first = bool(inputs.attended[:, 0].all())
+    return bool(inputs.attended.any(dim=1).all()) and (first or not reads_first)

@@ -1,0 +1,183 @@
+"""Run either library on a batch and name every tensor it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minilm.checkpoints.names import ARCHITECTURES
+from minilm.models.base import PretrainedModel
+from minilm.parity.inputs import CHOICES, Inputs
+
+OUTPUTS = (
+    "last_hidden_state",
+    "pooler_output",
+    "logits",
+    "prediction_logits",
+    "seq_relationship_logits",
+    "sop_logits",
+    "start_logits",
+    "end_logits",
+    "loss",
+)
+GRADIENT = "gradient of "  # before a parameter name
+SPANS = ("start_logits", "end_logits")
+
+Observation = dict[str, Tensor]
+
+
+def observe_theirs(model: Any, inputs: Inputs, *, gradients: bool = False) -> Observation:
+    """Run a transformers model and bring what it returns to what minilm documents.
+
+    Args:
+        model: a transformers model with eager attention.
+        inputs: a batch.
+        gradients: also run backward from the loss.
+
+    Returns:
+        Tensors by module name; gradients by minilm's parameter names.
+    """
+    arguments = _padded_arguments(model, inputs)
+    with torch.set_grad_enabled(gradients):
+        outputs = model(**arguments, output_hidden_states=True, output_attentions=True)
+        found = _named(outputs)
+        for key in found:
+            if _per_token(model, key):
+                fill = torch.finfo(found[key].dtype).min if key in SPANS else 0.0
+                found[key] = _blank(found[key], inputs.attended, fill)
+        if "loss" in found and "start_logits" in found:
+            found["loss"] = _span_loss(found, inputs)
+        if gradients:
+            names = ARCHITECTURES[model.config.model_type]
+            named = {str(names.to_own(name)): p for name, p in model.named_parameters()}
+            found |= _gradients(found["loss"], named)
+    return {name: value.detach() for name, value in found.items()}
+
+
+def observe_ours(
+    model: PretrainedModel, inputs: Inputs, call: str, *, gradients: bool = False
+) -> Observation:
+    """Run a minilm model; a packed call's tokens are put back into rows.
+
+    Args:
+        model: a minilm model.
+        inputs: a batch that `call` can take.
+        call: one of `CALLS`.
+        gradients: also run backward from the loss.
+
+    Returns:
+        Tensors by module name; gradients by parameter name, "encoder." before those of a base
+        model.
+    """
+    packed = call == "packed"
+    arguments = (_packed_arguments if packed else _padded_arguments)(model, inputs)
+    with torch.set_grad_enabled(gradients):
+        outputs = model(
+            **arguments, output_hidden_states=True, output_attentions=call == "explicit"
+        )
+        found = _named(outputs)
+        for key in found:
+            if packed and _per_token(model, key):
+                fill = torch.finfo(found[key].dtype).min if key in SPANS else 0.0
+                rows = found[key].new_full((*inputs.attended.shape, *found[key].shape[1:]), fill)
+                rows[inputs.attended] = found[key]
+                found[key] = rows
+        if gradients:
+            named = {f"{model.own_prefix}{name}": p for name, p in model.named_parameters()}
+            found |= _gradients(found["loss"], named)
+    return {name: value.detach() for name, value in found.items()}
+
+
+def _named(outputs: Any) -> Observation:
+    """The tensors of a model output by module name, in the order of computation."""
+    found = {"embeddings": outputs.hidden_states[0]}
+    for i, state in enumerate(outputs.hidden_states[1:]):
+        if outputs.attentions is not None:
+            found[f"layer {i} maps"] = outputs.attentions[i]
+        found[f"layer {i}"] = state
+    return found | {key: outputs[key] for key in OUTPUTS if key in outputs}
+
+
+def _per_token(model: Any, module: str) -> bool:
+    """Whether a tensor has an entry for every token; class names are the same on both sides."""
+    if module == "logits":
+        return type(model).__name__.endswith(("ForMaskedLM", "ForTokenClassification"))
+    if module.startswith("layer"):
+        return not module.endswith("maps")
+    return module in ("embeddings", "last_hidden_state", "prediction_logits", *SPANS)
+
+
+def _blank(values: Tensor, attended: Tensor, fill: float) -> Tensor:
+    mask = attended.reshape(attended.shape + (1,) * (values.dim() - 2))
+    return values.masked_fill(~mask, fill)
+
+
+def _span_loss(found: Observation, inputs: Inputs) -> Tensor:
+    """Hugging Face's rule for span losses, over attended positions."""
+    size = inputs.attended.shape[1]
+
+    def term(name: str) -> Tensor:
+        target = inputs.labels[f"{name}_positions"].clamp(0, size)
+        return F.cross_entropy(found[f"{name}_logits"], target, ignore_index=size)
+
+    return (term("start") + term("end")) / 2
+
+
+def _gradients(loss: Tensor, parameters: Mapping[str, Tensor]) -> Observation:
+    """Gradients of the loss; a parameter that it does not depend on has gradient zero."""
+    wanted = {name: p for name, p in parameters.items() if p.requires_grad}
+    values = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    return {
+        f"{GRADIENT}{name}": torch.zeros_like(p) if value is None else value
+        for (name, p), value in zip(wanted.items(), values, strict=True)
+    }
+
+
+def _labels(model: Any, inputs: Inputs) -> dict[str, Tensor]:
+    """Real-valued labels in the model's dtype."""
+    return {
+        name: value.to(model.dtype) if value.is_floating_point() else value
+        for name, value in inputs.labels.items()
+    }
+
+
+def _padded_arguments(model: Any, inputs: Inputs) -> dict[str, Any]:
+    """The same for both sides."""
+    tokens = {
+        "input_ids": inputs.input_ids,
+        "attention_mask": inputs.attention_mask,
+        "token_type_ids": inputs.token_type_ids,
+    }
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        tokens = {
+            k: None if v is None else v.reshape(-1, CHOICES, v.shape[1]) for k, v in tokens.items()
+        }
+    return {k: v for k, v in tokens.items() if v is not None} | _labels(model, inputs)
+
+
+def _packed_arguments(model: PretrainedModel, inputs: Inputs) -> dict[str, Any]:
+    attended, types = inputs.attended, inputs.token_type_ids
+    lengths = attended.sum(dim=1)  # (B,)
+    place = attended.cumsum(dim=1) - 1  # (B, S): the place of a column in its sequence
+    column = torch.arange(attended.shape[1]).expand_as(attended)
+    labels = _labels(model, inputs)
+    for name, value in labels.items():
+        if name.endswith("_positions"):
+            inside = place.gather(1, value.clamp(max=attended.shape[1] - 1)[:, None])[:, 0]
+            labels[name] = torch.where(value < attended.shape[1], inside, value)
+        elif value.shape == attended.shape and not value.is_floating_point():
+            labels[name] = value[attended]
+    positions = column[attended]
+    by_itself = torch.equal(positions, place[attended])
+    choices = type(model).__name__.endswith("ForMultipleChoice")
+    return {
+        "input_ids": inputs.input_ids[attended],
+        "lengths": lengths.reshape(-1, CHOICES) if choices else lengths,
+        "position_ids": None if by_itself else positions,
+        "token_type_ids": None if types is None else types[attended],
+        **labels,
+    }

