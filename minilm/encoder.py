@@ -28,8 +28,8 @@ Vectors = npt.NDArray[np.float32]
 # Texts that are tokenised and sorted together: enough that a batch holds texts of one or two
 # lengths, few enough that a stream of any length fits into memory.
 CHUNK = 4096
-# Large enough that every matrix multiplication runs at full speed, small enough that a batch's
-# activations stay near the processor.
+# On a CPU the speed is the same, within noise, from 512 to 16,384 tokens (fp32, DistilBERT-base and
+# MiniLM-L6); memory grows with it. A GPU may want more.
 TOKENS_PER_BATCH = 4096
 
 

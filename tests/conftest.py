@@ -1,9 +1,11 @@
 """Real checkpoints from pip packages, and a session without a network."""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from minilm.checkpoints.pickled import convert_pickle
@@ -53,6 +55,15 @@ def rxnfp_classifier_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BERT with a classifier of 50 labels, of which config.json names two."""
     source = package_dir("rxnfp") / "models/transformers/bert_ft_10k_25s"
     return _converted(source, tmp_path_factory)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small tensors only lose by being shared out, most of all beside other busy processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def _converted(source: Path, factory: pytest.TempPathFactory) -> Path:

@@ -5,7 +5,7 @@ Whole tensors of every layer, the loss and the gradient of every parameter; see 
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -32,20 +32,13 @@ from minilm.parity import (
 from oracle import hugging_face, plain_attention, steady_dropout
 from tiny import ALL_CLASSES, SIZES, tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DROPOUTS = {
     "hidden_dropout_prob": 0.11,
     "attention_probs_dropout_prob": 0.23,
     "classifier_dropout": 0.37,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small only lose by being shared out, most of all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def batches(

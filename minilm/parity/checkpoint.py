@@ -53,9 +53,10 @@ def twin(directory: Path, class_name: str, dtype: torch.dtype) -> Any:
                 use_safetensors=True,
             )
         except Exception as problem:  # whatever it is, it is the other library's verdict
+            reason = " ".join(str(problem).split())[:300]
             raise CheckpointError(
                 f"{directory}: transformers {transformers.__version__} cannot load this as "
-                f"{class_name}: {problem}. There is nothing to compare with; minilm verify --as "
+                f"{class_name}: {reason}. There is nothing to compare with; minilm verify --as "
                 "NAME checks published values without transformers."
             ) from problem
     return model.eval()

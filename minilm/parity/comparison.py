@@ -15,7 +15,7 @@ from minilm.parity.inputs import Inputs
 from minilm.parity.observation import GRADIENT, Observation, observe_ours, observe_theirs
 from minilm.parity.report import ParityReport, Row
 
-ROUNDING = 3.0
+ROUNDING = 3.0  # see rows_of
 # explicit: rows, and the attention maps are returned; padded: rows, and the model chooses its own
 # layout; packed: one line of tokens with their lengths
 CALLS = ("explicit", "padded", "packed")
@@ -99,7 +99,9 @@ def rows_of(
     dtype, model = str(ours.dtype).removeprefix("torch."), type(ours).__name__
     limits = _limits(expected, allowed)
     for module, values in (exact or {}).items():
-        limits[module] = max(limits[module], ROUNDING * _rounding(expected[module], values))
+        rounding = _rounding(expected[module], values)
+        if math.isfinite(rounding):
+            limits[module] = max(limits[module], ROUNDING * rounding)
     rows = []
     for call in calls:
         if call == "packed" and not _can_pack(ours, inputs):
@@ -139,8 +141,7 @@ def _limits(expected: Observation, allowed: Tolerances) -> dict[str, float]:
         elif module == "loss":
             limits[module] = allowed.loss * max(1.0, size)
         else:
-            base = allowed.logits if module.endswith("logits") else allowed.states
-            limits[module] = base
+            limits[module] = allowed.logits if module.endswith("logits") else allowed.states
     return limits
 
 
