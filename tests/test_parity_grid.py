@@ -32,8 +32,6 @@ from minilm.parity import (
 from oracle import hugging_face, plain_attention, steady_dropout
 from tiny import ALL_CLASSES, SIZES, tiny
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 DROPOUTS = {
     "hidden_dropout_prob": 0.11,
     "attention_probs_dropout_prob": 0.23,

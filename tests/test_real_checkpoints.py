@@ -22,8 +22,6 @@ from minilm.parity import (
 )
 from oracle import hugging_face
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TEXTS = [
     "A lighthouse keeper writes down the weather every evening.",
     "Which of the two is heavier?",

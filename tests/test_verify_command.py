@@ -25,8 +25,6 @@ from minilm.parity import CALLS, MASKS, ParityReport, Row, stored_classes, verif
 from minilm.reference_values import REFERENCES, Case, verify_as
 from tiny import ALL_CLASSES, tiny
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["verify", *map(str, arguments)])

@@ -74,7 +74,7 @@ class Padded:
             context, maps = explicit_attention(query, key, value, mask, dropout)
         else:
             context = fused_attention(query, key, value, mask, dropout)
-        return context.transpose(1, 2), maps  # (B, S, A, D)
+        return context.transpose(1, 2), maps if return_maps else None  # (B, S, A, D)
 
 
 @dataclass(frozen=True, eq=False)

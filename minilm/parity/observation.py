@@ -49,7 +49,7 @@ def observe_theirs(model: Any, inputs: Inputs, *, gradients: bool = False) -> Ob
             if _per_token(model, key):
                 fill = torch.finfo(found[key].dtype).min if key in SPANS else 0.0
                 found[key] = _blank(found[key], inputs.attended, fill)
-        if "loss" in found and "start_logits" in found:
+        if "loss" in found and "start_logits" in found and not bool(inputs.attended.all()):
             found["loss"] = _span_loss(found, inputs)
         if gradients:
             names = ARCHITECTURES[model.config.model_type]
