@@ -120,6 +120,8 @@ class EncoderConfig:
         _check_int("num_labels", self.num_labels, 1, 2**20)
         if self.pad_token_id is not None:
             _check_int("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
+        if not isinstance(self.id2label, Mapping):
+            raise ConfigError(f"id2label is {self.id2label!r}: expected class number -> name.")
         labels = dict(self.id2label) or {i: f"LABEL_{i}" for i in range(self.num_labels)}
         if sorted(labels) != list(range(len(labels))):
             raise ConfigError(
@@ -185,7 +187,7 @@ class EncoderConfig:
         Raises:
             ConfigError: a value of the wrong type or range, or an unsupported one; names the key.
         """
-        model_type = data.get("model_type", cls.model_type)
+        model_type = data.get("model_type") or cls.model_type
         if model_type != cls.model_type:
             raise ConfigError(
                 f"model_type is {model_type!r}, {cls.__name__} reads {cls.model_type!r}. Use "
@@ -315,10 +317,13 @@ class AlbertConfig(EncoderConfig):
         inner_group_num: layers in a group; a group is applied as a whole.
         type_vocab_size: rows of the token-type table.
         classifier_dropout: dropout before every head on the pooled state.
+        feed_forward_dropout: also drop out what the feed-forward block adds, by
+            `hidden_dropout_prob`: as Google's code does, and Hugging Face's does not.
     """
 
     model_type: ClassVar[str] = "albert"
     hub_keys: ClassVar[Mapping[str, str]] = {"classifier_dropout": "classifier_dropout_prob"}
+    own_options: ClassVar[tuple[str, ...]] = ("initializer", "feed_forward_dropout")
     hub_defaults: ClassVar[Mapping[str, Any]] = {
         "hidden_size": 4096,
         "num_attention_heads": 64,
@@ -334,6 +339,7 @@ class AlbertConfig(EncoderConfig):
     attention_probs_dropout_prob: float = _probability(0.0)
     type_vocab_size: int = _int(2, 1, 2**16)
     classifier_dropout: float = _probability(0.1)
+    feed_forward_dropout: bool = _bool(False)
 
     def _size(self) -> int:
         layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size

@@ -78,7 +78,7 @@ def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
             f"{path / 'config.json'}: architectures is {architectures!r}, not among minilm's "
             f"classes ({', '.join(CLASSES)}). If one of them fits, call its from_pretrained."
         )
-    model_type = data.get("model_type", architecture_of(stored))
+    model_type = data.get("model_type") or architecture_of(stored)
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise CheckpointError(
             f"{path / 'config.json'}: model_type is {model_type!r} and the tensor names do not "

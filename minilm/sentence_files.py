@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from minilm.checkpoints.json_file import read_json
+from minilm.checkpoints.file_names import MAX_LENGTH, MODULES, POOLING
+from minilm.checkpoints.json_file import parse_json, read_bytes, read_json
 from minilm.errors import ConfigError
 
-MAX_LENGTH_FILE = "sentence_bert_config.json"
-POOLING_FILE = "1_Pooling/config.json"
 MAX_BYTES = 1_000_000
 
+KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 _MODE = "pooling_mode_"
 _OWN_NAMES = {"mean_tokens": "mean", "cls_token": "cls"}
 
@@ -36,16 +36,36 @@ class SentenceSettings:
 
 
 def read_sentence_settings(directory: Path) -> SentenceSettings:
-    """Reads the two files, as far as they are there.
+    """Reads the files, as far as they are there.
 
     Raises:
-        ConfigError: a file is damaged or a value has the wrong type.
+        ConfigError: a file is damaged, a value has the wrong type, or the vectors go through a
+            module that minilm does not have.
     """
+    _check_modules(directory)
     return SentenceSettings(_max_length(directory), _pooling(directory))
 
 
+def _check_modules(directory: Path) -> None:
+    """Raises ConfigError for a module such as Dense: leaving it out would give other vectors."""
+    path = directory / MODULES
+    if not path.exists():
+        return
+    try:
+        modules = parse_json(read_bytes(path, max_bytes=MAX_BYTES, error=ConfigError))
+        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+    except (ValueError, TypeError, KeyError) as problem:
+        raise ConfigError(f"{path}: no list of modules with a type each ({problem}).") from problem
+    unknown = sorted(set(kinds) - set(KNOWN_MODULES))
+    if unknown:
+        raise ConfigError(
+            f"{path}: vectors of this model go through {', '.join(unknown)}, which minilm does not "
+            f"have (only {', '.join(KNOWN_MODULES)}). Use minilm.load for the encoder alone."
+        )
+
+
 def _max_length(directory: Path) -> int | None:
-    path = directory / MAX_LENGTH_FILE
+    path = directory / MAX_LENGTH
     if not path.exists():
         return None
     value = read_json(path, max_bytes=MAX_BYTES, error=ConfigError).get("max_seq_length")
@@ -55,7 +75,7 @@ def _max_length(directory: Path) -> int | None:
 
 
 def _pooling(directory: Path) -> str | None:
-    path = directory / POOLING_FILE
+    path = directory / POOLING
     if not path.exists():
         return None
     modes = [

@@ -315,7 +315,16 @@ def test_invalid_utf8_names_the_line_and_leaves_the_old_file(
 def test_an_output_that_cannot_be_written(tiny_dir: Path, tmp_path: Path) -> None:
     result = run("encode", tiny_dir, "-", "-o", tmp_path / "none" / "vectors.npy", stdin=b"a\n")
     assert result.exit_code == 2
-    assert "vectors.npy cannot be written: No such file or directory" in result.stderr
+    assert "none does not exist" in result.stderr
+
+
+def test_texts_are_never_overwritten(tiny_dir: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a\n")
+    result = run("encode", tiny_dir, texts, "-o", texts)
+    assert result.exit_code == 2
+    assert "is the file of the texts" in result.stderr
+    assert texts.read_text() == "a\n"
 
 
 def test_a_missing_text_file_is_a_usage_error(tiny_dir: Path, tmp_path: Path) -> None:

@@ -354,3 +354,13 @@ def test_a_bad_download_is_never_used(hub: Hub, tmp_path: Path, file: str, fault
     hub.repositories["org/tiny"].faults.clear()
     directory = resolve("org/tiny", cache_dir=tmp_path)
     assert (directory / file).read_bytes() == FILES[file]
+
+
+def test_files_of_sentence_encoders_come_along(hub: Hub, tmp_path: Path) -> None:
+    files = {
+        "sentence_bert_config.json": b'{"max_seq_length": 12}',
+        "1_Pooling/config.json": b'{"pooling_mode_cls_token": true}',
+    }
+    hub.repositories["org/tiny"].files.update(files)
+    directory = resolve("org/tiny", cache_dir=tmp_path)
+    assert {name: (directory / name).read_bytes() for name in files} == files

@@ -306,7 +306,7 @@ def test_wrong_overrides_are_named(saved: Saved) -> None:
     _, directory = saved("DistilBertModel")
     with pytest.raises(ConfigError, match="it is called 'num_hidden_layers'"):
         minilm.load(directory, n_layers=3)
-    with pytest.raises(ConfigError, match=r"config.json: hidden_dropout_prob is 2.0"):
+    with pytest.raises(ConfigError, match=r"^hidden_dropout_prob is 2.0"):
         minilm.load(directory, hidden_dropout_prob=2.0)
     assert minilm.load(directory, hidden_dropout_prob=0.2).embeddings.dropout.p == 0.2
 
@@ -324,6 +324,13 @@ def test_unknown_tensors_raise_unless_allowed(saved: Saved) -> None:
     assert same(model, loaded)
     with pytest.raises(RuntimeError, match="encoder.adapter.weight"):
         model.load_state_dict(load_file(directory / "model.safetensors"))
+
+
+def test_unknown_parameters_of_known_modules_are_unknown(saved: Saved) -> None:
+    _, directory = saved("BertForSequenceClassification")
+    rewrite(directory, lambda tensors: {**tensors, "classifier.scale": torch.ones(2)})
+    with pytest.raises(CheckpointError, match="unexpected classifier.scale"):
+        minilm.load(directory)
 
 
 def test_missing_and_misshapen_tensors_raise(saved: Saved) -> None:
@@ -351,6 +358,36 @@ def test_nonfinite_weights_are_named(value: float, saved: Saved) -> None:
     with pytest.raises(CheckpointError, match=r"encoder.layer.1.output.dense.bias \(1\)"):
         minilm.load(directory)
     minilm.load(directory, allow_nonfinite=True)
+
+
+def test_nonfinite_tied_copies_are_still_copies(saved: Saved) -> None:
+    _, directory = saved("BertForMaskedLM")
+
+    def spoil(tensors: Tensors) -> None:
+        tensors["bert.embeddings.word_embeddings.weight"][1, 1] = float("nan")
+        with_decoder(tensors)
+
+    rewrite(directory, spoil)
+    with pytest.raises(CheckpointError, match="NaN or infinite values in 1 tensors"):
+        minilm.load(directory)
+    minilm.load(directory, allow_nonfinite=True)
+
+
+def test_own_names_win_over_a_stale_copy() -> None:
+    model = tiny("BertForMaskedLM", torch.float32)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    state["cls.predictions.decoder.weight"] = torch.zeros(61, 16)
+    model.load_state_dict(state)
+    assert model.get_input_embeddings().weight.any()
+
+
+def test_the_dtype_is_written_once(saved: Saved) -> None:
+    _, directory = saved("BertModel")
+    set_config(directory, torch_dtype="float32")
+    minilm.load(directory, dtype="bfloat16").save_pretrained(directory)
+    data = json.loads((directory / "config.json").read_text())
+    assert data["dtype"] == "bfloat16"
+    assert "torch_dtype" not in data
 
 
 @pytest.mark.parametrize("field", ["weight", "bias"])

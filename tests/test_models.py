@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import minilm
-from minilm import InputError
+from minilm import ConfigError, InputError
+from minilm.blocks.feed_forward import FeedForward
 from minilm.blocks.layout import Packed, Padded
 from tiny import ALL_CLASSES, architecture, packed, ragged, tiny
 
@@ -408,6 +409,13 @@ MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])
             "max_position_embeddings is 20",
         ),
         ({"inputs_embeds": torch.ones(2, 3, 5)}, "inputs_embeds has width 5"),
+        ({"inputs_embeds": torch.ones(2, 3, 16).long()}, "inputs_embeds has dtype torch.int64"),
+        (
+            {"input_ids": IDS, "position_ids": torch.ones(3, 3).long()},
+            r"position_ids has shape \(3,",
+        ),
+        ({"input_ids": IDS, "position_ids": torch.tensor(1)}, r"position_ids has shape \(\)"),
+        ({"input_ids": IDS[0], "lengths": ["a"]}, "lengths is no list of whole numbers"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
@@ -426,6 +434,7 @@ def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -
         ("BertForSequenceClassification", {"labels": torch.tensor([0, 2])}, "labels contains 2"),
         ("BertForSequenceClassification", {"labels": torch.tensor([0])}, r"shape \(1,\)"),
         ("BertForSequenceClassification", {"labels": torch.ones(2, 3)}, "multi_label"),
+        ("BertForSequenceClassification", {"labels": torch.tensor([0, 1]).int()}, "int32"),
         ("BertForPreTraining", {"next_sentence_label": torch.tensor([0, 2])}, "next_sentence_labe"),
         ("AlbertForPreTraining", {"sentence_order_label": torch.tensor([3, 0])}, "contains 3"),
         ("BertForMultipleChoice", {}, r"Expected \(B, C, S\)"),
@@ -466,3 +475,67 @@ def test_models_can_be_exported(name: str) -> None:
         expected = model(**batch)
     mask = batch["attention_mask"].bool()
     torch.testing.assert_close(exported[0][mask], expected[0][mask], rtol=0, atol=1e-5)
+
+
+# --- inference without gradients takes other paths on a CPU; they must not be special ---
+
+
+@pytest.mark.parametrize("name", ["BertModel", "DistilBertModel", "AlbertModel"])
+def test_the_feed_forward_block_works_in_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(name)
+    batch = batch_for(name)
+    expected = model(**batch).last_hidden_state
+    monkeypatch.setattr("minilm.blocks.feed_forward.TOKENS_AT_ONCE", 4)
+    calls = []
+    for module in model.modules():
+        if isinstance(module, FeedForward):
+            module.output.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        states = model(**batch).last_hidden_state
+    torch.testing.assert_close(states, expected, rtol=0, atol=1e-12)
+    assert len(calls) == 3 * 6  # three layers, 23 tokens by four
+
+
+def test_autocast_without_gradients() -> None:
+    model = tiny("BertModel", torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        states = model(**ragged()).last_hidden_state
+    torch.testing.assert_close(
+        states.float(), model(**ragged()).last_hidden_state, rtol=0, atol=0.3
+    )
+
+
+def test_compiled_gradients_of_a_row_that_attends_to_nothing() -> None:
+    model = tiny("BertModel")
+    batch = ragged()
+    batch["attention_mask"][2] = 0
+
+    def gradients(run: object) -> list[torch.Tensor]:
+        return torch.autograd.grad(
+            run(**batch).pooler_output.square().sum(), list(model.parameters()), allow_unused=True
+        )
+
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for one, other in zip(gradients(model), gradients(compiled), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def test_google_drops_out_what_the_feed_forward_block_adds() -> None:
+    drops = {
+        option: [
+            layer.feed_forward_dropout.p
+            for layer in tiny(
+                "AlbertModel", hidden_dropout_prob=0.3, feed_forward_dropout=option
+            ).virtual_layers()
+        ]
+        for option in (False, True)
+    }
+    assert drops == {False: [0.0] * 3, True: [0.3] * 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("BertModel", minilm.AlbertConfig()), ("AlbertForMaskedLM", {})]
+)
+def test_a_model_is_built_from_its_own_configuration(name: str, config: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is built from a .*Config, not from"):
+        getattr(minilm, name)(config)

@@ -80,3 +80,7 @@ def test_links_and_files_named_in_the_readme_exist() -> None:
         assert target.startswith("https://") or (ROOT / target).exists(), target
     for path in re.findall(r"`((?:minilm|tests|examples)/[\w./]+)`", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_readme_is_complete() -> None:
+    assert "@@" not in README

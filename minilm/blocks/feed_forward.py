@@ -27,19 +27,14 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., H) -> (..., H), before residual and norm."""
-        if hidden.device.type == "cpu" and not torch.is_grad_enabled():
-            return self._in_blocks(hidden)
+        if torch.is_grad_enabled() or hidden.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._dense(hidden)
+        tokens = hidden.flatten(0, -2)  # (tokens, H)
+        starts = range(0, len(tokens), TOKENS_AT_ONCE)
+        blocks = [self._dense(tokens[start : start + TOKENS_AT_ONCE]) for start in starts]
+        return torch.cat(blocks).view(hidden.shape)
+
+    def _dense(self, hidden: Tensor) -> Tensor:
         widened: Tensor = self.activation(self.intermediate(hidden))  # (..., I)
         narrowed: Tensor = self.output(widened)  # (..., H)
         return narrowed
-
-    def _in_blocks(self, hidden: Tensor) -> Tensor:
-        """The same numbers, a block of tokens at a time."""
-        tokens = hidden.flatten(0, -2)  # (tokens, H)
-        result = torch.empty_like(tokens)
-        weight, bias = self.output.weight.t(), self.output.bias
-        for start in range(0, len(tokens), TOKENS_AT_ONCE):
-            block = slice(start, start + TOKENS_AT_ONCE)
-            widened: Tensor = self.activation(self.intermediate(tokens[block]))  # (block, I)
-            torch.addmm(bias, widened, weight, out=result[block])  # (block, H)
-        return result.view(hidden.shape)

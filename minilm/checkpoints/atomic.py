@@ -4,10 +4,13 @@ import contextlib
 import glob
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from minilm.checkpoints.file_names import COMPANIONS
 from minilm.errors import CheckpointError
 
 # A temporary file this old (seconds) belongs to a process that was killed.
@@ -50,6 +53,47 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
         for temporary in temporaries:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+@contextlib.contextmanager
+def new_directory(destination: Path) -> Iterator[Path]:
+    """A directory to fill, which becomes `destination` at the end, complete or not at all.
+
+    Raises:
+        CheckpointError: `destination` holds something, or cannot be written.
+    """
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise CheckpointError(f"{destination} exists and is not empty. Give a new directory.")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{destination.name}.tmp-"
+        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=prefix) as temporary:
+            complete = Path(temporary) / "complete"
+            complete.mkdir()
+            yield complete
+            for path in complete.rglob("*"):
+                sync(path)
+            if destination.exists():
+                destination.rmdir()
+            complete.replace(destination)
+        sync(destination.parent)
+    except OSError as problem:
+        raise CheckpointError(
+            f"{destination} cannot be written: {problem.strerror or problem}."
+        ) from problem
+
+
+def copy_companions(source: Path, destination: Path) -> None:
+    """Copies the files that go with the weights of a model, as far as there are any."""
+    for name in COMPANIONS:
+        if (source / name).is_file():
+            (destination / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, destination / name)
+
+
+def file_list(directory: Path) -> list[str]:
+    """The files below a directory, by their paths in it, sorted."""
+    return sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file())
 
 
 def being_replaced(path: Path, *, within: float) -> bool:

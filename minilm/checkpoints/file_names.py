@@ -17,6 +17,12 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "spiece.model",
 )
+# What sentence-transformers says about a model: its modules, maximum length and pooling.
+MODULES = "modules.json"
+MAX_LENGTH = "sentence_bert_config.json"
+POOLING = "1_Pooling/config.json"
+# Everything beside the weights that goes with a model.
+COMPANIONS = (*TOKENIZER_FILES, MODULES, MAX_LENGTH, POOLING)
 
 MAX_INDEX_BYTES = 10_000_000
 MAX_SHARDS = 128

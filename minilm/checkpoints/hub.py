@@ -11,6 +11,9 @@ from pathlib import Path
 from minilm.checkpoints.file_names import (
     CONFIG,
     INDEX,
+    MAX_LENGTH,
+    MODULES,
+    POOLING,
     TOKENIZER_FILES,
     WEIGHTS,
     check_directory,
@@ -71,6 +74,8 @@ def resolve(
     if weights:
         _fetch_weights(repository)
     found += [repository.fetch(file) for file in TOKENIZER_FILES]
+    for file in (MODULES, MAX_LENGTH, POOLING):
+        repository.fetch(file)
     paths = [path for path in found if path is not None]
     if not weights and not any(path.name in VOCABULARIES for path in paths):
         raise repository.lacks(f"none of {', '.join(VOCABULARIES)}")

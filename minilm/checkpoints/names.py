@@ -45,6 +45,8 @@ class HubNames:
         if hub_name == f"{self.decoder}.weight":
             return None  # a copy of the word embeddings, no parameter of its own
         module, _, parameter = modern(hub_name).rpartition(".")
+        if parameter not in ("weight", "bias"):
+            return None
         if module.startswith(self.prefix):
             module = module[len(self.prefix) :]
         for pattern, own, _ in self._patterns:

@@ -6,7 +6,6 @@ Nothing else in minilm calls this; a user asks for it with `minilm convert SRC D
 import pickle
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minilm.checkpoints.atomic import sync
+from minilm.checkpoints.atomic import copy_companions, file_list, new_directory
 from minilm.checkpoints.file_names import (
     CONFIG,
     INDEX,
-    TOKENIZER_FILES,
     WEIGHTS,
     pickle_files,
 )
@@ -35,7 +33,7 @@ def convert_pickle(source: Path, destination: Path) -> list[str]:
 
     Reads pytorch_model.bin (or its shards, or a single other .bin, .pt, .pth or .ckpt file) with
     torch's restricted unpickler, in the zip format and in the one before it. Every name is
-    stored, tied tensors twice. config.json and the tokenizer files are copied.
+    stored, tied tensors twice. config.json and the files that go with it are copied.
 
     Args:
         source: a model directory.
@@ -51,36 +49,18 @@ def convert_pickle(source: Path, destination: Path) -> list[str]:
     """
     check_torch(torch.__version__)
     files = _find(source)
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise CheckpointError(f"{destination} exists and is not empty. Give a new directory.")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        for name, tensor in _read(file).items():
-            if name in tensors:
-                raise CheckpointError(f"{file}: tensor {name!r} is in another shard too.")
-            tensors[name] = tensor
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=destination.parent, prefix=f".{destination.name}.tmp-"
-        ) as temporary:
-            complete = Path(temporary) / "complete"
-            complete.mkdir()
-            write_weights(complete / WEIGHTS, tensors)
-            for name in (CONFIG, *TOKENIZER_FILES):
-                if (source / name).is_file():
-                    shutil.copyfile(source / name, complete / name)
-                    sync(complete / name)
-            written = sorted(path.name for path in complete.iterdir())
-            if destination.exists():
-                destination.rmdir()
-            complete.replace(destination)
-        sync(destination.parent)
-    except OSError as problem:
-        raise CheckpointError(
-            f"{destination} cannot be written: {problem.strerror or problem}."
-        ) from problem
-    return written
+    with new_directory(destination) as complete:
+        tensors: dict[str, Tensor] = {}
+        for file in files:
+            for name, tensor in _read(file).items():
+                if name in tensors:
+                    raise CheckpointError(f"{file}: tensor {name!r} is in another shard too.")
+                tensors[name] = tensor
+        write_weights(complete / WEIGHTS, tensors)
+        if (source / CONFIG).is_file():
+            shutil.copyfile(source / CONFIG, complete / CONFIG)
+        copy_companions(source, complete)
+        return file_list(complete)
 
 
 def check_torch(version: str) -> None:

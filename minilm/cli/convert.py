@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import click
 
-from minilm.checkpoints.file_names import CONFIG, TOKENIZER_FILES
+from minilm.checkpoints.atomic import copy_companions, file_list, new_directory
+from minilm.checkpoints.file_names import CONFIG
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.pickled import convert_pickle
 from minilm.errors import CheckpointError
 from minilm.loader import load
 from minilm.models.base import DTYPES
-from minilm.sentence_files import MAX_LENGTH_FILE, POOLING_FILE
-
-COMPANIONS = (*TOKENIZER_FILES, MAX_LENGTH_FILE, POOLING_FILE, "modules.json")
 
 
 def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
@@ -35,40 +31,20 @@ def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
         CheckpointError: the source does not load, lacks a part, or the destination is in the way.
     """
     directory = resolve(source)
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise CheckpointError(f"{destination} exists and is not empty. Give a new directory.")
-    model = load(directory, dtype=dtype)
-    assert model.load_report is not None
-    fresh = [entry.own for entry in model.load_report.of("new")]
-    if fresh:
-        raise CheckpointError(
-            f"{directory} does not store {', '.join(map(str, fresh))} of its "
-            f"{type(model).__name__}; random values would be written. Correct architectures in "
-            f"{CONFIG} to the class that the weights belong to."
-        )
-    click.echo(model.load_report, err=True)
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=destination.parent, prefix=f".{destination.name}.tmp-"
-        ) as temporary:
-            complete = Path(temporary) / "complete"
-            model.save_pretrained(complete)
-            for name in COMPANIONS:
-                if (directory / name).is_file():
-                    (complete / name).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(directory / name, complete / name)
-            written = sorted(
-                str(path.relative_to(complete)) for path in complete.rglob("*") if path.is_file()
+    with new_directory(destination) as complete:
+        model = load(directory, dtype=dtype)
+        assert model.load_report is not None
+        fresh = [entry.own for entry in model.load_report.of("new")]
+        if fresh:
+            raise CheckpointError(
+                f"{directory} does not store {', '.join(map(str, fresh))} of its "
+                f"{type(model).__name__}; random values would be written. Correct architectures "
+                f"in {CONFIG} to the class that the weights belong to."
             )
-            if destination.exists():
-                destination.rmdir()
-            complete.replace(destination)
-    except OSError as problem:
-        raise CheckpointError(
-            f"{destination} cannot be written: {problem.strerror or problem}."
-        ) from problem
-    return written
+        click.echo(model.load_report, err=True)
+        model.save_pretrained(complete)
+        copy_companions(directory, complete)
+        return file_list(complete)
 
 
 @click.command()

@@ -128,6 +128,10 @@ def command(
     Example:
       minilm encode sentence-transformers/all-MiniLM-L6-v2 texts.txt -o vectors.npy
     """
+    if texts != "-" and output.resolve() == Path(texts).resolve():
+        raise click.UsageError(f"{output} is the file of the texts: give another output.")
+    if not output.absolute().parent.is_dir():
+        raise click.UsageError(f"The directory {output.parent} does not exist.")
     encoder = Encoder.from_pretrained(model, dtype=dtype)
     start = time.perf_counter()
     rows = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import click
 
@@ -59,6 +60,8 @@ def command(
       minilm verify weights/albert-base-v2
       minilm verify weights/distilbert-base-uncased --as distilbert-base-uncased
     """
+    if tolerance is not None and math.isnan(tolerance):
+        raise click.UsageError("--tolerance is not a number.")
     if name is None:
         report = verify(model, class_name=class_name, tolerance=tolerance, seed=seed, progress=True)
     elif class_name is None:

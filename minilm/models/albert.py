@@ -4,9 +4,9 @@ Two ideas make it small. The embedding tables are E wide and projected to H, and
 their weights: with one group, L applications of a single layer. Sharing saves memory, not time:
 every application costs as much as a layer of BERT.
 
-Dropout acts on the attention maps and on what attention adds. Differs from Google's code, which
-also drops out what the feed-forward block adds; Hugging Face does not, and v2 models train with
-dropout 0 anyway.
+Dropout acts on the attention maps and on what attention adds, as in Hugging Face. Differs from
+Google's code, which also drops out what the feed-forward block adds (`feed_forward_dropout=True`);
+v2 models train with dropout 0 anyway.
 
 References: Lan et al. 2020, "ALBERT: A Lite BERT for Self-supervised Learning of Language
 Representations"; modeling.py of google-research/albert.
@@ -79,6 +79,8 @@ class AlbertModel(EncoderModel):
             projection_size=config.hidden_size,
         )
 
+        feed_forward_dropout = config.hidden_dropout_prob if config.feed_forward_dropout else 0.0
+
         def layer() -> TransformerLayer:
             return TransformerLayer(
                 hidden_size=config.hidden_size,
@@ -88,7 +90,7 @@ class AlbertModel(EncoderModel):
                 norm_eps=config.layer_norm_eps,
                 attention_dropout=config.attention_probs_dropout_prob,
                 attention_output_dropout=config.hidden_dropout_prob,
-                feed_forward_dropout=0.0,
+                feed_forward_dropout=feed_forward_dropout,
             )
 
         self.groups = nn.ModuleList(

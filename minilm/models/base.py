@@ -25,7 +25,7 @@ from minilm.checkpoints.names import ENCODER, HubNames
 from minilm.checkpoints.report import LoadReport
 from minilm.checkpoints.weights import open_directory, save_directory
 from minilm.config import EncoderConfig, ignored_keys
-from minilm.errors import InputError
+from minilm.errors import ConfigError, InputError
 from minilm.models.inputs import prepare
 from minilm.outputs import EncoderOutput
 
@@ -39,13 +39,12 @@ DTYPES = {
 
 def parse_dtype(dtype: torch.dtype | str | None, stored: torch.dtype) -> torch.dtype:
     """The dtype that an argument means: None = float32, "auto" = as stored, or a name."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
     if dtype == "auto":
         return stored
-    if dtype is not None and dtype not in DTYPES:
+    name = str(dtype or "float32").removeprefix("torch.")
+    if name not in DTYPES:
         raise InputError(f"dtype is {dtype!r}: expected auto, {', '.join(DTYPES)}.")
-    return DTYPES[dtype or "float32"]
+    return DTYPES[name]
 
 
 class EncoderOptions(TypedDict, total=False):
@@ -80,6 +79,11 @@ class PretrainedModel(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        if not isinstance(config, self.config_class):
+            raise ConfigError(
+                f"{type(self).__name__} is built from a {self.config_class.__name__}, not from "
+                f"{type(config).__name__}."
+            )
         self.config = config
         self.load_report: LoadReport | None = None
 
@@ -121,7 +125,7 @@ class PretrainedModel(nn.Module):
             allow_nonfinite: accept NaN and infinite weights.
             **config_overrides: fields of the configuration to change, e.g. `num_labels=5`,
                 `hidden_dropout_prob=0.2`, or `num_hidden_layers=3` for the first three layers
-                (for ALBERT with one group: any depth, from the same weights).
+                (ALBERT: any depth from the same weights, with the groups spread over it).
 
         Returns:
             The model in eval mode; `model.load_report` says what became of every tensor.
@@ -146,7 +150,8 @@ class PretrainedModel(nn.Module):
         data, weights = open_directory(directory)
         with weights:
             with naming(directory):
-                config = cls.config_class.from_dict(data).replace(**config_overrides)
+                stored_config = cls.config_class.from_dict(data)
+            config = stored_config.replace(**config_overrides)
             with torch.device("meta"):
                 model = cls(config)
             plan = plan_load(
@@ -160,7 +165,7 @@ class PretrainedModel(nn.Module):
             raise_for(plan.report, allow_unexpected)
             stored = (weights.tensors[name].dtype for name in plan.sources.values())
             model.to(dtype=parse_dtype(dtype, next(stored, torch.float32)))
-            model.to_empty(device=device or torch.get_default_device())
+            model.to_empty(device=torch.get_default_device() if device is None else device)
             fill(
                 model,
                 weights,
@@ -184,6 +189,7 @@ class PretrainedModel(nn.Module):
         """
         config = self.config.to_dict()
         config["architectures"] = [type(self).__name__]
+        config.pop("torch_dtype", None)  # the older name of the same
         config["dtype"] = str(self.dtype).removeprefix("torch.")
         tensors = {
             self.hub_names.to_hub(

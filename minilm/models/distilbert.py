@@ -94,7 +94,7 @@ class DistilBertModel(EncoderModel):
             self._warned_of_token_types = True
             warnings.warn(
                 "token_type_ids other than 0 are ignored: DistilBERT has no token types.",
-                stacklevel=3,
+                stacklevel=2,
             )
         return super().encode(input_ids, attention_mask, token_type_ids, **options)
 

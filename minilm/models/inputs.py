@@ -66,13 +66,16 @@ def prepare(
     assert words is not None
     name = "input_ids" if input_ids is not None else "inputs_embeds"
     packed_call = lengths is not None
-    expected_dims = (1 if packed_call else 2) + (input_ids is None)
-    if words.dim() != expected_dims:
+    expected = {
+        ("input_ids", False): "(B, S)",
+        ("input_ids", True): "(T,)",
+        ("inputs_embeds", False): "(B, S, E)",
+        ("inputs_embeds", True): "(T, E)",
+    }[name, packed_call]
+    if words.dim() != len(expected.strip("(,)").split(",")):
         raise InputError(
-            f"{name} has shape {tuple(words.shape)}: expected "
-            f"{'(T, ' if packed_call else '(B, S, '}".rstrip(", ")
-            + (", E)" if input_ids is None else ",)" if packed_call else ")")
-            + (" with lengths." if packed_call else "; for tokens in one line give lengths.")
+            f"{name} has shape {tuple(words.shape)}: expected {expected}. Padded rows come without "
+            "lengths, tokens in one line with them."
         )
     shape = tuple(words.shape[: 1 if packed_call else 2])
     if 0 in shape:
@@ -84,8 +87,11 @@ def prepare(
             f"inputs_embeds has width {words.shape[-1]}: the embedding tables are "
             f"{embedding_size} wide."
         )
-    if token_type_ids is not None and token_types:
-        _check_ids("token_type_ids", token_type_ids, shape, token_types, "type_vocab_size")
+    elif not words.is_floating_point():
+        raise InputError(f"inputs_embeds has dtype {words.dtype}: expected word vectors (floats).")
+    if token_type_ids is not None:
+        limit = token_types or 2**31  # a model without token types ignores their values
+        _check_ids("token_type_ids", token_type_ids, shape, limit, "type_vocab_size")
 
     layout: Layout
     if lengths is not None:
@@ -110,7 +116,7 @@ def prepare(
         else:
             position_ids = torch.arange(shape[1], device=words.device)
     else:
-        if position_ids.shape != shape and (packed_call or position_ids.shape[-1] != shape[1]):
+        if tuple(position_ids.shape) not in (shape, shape[-1:], (1, shape[-1])):
             raise InputError(
                 f"position_ids has shape {tuple(position_ids.shape)}, the tokens have {shape}."
             )
@@ -181,7 +187,10 @@ def _check_ids(name: str, ids: Tensor, shape: tuple[int, ...], size: int, limit:
 
 
 def _checked_lengths(lengths: Tensor | Sequence[int], tokens: int, device: torch.device) -> Tensor:
-    lengths = torch.as_tensor(lengths, device=device).flatten()
+    try:
+        lengths = torch.as_tensor(lengths, device=device).flatten()
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise InputError(f"lengths is no list of whole numbers: {problem}.") from problem
     if lengths.dtype not in (torch.int64, torch.int32) or lengths.numel() == 0:
         raise InputError(
             f"lengths has dtype {lengths.dtype} and {lengths.numel()} entries: expected "
@@ -203,7 +212,8 @@ def _choose_layout(
         raise InputError(f"attention_mask has shape {tuple(mask.shape)}, the tokens have {shape}.")
     attended = mask != 0
     if torch.compiler.is_compiling():
-        return Padded(attended)
+        # nothing can be looked at here, so expect the worst where it would matter: in training
+        return Padded(attended, explicit=torch.is_grad_enabled())
     if mask.dtype != torch.bool and not bool((attended == mask).all()):
         raise InputError(
             "attention_mask contains values other than 0 and 1: expected 1 = attend, 0 = ignore."

@@ -17,7 +17,7 @@ from minilm.config import EncoderConfig
 from minilm.errors import InputError
 from minilm.models.base import Encoded, EncoderModel, EncoderOptions, PretrainedModel
 from minilm.models.inputs import check_labels, gather_labels
-from minilm.objectives.tasks import sequence_loss, span_loss, token_loss
+from minilm.objectives.tasks import problem_type, sequence_loss, span_loss, token_loss
 from minilm.outputs import HeadOutput, QuestionAnsweringOutput
 
 
@@ -143,9 +143,10 @@ class ForSequenceClassification(TaskModel):
         logits: Tensor = self.classifier(self.dropout(pooled))  # (B, C)
         loss = None
         if labels is not None:
-            if labels.dtype == torch.int64 and self.config.num_labels > 1 and labels.dim() == 1:
+            kind = problem_type(self.config.problem_type, logits, labels)
+            if kind == "single_label_classification":
                 check_labels("labels", labels, self.config.num_labels, (logits.shape[0],))
-            loss = sequence_loss(logits, labels, self.config.problem_type)
+            loss = sequence_loss(logits, labels, kind)
         return HeadOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 
 
@@ -291,7 +292,9 @@ class ForMultipleChoice(TaskModel):
             choices = lengths.shape[1]
 
         def flat(values: Tensor | None) -> Tensor | None:
-            return values if values is None or lengths is not None else values.flatten(0, 1)
+            if values is None or lengths is not None or values.dim() < 3:
+                return values  # one row for all, or packed
+            return values.flatten(0, 1)
 
         encoded = self.encoder.encode(
             flat(input_ids),

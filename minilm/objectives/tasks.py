@@ -25,39 +25,52 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORED_LABEL).sum().clamp(min=1)
 
 
-def sequence_loss(logits: Tensor, labels: Tensor, problem_type: str | None = None) -> Tensor:
-    """The loss of a sequence classifier, by Hugging Face's rules.
+def problem_type(declared: str | None, logits: Tensor, labels: Tensor) -> str:
+    """Which loss a sequence classifier uses, by Hugging Face's rules.
+
+    Args:
+        declared: what the configuration says; None = look at the labels.
+        logits: (B, C).
+        labels: of any kind.
+
+    Returns:
+        `declared`; else "regression" for one output, "single_label_classification" for
+        whole-number labels, "multi_label_classification" for others.
+    """
+    if declared is not None:
+        return declared
+    if logits.shape[-1] == 1:
+        return "regression"
+    whole = not labels.is_floating_point()
+    return "single_label_classification" if whole else "multi_label_classification"
+
+
+def sequence_loss(logits: Tensor, labels: Tensor, declared: str | None = None) -> Tensor:
+    """The loss of a sequence classifier.
 
     Args:
         logits: (B, C).
         labels: (B,) int64 classes; (B,) or (B, C) floats for regression; (B, C) floats in [0, 1]
             for several labels at once.
-        problem_type: "regression" (mean squared error), "single_label_classification"
-            (cross-entropy), "multi_label_classification" (binary cross-entropy), or None: one
-            output is regression, whole-number labels are single-label, others multi-label.
+        declared: see `problem_type`.
 
     Returns:
-        Scalar, the mean over sequences (and outputs, where each has a label).
+        Scalar, the mean over sequences (and outputs, where each has a label): mean squared error
+        for regression, cross-entropy for single-label and binary cross-entropy for multi-label
+        problems.
 
     Raises:
         InputError: labels of a shape or dtype that do not fit.
     """
-    classes = logits.shape[-1]
-    if problem_type is None:
-        if classes == 1:
-            problem_type = "regression"
-        elif labels.is_floating_point():
-            problem_type = "multi_label_classification"
-        else:
-            problem_type = "single_label_classification"
-    if problem_type == "single_label_classification":
+    kind = problem_type(declared, logits, labels)
+    if kind == "single_label_classification":
         if labels.is_floating_point() or labels.shape != logits.shape[:-1]:
-            raise _misfit(problem_type, f"{tuple(logits.shape[:-1])} whole numbers", labels)
+            raise _misfit(kind, f"{tuple(logits.shape[:-1])} whole numbers", labels)
         return token_loss(logits, labels)
     if labels.numel() != logits.numel():
-        raise _misfit(problem_type, f"{tuple(logits.shape)} numbers", labels)
+        raise _misfit(kind, f"{tuple(logits.shape)} numbers", labels)
     target = labels.reshape(logits.shape).to(logits.dtype)
-    if problem_type == "regression":
+    if kind == "regression":
         return F.mse_loss(logits, target)
     return F.binary_cross_entropy_with_logits(logits, target)
 
@@ -82,8 +95,8 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
     return (one(start_logits, start) + one(end_logits, end)) / 2
 
 
-def _misfit(problem_type: str, expected: str, labels: Tensor) -> InputError:
+def _misfit(kind: str, expected: str, labels: Tensor) -> InputError:
     return InputError(
-        f"labels of a {problem_type} problem: expected {expected}, got {tuple(labels.shape)} "
+        f"labels of a {kind} problem: expected {expected}, got {tuple(labels.shape)} "
         f"{labels.dtype}. Set config.problem_type if another loss was meant."
     )
