@@ -134,7 +134,7 @@ class _Repository:
                 f"{file} of {self.name!r} (revision {self.revision}) arrived damaged: its hash is "
                 "not the one that the hub announced. It was deleted; try again."
             )
-        self.commit = path.parent.name
+        self.commit = path.parents[file.count("/")].name
         return path
 
     def lacks(self, what: str) -> HubError:
