@@ -84,7 +84,7 @@ class EncoderConfig:
     hub_keys: ClassVar[Mapping[str, str]] = {}
     # what Hugging Face assumes for keys that a config.json lacks, where that differs from ours
     hub_defaults: ClassVar[Mapping[str, Any]] = {}
-    # fields that the hub's format has no key for; any value but the default is refused on saving
+    # fields that the hub's format has no key for; the class accepts their default only
     not_stored: ClassVar[tuple[str, ...]] = ()
     # own options, written only when they differ from the default; others ignore the extra key
     own_options: ClassVar[tuple[str, ...]] = ("initializer",)
@@ -216,23 +216,13 @@ class EncoderConfig:
         return cls(**values, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a config.json, in the hub's format and with the hub's keys.
-
-        Raises:
-            ConfigError: a value that the hub's format has no key for.
-        """
+        """The content of a config.json, in the hub's format and with the hub's keys."""
         data: dict[str, Any] = {**self.extra, "model_type": self.model_type}
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
-            if spec.name in ("extra", "num_labels", "id2label"):
+            if spec.name in ("extra", "num_labels", "id2label", *self.not_stored):
                 continue
-            if spec.name in self.not_stored:
-                if value != spec.default:
-                    raise ConfigError(
-                        f"{spec.name}={value!r} cannot be stored: the hub's {self.model_type} "
-                        f"format has no key for it and everybody reads {spec.default!r}."
-                    )
-            elif spec.name in self.own_options or spec.name == "problem_type":
+            if spec.name in self.own_options or spec.name == "problem_type":
                 if value != spec.default:
                     data[spec.name] = value
             else:

@@ -72,7 +72,7 @@ def prepare(
         ("inputs_embeds", False): "(B, S, E)",
         ("inputs_embeds", True): "(T, E)",
     }[name, packed_call]
-    if words.dim() != len(expected.strip("(,)").split(",")):
+    if words.dim() != (1 if packed_call else 2) + (input_ids is None):
         raise InputError(
             f"{name} has shape {tuple(words.shape)}: expected {expected}. Padded rows come without "
             "lengths, tokens in one line with them."

@@ -100,7 +100,7 @@ def verify(
     report = ParityReport(str(directory), against)
     given = None if tolerance is None else Tolerances(*[tolerance] * 4)
     steps = len(classes) * 2 * 2 * len(MASKS)
-    with tqdm(total=steps, delay=DELAY, desc="verify", disable=not progress) as bar:
+    with tqdm(total=steps, delay=DELAY, desc="verify", disable=None if progress else True) as bar:
         for cls in classes:
             config, skipped = _what_to_skip(cls, directory)
             report.notes += [f"{cls.__name__}: no {name} stored, not compared" for name in skipped]
