@@ -14,11 +14,13 @@ _HOMES = {
     "minilm.errors": (
         "CheckpointError",
         "ConfigError",
+        "DataError",
         "DependencyError",
         "HubError",
         "InputError",
         "MinilmError",
         "TokenizerFileError",
+        "TrainingError",
     ),
     "minilm.loader": ("load",),
     "minilm.models.albert": (
@@ -47,6 +49,12 @@ _HOMES = {
         "DistilBertForTokenClassification",
         "DistilBertModel",
     ),
+    "minilm.objectives.distillation": (
+        "DistillationLoss",
+        "DistillationTerms",
+        "distillation_terms",
+    ),
+    "minilm.students": ("init_student",),
     "minilm.tokenization": ("Batch", "Tokenizer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -78,11 +86,13 @@ if TYPE_CHECKING:
     from minilm.errors import (
         CheckpointError as CheckpointError,
         ConfigError as ConfigError,
+        DataError as DataError,
         DependencyError as DependencyError,
         HubError as HubError,
         InputError as InputError,
         MinilmError as MinilmError,
         TokenizerFileError as TokenizerFileError,
+        TrainingError as TrainingError,
     )
     from minilm.loader import (
         load as load,
@@ -112,6 +122,14 @@ if TYPE_CHECKING:
         DistilBertForSequenceClassification as DistilBertForSequenceClassification,
         DistilBertForTokenClassification as DistilBertForTokenClassification,
         DistilBertModel as DistilBertModel,
+    )
+    from minilm.objectives.distillation import (
+        DistillationLoss as DistillationLoss,
+        DistillationTerms as DistillationTerms,
+        distillation_terms as distillation_terms,
+    )
+    from minilm.students import (
+        init_student as init_student,
     )
     from minilm.tokenization import (
         Batch as Batch,

@@ -6,6 +6,8 @@
      |- CheckpointError     a weights file, or weights that do not fit the model
      |- TokenizerFileError  tokenizer.json, vocab.txt or spiece.model
      |- HubError            a download
+     |- DataError           a text file, a token store or a data set
+     |- TrainingError       a training run: its settings, its snapshots, its numbers
      |- DependencyError     an optional package that is not installed
 
 Catch `MinilmError` to catch them all. Each message says what is wrong, where (file, tensor or
@@ -39,3 +41,11 @@ class HubError(MinilmError):
 
 class DependencyError(MinilmError, ImportError):
     """An optional dependency is needed for this call and is not installed."""
+
+
+class DataError(MinilmError):
+    """A text file, a token store or a data set is missing, damaged or does not fit."""
+
+
+class TrainingError(MinilmError):
+    """A run cannot start, go on or be trusted: settings, snapshots, numbers that are not finite."""

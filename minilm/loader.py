@@ -11,6 +11,7 @@ from minilm.checkpoints.weights import open_directory
 from minilm.errors import CheckpointError
 from minilm.models import albert, bert, distilbert
 from minilm.models.base import PretrainedModel
+from minilm.models.tasks import ForMaskedLM
 
 CLASSES: dict[str, type[PretrainedModel]] = {
     **bert.CLASSES,
@@ -58,6 +59,32 @@ def load(
         local_files_only=local_files_only,
     )
     return find_class(directory).from_pretrained(directory, **options)
+
+
+def load_masked_lm(path_or_repo: str | os.PathLike[str], **options: Any) -> ForMaskedLM:
+    """Load the encoder and the masked-LM head of a checkpoint, whatever else it holds.
+
+    Args:
+        path_or_repo: a directory, or a hub name.
+        **options: as for `PretrainedModel.from_pretrained`.
+
+    Raises:
+        CheckpointError: the checkpoint has no masked-LM head.
+    """
+    directory = resolve(path_or_repo)
+    stored_class = find_class(directory)
+    stem = STEMS[stored_class.config_class.model_type]
+    model = CLASSES[f"{stem}ForMaskedLM"].from_pretrained(directory, **options)
+    assert isinstance(model, ForMaskedLM)
+    assert model.load_report is not None
+    fresh = [entry.own for entry in model.load_report.of("new")]
+    if fresh:
+        raise CheckpointError(
+            f"{directory} has no masked-LM head (it is a {stored_class.__name__} and lacks "
+            f"{fresh[0]}), and a new one would predict random words. Use a checkpoint of a "
+            f"{stem}ForMaskedLM or {stem}ForPreTraining."
+        )
+    return model
 
 
 def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:

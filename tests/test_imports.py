@@ -18,16 +18,25 @@ LEVELS = [
     ("config", "outputs"),
     ("objectives", "checkpoints"),
     ("tokenization",),
+    ("data",),
     ("models",),
-    ("loader",),
+    ("training",),
+    ("loader", "students"),
+    ("recipes",),
     ("encoder",),
     ("parity", "bench"),
     ("cli",),
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 # helpers of one module, on its level
-LEVEL_OF |= {"tokenizer_files": 4, "sentencepiece_file": 4, "sentence_files": 4}
-LEVEL_OF |= {"reference_values": 8}
+HELPERS = {
+    "tokenizer_files": "tokenization",
+    "sentencepiece_file": "tokenization",
+    "sentence_files": "tokenization",
+    "tokenizer_training": "data",
+    "reference_values": "parity",
+}
+LEVEL_OF |= {name: LEVEL_OF[part] for name, part in HELPERS.items()}
 
 
 def part_of(module: str) -> str:
@@ -66,6 +75,11 @@ def test_an_upward_import_would_be_noticed() -> None:
     assert upward(PACKAGE / "blocks" / "layout.py", {"minilm.models.bert", "minilm.errors"}) == [
         "minilm.models.bert"
     ]
+
+
+def test_the_engine_knows_no_model_and_no_data_set() -> None:
+    for path in (PACKAGE / "training").rglob("*.py"):
+        assert not {part_of(m) for m in imported(path)} & {"models", "data", "objectives"}, path
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "albert"])

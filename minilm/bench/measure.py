@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from minilm.bench.contenders import CONTENDERS, Contender, read_base_config
+from minilm.bench.memory import in_fresh_process, peak_resident
 from minilm.bench.workload import (
     BATCH_SIZE,
     SEED,
@@ -33,6 +31,9 @@ ONE_TEXT = 32  # tokens of the text whose latency is measured
 SAMPLE = (17, 40, 6)  # tokens of the texts on which all contenders must agree
 LATENCY_REPEATS = 10  # in every round
 PEAK_SIZE = 2048  # of the square matrices that measure the machine
+
+Engine = TypeVar("Engine")
+Item = TypeVar("Item")
 
 # Largest difference of states that rounding explains, between right implementations.
 TOLERANCE = {"float64": 1e-8, "float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
@@ -115,7 +116,7 @@ def time_encoding(
         with torch.inference_mode():
             contender.encode(batch)
 
-    return _take_turns(contenders, batches, rounds, encode)
+    return take_turns(contenders, batches, rounds, encode)
 
 
 def time_training(
@@ -136,7 +137,7 @@ def time_training(
         assert contender.module is not None
         contender.module.train()
     try:
-        return _take_turns(able, batches, rounds, train)
+        return take_turns(able, batches, rounds, train)
     finally:
         for contender in able.values():
             assert contender.module is not None
@@ -144,14 +145,27 @@ def time_training(
             contender.module.eval()
 
 
-def _take_turns(
-    contenders: Mapping[str, Contender],
-    batches: Sequence[Batch],
+def take_turns(
+    contenders: Mapping[str, Engine],
+    batches: Sequence[Item],
     rounds: int,
-    run: Callable[[Contender, Batch], None],
+    run: Callable[[Engine, Item], None],
+    warm_up: Item | None = None,
 ) -> dict[str, list[float]]:
-    for contender in contenders.values():  # the first call allocates and chooses kernels
-        run(contender, batches[0])
+    """Runs every contender on every batch, one after the other.
+
+    Args:
+        contenders: by name.
+        batches: what they run on.
+        rounds: how often.
+        run: what is timed.
+        warm_up: runs first, as the first call allocates and chooses kernels; default: a batch.
+
+    Returns:
+        Seconds for all batches, by contender, one number a round.
+    """
+    for contender in contenders.values():
+        run(contender, batches[0] if warm_up is None else warm_up)
     seconds = {name: [0.0] * rounds for name in contenders}
     for number in range(rounds):
         for batch in batches:
@@ -168,33 +182,17 @@ def peak_memory(name: str, directory: Path, settings: Settings) -> dict[str, int
     Returns:
         "loaded" and "peak", in bytes: before and after encoding.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        threads = torch.get_num_threads()
-        return pool.submit(_measure_memory, name, directory, settings, threads).result()
+    return in_fresh_process(_measure_memory, name, directory, settings)
 
 
-def _measure_memory(name: str, directory: Path, settings: Settings, threads: int) -> dict[str, int]:
-    torch.set_num_threads(threads)
+def _measure_memory(name: str, directory: Path, settings: Settings) -> dict[str, int]:
     batches = settings.batches(read_base_config(directory))["arrival"]
     contender = CONTENDERS[name](directory, DTYPES[settings.dtype])
-    loaded = _peak_resident()
+    loaded = peak_resident()
     with torch.inference_mode():
         for batch in batches:
             contender.encode(batch)
-    return {"loaded": loaded, "peak": _peak_resident()}
-
-
-def _peak_resident() -> int:
-    """Bytes this process has held in memory at most."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage of a child starts at the size of its parent on Linux
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    import resource  # not on Windows
-
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024
+    return {"loaded": loaded, "peak": peak_resident()}
 
 
 def bench_encode(

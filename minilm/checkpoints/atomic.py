@@ -37,10 +37,7 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
             if path.is_dir():
                 raise CheckpointError(f"{path} is a directory, expected a file. Remove it.")
             _remove_abandoned(path)
-            mode = _create(temporary)
-            writers[path](temporary)
-            temporary.chmod(mode)  # the safetensors library makes its files private
-            sync(temporary)
+            write_synced(temporary, writers[path])
         for temporary, path in temporaries.items():
             os.replace(temporary, path)
         for directory in {path.parent for path in writers}:
@@ -71,7 +68,7 @@ def new_directory(destination: Path) -> Iterator[Path]:
             complete = Path(temporary) / "complete"
             complete.mkdir()
             yield complete
-            for path in complete.rglob("*"):
+            for path in (*complete.rglob("*"), complete):
                 sync(path)
             if destination.exists():
                 destination.rmdir()
@@ -81,6 +78,27 @@ def new_directory(destination: Path) -> Iterator[Path]:
         raise CheckpointError(
             f"{destination} cannot be written: {problem.strerror or problem}."
         ) from problem
+
+
+def make_directory(path: Path) -> None:
+    """Creates a directory and its parents, as far as they are missing, and waits for the disk."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        sync(each.parent)
+
+
+def write_synced(path: Path, writer: Callable[[Path], object]) -> None:
+    """Writes a new file, in place, and waits until it is on the disk.
+
+    Args:
+        path: the file; nothing is there yet.
+        writer: writes the path it is given.
+    """
+    mode = _create(path)
+    writer(path)
+    path.chmod(mode)  # the safetensors library makes its files private
+    sync(path)
 
 
 def copy_companions(source: Path, destination: Path) -> None:

@@ -25,6 +25,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "fill-mask": ("minilm.cli.fill_mask", "Predict the masked words of a text."),
     "encode": ("minilm.cli.encode", "Turn a file of texts into a file of vectors."),
     "convert": ("minilm.cli.convert", "Rewrite a checkpoint cleanly, as safetensors."),
+    "train-tokenizer": ("minilm.cli.train_tokenizer", "Learn a vocabulary from text."),
+    "tokenize": ("minilm.cli.tokenize", "Turn text files into a store of tokens to train on."),
+    "pretrain": ("minilm.cli.pretrain", "Train a model to predict masked tokens."),
+    "distill": ("minilm.cli.distill", "Distil DistilBERT from BERT."),
+    "plot": ("minilm.cli.plot", "Draw the curves of training runs."),
     "bench": ("minilm.cli.bench", "Measure speed and memory, side by side with other engines."),
 }
 
@@ -66,7 +71,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(minilm.__version__, prog_name="minilm")
 def main() -> None:
-    """DistilBERT, ALBERT and BERT: load, prove, inspect, use and measure checkpoints.
+    """DistilBERT, ALBERT and BERT: load, prove, inspect, use, train and measure models.
 
     MODEL is always a directory in Hugging Face's layout, which is read without any network, or the
     name of a repository on the hub.

@@ -14,6 +14,7 @@ from minilm.bench.contenders import BASE_CONFIGS, CONTENDERS, save_random
 from minilm.bench.measure import Settings, bench_encode
 from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS
 from minilm.checkpoints.hub import resolve
+from minilm.cli.bench_distill import distill
 
 OWN = ("minilm", "minilm-packed")
 WORKLOADS = {
@@ -27,6 +28,9 @@ WORKLOADS = {
 @click.group()
 def command() -> None:
     """Measure speed and memory, side by side with other engines."""
+
+
+command.add_command(distill)
 
 
 @command.command("encode")

@@ -9,32 +9,10 @@ import click
 import torch
 
 from minilm.checkpoints.hub import resolve
-from minilm.errors import CheckpointError, InputError
-from minilm.loader import CLASSES, STEMS, find_class
+from minilm.errors import InputError
+from minilm.loader import load_masked_lm
 from minilm.models.tasks import ForMaskedLM
 from minilm.tokenization import Tokenizer
-
-
-def load_masked_lm(path_or_repo: str) -> tuple[ForMaskedLM, Tokenizer]:
-    """Loads the encoder and masked-LM head of a checkpoint, and its tokenizer.
-
-    Raises:
-        CheckpointError: the checkpoint has no masked-LM head.
-    """
-    directory = resolve(path_or_repo)
-    stored_class = find_class(directory)
-    stem = STEMS[stored_class.config_class.model_type]
-    model = CLASSES[f"{stem}ForMaskedLM"].from_pretrained(directory)
-    assert isinstance(model, ForMaskedLM)
-    assert model.load_report is not None
-    fresh = [entry.own for entry in model.load_report.of("new")]
-    if fresh:
-        raise CheckpointError(
-            f"{directory} has no masked-LM head (it is a {stored_class.__name__} and lacks "
-            f"{fresh[0]}): a new one would fill in random words. Use a checkpoint of a "
-            f"{stem}ForMaskedLM or {stem}ForPreTraining."
-        )
-    return model, Tokenizer.from_pretrained(directory)
 
 
 @torch.inference_mode()
@@ -93,7 +71,8 @@ def command(model: str, text: str, top: int, as_json: bool) -> None:
     Example:
       minilm fill-mask distilbert/distilbert-base-uncased "Paris is the [MASK] of France."
     """
-    filled = fill_mask(*load_masked_lm(model), text, top)
+    directory = resolve(model)
+    filled = fill_mask(load_masked_lm(directory), Tokenizer.from_pretrained(directory), text, top)
     if as_json:
         click.echo(json.dumps(filled, indent=2, ensure_ascii=False))
         return

@@ -1,0 +1,47 @@
+"""Peak memory, of a process that does one thing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Calls a function in a process of its own, which has this one's number of threads.
+
+    Args:
+        function: of a module; it and its arguments are sent over.
+        *arguments: of the function.
+
+    Raises:
+        Whatever the function raises.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        threads = torch.get_num_threads()
+        return pool.submit(_with_threads, threads, function, *arguments).result()
+
+
+def _with_threads(threads: int, function: Callable[..., Result], *arguments: object) -> Result:
+    torch.set_num_threads(threads)
+    return function(*arguments)
+
+
+def peak_resident() -> int:
+    """Bytes this process has held in memory at most."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage of a child starts at the size of its parent on Linux
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024

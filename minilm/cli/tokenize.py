@@ -1,0 +1,203 @@
+"""`minilm tokenize`: text files to a token store."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import click
+
+from minilm.data.text_files import EncodingErrors
+from minilm.data.token_store import TokenStore
+from minilm.data.tokenize import SHARD_TOKENS, Progress, tokenize_corpus
+from minilm.tokenization import Tokenizer
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressDisplay:
+    """A bar on stderr if that is a terminal, otherwise a line now and then.
+
+    Attributes:
+        last: the latest report; None if there was none.
+    """
+
+    def __init__(self) -> None:
+        self.last: Progress | None = None
+        self._start = self._spoken = time.perf_counter()
+        self._bar: Any = None
+
+    def __enter__(self) -> ProgressDisplay:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self._start
+
+    def report(self, progress: Progress) -> None:
+        """Shows how far it is."""
+        self.last = progress
+        if sys.stderr.isatty():
+            self._move_bar(progress)
+        elif time.perf_counter() - self._spoken >= _SECONDS_BETWEEN_LINES:
+            self._spoken = time.perf_counter()
+            done = progress.bytes_read / max(progress.bytes_total, 1)
+            click.echo(
+                f"{done:.0%} read, {progress.documents:,} documents, {progress.tokens:,} tokens, "
+                f"{self.seconds:.0f} s",
+                err=True,
+            )
+
+    def say(self, message: str) -> None:
+        """Shows a message."""
+        click.echo(message, err=True)
+
+    def _move_bar(self, progress: Progress) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=progress.bytes_total, unit="B", unit_scale=True, file=sys.stderr)
+        self._bar.set_postfix_str(f"{progress.tokens:,} tokens", refresh=False)
+        self._bar.update(progress.bytes_read - self._bar.n)
+
+
+def describe(store: TokenStore, display: ProgressDisplay) -> dict[str, Any]:
+    """Everything that `minilm tokenize --json` prints."""
+    found: dict[str, Any] = {
+        "store": str(store.path),
+        "documents": store.num_documents,
+        "empty_documents": store.num_empty_documents,
+        "sentences": store.num_sentences,
+        "tokens": store.num_tokens,
+        "tokens_per_document": store.num_tokens / store.num_documents,
+        "unknown_share": store.num_unknown / store.num_tokens,
+        "fingerprint": store.fingerprint,
+    }
+    if display.last is not None:
+        seconds = display.seconds
+        found["seconds"] = seconds
+        found["characters_per_second"] = display.last.characters / seconds
+        found["tokens_per_second"] = (store.num_tokens - display.last.tokens_before) / seconds
+    return found
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--tokenizer",
+    "model",
+    required=True,
+    help="Model directory or hub name whose tokenizer is used.",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of the store.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that tokenize. Default: one for each processor. The result is the same.",
+)
+@click.option("--text-key", default="text", show_default=True, help="The text's key in .jsonl.")
+@click.option(
+    "--document-per-line",
+    is_flag=True,
+    help="Each line of a .txt file is a document. Default: a blank line ends one.",
+)
+@click.option(
+    "--errors",
+    type=click.Choice(["strict", "replace", "ignore"]),
+    default="strict",
+    show_default=True,
+    help="Bytes that are no UTF-8: stop, put U+FFFD, or drop them.",
+)
+@click.option(
+    "--shard-tokens",
+    type=click.IntRange(min=1),
+    default=SHARD_TOKENS,
+    show_default=True,
+    help="Tokens in a file of the store; an interrupted run goes on after the last whole one.",
+)
+@click.option("--restart", is_flag=True, help="Throw away what OUTPUT holds of a store.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    files: tuple[Path, ...],
+    model: str,
+    output: Path,
+    workers: int | None,
+    text_key: str,
+    document_per_line: bool,
+    errors: EncodingErrors,
+    shard_tokens: int,
+    restart: bool,
+    as_json: bool,
+) -> None:
+    """Turn text FILES into a token store, which pretraining and distillation read.
+
+    FILES end in .txt (a blank line between documents) or .jsonl (one object a line), perhaps
+    followed by .gz or .xz. If this is interrupted, the same command goes on.
+
+    \b
+    Examples:
+      minilm tokenize wiki.txt.xz --tokenizer bert-base-uncased -o wiki.store
+      minilm tokenize part-*.jsonl.gz --text-key body --tokenizer ./model -o corpus.store
+    """
+    tokenizer = Tokenizer.from_pretrained(model)
+    with ProgressDisplay() as display:
+        try:
+            store = tokenize_corpus(
+                files,
+                tokenizer,
+                output,
+                workers=workers,
+                resume=not restart,
+                encoding_errors=errors,
+                text_key=text_key,
+                document_per_line=document_per_line,
+                shard_tokens=shard_tokens,
+                progress=display.report,
+                say=display.say,
+            )
+        except KeyboardInterrupt:
+            again = " (without --restart)" if restart else ""
+            display.say(
+                f"\nThe finished shards are in {output}: the same command{again} goes on there."
+            )
+            raise
+        found = describe(store, display)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{output}")
+    click.echo(
+        f"  documents  {store.num_documents:>15,}  "
+        f"({store.num_empty_documents:,} without any text left out)"
+    )
+    click.echo(f"  sentences  {store.num_sentences:>15,}")
+    click.echo(
+        f"  tokens     {store.num_tokens:>15,}  ({found['tokens_per_document']:,.1f} a document, "
+        f"{found['unknown_share']:.2%} unknown)"
+    )
+    if "seconds" in found:
+        click.echo(
+            f"  speed      {found['tokens_per_second']:>15,.0f}  tokens a second "
+            f"({found['characters_per_second'] / 1e6:.2f} million characters, "
+            f"{found['seconds']:.0f} s)"
+        )

@@ -1,0 +1,121 @@
+"""`minilm train-tokenizer`: text files to a vocabulary."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from minilm.data.text_files import EncodingErrors
+from minilm.tokenizer_training import CHARACTER_COVERAGE, Kind, train_tokenizer
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory to make; it appears when it is complete.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(get_args(Kind)),
+    default="wordpiece",
+    show_default=True,
+    help="wordpiece for BERT and DistilBERT, unigram for ALBERT.",
+)
+@click.option(
+    "--vocab-size",
+    type=click.IntRange(min=1),
+    default=8000,
+    show_default=True,
+    help="Tokens to make, the five special ones included.",
+)
+@click.option("--cased", is_flag=True, help="Keep capitals and accents.")
+@click.option(
+    "--character-coverage",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=CHARACTER_COVERAGE,
+    show_default=True,
+    help="Share of the text that the alphabet must spell; rarer characters become unknown.",
+)
+@click.option(
+    "--documents",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Learn from the first N documents only: unigram takes minutes on a large corpus.",
+)
+@click.option("--text-key", default="text", show_default=True, help="The text's key in .jsonl.")
+@click.option(
+    "--document-per-line",
+    is_flag=True,
+    help="Each line of a .txt file is a document. Default: a blank line ends one.",
+)
+@click.option(
+    "--errors",
+    type=click.Choice(get_args(EncodingErrors)),
+    default="strict",
+    show_default=True,
+    help="Bytes that are no UTF-8: stop, put U+FFFD, or drop them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    files: tuple[Path, ...],
+    output: Path,
+    kind: Kind,
+    vocab_size: int,
+    cased: bool,
+    character_coverage: float,
+    documents: int | None,
+    text_key: str,
+    document_per_line: bool,
+    errors: EncodingErrors,
+    as_json: bool,
+) -> None:
+    """Learn a vocabulary from text FILES and write it as a tokenizer.
+
+    FILES end in .txt (a blank line between documents) or .jsonl (one object a line), perhaps
+    followed by .gz or .xz. The same files and options give the same vocabulary. It works in
+    minilm, as in `minilm tokenize --tokenizer OUTPUT`, and in transformers.
+
+    \b
+    Examples:
+      minilm train-tokenizer wiki.txt.xz -o vocabulary
+      minilm train-tokenizer part-*.jsonl.gz --kind unigram --vocab-size 30000 -o vocabulary
+    """
+    start = time.perf_counter()
+    tokenizer = train_tokenizer(
+        files,
+        output,
+        kind=kind,
+        vocab_size=vocab_size,
+        cased=cased,
+        character_coverage=character_coverage,
+        documents=documents,
+        encoding_errors=errors,
+        text_key=text_key,
+        document_per_line=document_per_line,
+        progress=sys.stderr.isatty(),
+    )
+    seconds = time.perf_counter() - start
+    if as_json:
+        found = {
+            "output": str(output),
+            "kind": kind,
+            "vocab_size": tokenizer.vocab_size,
+            "seconds": seconds,
+        }
+        click.echo(json.dumps(found, indent=2))
+        return
+    if tokenizer.vocab_size < vocab_size:
+        click.echo(
+            f"The text gives {tokenizer.vocab_size:,} tokens only, {vocab_size:,} were asked for.",
+            err=True,
+        )
+    click.echo(f"{output}: {tokenizer.vocab_size:,} tokens, {seconds:.1f} s")

@@ -1,0 +1,276 @@
+"""What the training commands share: options, and running a recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import click
+
+from minilm.training.settings import (
+    OnNonfinite,
+    OnSaveError,
+    Precision,
+    Schedule,
+    TrainingSettings,
+)
+
+if TYPE_CHECKING:
+    from minilm.recipes.corpus import CorpusSettings
+    from minilm.recipes.runs import Recipe
+    from minilm.training.distributed import Processes
+
+EVALUATIONS = 20  # in a run, unless --evaluate-every says otherwise
+SNAPSHOTS = 20
+MASKING = {"tokens": "tokens", "whole-words": "whole_words", "rare-tokens": "rare_tokens"}
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def training_options(**defaults: Any) -> Callable[[Command], Command]:
+    """The options of corpus and loop.
+
+    Args:
+        **defaults: by option name; what a command has to differ in.
+    """
+
+    def option(name: str, kind: Any, text: str, default: Any) -> Callable[[Command], Command]:
+        default = defaults.get(name.removeprefix("--").replace("-", "_"), default)
+        return click.option(name, type=kind, default=default, show_default=True, help=text)
+
+    count = click.IntRange(min=1)
+    natural = click.IntRange(min=0)
+    positive = click.FloatRange(min=0)
+    options = [
+        click.option(
+            "--corpus",
+            required=True,
+            type=click.Path(path_type=Path),
+            help="Token store, made by `minilm tokenize`.",
+        ),
+        click.option(
+            "--output",
+            required=True,
+            type=click.Path(path_type=Path),
+            help="Directory of the run and, at the end, of the model.",
+        ),
+        option("--held-out", natural, "Documents at the end of the store for evaluation.", 0),
+        option("--max-length", count, "Longest sequence in tokens.", 128),
+        option(
+            "--masking",
+            click.Choice(list(MASKING)),
+            "Which tokens are predicted: any, whole words, or rarer ones more often (DistilBERT).",
+            "tokens",
+        ),
+        option("--mask-probability", positive, "Share of tokens that is predicted.", 0.15),
+        option("--max-predictions", count, "At most so many in one sequence.", None),
+        option("--tokens-per-step", count, "Size of a step, over all processes.", 8192),
+        option("--steps", count, "Updates of the weights; instead of --epochs.", None),
+        option("--epochs", count, "Passes over the corpus.", None),
+        option("--learning-rate", positive, "The highest one.", 5e-4),
+        option("--schedule", click.Choice(get_args(Schedule)), "After the warm-up.", "linear"),
+        option("--power", positive, "Of the polynomial schedule.", 1.0),
+        option("--warmup", positive, "In steps, or below 1 as a share of all steps.", 0.05),
+        option("--betas", (float, float), "Of AdamW.", (0.9, 0.999)),
+        option("--epsilon", positive, "Of AdamW.", 1e-6),
+        option("--weight-decay", positive, "Of AdamW; never on norms and biases.", 0.01),
+        option("--max-gradient-norm", positive, "Clipping; 0 = none.", 1.0),
+        option("--accumulation", count, "Micro-batches of a step, to save memory.", 1),
+        option(
+            "--precision",
+            click.Choice(["auto", *get_args(Precision)]),
+            "Of matrix products; auto = bfloat16 where the hardware computes in it.",
+            "auto",
+        ),
+        option("--seed", natural, "Of weights, order, masks and dropout.", 0),
+        option("--log-every", natural, "Steps between lines of log.jsonl.", 1),
+        option("--evaluate-every", natural, f"Steps; default: {EVALUATIONS} times a run.", None),
+        option("--evaluation-tokens", count, "Held-out tokens to look at.", 65536),
+        option("--snapshot-every", natural, f"Steps; default: {SNAPSHOTS} times a run.", None),
+        option("--keep-snapshots", click.IntRange(min=2), "The newest ones.", 2),
+        option("--workers", natural, "Threads that prepare batches ahead.", 0),
+        option("--threads", count, "Of torch. Default: torch's choice.", None),
+        option("--device", str, "Default: a GPU if there is one.", None),
+        option(
+            "--on-nonfinite",
+            click.Choice(get_args(OnNonfinite)),
+            "When loss or gradient is not finite: end the run, or leave the step out.",
+            "raise",
+        ),
+        option(
+            "--on-save-error",
+            click.Choice(get_args(OnSaveError)),
+            "When a snapshot cannot be written, though an older one is there.",
+            "warn",
+        ),
+        click.option("--allow-changes", is_flag=True, help="Go on with other settings."),
+        click.option(
+            "--dry-run", is_flag=True, help="Measure a few steps, print the plan, write nothing."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    ]
+
+    def decorate(function: Command) -> Command:
+        for add in reversed(options):
+            function = add(function)
+        return function
+
+    return decorate
+
+
+def corpus_settings(options: Mapping[str, Any]) -> CorpusSettings:
+    """The corpus that the options describe."""
+    from minilm.recipes.corpus import CorpusSettings
+
+    return CorpusSettings(
+        store=options["corpus"],
+        held_out=options["held_out"],
+        max_length=options["max_length"],
+        masking=MASKING[options["masking"]],  # type: ignore[arg-type]
+        probability=options["mask_probability"],
+        max_predictions=options["max_predictions"],
+        tokens_per_step=options["tokens_per_step"],
+        tokens_per_evaluation=options["evaluation_tokens"],
+        seed=options["seed"],
+    )
+
+
+def run(options: Mapping[str, Any], build: Callable[[Processes], Recipe]) -> None:
+    """Builds the recipe, trains, prints what came out.
+
+    Args:
+        options: of the command.
+        build: makes the recipe.
+    """
+    import torch
+
+    from minilm.training.distributed import join
+
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    with join(options["device"]) as processes:
+
+        def say(text: str) -> None:
+            if processes.first:
+                click.echo(text, err=True)
+
+        torch.manual_seed(options["seed"])
+        recipe = build(processes)
+        settings = _settings(options, recipe, processes)
+        if options["dry_run"]:
+            _print(_plan(recipe, settings, processes, say), options, processes)
+            return
+        say(_headline(recipe, settings, processes))
+        result = recipe.train(
+            settings,
+            options["output"],
+            processes=processes,
+            allow_changes=options["allow_changes"],
+            say=say,
+        )
+        summary = {
+            "output": str(options["output"]),
+            "steps": result.step,
+            "finished": result.finished,
+            **result.held_out,
+        }
+        _print(summary, options, processes)
+    if result.exit_code:
+        raise SystemExit(result.exit_code)
+
+
+def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) -> TrainingSettings:
+    if (options["steps"] is None) == (options["epochs"] is None):
+        raise click.UsageError("Give one of --steps and --epochs.")
+    steps = options["steps"]
+    if steps is None:
+        steps = sum(len(recipe.corpus.data.steps(epoch)) for epoch in range(options["epochs"]))
+    warmup = options["warmup"]
+
+    def every(name: str, times: int) -> int:
+        given = options[name]
+        return -(-steps // times) if given is None else int(given)
+
+    precision = options["precision"]
+    if precision == "auto":
+        precision = _best_precision(processes)
+    return TrainingSettings(
+        steps=steps,
+        learning_rate=options["learning_rate"],
+        schedule=options["schedule"],
+        warmup=round(warmup * steps if warmup < 1 else warmup),
+        power=options["power"],
+        betas=options["betas"],
+        epsilon=options["epsilon"],
+        weight_decay=options["weight_decay"],
+        max_gradient_norm=options["max_gradient_norm"] or None,
+        accumulation=options["accumulation"],
+        precision=precision,
+        seed=options["seed"],
+        log_every=options["log_every"],
+        evaluate_every=every("evaluate_every", EVALUATIONS),
+        snapshot_every=every("snapshot_every", SNAPSHOTS),
+        keep_snapshots=options["keep_snapshots"],
+        workers=options["workers"],
+        on_nonfinite=options["on_nonfinite"],
+        on_save_error=options["on_save_error"],
+    )
+
+
+def _best_precision(processes: Processes) -> Precision:
+    import torch
+
+    if processes.device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def _headline(recipe: Recipe, settings: TrainingSettings, processes: Processes) -> str:
+    trained = sum(p.numel() for p in recipe.learner.parameters() if p.requires_grad)
+    kind = type(recipe.model).__name__
+    loss = recipe.description.get("loss", {})
+    if loss.get("projection"):
+        kind += " with a projection to the teacher's width"
+    return (
+        f"{kind}, {trained:,} parameters trained, {settings.steps:,} steps, {settings.precision}, "
+        f"{processes.world} process(es) on {processes.device.type}"
+    )
+
+
+def _plan(
+    recipe: Recipe, settings: TrainingSettings, processes: Processes, say: Callable[[str], None]
+) -> dict[str, Any]:
+    from minilm.bench.memory import peak_resident
+
+    say("measuring a few steps")
+    measured = recipe.rehearse(settings, processes)
+    return {
+        "model": type(recipe.model).__name__,
+        "parameters": recipe.model.num_parameters(),
+        "trained": measured.parameters,
+        "sequences": sum(map(len, recipe.corpus.data.steps(0))),
+        "tokens_per_step": round(measured.tokens_per_step),
+        "steps_per_epoch": measured.steps_per_epoch,
+        "steps": settings.steps,
+        "epochs": round(settings.steps / measured.steps_per_epoch, 3),
+        "precision": settings.precision,
+        "seconds_per_step": round(measured.seconds_per_step, 4),
+        "tokens_per_second": round(measured.tokens_per_step / measured.seconds_per_step),
+        "hours": round(settings.steps * measured.seconds_per_step / 3600, 3),
+        "peak_megabytes": round(peak_resident() / 1e6),
+    }
+
+
+def _print(found: Mapping[str, Any], options: Mapping[str, Any], processes: Processes) -> None:
+    if not processes.first:
+        return
+    if options["as_json"]:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for name, value in found.items():
+        shown = f"{value:,}" if isinstance(value, int) and value is not True else str(value)
+        if isinstance(value, float):
+            shown = f"{value:.4f}"
+        click.echo(f"{name.replace('_', ' '):<20}{shown}")

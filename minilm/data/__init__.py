@@ -1,0 +1,1 @@
+"""Text files to tokens, and tokens to batches."""

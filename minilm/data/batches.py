@@ -1,0 +1,131 @@
+"""Steps, parts of a step and batches: which sequences go together.
+
+There is no padding anywhere: a batch is all tokens in a row, and its size is a number of tokens.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from minilm.errors import InputError
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Packed sequences for pretraining.
+
+    Attributes:
+        samples: (B,) the numbers of the sequences, for messages.
+        input_ids: (T,) int64, the sequences in a row.
+        lengths: (B,) int64, tokens of each sequence; they sum to T.
+        labels: (T,) int64, the id to predict; -100 where nothing is.
+        token_type_ids: (T,) int64, or None for sequences of one segment.
+        sentence_labels: (B,) int64, the label of each sequence as a pair, or None.
+    """
+
+    samples: Integers
+    input_ids: Tensor
+    lengths: Tensor
+    labels: Tensor
+    token_type_ids: Tensor | None = None
+    sentence_labels: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """T, how many tokens it has."""
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device | str | int) -> TokenBatch:
+        """The same batch with its tensors on another device."""
+        # towards a GPU, copies from ordinary memory are safe not to wait for, and waiting would
+        # wait for all work that is queued there
+        wait = torch.device(device).type != "cuda"
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=not wait)
+
+        return TokenBatch(
+            self.samples,
+            self.input_ids.to(device, non_blocking=not wait),
+            self.lengths.to(device, non_blocking=not wait),
+            self.labels.to(device, non_blocking=not wait),
+            move(self.token_type_ids),
+            move(self.sentence_labels),
+        )
+
+
+def cut_steps(order: Integers, lengths: Integers, tokens: int) -> list[Integers]:
+    """Cuts samples into steps of at most so many tokens, each as full as the order allows.
+
+    Args:
+        order: (N,) samples in the order in which they are used.
+        lengths: the tokens of every sample, by its number.
+        tokens: the most that a step may have; a single sample that is longer is a step of its own.
+
+    Returns:
+        The samples of each step. The last step, usually a shorter one, is kept: an epoch is every
+        sample once.
+
+    Raises:
+        InputError: no room for any token.
+
+    Example:
+        >>> lengths = np.array([4, 3, 9, 2])
+        >>> [step.tolist() for step in cut_steps(np.array([3, 0, 1, 2]), lengths, tokens=6)]
+        [[3, 0], [1], [2]]
+    """
+    if tokens < 1:
+        raise InputError(f"A step has at least 1 token, not {tokens}.")
+    ends = lengths[order].cumsum()
+    begins = ends - lengths[order]
+    # for each place: where the next step begins if a step begins here
+    following = np.searchsorted(ends, begins + tokens, side="right")
+    following = np.maximum(following, np.arange(len(order)) + 1).tolist()
+    bounds = [0]
+    while bounds[-1] < len(order):
+        bounds.append(following[bounds[-1]])
+    return [order[begin:end] for begin, end in pairwise(bounds)]
+
+
+def split_evenly(samples: Integers, lengths: Integers, parts: int) -> list[Integers]:
+    """Splits samples into parts with about equally many tokens.
+
+    The longest sample first, each goes to the part that has the fewest tokens so far; so two parts
+    that are not empty differ by at most the longest sample. Within a part the order is kept.
+
+    Args:
+        samples: (B,) numbers of samples.
+        lengths: (B,) their tokens.
+        parts: how many.
+
+    Returns:
+        Exactly `parts` arrays, some perhaps empty, that together are `samples`.
+
+    Raises:
+        InputError: no parts.
+
+    Example:
+        >>> parts = split_evenly(np.array([7, 8, 9]), np.array([2, 5, 3]), parts=2)
+        >>> [part.tolist() for part in parts]
+        [[8], [7, 9]]
+    """
+    if parts < 1:
+        raise InputError(f"parts must be at least 1, not {parts}.")
+    if parts == 1:
+        return [samples]
+    loads = [(0, part) for part in range(parts)]  # a heap: tokens, then the number of the part
+    part_of = np.empty(len(samples), dtype=np.int64)
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        load, part = loads[0]
+        part_of[index] = part
+        heapq.heapreplace(loads, (load + int(lengths[index]), part))
+    return [samples[part_of == part] for part in range(parts)]

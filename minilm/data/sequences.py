@@ -1,0 +1,179 @@
+"""Documents of a token store cut to sequences of at most `max_length` tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from minilm.data.token_store import TokenStore
+
+Integers = npt.NDArray[np.int64]
+
+SPECIAL = 2  # [CLS] and [SEP]
+_BLOCK = 1 << 24  # tokens looked at in one go
+
+
+class Sequences:
+    """The samples of masked-LM training: [CLS], a chunk of one document, [SEP].
+
+    A document gives chunks of `max_length - 2` tokens, the last one shorter; no sequence spans two
+    documents. Short sequences and those full of unknown tokens are left out. Everything is decided
+    once, from the store's offsets; tokens are read when a sequence is asked for. May be shared by
+    threads.
+
+    Args:
+        store: where the documents are.
+        max_length: longest sequence in tokens, [CLS] and [SEP] included.
+        documents: which documents; None = all. Two ranges that do not overlap have no text in
+            common.
+        min_length: shorter sequences are left out; counted with [CLS] and [SEP].
+        max_unknown: a sequence is left out if this share of its tokens ([CLS] and [SEP] counted)
+            or more is unknown; 1 keeps all.
+
+    Attributes:
+        lengths: (samples,) tokens of each sequence, [CLS] and [SEP] included; read-only.
+        vocab_size: of the store.
+
+    Raises:
+        DataError: no sequence is left.
+        InputError: an argument is out of range.
+
+    References:
+        Sanh et al. 2019; the rules and their defaults are those of the released
+        distillation/lm_seqs_dataset.py.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        max_length: int,
+        documents: range | None = None,
+        min_length: int = 12,
+        max_unknown: float = 0.5,
+    ) -> None:
+        documents = range(store.num_documents) if documents is None else documents
+        _check(store, max_length, documents, min_length, max_unknown)
+        tokenizer = store.tokenizer()
+        self._cls_id, self._sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+        self._store = store
+        self.vocab_size = store.vocab_size
+        self.fingerprint: dict[str, Any] = {
+            "store": store.fingerprint,
+            "documents": [documents.start, documents.stop],
+            "max_length": max_length,
+            "min_length": min_length,
+            "max_unknown": max_unknown,
+        }
+        bounds = store.document_starts[documents.start : documents.stop + 1]
+        begins, sizes = _cut(bounds, max_length - SPECIAL)
+        lengths = sizes + SPECIAL
+        kept = lengths >= min_length
+        if max_unknown < 1:
+            unknown = _count(store, tokenizer.unk_token_id, begins, bounds)
+            kept &= unknown < max_unknown * lengths
+        self._begins, self.lengths = begins[kept], lengths[kept]
+        self.lengths.flags.writeable = False
+        if not len(self):
+            raise DataError(
+                f"{store.path}: documents {documents.start} to {documents.stop} give no sequence "
+                f"of at least min_length={min_length} tokens of which less than "
+                f"max_unknown={max_unknown:g} are unknown ({len(lengths):,} were looked at). Is "
+                "the text in the tokenizer's language and one document a paragraph or more?"
+            )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, sample: int) -> Integers:
+        """(n,) the ids of one sequence, with [CLS] and [SEP]."""
+        return self.gather(np.array([sample]))[0]
+
+    def __iter__(self) -> Iterator[Integers]:
+        return (self[sample] for sample in range(len(self)))
+
+    def gather(self, samples: Integers) -> tuple[Integers, Integers]:
+        """Reads sequences in a row.
+
+        Args:
+            samples: (B,) numbers of sequences.
+
+        Returns:
+            Their ids (T,), with [CLS] and [SEP], and their lengths (B,).
+
+        Raises:
+            InputError: there is no such sequence.
+            DataError: the store is damaged.
+        """
+        if samples.size and not 0 <= samples.min() <= samples.max() < len(self):
+            raise InputError(
+                f"samples go from 0 to {len(self) - 1}, not from {samples.min()} to "
+                f"{samples.max()}."
+            )
+        lengths = self.lengths[samples]
+        ends = lengths.cumsum()
+        begins = self._begins[samples]
+        ids = np.empty(int(lengths.sum()), dtype=np.int64)
+        ids[ends - lengths] = self._cls_id
+        ids[ends - 1] = self._sep_id
+        stops = begins + lengths - SPECIAL
+        for begin, stop, end in zip(begins.tolist(), stops.tolist(), ends.tolist(), strict=True):
+            ids[end - 1 - (stop - begin) : end - 1] = self._store.tokens(begin, stop)
+        if ids.max(initial=0) >= self.vocab_size:
+            raise DataError(
+                f"{self._store.path} is damaged: it holds the token {ids.max()}, but its "
+                f"vocabulary has {self.vocab_size} tokens. Tokenize the corpus again."
+            )
+        return ids, lengths
+
+
+def _check(
+    store: TokenStore, max_length: int, documents: range, min_length: int, max_unknown: float
+) -> None:
+    if max_length <= SPECIAL:
+        raise InputError(
+            f"max_length is {max_length}; [CLS], one token and [SEP] need at least {SPECIAL + 1}."
+        )
+    if not SPECIAL < min_length <= max_length:
+        raise InputError(
+            f"min_length is {min_length}; with [CLS] and [SEP] it must be from {SPECIAL + 1} to "
+            f"max_length={max_length}."
+        )
+    if not 0 < max_unknown <= 1:
+        raise InputError(f"max_unknown is {max_unknown!r}; expected a share above 0, at most 1.")
+    if documents.step != 1 or not 0 <= documents.start <= documents.stop <= store.num_documents:
+        raise InputError(
+            f"documents is {documents!r}; {store.path} has the documents "
+            f"{range(store.num_documents)!r}, and a part of it has the step 1."
+        )
+
+
+def _cut(bounds: Integers, size: int) -> tuple[Integers, Integers]:
+    """Where the chunks of documents begin, and how many tokens each has.
+
+    Args:
+        bounds: (documents + 1,) where documents begin, and the end of the last one.
+        size: of a whole chunk.
+    """
+    starts, stops = bounds[:-1], bounds[1:]
+    chunks = -((starts - stops) // size)  # of each document, rounded up
+    first = np.repeat(chunks.cumsum() - chunks, chunks)
+    begins = np.repeat(starts, chunks) + size * (np.arange(len(first)) - first)
+    return begins, np.minimum(size, np.repeat(stops, chunks) - begins)
+
+
+def _count(store: TokenStore, token: int, begins: Integers, bounds: Integers) -> Integers:
+    """How often each chunk of a gapless row of documents has a token."""
+    counts = np.zeros(len(begins), dtype=np.int64)
+    stop = int(bounds[-1])
+    for begin in range(int(bounds[0]), stop, _BLOCK):
+        found = np.flatnonzero(store.tokens(begin, min(begin + _BLOCK, stop)) == token) + begin
+        chunk = np.searchsorted(begins, found, side="right") - 1
+        counts += np.bincount(chunk, minlength=len(begins))
+    return counts

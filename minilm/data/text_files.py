@@ -1,0 +1,282 @@
+"""Text files to documents.
+
+Four kinds of file, each also compressed by gzip or xz; the end of the name says which:
+
+    .txt    paragraphs or sentences, one a line; a blank line ends a document
+    .jsonl  one JSON object a line, one document each, its text under the key "text"
+    .gz .xz after one of these
+
+Text is UTF-8. Files are read line by line, so they may be larger than the memory. A file's end ends
+its last document.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, TypeAlias, get_args
+
+from minilm.errors import DataError, InputError
+
+EncodingErrors: TypeAlias = Literal["strict", "replace", "ignore"]
+
+MAX_LINE = 2**24  # bytes
+MAX_DOCUMENT = 2**26  # characters
+
+_SUFFIXES = (".txt", ".jsonl")
+_COMPRESSED = (".gz", ".xz")
+_BLOCK = 2**18  # bytes read at once
+
+# How files begin that are not what their names say.
+_SIGNATURES = {
+    b"\x1f\x8b": "It is compressed by gzip: add .gz to its name.",
+    b"\xfd7zXZ": "It is compressed by xz: add .xz to its name.",
+    b"\xff\xfe": "It is UTF-16: convert it first, e.g. iconv -f utf-16 -t utf-8.",
+    b"\xfe\xff": "It is UTF-16: convert it first, e.g. iconv -f utf-16 -t utf-8.",
+}
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How text files are to be understood.
+
+    Attributes:
+        encoding_errors: what to do with bytes that are no UTF-8, and with half surrogate pairs in
+            JSON: "strict" stops with an error, "replace" makes U+FFFD of them, "ignore" drops them.
+        text_key: where a JSON object holds its text.
+        document_per_line: every line of a .txt file is a document of its own.
+    """
+
+    encoding_errors: EncodingErrors = "strict"
+    text_key: str = "text"
+    document_per_line: bool = False
+
+    def __post_init__(self) -> None:
+        if self.encoding_errors not in get_args(EncodingErrors):
+            raise InputError(
+                f"encoding_errors must be one of {', '.join(get_args(EncodingErrors))}, not "
+                f"{self.encoding_errors!r}."
+            )
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text with the place it comes from.
+
+    Attributes:
+        text: its lines, joined by line breaks. Never more than white space in an empty one.
+        path: the file.
+        line: the number of its first line, from 1.
+    """
+
+    text: str
+    path: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.line}"
+
+
+def check_text_file(path: Path) -> int:
+    """Whether there is a file of a kind that `read_documents` takes.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        DataError: there is none.
+    """
+    _kind(path)
+    try:
+        status = path.stat()
+    except FileNotFoundError as problem:
+        raise DataError(f"{path} does not exist.") from problem
+    except OSError as problem:
+        raise DataError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        raise DataError(f"{path} is {kind}, expected a text file.")
+    return status.st_size
+
+
+def read_documents(
+    path: Path,
+    text_format: TextFormat | None = None,
+    *,
+    on_bytes: Callable[[bytes], object] = lambda _: None,
+) -> Iterator[Document]:
+    """The documents of a file, in order.
+
+    Only `\\n` and `\\r\\n` end a line of a file. A byte order mark is skipped.
+
+    Args:
+        path: a .txt or .jsonl file, perhaps .gz or .xz.
+        text_format: how to read it.
+        on_bytes: is given everything that is read from the file, as it is stored.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, is no UTF-8 or no JSON, or a line or a
+            document is too long. The message names the line.
+    """
+    text_format = text_format or TextFormat()
+    check_text_file(path)
+    suffix, compression = _kind(path)
+    lines = _read_lines(path, compression, text_format.encoding_errors, on_bytes)
+    if suffix == ".jsonl":
+        return _from_jsonl(path, lines, text_format)
+    if text_format.document_per_line:
+        return (Document(line, path, number) for number, line in lines if line.strip())
+    return _from_txt(path, lines)
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """The two suffixes, of the format and of the compression ("" if there is none)."""
+    name = path.name.lower()
+    compression = next((end for end in _COMPRESSED if name.endswith(end)), "")
+    suffix = Path(name.removesuffix(compression)).suffix
+    if suffix not in _SUFFIXES:
+        raise DataError(
+            f"{path}: text files end in {' or '.join(_SUFFIXES)}, perhaps followed by "
+            f"{' or '.join(_COMPRESSED)}. Rename or convert it."
+        )
+    return suffix, compression
+
+
+def _from_txt(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Document]:
+    document: list[str] = []
+    length = first = 0
+    for number, line in lines:
+        if line.strip():
+            first = first if document else number
+            document.append(line)
+            length += len(line)
+            if length > MAX_DOCUMENT:
+                raise DataError(
+                    f"{path}, line {number}: the document that begins at line {first} has more "
+                    f"than {MAX_DOCUMENT:,} characters. A blank line ends a document; if every "
+                    "line is one of its own, say so (--document-per-line)."
+                )
+        elif document:
+            yield Document("\n".join(document), path, first)
+            document, length = [], 0
+    if document:
+        yield Document("\n".join(document), path, first)
+
+
+def _from_jsonl(
+    path: Path, lines: Iterator[tuple[int, str]], text_format: TextFormat
+) -> Iterator[Document]:
+    for number, line in lines:
+        if line.strip():
+            try:
+                yield Document(_text_of(line, text_format), path, number)
+            except (ValueError, RecursionError) as problem:
+                reason = "nested too deeply" if isinstance(problem, RecursionError) else problem
+                raise DataError(f"{path}, line {number}: {reason}.") from problem
+
+
+def _text_of(line: str, text_format: TextFormat) -> str:
+    """The text in a JSON object.
+
+    Raises:
+        ValueError: it has none, or is no object; the message names no file.
+    """
+    key = text_format.text_key
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("expected a JSON object {...}")
+    if key not in record:
+        keys = ", ".join(sorted(record)[:10])
+        raise ValueError(f"no key {key!r}; it has: {keys}. Name the right one (--text-key)")
+    text = record[key]
+    if not isinstance(text, str):
+        raise ValueError(f"{key!r} must be a string, not {text!r:.40}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        if text_format.encoding_errors == "strict":
+            raise ValueError(
+                f"{key!r} has half a surrogate pair ({text[problem.start]!r}) at character "
+                f"{problem.start + 1}, which is no Unicode text. {_LENIENT}"
+            ) from problem
+        # "replace" when encoding would give "?"
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", text_format.encoding_errors)
+    return text
+
+
+_LENIENT = 'Repair it, or choose what becomes of such places: errors="replace" or "ignore"'
+
+
+def _read_lines(
+    path: Path,
+    compression: str,
+    encoding_errors: EncodingErrors,
+    on_bytes: Callable[[bytes], object],
+) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends."""
+    number = 0
+    try:
+        with path.open("rb", buffering=0) as raw:
+            tap = _Tap(raw, on_bytes)
+            with _decompress(io.BufferedReader(tap, _BLOCK), compression) as file:
+                while data := file.readline(MAX_LINE + 1):
+                    number += 1
+                    if number == 1:
+                        data = data.removeprefix(b"\xef\xbb\xbf")
+                    if len(data) > MAX_LINE:
+                        raise DataError(
+                            f"{path}, line {number}: more than {MAX_LINE:,} bytes in one line. "
+                            "Break it up; is it a text file?"
+                        )
+                    yield number, _decode(data, path, number, encoding_errors)
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as problem:
+        raise DataError(
+            f"{path} is damaged or cut off after line {number}: {problem}. Make or fetch it again."
+        ) from problem
+    except OSError as problem:
+        raise DataError(
+            f"{path} cannot be read after line {number}: {problem.strerror or problem}."
+        ) from problem
+
+
+def _decode(data: bytes, path: Path, number: int, encoding_errors: EncodingErrors) -> str:
+    try:
+        return data.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", encoding_errors)
+    except UnicodeDecodeError as problem:
+        hints = (hint for start, hint in _SIGNATURES.items() if data.startswith(start))
+        hint = next(hints, None) if number == 1 else None
+        raise DataError(
+            f"{path}, line {number}: byte {problem.start + 1} (0x{data[problem.start]:02x}) is not "
+            f"UTF-8. {hint or _LENIENT + '.'}"
+        ) from problem
+
+
+def _decompress(stored: BinaryIO, compression: str) -> BinaryIO:
+    if compression == ".gz":
+        return io.BufferedReader(gzip.GzipFile(fileobj=stored))
+    if compression == ".xz":
+        return io.BufferedReader(lzma.LZMAFile(stored))
+    return stored
+
+
+class _Tap(io.RawIOBase):
+    """A file that shows somebody else what is read from it."""
+
+    def __init__(self, file: io.FileIO, on_bytes: Callable[[bytes], object]) -> None:
+        self._file = file
+        self._on_bytes = on_bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = self._file.readinto(buffer) or 0
+        self._on_bytes(bytes(buffer[:count]))
+        return count

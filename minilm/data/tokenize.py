@@ -1,0 +1,229 @@
+"""Text files to a token store.
+
+    files -> documents -> sentences -> ids (in several processes) -> shards, in order
+
+Nothing but some batches of text and one shard of tokens is ever in memory. What comes out depends
+on text, tokenizer and options alone, not on the number of processes and not on interruptions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minilm.data import sentences
+from minilm.data.document_encoder import DocumentEncoder, encode_documents
+from minilm.data.store_manifest import AGAIN, MANIFEST, FileRecord, Manifest, difference
+from minilm.data.store_writer import StoreWriter, clear_away, remove_store
+from minilm.data.text_files import (
+    Document,
+    EncodingErrors,
+    TextFormat,
+    check_text_file,
+    read_documents,
+)
+from minilm.data.token_store import TokenStore, tokenizer_fingerprint
+from minilm.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from minilm.tokenization import Tokenizer
+
+SHARD_TOKENS = 2**24
+MANY_UNKNOWN = 0.1  # a larger share of unknown tokens gets a warning
+
+_SMALL = 2**22  # bytes of files that are done before another process has started
+
+
+@dataclass
+class Progress:
+    """How far `tokenize_corpus` is.
+
+    Attributes:
+        bytes_total: size of all files, as they are stored.
+        bytes_read: of them.
+        documents: read, empty ones included.
+        characters: tokenized by this run.
+        tokens: in the store, or waiting to be written.
+        tokens_before: those of them that an earlier run made.
+    """
+
+    bytes_total: int
+    bytes_read: int = 0
+    documents: int = 0
+    characters: int = 0
+    tokens: int = 0
+    tokens_before: int = 0
+
+
+def tokenize_corpus(
+    files: Iterable[str | os.PathLike[str]],
+    tokenizer: Tokenizer,
+    destination: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    resume: bool = True,
+    encoding_errors: EncodingErrors = "strict",
+    text_key: str = "text",
+    document_per_line: bool = False,
+    shard_tokens: int = SHARD_TOKENS,
+    progress: Callable[[Progress], object] = lambda _: None,
+    say: Callable[[str], object] = lambda _: None,
+) -> TokenStore:
+    """Tokenizes text files into a token store.
+
+    Every sentence is encoded on its own, without special tokens; a special token that is spelled
+    out in the text ("[MASK]") is text. Documents without any token are left out.
+
+    A run that was interrupted goes on after its last finished shard when it is started again with
+    the same arguments: it reads the text before that again, but does not tokenize it. If the store
+    is complete, nothing is done.
+
+    Args:
+        files: text files, in the order in which they go into the store; see
+            `minilm.data.text_files`.
+        tokenizer: the tokenizer.
+        destination: directory of the store.
+        workers: processes that tokenize; 0 or 1 = this one, None = one for each processor if the
+            files are large enough. A script that uses more than one starts them under
+            `if __name__ == "__main__":`.
+        resume: False throws away what `destination` holds of a store.
+        encoding_errors, text_key, document_per_line: see `TextFormat`.
+        shard_tokens: a shard ends with the document in which it reaches so many tokens.
+        progress: called now and then.
+        say: is told what happens.
+
+    Returns:
+        The store.
+
+    Raises:
+        DataError: a file is missing or damaged (the message names the line), the disk is full, or
+            `destination` holds something else.
+        InputError: no files, or an argument out of range.
+
+    Example:
+        >>> tokenizer = Tokenizer.from_pretrained("bert-base-uncased")  # doctest: +SKIP
+        >>> tokenize_corpus(["wiki.txt.xz"], tokenizer, "wiki.store")  # doctest: +SKIP
+        TokenStore('wiki.store', 13,198 documents, 1,779,613 sentences, 51,034,772 tokens)
+    """
+    paths = [Path(file) for file in files]
+    text_format = TextFormat(encoding_errors, text_key, document_per_line)
+    if not paths:
+        raise InputError("files is empty; give at least one text file.")
+    if shard_tokens < 1 or (workers is not None and workers < 0):
+        raise InputError(
+            "shard_tokens must be at least 1 and workers at least 0, not "
+            f"{shard_tokens} and {workers}."
+        )
+    sizes = [check_text_file(path) for path in paths]
+    directory = Path(destination)
+    options = {
+        **asdict(text_format),
+        "sentence_rules": sentences.RULES,
+        "shard_tokens": shard_tokens,
+    }
+    settings = {"tokenizer": tokenizer_fingerprint(tokenizer), **options}
+    if not resume:
+        remove_store(directory)
+    if (directory / MANIFEST).exists():
+        _check_same(directory, settings, [_source(p, FileRecord.of(p)) for p in paths])
+        clear_away(directory)
+        say(f"{directory} is complete: there is nothing to do.")
+        return TokenStore.open(directory)
+
+    settings["files"] = [_identity(path) for path in paths]
+    writer = StoreWriter(directory, settings, tokenizer, shard_tokens)
+    if writer.shards:
+        say(f"{directory}: going on after {len(writer.shards)} finished shards.")
+    state = Progress(sum(sizes), tokens=writer.num_tokens, tokens_before=writer.num_tokens)
+    reader = _Reader(paths, text_format, state, progress)
+    documents = iter(reader)
+    if sum(1 for _ in islice(documents, writer.documents_done)) < writer.documents_done:
+        raise DataError(f"{directory}: the files have changed since it was begun. {AGAIN}")
+    state.characters = 0
+    if workers is None:
+        workers = 1 if state.bytes_total < _SMALL else _processors()
+    with closing(encode_documents(DocumentEncoder.of(tokenizer), documents, workers)) as parts:
+        for part in parts:
+            writer.add(part)
+            state.tokens = writer.num_tokens
+            progress(state)
+    writer.finish(options, reader.sources)
+    store = TokenStore.open(directory)
+    if store.num_unknown > MANY_UNKNOWN * store.num_tokens:
+        warnings.warn(
+            f"{store.num_unknown / store.num_tokens:.0%} of the tokens are unknown to {tokenizer}: "
+            "its vocabulary does not fit this text.",
+            stacklevel=2,
+        )
+    return store
+
+
+@dataclass
+class _Reader:
+    """The documents of several files, one after the other.
+
+    Attributes:
+        sources: the files that were read to their ends, as the manifest lists them.
+    """
+
+    paths: Sequence[Path]
+    text_format: TextFormat
+    state: Progress
+    progress: Callable[[Progress], object]
+    sources: list[dict[str, Any]] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Document]:
+        for path in self.paths:
+            digest = hashlib.sha256()
+            begin = self.state.bytes_read
+
+            def note(data: bytes, digest: hashlib._Hash = digest) -> None:
+                digest.update(data)
+                self.state.bytes_read += len(data)
+                self.progress(self.state)
+
+            for document in read_documents(path, self.text_format, on_bytes=note):
+                self.state.documents += 1
+                self.state.characters += len(document.text)
+                yield document
+            size = self.state.bytes_read - begin
+            self.sources.append(_source(path, FileRecord(size, digest.hexdigest())))
+
+
+def _source(path: Path, record: FileRecord) -> dict[str, Any]:
+    return {"name": path.name, **asdict(record)}
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    """What changes if a file changes, without reading it."""
+    status = path.stat()
+    return {"name": path.name, "bytes": status.st_size, "modified": status.st_mtime_ns}
+
+
+def _check_same(
+    directory: Path, settings: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raises a DataError if a finished store is not what these arguments would make."""
+    manifest = Manifest.read(directory)
+    made = {"tokenizer": manifest.tokenizer_fingerprint, **manifest.options}
+    other = difference({**made, "files": manifest.sources}, {**settings, "files": sources})
+    if other is not None:
+        raise DataError(
+            f"{directory} is a finished store made with {other}. Give another directory, or throw "
+            "it away with --restart."
+        )
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1

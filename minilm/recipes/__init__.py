@@ -1,0 +1,1 @@
+"""What is trained on what: models, losses and corpora put together for the engine."""

@@ -1,0 +1,132 @@
+"""Distillation: a student learns from its teacher and from the text at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from minilm.data.batches import TokenBatch
+from minilm.errors import InputError
+from minilm.models.base import PretrainedModel
+from minilm.models.tasks import ForMaskedLM
+from minilm.objectives.distillation import DistillationLoss, States
+from minilm.objectives.vocabulary import vocabulary_sums
+from minilm.recipes.masked_lm import (
+    MASKED_LM_SCORES,
+    check_masked_lm,
+    empty_terms,
+    encode,
+    masked_lm_scores,
+    masked_places,
+    states,
+    token_counts,
+)
+from minilm.training.updates import Learner
+
+
+class DistillationLearner(Learner):
+    """Trains a student on the terms of a `DistillationLoss`.
+
+    Both models see the same masked tokens, without token types. The teacher is in eval mode and
+    gets no gradient; it belongs to neither parameters nor state of the learner, keeps its own
+    dtype, and follows the student from device to device.
+
+    Args:
+        student: with a masked-LM head; of any of the three architectures.
+        teacher: with the student's vocabulary and, unless only states are compared, a masked-LM
+            head.
+        loss: terms and weights. If the widths differ, it gets a projection, trained with the
+            student (`loss.projection`).
+
+    Raises:
+        InputError: student and teacher do not fit together.
+    """
+
+    def __init__(
+        self, student: ForMaskedLM, teacher: PretrainedModel, loss: DistillationLoss
+    ) -> None:
+        super().__init__()
+        check_masked_lm("student", student)
+        _check_fit(student, teacher, loss)
+        loss.fit_widths(student.config.hidden_size, teacher.config.hidden_size)
+        self.student = student
+        self.loss = loss.to(device=student.device, dtype=student.dtype)
+        # in a tuple a module is no part of this one
+        self._outside = (teacher.to(device=student.device).eval(),)
+
+    @property
+    def teacher(self) -> PretrainedModel:
+        """The teacher."""
+        return self._outside[0]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        """What `.to()` and its like do; they move the teacher, but never change its dtype."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.teacher.to(device=self.student.device)
+        return self
+
+    def counts(self, batch: TokenBatch) -> dict[str, int]:
+        """How many tokens there are ("attended"), and how many to predict ("masked")."""
+        return token_counts(batch)
+
+    def forward(self, batch: TokenBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
+        """ "loss" and every term with a weight: "kl", "mlm", "cosine", "mse"."""
+        if batch.tokens == 0:
+            return empty_terms(self, self.loss.terms)
+        encoded = encode(self.student, batch, None)
+        labels = encoded.layout.gather(batch.labels)
+        teacher = self._teacher_states(batch) if self.loss.needs_teacher else None
+        terms: dict[str, Tensor] = self.loss(states(self.student, encoded), teacher, labels, counts)
+        return terms
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """See `score`."""
+        return (*MASKED_LM_SCORES, *(["masked_kl"] if self.loss.compares_logits else []))
+
+    @torch.no_grad()
+    def score(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
+        """masked_loss, masked_accuracy and, where logits are compared, masked_kl.
+
+        All are over masked tokens; masked_kl is at the loss's temperature, times its square.
+        """
+        encoded = encode(self.student, batch, None)
+        labels = encoded.layout.gather(batch.labels)
+        student = states(self.student, encoded)
+        scores = masked_lm_scores(student, labels)
+        if self.loss.compares_logits:
+            where = masked_places(labels)
+            teacher = self._teacher_states(batch)
+            sums = vocabulary_sums(
+                student.readout(where),
+                teacher.readout(where),
+                kl=1.0,
+                temperature=self.loss.temperature,
+            )
+            scores["masked_kl"] = (float(sums.kl), where.shape[0])
+        return scores
+
+    @torch.no_grad()
+    def _teacher_states(self, batch: TokenBatch) -> States:
+        """In the same order as the student's: the layout depends on the lengths alone."""
+        return states(self.teacher, encode(self.teacher, batch, None))
+
+
+def _check_fit(student: ForMaskedLM, teacher: PretrainedModel, loss: DistillationLoss) -> None:
+    names = f"{type(student).__name__} (student) and {type(teacher).__name__} (teacher)"
+    sizes = student.config.vocab_size, teacher.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"{names} have vocabularies of {sizes[0]} and {sizes[1]} entries: they must be the "
+            "same. Build the student with init_student, or with the teacher's vocab_size."
+        )
+    if loss.compares_logits and not hasattr(teacher, "masked_lm_head"):
+        raise InputError(
+            f"The teacher is a {type(teacher).__name__}, which has no masked-LM head, but kl or "
+            "mse compare logits. Load it as BertForMaskedLM, or set both weights to 0."
+        )
+    if teacher is student:
+        raise InputError("student and teacher are the same model.")

@@ -1,0 +1,172 @@
+"""The training runs: a model and a corpus in, a directory with a trained checkpoint out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minilm.errors import InputError
+from minilm.models.base import PretrainedModel
+from minilm.models.tasks import ForMaskedLM
+from minilm.objectives.distillation import DistillationLoss
+from minilm.recipes.corpus import Corpus, CorpusSettings, open_corpus
+from minilm.recipes.distillation import DistillationLearner
+from minilm.recipes.masked_lm import MaskedLMLearner
+from minilm.tokenization import Tokenizer
+from minilm.training.distributed import Processes, join
+from minilm.training.loop import Result, train
+from minilm.training.rehearsal import Rehearsal, rehearse
+from minilm.training.settings import TrainingSettings
+from minilm.training.updates import Learner
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run needs but the numbers of the loop.
+
+    Attributes:
+        learner: what is trained, and how its loss is made.
+        corpus: what it is trained on.
+        model: the part of the learner that is the result.
+        description: what makes this run another one than its neighbours; JSON values.
+    """
+
+    learner: Learner
+    corpus: Corpus
+    model: PretrainedModel
+    description: dict[str, Any]
+
+    def train(
+        self,
+        settings: TrainingSettings,
+        output: str | os.PathLike[str],
+        *,
+        processes: Processes | None = None,
+        allow_changes: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Result:
+        """Trains, or goes on training; see `minilm.training.loop.train`.
+
+        At the end `output` is a checkpoint in the hub's layout, tokenizer included.
+
+        Args:
+            settings: numbers of the loop.
+            output: directory of the run and of the checkpoint.
+            processes: who takes part; None = those that torchrun started, or this one alone.
+            allow_changes: go on with a run that was started with other settings.
+            say: takes messages.
+        """
+        if processes is None:
+            with join() as joined:
+                return self.train(
+                    settings, output, processes=joined, allow_changes=allow_changes, say=say
+                )
+        output = Path(output)
+
+        def finish(directory: Path) -> None:
+            self.model.save_pretrained(directory)
+            self.corpus.tokenizer.save_pretrained(directory)
+
+        return train(
+            self.learner,
+            self.corpus.data,
+            settings,
+            output,
+            processes=processes,
+            finish=finish,
+            held_out=self.corpus.held_out,
+            description=self.description,
+            allow_changes=allow_changes,
+            say=say,
+        )
+
+    def rehearse(self, settings: TrainingSettings, processes: Processes) -> Rehearsal:
+        """Measures a few steps; the learner is changed, nothing is written."""
+        return rehearse(self.learner, self.corpus.data, settings, processes)
+
+
+def masked_lm(model: ForMaskedLM, corpus: CorpusSettings) -> Recipe:
+    """Masked-LM pretraining of any of the three architectures.
+
+    Args:
+        model: fresh, or a checkpoint to go on from.
+        corpus: what to read. Its tokenizer must fit the model's vocabulary.
+
+    Raises:
+        InputError: the model is too small for the corpus: vocabulary or positions.
+    """
+    opened = open_corpus(corpus)
+    _check_fit(model, opened.tokenizer, corpus)
+    description = {"objective": "mlm", "model": type(model).__name__, "config": _config(model)}
+    return Recipe(MaskedLMLearner(model), opened, model, description)
+
+
+def distillation(
+    student: ForMaskedLM,
+    teacher: PretrainedModel,
+    loss: DistillationLoss,
+    corpus: CorpusSettings,
+    teacher_tokenizer: Tokenizer | None = None,
+) -> Recipe:
+    """Distillation of a masked-LM teacher into a student with the triple loss.
+
+    Args:
+        student: see `minilm.init_student`.
+        teacher: with a masked-LM head and the student's vocabulary.
+        loss: terms and weights.
+        corpus: what to read.
+        teacher_tokenizer: checked against the corpus if given.
+
+    Raises:
+        InputError: teacher, student and corpus do not fit.
+        DataError: the corpus was made with another tokenizer than the teacher's.
+    """
+    opened = open_corpus(corpus)
+    for model in (student, teacher):
+        _check_fit(model, opened.tokenizer, corpus)
+    if teacher_tokenizer is not None:
+        opened.store.check_tokenizer(teacher_tokenizer)
+    learner = DistillationLearner(student, teacher, loss)
+    description = {
+        "objective": "distillation",
+        "student": type(student).__name__,
+        "config": _config(student),
+        "teacher": digest(teacher),
+        "loss": {**loss.to_dict(), "projection": loss.projection is not None},
+    }
+    return Recipe(learner, opened, student, description)
+
+
+def digest(model: nn.Module) -> str:
+    """A short name for the exact weights of a model."""
+    summary = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        summary.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        summary.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return summary.hexdigest()
+
+
+def _config(model: PretrainedModel) -> dict[str, Any]:
+    return model.config.to_dict()
+
+
+def _check_fit(model: PretrainedModel, tokenizer: Tokenizer, corpus: CorpusSettings) -> None:
+    config = model.config
+    if config.vocab_size < tokenizer.vocab_size:
+        raise InputError(
+            f"{type(model).__name__} has a vocabulary of {config.vocab_size}, the corpus "
+            f"{corpus.store} uses {tokenizer.vocab_size} tokens: tokenize it with the model's own "
+            "tokenizer."
+        )
+    if config.max_position_embeddings < corpus.max_length:
+        raise InputError(
+            f"max_length is {corpus.max_length}, {type(model).__name__} has positions for "
+            f"{config.max_position_embeddings} tokens."
+        )

@@ -1,0 +1,418 @@
+"""A vocabulary learned from text: WordPiece (BERT, DistilBERT) or unigram (ALBERT).
+
+The text is read twice: once to count its characters, once to learn. The Rust library `tokenizers`
+does the learning; what it leaves to chance (it goes through words in random order) is fixed here,
+so that the same text and settings give the same files, on any machine and number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from tqdm import tqdm
+
+from minilm.checkpoints.atomic import new_directory
+from minilm.checkpoints.json_file import json_bytes
+from minilm.data.text_files import EncodingErrors, TextFormat, check_text_file, read_documents
+from minilm.errors import DataError, InputError, MinilmError
+from minilm.tokenization import Tokenizer
+from minilm.tokenizer_files import guarded
+
+if TYPE_CHECKING:
+    import tokenizers
+
+Kind: TypeAlias = Literal["wordpiece", "unigram"]
+
+# in the order of their ids, from 0
+WORDPIECE_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+UNIGRAM_SPECIAL = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+
+CHARACTER_COVERAGE = 0.99995  # what ALBERT's vocabulary was made with
+
+_CONTINUATION = "##"
+_MIN_PAIRS = 2  # WordPiece: a piece that occurs once is no piece
+
+# While learning, words are split further. Of words longer than 100 characters (base64, say) the
+# trainers would take time in proportion to the square of the length.
+_WORDPIECE_UNIT = r"(?m:.{100})"
+# Unigram pieces are of one sort: letters, digits, or a single other character. This keeps "end."
+# and "2010," out of the vocabulary, so that ALBERT's rule (a piece that ends in a digit and a comma
+# is split again) holds by itself.
+_UNIGRAM_UNIT = r"▁?(?:[\p{L}\p{M}]{1,100}|\p{N}{1,100}|[^▁\p{L}\p{M}\p{N}])|▁"
+
+# The unigram trainer gives the lowest score, plus so much for each one before it, to characters
+# that it has no score for, in random order.
+_PENALTY_STEP = 1e-4
+_SCORE_DIGITS = 5  # far above the noise of sums in random order, 1e-13
+
+
+def train_tokenizer(
+    files: Sequence[str | os.PathLike[str]],
+    destination: str | os.PathLike[str],
+    *,
+    kind: Kind = "wordpiece",
+    vocab_size: int = 8000,
+    cased: bool = False,
+    character_coverage: float = CHARACTER_COVERAGE,
+    documents: int | None = None,
+    encoding_errors: EncodingErrors = "strict",
+    text_key: str = "text",
+    document_per_line: bool = False,
+    progress: bool = False,
+) -> Tokenizer:
+    """Learns a vocabulary from text files and writes it as the tokenizer of a model directory.
+
+    Two kinds:
+
+    - "wordpiece", as BERT has it: BERT's normaliser and splitting at white space and punctuation,
+      [PAD] [UNK] [CLS] [SEP] [MASK] with ids 0 to 4. Pieces come from merging the most frequent
+      neighbours, those that occur at least twice. Every letter of the alphabet is also there as a
+      continuation (`##x`), so that a new word of known letters is never [UNK].
+    - "unigram", as ALBERT has it: pieces with log probabilities, <pad> <unk> [CLS] [SEP] [MASK]
+      with ids 0 to 4, `▁` at the beginning of words. Sentencepiece's character table (NMT + NFKC),
+      which comes last in the normalisation of published ALBERT tokenizers, is left out.
+
+    Text becomes lower case without accents unless `cased`.
+
+    Args:
+        files: text files (see `minilm.data.text_files`), read one after the other.
+        destination: a directory that does not exist yet, or is empty. It appears complete or not at
+            all: tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt. Both
+            `Tokenizer.from_pretrained` and transformers' AutoTokenizer, BertTokenizerFast and
+            AlbertTokenizer read it and give the same ids.
+        kind: of tokenizer.
+        vocab_size: how many tokens to make, the special ones included. Little text may give fewer.
+        cased: keep upper case and accents.
+        character_coverage: the alphabet is the most frequent characters that make up this share of
+            the text (without white space); words are cut at all others.
+        documents: learn from the first so many documents only.
+        encoding_errors: what becomes of bytes that are no UTF-8: "strict" stops with an error,
+            "replace" makes U+FFFD of them, "ignore" drops them.
+        text_key: where the objects of a .jsonl file hold their text.
+        document_per_line: every line of a .txt file is a document of its own.
+        progress: show progress bars on stderr.
+
+    Returns:
+        The tokenizer. Its `vocab_size` is what a model's embedding needs.
+
+    Raises:
+        InputError: an argument is out of range; vocab_size has no room for the alphabet.
+        DataError: a file cannot be read, or there is no text.
+        CheckpointError: the destination holds something, or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "text.txt").write_text("low lower lowest new newer newest\\n" * 3)
+        >>> tokenizer = train_tokenizer([folder / "text.txt"], folder / "model", vocab_size=40)
+        >>> tokenizer.tokenize("Lower newest")
+        ['lower', 'newest']
+
+    References:
+        BERT, arXiv 1810.04805 (section 3); Kudo, arXiv 1804.10959 (unigram); ALBERT's vocabulary:
+        README.md of github.com/google-research/albert.
+    """
+    recipe = _recipe(kind, cased)
+    if not 0 < character_coverage <= 1:
+        raise InputError(
+            f"character_coverage must be above 0 and at most 1, not {character_coverage}."
+        )
+    if documents is not None and documents < 1:
+        raise InputError(f"documents must be at least 1 or None, not {documents}.")
+    text_format = TextFormat(encoding_errors, text_key, document_per_line)
+    corpus = _Corpus(tuple(map(Path, files)), text_format, documents, progress)
+    with new_directory(Path(destination)) as complete:
+        counts = corpus.count_characters()
+        alphabet = _alphabet(recipe.backend, counts, character_coverage)
+        if not alphabet:
+            raise DataError(
+                f"There is no text in: {', '.join(map(str, corpus.files)) or 'no files'}."
+            )
+        lines = corpus.lines(
+            "learning", cut_at=_rare_characters(recipe.backend, counts, set(alphabet))
+        )
+        learn = _learn_wordpiece if kind == "wordpiece" else _learn_unigram
+        tokenizer = Tokenizer(
+            learn(recipe.backend, lines, alphabet, vocab_size), source=str(destination)
+        )
+        tokenizer.save_pretrained(complete)
+        # besides: what the classes of transformers that build a pipeline of their own go by
+        settings_file = complete / "tokenizer_config.json"
+        settings = json.loads(settings_file.read_bytes()) | recipe.settings
+        settings_file.write_bytes(json_bytes(settings))
+        if kind == "wordpiece":
+            tokens = (tokenizer.id_to_token(index) for index in range(tokenizer.vocab_size))
+            text = "".join(f"{token}\n" for token in tokens)
+            (complete / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """A kind of tokenizer before it has learned anything.
+
+    Attributes:
+        backend: normaliser, splitting and decoder, with an empty model.
+        settings: what tokenizer_config.json says about them.
+    """
+
+    backend: tokenizers.Tokenizer
+    settings: dict[str, Any]
+
+
+def _recipe(kind: Kind, cased: bool) -> _Recipe:
+    if kind == "wordpiece":
+        return _bert(cased)
+    if kind == "unigram":
+        return _albert(cased)
+    raise InputError(f"kind must be one of {', '.join(get_args(Kind))}, not {kind!r}.")
+
+
+def _bert(cased: bool) -> _Recipe:
+    from tokenizers import Tokenizer as Backend, decoders, models, normalizers, pre_tokenizers
+
+    backend = Backend(models.WordPiece(unk_token=WORDPIECE_SPECIAL[1]))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=not cased)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix=_CONTINUATION)
+    return _Recipe(backend, {"do_lower_case": not cased, "tokenize_chinese_chars": True})
+
+
+def _albert(cased: bool) -> _Recipe:
+    from tokenizers import Tokenizer as Backend, decoders, models, normalizers, pre_tokenizers
+
+    backend = Backend(models.Unigram())
+    steps: list[normalizers.Normalizer] = [
+        normalizers.Replace("``", '"'),
+        normalizers.Replace("''", '"'),
+    ]
+    if not cased:
+        steps += [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    backend.normalizer = normalizers.Sequence(steps)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
+        ]
+    )
+    backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    return _Recipe(backend, {"do_lower_case": not cased, "keep_accents": cased})
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """Text files that can be gone through again and again, never in memory as a whole."""
+
+    files: tuple[Path, ...]
+    text_format: TextFormat
+    documents: int | None
+    progress: bool
+
+    def lines(self, doing: str, *, cut_at: frozenset[str] = frozenset()) -> Iterator[str]:
+        """All lines of the documents.
+
+        Args:
+            doing: what the progress bar says.
+            cut_at: characters in whose place a space is given.
+        """
+        # of the first few documents the share of the files is not known
+        size = sum(map(check_text_file, self.files)) if self.documents is None else None
+        cut = re.compile(f"[{re.escape(''.join(sorted(cut_at)))}]") if cut_at else None
+        with tqdm(
+            total=size,
+            unit="B",
+            unit_scale=True,
+            desc=doing,
+            leave=False,
+            disable=not self.progress,
+        ) as bar:
+            found = chain.from_iterable(
+                read_documents(file, self.text_format, on_bytes=lambda data: bar.update(len(data)))
+                for file in self.files
+            )
+            for document in islice(found, self.documents):
+                text = cut.sub(" ", document.text) if cut else document.text
+                yield from text.split("\n")
+
+    def count_characters(self) -> Counter[str]:
+        """How often every character occurs, but for white space."""
+        counts: Counter[str] = Counter()
+        for line in self.lines("counting characters"):
+            counts.update(line)
+        return Counter({char: n for char, n in counts.items() if not char.isspace()})
+
+
+def _alphabet(backend: tokenizers.Tokenizer, counts: Counter[str], coverage: float) -> list[str]:
+    """The most frequent characters after normalisation, sorted."""
+    normalised: Counter[str] = Counter()
+    for char, count in counts.items():
+        for part in _normalise(backend, char):
+            normalised[part] += count
+    missing = sum(normalised.values()) * coverage
+    alphabet = []
+    for char, count in sorted(normalised.items(), key=lambda item: (-item[1], item[0])):
+        if missing <= 0:
+            break
+        alphabet.append(char)
+        missing -= count
+    return sorted(alphabet)
+
+
+def _rare_characters(
+    backend: tokenizers.Tokenizer, counts: Counter[str], alphabet: set[str]
+) -> frozenset[str]:
+    """The characters of the text that become something outside the alphabet."""
+    return frozenset(char for char in counts if not alphabet.issuperset(_normalise(backend, char)))
+
+
+def _normalise(backend: tokenizers.Tokenizer, char: str) -> str:
+    return "".join(backend.normalizer.normalize_str(char).split())
+
+
+def _learn_wordpiece(
+    backend: tokenizers.Tokenizer, lines: Iterator[str], alphabet: list[str], vocab_size: int
+) -> tokenizers.Tokenizer:
+    """Fills the model of `backend`.
+
+    Among equally frequent pairs the trainer prefers those with small ids, and it would give the
+    continuations ids in random order. So the alphabet is told beforehand, as special tokens.
+    """
+    from tokenizers import models, trainers
+
+    continuations = [
+        _CONTINUATION + char
+        for char in alphabet  # punctuation and Chinese characters stand alone
+        if len(backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str("a" + char)))
+        == 1
+    ]
+    fixed = [*WORDPIECE_SPECIAL, *alphabet, *continuations]
+    _check_room(
+        vocab_size,
+        len(fixed),
+        f"{len(alphabet)} characters of the text and {len(continuations)} continuations (##)",
+    )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=_MIN_PAIRS,
+        special_tokens=fixed,
+        continuing_subword_prefix=_CONTINUATION,
+        show_progress=False,
+    )
+    _train(backend, lines, trainer, _WORDPIECE_UNIT)
+    vocabulary = backend.get_vocab()
+    # a new backend: in the old one the whole alphabet counts as special
+    learned = type(backend)(models.WordPiece(vocabulary, unk_token=WORDPIECE_SPECIAL[1]))
+    learned.normalizer = backend.normalizer
+    learned.pre_tokenizer = backend.pre_tokenizer
+    learned.decoder = backend.decoder
+    return learned
+
+
+def _learn_unigram(
+    backend: tokenizers.Tokenizer, lines: Iterator[str], alphabet: list[str], vocab_size: int
+) -> tokenizers.Tokenizer:
+    """Fills the model of `backend`."""
+    from tokenizers import models, trainers
+
+    single = {*alphabet, "▁"}
+    needed = len(UNIGRAM_SPECIAL) + len(single)
+    _check_room(vocab_size, needed, f"{len(single)} characters of the text, ▁ among them")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(UNIGRAM_SPECIAL),
+        unk_token=UNIGRAM_SPECIAL[1],
+        show_progress=False,
+    )
+    _train(backend, lines, trainer, _UNIGRAM_UNIT)
+    pieces = json.loads(backend.to_str())["model"]["vocab"][len(UNIGRAM_SPECIAL) :]
+    backend.model = models.Unigram(
+        [*((token, 0.0) for token in UNIGRAM_SPECIAL), *_settle(pieces, vocab_size - needed)],
+        unk_id=UNIGRAM_SPECIAL.index("<unk>"),
+        byte_fallback=False,
+    )
+    return backend
+
+
+def _train(
+    backend: tokenizers.Tokenizer,
+    lines: Iterator[str],
+    trainer: tokenizers.trainers.Trainer,
+    unit: str,
+) -> None:
+    """Runs a trainer, which Ctrl-C can end.
+
+    The library does not look for signals, perhaps for minutes; so it runs in a thread that is left
+    behind.
+
+    Args:
+        backend: its model is replaced.
+        lines: the text.
+        trainer: of the library.
+        unit: regular expression; within the backend's words no piece goes across its matches.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    abandoned = threading.Event()
+    splitting = backend.pre_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [splitting, pre_tokenizers.Split(Regex(unit), "isolated")]
+    )
+
+    def run() -> None:
+        try:
+            with guarded(DataError, "learning the vocabulary"):
+                backend.train_from_iterator(
+                    takewhile(lambda _: not abandoned.is_set(), lines), trainer
+                )
+        except MinilmError as problem:
+            problems.append(problem)
+
+    problems: list[MinilmError] = []
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        abandoned.set()
+        raise
+    if problems:
+        raise problems[0]
+    backend.pre_tokenizer = splitting
+
+
+def _settle(pieces: list[tuple[str, float]], n_longer: int) -> list[tuple[str, float]]:
+    """The trainer's pieces without what chance had a part in, best first.
+
+    Args:
+        pieces: with their scores.
+        n_longer: keep at most so many of more than one character; the trainer overshoots sizes that
+            are hardly larger than the alphabet.
+    """
+    single = [(piece, score) for piece, score in pieces if len(piece) == 1]
+    lowest = min(score for _, score in pieces) + len(single) * _PENALTY_STEP
+    settled = [(piece, round(max(score, lowest), _SCORE_DIGITS)) for piece, score in single]
+    longer = [(piece, round(score, _SCORE_DIGITS)) for piece, score in pieces if len(piece) > 1]
+    settled += sorted(longer, key=_best_first)[:n_longer]
+    return sorted(settled, key=_best_first)
+
+
+def _best_first(entry: tuple[str, float]) -> tuple[float, str]:
+    piece, score = entry
+    return -score, piece
+
+
+def _check_room(vocab_size: int, needed: int, characters: str) -> None:
+    if vocab_size < needed:
+        raise InputError(
+            f"vocab_size is {vocab_size}, but the 5 special tokens, {characters} need {needed}. "
+            "Give more than that, or a smaller character_coverage."
+        )

@@ -1,0 +1,427 @@
+"""The training loop: steps in order, evaluations, snapshots, and going on after an interruption.
+
+    data.steps(epoch) -> the samples of a step -> data.split -> data.batch      (batches.py)
+        -> learner(batch) -> loss terms -> gradients -> checks -> optimiser     (updates.py)
+        -> log.jsonl, now and then an evaluation and a snapshot                 (here)
+
+A run lives in a directory: OUTPUT/run/ holds settings.json, log.jsonl and snapshots/; what the run
+was for, a model that loads, appears in OUTPUT itself at the end. The same command goes on where a
+killed run stopped. As all randomness is a function of (seed, step, sample), a snapshot holds no
+generator, and the weights at the end do not show that the run was ever interrupted.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import minilm
+from minilm.checkpoints.atomic import replace_files
+from minilm.checkpoints.json_file import json_bytes, parse_json, read_json
+from minilm.errors import TrainingError
+from minilm.training.distributed import Processes
+from minilm.training.log import Log, Progress
+from minilm.training.settings import FREE, TrainingSettings
+from minilm.training.signals import StopRequest
+from minilm.training.snapshots import Snapshot, newest_snapshot, save_snapshot
+from minilm.training.updates import Learner, Outcome, Samples, TrainingBatch, TrainingData, Updater
+
+RUN = "run"
+SETTINGS = "settings.json"
+LOG = "log.jsonl"
+SNAPSHOTS = "snapshots"
+AHEAD = 2  # steps whose batches each worker prepares in advance
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the data a run stands: the next step is number `index` of `epoch`."""
+
+    epoch: int = 0
+    index: int = 0
+
+
+START = Position()
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        step: updates done.
+        finished: False if it was asked to stop before the end.
+        held_out: the last evaluation.
+        exit_code: what a command should exit with: 0, or 128 plus the signal's number.
+    """
+
+    step: int
+    finished: bool
+    held_out: Mapping[str, float]
+    exit_code: int = 0
+
+
+def train(
+    learner: Learner,
+    data: TrainingData,
+    settings: TrainingSettings,
+    output: Path,
+    *,
+    processes: Processes,
+    finish: Callable[[Path], None],
+    held_out: Sequence[TrainingBatch] = (),
+    description: Mapping[str, Any] | None = None,
+    allow_changes: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Trains, or goes on training, until all steps are done or a signal asks to stop.
+
+    Args:
+        learner: what is trained.
+        data: what it learns from.
+        settings: numbers of the loop.
+        output: the run's directory; created. If it holds a run, that one goes on.
+        processes: see `minilm.training.distributed.join`.
+        finish: writes the trained model into the directory it is given; called at the end by the
+            first process.
+        held_out: batches to evaluate on; the same in every process.
+        description: JSON values that say what is trained on what; a run that goes on must be told
+            the same.
+        allow_changes: go on although settings or data are others than at the start.
+        say: takes messages.
+
+    Returns:
+        How it ended. After SIGINT, SIGTERM or SIGUSR1 everything is saved first.
+
+    Raises:
+        TrainingError: other settings or data than the run was started with; numbers that are not
+            finite; a snapshot that cannot be written.
+    """
+    run = output / RUN
+    if processes.first:
+        _make_directory(run / SNAPSHOTS)
+        _check_settings(
+            run / SETTINGS,
+            {
+                "settings": settings.to_dict(),
+                "data": dict(data.fingerprint),
+                "description": dict(description or {}),
+            },
+            _circumstances(processes),
+            allow_changes,
+            say,
+        )
+    processes.wait()
+    updater = Updater(learner, settings, processes)
+    snapshot = _common_snapshot(run / SNAPSHOTS, processes, say)
+    session = _Session(updater, settings, run, processes, held_out, say)
+    if snapshot is not None:
+        session.restore(snapshot)
+    with torch.random.fork_rng(devices=[]), StopRequest() as stop:
+        finished = session.run(data, stop)
+        if finished and processes.first:
+            finish(output)
+        processes.wait()
+        if not finished and processes.first:
+            say(f"stopped after step {session.step:,}; the same command goes on from there")
+        exit_code = 0 if finished else stop.exit_code
+    return Result(session.step, finished, session.scores, exit_code)
+
+
+class _Session:
+    """The part of a run that one process start does."""
+
+    def __init__(
+        self,
+        updater: Updater,
+        settings: TrainingSettings,
+        run: Path,
+        processes: Processes,
+        held_out: Sequence[TrainingBatch],
+        say: Callable[[str], None],
+    ) -> None:
+        self._updater = updater
+        self._settings = settings
+        self._run = run
+        self._processes = processes
+        self._held_out = held_out
+        self._say = say
+        self.step = 0
+        self.scores: dict[str, float] = {}
+        self._position = Position()
+        self._tokens = 0
+        self._skips = 0  # in a row
+        self._evaluated = 0  # the step of the last evaluation
+        self._saved = -1  # the step of the last snapshot
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to where a snapshot was taken."""
+        self._updater.restore(snapshot.model, snapshot.optimiser)
+        state = snapshot.state
+        self.step = self._saved = snapshot.step
+        self.scores = dict(state["scores"])
+        self._position = Position(state["epoch"], state["index"])
+        self._tokens = state["tokens"]
+        self._skips = state["skips"]
+        self._evaluated = state["evaluated"]
+        if self._processes.first:
+            done = self.step == self._settings.steps
+            self._say("all steps are done" if done else f"going on after step {self.step:,}")
+
+    def run(self, data: TrainingData, stop: StopRequest) -> bool:
+        """Does what is left to do; False if it was asked to stop before the end."""
+        first = self._processes.first
+        with Log(self._run / LOG if first else None, self.step) as log:
+            progress = Progress(
+                self.step,
+                self._settings.steps,
+                self._say if first else lambda _: None,
+                bar=first and sys.stderr.isatty(),
+            )
+            try:
+                return self._run_steps(data, stop, log, progress)
+            finally:
+                progress.close()
+
+    def _run_steps(
+        self, data: TrainingData, stop: StopRequest, log: Log, progress: Progress
+    ) -> bool:
+        settings = self._settings
+        if 0 < self.step < settings.steps:
+            log.write({"event": "resumed", "step": self.step})
+        # an evaluation that a signal cut short is made up for first
+        if not self._evaluate_if_due(stop, log, progress):
+            return False
+        steps = prepared_steps(data, settings, self._processes, self._position)
+        started = time.monotonic()
+        for position, batches in islice(steps, settings.steps - self.step):
+            began = time.monotonic()
+            outcome = self._updater.update(self.step + 1, batches, stop_requested=stop.requested)
+            self._count(outcome)
+            self.step += 1
+            self._position = position
+            self._tokens += outcome.tokens
+            now = time.monotonic()
+            row = _row(outcome, self.step, position.epoch, self._tokens, now - began, now - started)
+            if _due(self.step, settings.log_every, settings.steps) or outcome.skipped:
+                log.write(row)
+            progress.step(self.step, row)
+            stopped = outcome.stop or not self._evaluate_if_due(stop, log, progress)
+            if stopped or _due(self.step, settings.snapshot_every, settings.steps):
+                self._save(log, progress, must=stopped)
+            if stopped:
+                return False
+        return True
+
+    def _count(self, outcome: Outcome) -> None:
+        """Bears a few skipped updates in a row, no more."""
+        self._skips = self._skips + 1 if outcome.skipped else 0
+        if self._skips > self._settings.max_skips:
+            raise TrainingError(
+                f"Step {self.step + 1}: the loss or its gradient was not finite {self._skips} "
+                "times in a row. Lower the learning rate or look at the data."
+            )
+
+    def _evaluate_if_due(self, stop: StopRequest, log: Log, progress: Progress) -> bool:
+        """Evaluates where the settings say so; False if a signal came in between."""
+        settings = self._settings
+        due = self.step > 0 and _due(self.step, settings.evaluate_every, settings.steps)
+        if not due or not self._held_out or self._evaluated == self.step:
+            return True
+        scores = self._updater.evaluate(self._held_out, lambda: stop.requested)
+        if scores is None:
+            return False
+        self.scores, self._evaluated = scores, self.step
+        log.write({"step": self.step, "held_out": scores})
+        if self._processes.first:
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            progress.note(f"step {self.step:,} held out  {shown}")
+        return True
+
+    def _save(self, log: Log, progress: Progress, *, must: bool) -> None:
+        if self._saved == self.step:
+            return
+        if self._processes.first:
+            log.sync()
+            model, optimiser = self._updater.state()
+            state = {
+                "epoch": self._position.epoch,
+                "index": self._position.index,
+                "tokens": self._tokens,
+                "skips": self._skips,
+                "evaluated": self._evaluated,
+                "scores": self.scores,
+            }
+            snapshot = Snapshot(self.step, model, optimiser, state)
+            try:
+                save_snapshot(self._run / SNAPSHOTS, snapshot, keep=self._settings.keep_snapshots)
+            except TrainingError as problem:
+                if must or self._settings.on_save_error == "raise" or self._saved < 0:
+                    raise
+                progress.note(
+                    f"warning: {problem} The run goes on; the last snapshot is of step "
+                    f"{self._saved:,}."
+                )
+                log.write({"event": "save failed", "step": self.step, "reason": str(problem)})
+                return
+        self._saved = self.step
+
+
+def prepared_steps(
+    data: TrainingData,
+    settings: TrainingSettings,
+    processes: Processes,
+    start: Position = START,
+) -> Iterator[tuple[Position, list[TrainingBatch]]]:
+    """Steps without end: where the data stands after each, and this process's micro-batches."""
+
+    def make(epoch: int, samples: Samples) -> list[TrainingBatch]:
+        parts = data.split(samples, processes.world * settings.accumulation)
+        return [data.batch(epoch, part) for part in parts[processes.rank :: processes.world]]
+
+    if settings.workers == 0:
+        for position, epoch, samples in _positions(data, start):
+            yield position, make(epoch, samples)
+        return
+    with ThreadPoolExecutor(settings.workers) as pool:
+        waiting: list[tuple[Position, Future[list[TrainingBatch]]]] = []
+        try:
+            for position, epoch, samples in _positions(data, start):
+                waiting.append((position, pool.submit(make, epoch, samples)))
+                if len(waiting) > AHEAD * settings.workers:
+                    ready, future = waiting.pop(0)
+                    yield ready, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _positions(data: TrainingData, start: Position) -> Iterator[tuple[Position, int, Samples]]:
+    """Every step from `start` on: the position after it, its epoch, its samples."""
+    epoch, index = start.epoch, start.index
+    while True:
+        steps = data.steps(epoch)
+        if not steps:
+            raise TrainingError("The data has no samples to train on.")
+        for number in range(index, len(steps)):
+            yield Position(epoch, number + 1), epoch, steps[number]
+        epoch, index = epoch + 1, 0
+
+
+def _row(
+    outcome: Outcome, step: int, epoch: int, tokens: int, seconds: float, since: float
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "step": step,
+        "epoch": epoch,
+        "tokens": tokens,
+        **outcome.terms,
+        "learning_rate": outcome.learning_rate,
+        "gradient_norm": outcome.gradient_norm,
+        "tokens_per_second": round(outcome.tokens / seconds, 1),
+        "seconds": round(since, 3),
+    }
+    return {**row, "skipped": True} if outcome.skipped else row
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step == last or (every > 0 and step % every == 0)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise TrainingError(
+            f"{directory} cannot be created: {problem.strerror or problem}."
+        ) from problem
+
+
+def _circumstances(processes: Processes) -> dict[str, Any]:
+    """What may change the last bits, but no meaning."""
+    return {
+        "minilm": minilm.__version__,
+        "torch": torch.__version__,
+        "processes": processes.world,
+        "device": processes.device.type,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _check_settings(
+    path: Path,
+    fixed: dict[str, Any],
+    circumstances: dict[str, Any],
+    allow_changes: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Writes down what the run is, or compares with what was written when it began."""
+    if not path.exists():
+        _write_settings(path, fixed, circumstances)
+        return
+    stored = read_json(path, max_bytes=10_000_000, error=TrainingError)
+    before = _flat({key: stored.get(key, {}) for key in fixed})
+    now = _flat(parse_json(json_bytes(fixed)))
+    differing = [
+        f"{key}: {before.get(key, 'unset')!r} then, {now.get(key, 'unset')!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key.removeprefix("settings.") not in FREE
+    ]
+    if differing and not allow_changes:
+        raise TrainingError(
+            f"{path.parent.parent} holds a run with other settings:\n  "
+            + "\n  ".join(differing)
+            + "\nRepeat the command it was started with, take another --output, or go on anyway "
+            "with --allow-changes."
+        )
+    other = {
+        key: (stored.get("circumstances", {}).get(key), value)
+        for key, value in circumstances.items()
+        if stored.get("circumstances", {}).get(key) != value
+    }
+    for key, (then, value) in other.items():
+        say(f"note: {key} was {then}, is {value} now: the last bits of the weights may differ")
+    if differing or other:
+        _write_settings(path, fixed, circumstances)
+
+
+def _write_settings(path: Path, fixed: dict[str, Any], circumstances: dict[str, Any]) -> None:
+    content = json_bytes({**fixed, "circumstances": circumstances})
+    replace_files({path: lambda temporary: temporary.write_bytes(content)})
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            flat |= _flat(entry, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = entry
+    return flat
+
+
+def _common_snapshot(
+    directory: Path, processes: Processes, say: Callable[[str], None]
+) -> Snapshot | None:
+    """The newest sound snapshot; the first process chooses, the others take the same."""
+    found = newest_snapshot(directory, say=say) if processes.first else None
+    step = processes.agree(-1 if found is None else found.step)
+    if step < 0 or processes.first:
+        return found
+    same = newest_snapshot(directory, say=lambda _: None)
+    if same is None or same.step != step:
+        raise TrainingError(
+            f"{directory}: the first process goes on from step {step}, this one "
+            "cannot read that snapshot. Is the directory shared?"
+        )
+    return same

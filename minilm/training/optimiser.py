@@ -1,0 +1,84 @@
+"""Which parameters are decayed, the optimiser, and its state as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minilm.errors import TrainingError
+from minilm.training.settings import TrainingSettings
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for an optimiser: what is decayed, and norms and biases, which are not.
+
+    Differs from the released DistilBERT code, which looks for "LayerNorm.weight" in names and so
+    decays the norms of DistilBERT, whose names are others: here the kind of module decides.
+
+    Args:
+        module: any; a parameter used in several places counts once.
+        weight_decay: of the first group.
+
+    Returns:
+        `[{"params": [...], "weight_decay": weight_decay}, {"params": [...], "weight_decay": 0.0}]`
+        with the trainable parameters in the order of `module.named_parameters()`.
+    """
+    in_norms = {
+        id(parameter)
+        for part in module.modules()
+        if isinstance(part, nn.LayerNorm)
+        for parameter in part.parameters()
+    }
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            bias = name.rpartition(".")[2] == "bias"
+            (others if bias or id(parameter) in in_norms else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def build_optimiser(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """AdamW with the groups of `parameter_groups`."""
+    return torch.optim.AdamW(
+        parameter_groups(module, settings.weight_decay),
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.epsilon,
+        fused=True,
+    )
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """The state of an optimiser: `"<parameter name>.<key>"` to tensor."""
+    return {
+        f"{name}.{key}": value
+        for name, parameter in module.named_parameters()
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Puts back what `optimiser_tensors` gave.
+
+    Raises:
+        TrainingError: tensors of parameters that the module does not train, or of another shape.
+    """
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    for full_name, value in tensors.items():
+        name, _, key = full_name.rpartition(".")
+        parameter = trained.get(name)
+        if parameter is None or value.shape not in (parameter.shape, torch.Size()):
+            raise TrainingError(
+                f"The snapshot holds {full_name} {tuple(value.shape)}, which fits no parameter "
+                "that is trained. It is of another model."
+            )
+        optimiser.state[parameter][key] = value.to(parameter.device)

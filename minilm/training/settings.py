@@ -1,0 +1,116 @@
+"""What a training run is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from minilm.errors import TrainingError
+
+Schedule = Literal["linear", "polynomial", "constant"]
+Precision = Literal["float32", "bfloat16"]
+OnNonfinite = Literal["raise", "skip"]
+OnSaveError = Literal["warn", "raise"]
+
+# settings that may differ when a run goes on: they change no weight
+FREE: tuple[str, ...] = (
+    "log_every",
+    "evaluate_every",
+    "snapshot_every",
+    "keep_snapshots",
+    "workers",
+    "on_save_error",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Numbers of the loop. A step is one update of the weights.
+
+    Attributes:
+        steps: how many updates.
+        learning_rate: the highest rate of the schedule.
+        schedule: see `minilm.training.schedules.learning_rate`.
+        warmup: updates of the linear warm-up.
+        power: of the polynomial schedule.
+        betas, epsilon, weight_decay: of AdamW. Norms and biases are never decayed.
+        max_gradient_norm: gradients are scaled down to this norm; None = they are not.
+        accumulation: micro-batches that a process makes of its part of a step. It bounds memory
+            and changes nothing else.
+        precision: "bfloat16" runs matrix products in bfloat16 (autocast); weights, norms, softmax
+            and the optimiser stay in float32.
+        seed: of dropout.
+        log_every, evaluate_every, snapshot_every: in steps; 0 = only at the end.
+        keep_snapshots: how many snapshots stay on the disk.
+        workers: threads that prepare batches ahead; 0 = the loop does it itself.
+        on_nonfinite: a loss or gradient that is not finite ends the run before it reaches the
+            weights ("raise"), or the step is left out ("skip"), at most `max_skips` in a row.
+        max_skips: see `on_nonfinite`.
+        on_save_error: what a full disk does to a run that has an older snapshot.
+    """
+
+    steps: int
+    learning_rate: float = 5e-4
+    schedule: Schedule = "linear"
+    warmup: int = 0
+    power: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    max_gradient_norm: float | None = 1.0
+    accumulation: int = 1
+    precision: Precision = "float32"
+    seed: int = 0
+    log_every: int = 1
+    evaluate_every: int = 0
+    snapshot_every: int = 500
+    keep_snapshots: int = 2
+    workers: int = 0
+    on_nonfinite: OnNonfinite = "raise"
+    max_skips: int = 3
+    on_save_error: OnSaveError = "warn"
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("steps", 1),
+            ("warmup", 0),
+            ("accumulation", 1),
+            ("seed", 0),
+            ("log_every", 0),
+            ("evaluate_every", 0),
+            ("snapshot_every", 0),
+            ("keep_snapshots", 2),
+            ("workers", 0),
+            ("max_skips", 0),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise TrainingError(f"{name} is {value!r}: expected a whole number from {low}.")
+        for name in ("learning_rate", "power", "epsilon", "weight_decay", "max_gradient_norm"):
+            if (name, getattr(self, name)) != ("max_gradient_norm", None):
+                _check_number(name, getattr(self, name), below=math.inf)
+        for beta in self.betas:
+            _check_number("betas", beta, below=1.0)
+        for name, choices in (
+            ("schedule", get_args(Schedule)),
+            ("precision", get_args(Precision)),
+            ("on_nonfinite", get_args(OnNonfinite)),
+            ("on_save_error", get_args(OnSaveError)),
+        ):
+            if getattr(self, name) not in choices:
+                raise TrainingError(
+                    f"{name} is {getattr(self, name)!r}: expected one of {', '.join(choices)}."
+                )
+        if self.warmup > self.steps:
+            raise TrainingError(f"warmup is {self.warmup}: there are only {self.steps} steps.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as JSON values."""
+        return {**dataclasses.asdict(self), "betas": list(self.betas)}
+
+
+def _check_number(name: str, value: float, *, below: float) -> None:
+    if not isinstance(value, (int, float)) or not 0 <= value < below:
+        raise TrainingError(f"{name} is {value!r}: expected a number from 0 to below {below}.")

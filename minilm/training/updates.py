@@ -1,0 +1,260 @@
+"""One update of the weights: micro-batches, gradients, checks, optimiser.
+
+The engine knows no model and no data set, only what a `Learner` and `TrainingData` promise: the one
+turns a batch into loss terms, the other says which samples make a step and makes batches of them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from minilm.errors import TrainingError
+from minilm.training.distributed import Processes
+from minilm.training.optimiser import build_optimiser, optimiser_tensors, restore_optimiser
+from minilm.training.schedules import learning_rate
+from minilm.training.settings import TrainingSettings
+
+Samples = npt.NDArray[np.int64]
+
+
+class TrainingBatch(Protocol):
+    """Some samples, ready for a learner."""
+
+    @property
+    def samples(self) -> Samples:
+        """(B,) the numbers of the samples in it, for messages."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+
+
+class TrainingData(Protocol):
+    """What is learned from. All randomness is a function of (seed, epoch, sample)."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON values that a run which goes on must find again."""
+
+    def steps(self, epoch: int) -> Sequence[Samples]:
+        """The samples of every step of an epoch; independent of the number of processes."""
+
+    def split(self, samples: Samples, parts: int) -> Sequence[Samples]:
+        """The samples of a step in exactly so many parts, some perhaps empty."""
+
+    def batch(self, epoch: int, samples: Samples) -> Any:
+        """A `TrainingBatch` of these samples."""
+
+
+class Learner(nn.Module):
+    """What is trained. Its parameters and state are the student's alone, without any teacher."""
+
+    @abstractmethod
+    def counts(self, batch: Any) -> Mapping[str, int]:
+        """How many items of a batch each kind of term is a mean over."""
+
+    @abstractmethod
+    def forward(self, batch: Any, counts: Mapping[str, float]) -> dict[str, Tensor]:
+        """The loss terms of a micro-batch, scalars.
+
+        "loss" carries the gradient, the others are for the log. Each is the batch's sum divided by
+        `counts`, the numbers of the whole step over all micro-batches and processes, so that they
+        add up to the step's means. A batch without samples gives zeros that every trained
+        parameter takes part in.
+        """
+
+    @property
+    @abstractmethod
+    def score_names(self) -> tuple[str, ...]:
+        """The names that `score` gives."""
+
+    @abstractmethod
+    def score(self, batch: Any) -> Mapping[str, tuple[float, float]]:
+        """Of held-out text, in eval mode and without gradients: name to (sum, number of items)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one update did.
+
+    Attributes:
+        terms: means over the step: "loss" and the learner's other terms.
+        gradient_norm: before clipping.
+        learning_rate: of this update.
+        tokens: of the step, over all processes.
+        skipped: the update was left out, because something was not finite.
+        stop: a process was asked to stop.
+    """
+
+    terms: Mapping[str, float]
+    gradient_norm: float
+    learning_rate: float
+    tokens: int
+    skipped: bool
+    stop: bool
+
+
+class Updater:
+    """The learner, its optimiser and how they take a step together.
+
+    Args:
+        learner: what is trained; moved to the device of `processes`.
+        settings: numbers of the loop.
+        processes: who else takes part.
+    """
+
+    def __init__(self, learner: Learner, settings: TrainingSettings, processes: Processes) -> None:
+        self.learner = learner.to(processes.device).train()
+        self._settings = settings
+        self._processes = processes
+        self.optimiser = build_optimiser(learner, settings)
+        self._trained = [p for p in learner.parameters() if p.requires_grad]
+        self._wrapped: nn.Module = learner
+        if processes.world > 1:
+            self._wrapped = DistributedDataParallel(learner, broadcast_buffers=False)
+
+    def autocast(self) -> torch.autocast:
+        """The precision of matrix products."""
+        enabled = self._settings.precision == "bfloat16"
+        return torch.autocast(self._processes.device.type, torch.bfloat16, enabled=enabled)
+
+    def update(
+        self, step: int, batches: Sequence[TrainingBatch], *, stop_requested: bool = False
+    ) -> Outcome:
+        """Takes one step.
+
+        Args:
+            step: its number, 1 for the first.
+            batches: this process's micro-batches of it.
+            stop_requested: whether this process was asked to stop; all processes hear of it.
+
+        Raises:
+            TrainingError: the loss or the norm of the gradient is not finite; nothing was updated.
+        """
+        processes, settings = self._processes, self._settings
+        batches = [batch.to(processes.device) for batch in batches]
+        counted: dict[str, float] = {"tokens": sum(batch.tokens for batch in batches)}
+        for batch in batches:
+            for name, count in self.learner.counts(batch).items():
+                counted[name] = counted.get(name, 0) + count
+        counts = processes.sum(counted)
+
+        terms: dict[str, float] = {}
+        culprits: list[TrainingBatch] = []
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            torch.manual_seed(_dropout_seed(settings.seed, step, number, processes.rank))
+            with nullcontext() if last else self._without_reduction():
+                with self.autocast():
+                    found: Mapping[str, Tensor] = self._wrapped(batch, counts)
+                # the wrapper averages gradients over processes, the loss wants their sum
+                torch.autograd.backward(found["loss"] * processes.world)
+            values = {name: float(value.detach()) for name, value in found.items()}
+            if not all(map(math.isfinite, values.values())):
+                culprits.append(batch)
+            for name, value in values.items():
+                terms[name] = terms.get(name, 0.0) + value
+
+        limit = settings.max_gradient_norm
+        norm = float(nn.utils.clip_grad_norm_(self._trained, math.inf if limit is None else limit))
+        totals = processes.sum({**terms, "stop": float(stop_requested)})
+        stop = totals.pop("stop") > 0
+        # sums over processes and the norm are the same everywhere, so all stop or none does
+        finite = math.isfinite(norm) and all(map(math.isfinite, totals.values()))
+        rate = learning_rate(step, settings)
+        if finite:
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            self.optimiser.step()
+        self.optimiser.zero_grad()
+        if not finite and settings.on_nonfinite == "raise":
+            raise _nonfinite(step, culprits or batches, {**totals, "gradient_norm": norm})
+        return Outcome(totals, norm, rate, int(counts["tokens"]), not finite, stop)
+
+    @torch.no_grad()
+    def evaluate(
+        self, batches: Sequence[TrainingBatch], stop_requested: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
+        """Means over held-out batches.
+
+        Args:
+            batches: the same in all processes, which share them out.
+            stop_requested: called before every batch; True in any process ends the evaluation.
+
+        Returns:
+            The learner's scores, or None if the evaluation was ended.
+        """
+        processes = self._processes
+        # the same keys in every process, also in one that has no batch or was stopped
+        names = self.learner.score_names
+        sums = {f"{kind} {name}": 0.0 for name in names for kind in ("sum", "count")}
+        sums["stopped"] = 0.0
+        self.learner.eval()
+        try:
+            for batch in batches[processes.rank :: processes.world]:
+                if stop_requested():
+                    sums["stopped"] = 1.0
+                    break
+                with self.autocast():
+                    scores = self.learner.score(batch.to(processes.device))
+                for name, (total, count) in scores.items():
+                    sums[f"sum {name}"] += total
+                    sums[f"count {name}"] += count
+        finally:
+            self.learner.train()
+        sums = processes.sum(sums)
+        if sums["stopped"]:
+            return None
+        return {name: sums[f"sum {name}"] / max(sums[f"count {name}"], 1.0) for name in names}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The learner's and the optimiser's tensors, by name."""
+        return dict(self.learner.state_dict()), optimiser_tensors(self.optimiser, self.learner)
+
+    def restore(self, model: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
+        """Puts back what `state` gave.
+
+        Raises:
+            TrainingError: the tensors are of another model.
+        """
+        try:
+            self.learner.load_state_dict(dict(model))
+        except RuntimeError as problem:
+            raise TrainingError(f"The snapshot is of another model: {problem}") from problem
+        restore_optimiser(self.optimiser, self.learner, optimiser)
+
+    def _without_reduction(self) -> AbstractContextManager[object]:
+        if isinstance(self._wrapped, DistributedDataParallel):
+            return self._wrapped.no_sync()
+        return nullcontext()
+
+
+def _dropout_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _nonfinite(
+    step: int, batches: Sequence[TrainingBatch], values: Mapping[str, float]
+) -> TrainingError:
+    shown = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+    samples = sorted(int(sample) for batch in batches for sample in batch.samples)
+    listed = ", ".join(map(str, samples[:20])) + (", ..." if len(samples) > 20 else "")
+    return TrainingError(
+        f"Step {step}: the loss or its gradient is not finite ({shown}); the weights were left as "
+        f"they were. Samples of the step: {listed}. Lower the learning rate, lengthen the warm-up, "
+        "look at these samples, or leave such steps out (on_nonfinite='skip')."
+    )

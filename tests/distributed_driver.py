@@ -1,0 +1,69 @@
+"""What test_distributed.py runs in one process or under torchrun: two short float64 trainings."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+import minilm
+from memory_store import MemoryStore, wordpiece
+from minilm.data.masked_lm import MaskedLMData, evaluation_batches
+from minilm.data.masking import TokenMasking
+from minilm.data.sequences import Sequences
+from minilm.data.vocabulary import Vocabulary
+from minilm.models.tasks import ForMaskedLM
+from minilm.objectives.distillation import DistillationLoss
+from minilm.recipes.distillation import DistillationLearner
+from minilm.recipes.masked_lm import MaskedLMLearner
+from minilm.training.distributed import Processes, join
+from minilm.training.loop import train
+from minilm.training.settings import TrainingSettings
+from tiny import tiny
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def run(objective: str, output: Path, accumulation: int, processes: Processes) -> None:
+    rng = np.random.default_rng(3)
+    documents = [rng.integers(5, 61, rng.integers(3, 40)) for _ in range(30)]
+    store = MemoryStore(wordpiece(size=61), documents)
+    vocabulary = Vocabulary.of(store.tokenizer())
+    masking = TokenMasking(vocabulary)
+    sequences = Sequences(store, max_length=16, documents=range(24), min_length=4)
+    data = MaskedLMData(sequences, masking, vocabulary, tokens_per_step=90, seed=4)
+    held_out = evaluation_batches(
+        Sequences(store, max_length=16, documents=range(24, 30), min_length=4),
+        masking,
+        vocabulary,
+        tokens_per_batch=40,
+    )
+    teacher = tiny("BertForMaskedLM", num_hidden_layers=4, **NO_DROPOUT)
+    assert isinstance(teacher, ForMaskedLM)
+    learner: MaskedLMLearner | DistillationLearner
+    if objective == "mlm":
+        learner = MaskedLMLearner(teacher)
+    else:
+        student = minilm.init_student(teacher)
+        assert isinstance(student, ForMaskedLM)
+        learner = DistillationLearner(student, teacher, DistillationLoss(mse=0.1))
+    settings = TrainingSettings(
+        steps=20, warmup=3, learning_rate=1e-3, accumulation=accumulation, evaluate_every=10
+    )
+    train(
+        learner,
+        data,
+        settings,
+        output,
+        processes=processes,
+        finish=lambda path: save_file(learner.state_dict(), path / "model.safetensors"),
+        held_out=held_out,
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with join("cpu") as together:
+        for name in ("mlm", "distillation"):
+            run(name, Path(sys.argv[1]) / name, int(sys.argv[2]), together)

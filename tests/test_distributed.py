@@ -1,0 +1,66 @@
+"""Two processes train the same model as one: torchrun, gloo, float64."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+TESTS = Path(__file__).parent
+DRIVER = TESTS / "distributed_driver.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+CIRCUMSTANCES = ("seconds", "tokens_per_second")
+
+
+def train(output: Path, processes: int, accumulation: int) -> Path:
+    """Both objectives, in directories of their own."""
+    start = [] if processes == 1 else [*TORCHRUN, str(processes)]
+    command = [sys.executable, *start, str(DRIVER), str(output), str(accumulation)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, cwd=TESTS
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "run/log.jsonl").read_text().splitlines()]
+
+
+def close(ours: Any, theirs: Any) -> None:
+    """Equal within 1e-10, through dictionaries."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours.keys() - set(CIRCUMSTANCES):
+            close(ours[key], theirs[key])
+    else:
+        assert ours == pytest.approx(theirs, rel=0, abs=1e-10)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process that takes every step at once."""
+    return train(tmp_path_factory.mktemp("alone"), 1, 1)
+
+
+@pytest.mark.parametrize(("processes", "accumulation"), [(2, 1), (2, 4), (1, 4)])
+def test_however_a_step_is_shared_out_it_is_the_same(
+    processes: int, accumulation: int, alone: Path, tmp_path: Path
+) -> None:
+    """After 20 steps: weights, losses, norms and evaluations."""
+    others = train(tmp_path, processes, accumulation)
+    for objective in ("mlm", "distillation"):
+        weights = load_file(alone / objective / "model.safetensors")
+        other_weights = load_file(others / objective / "model.safetensors")
+        assert weights.keys() == other_weights.keys()
+        for name, value in weights.items():
+            assert float((value - other_weights[name]).abs().max()) < 1e-10, name
+        log, other_log = log_of(alone / objective), log_of(others / objective)
+        assert len([row for row in log if "loss" in row]) == 20
+        assert log[-1]["held_out"]["masked_loss"] > 0
+        assert len(log) == len(other_log)
+        for row, other in zip(log, other_log, strict=True):
+            close(row, other)

@@ -1,0 +1,258 @@
+"""The engine: schedules, parameter groups, updates, checks, the run directory."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import toy
+from minilm.errors import MinilmError, TrainingError
+from minilm.training.optimiser import build_optimiser, optimiser_tensors, parameter_groups
+from minilm.training.schedules import learning_rate
+from minilm.training.settings import TrainingSettings
+from minilm.training.updates import Updater
+from tiny import ALL_CLASSES, tiny
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "run/log.jsonl").read_text().splitlines()]
+
+
+def rates(**settings: Any) -> list[float]:
+    made = TrainingSettings(learning_rate=1.0, **settings)
+    return [learning_rate(update, made) for update in range(1, made.steps + 1)]
+
+
+def test_the_schedules_have_the_values_that_their_formulas_say() -> None:
+    assert rates(steps=6, warmup=2, schedule="linear") == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert rates(steps=4, schedule="linear") == [1.0, 0.75, 0.5, 0.25]
+    assert rates(steps=5, warmup=1, schedule="polynomial") == [1.0, 0.8, 0.6, 0.4, 0.2]
+    squared = rates(steps=4, schedule="polynomial", power=2.0)
+    assert squared == [1.0, 0.5625, 0.25, 0.0625]
+    assert rates(steps=4, warmup=2, schedule="constant") == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "polynomial", "constant"])
+@pytest.mark.parametrize("warmup", [0, 1, 7, 20])
+def test_no_update_has_rate_zero_or_more_than_the_full_one(schedule: str, warmup: int) -> None:
+    found = rates(steps=20, warmup=warmup, schedule=schedule)
+    assert all(0 < rate <= 1 for rate in found)
+
+
+@pytest.mark.parametrize("class_name", ALL_CLASSES)
+def test_norms_and_biases_are_not_decayed_and_nothing_is_left_out(class_name: str) -> None:
+    model = tiny(class_name)
+    decayed, others = parameter_groups(model, 0.1)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert all("bias" not in names[id(p)] for p in decayed["params"])
+    assert all("norm" not in names[id(p)] and p.dim() == 2 for p in decayed["params"])
+    assert all("norm" in names[id(p)] or "bias" in names[id(p)] for p in others["params"])
+    found = [id(p) for group in (decayed, others) for p in group["params"]]
+    assert sorted(found) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    model = tiny("DistilBertModel", freeze_position_embeddings=True)
+    params = [id(p) for group in parameter_groups(model, 0.1) for p in group["params"]]
+    assert id(model.base.embeddings.position.weight) not in params
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": True}, "steps is True"),
+        ({"warmup": 11}, "only 10 steps"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"betas": (0.9, 1.0)}, "betas is 1.0"),
+        ({"schedule": "cosine"}, "linear, polynomial, constant"),
+        ({"precision": "float16"}, "float32, bfloat16"),
+        ({"keep_snapshots": 1}, "keep_snapshots is 1"),
+    ],
+)
+def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        TrainingSettings(**{"steps": 10, **changes})
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 3, 12])
+def test_a_step_equals_plain_gradient_descent_however_it_is_cut(accumulation: int) -> None:
+    """Against torch's AdamW on the whole step at once; 12 parts leave some empty."""
+    settings = TrainingSettings(
+        steps=5, learning_rate=0.1, accumulation=accumulation, max_gradient_norm=0.5
+    )
+    data, learner, plain = toy.Cloud(), toy.Line(), toy.Line()
+    updater = Updater(learner, settings, toy.ALONE)
+    optimiser = torch.optim.AdamW(parameter_groups(plain, 0.01), lr=0.1, eps=1e-6)
+    for step, samples in enumerate(data.steps(0), start=1):
+        parts = data.split(samples, accumulation)
+        outcome = updater.update(step, [data.batch(0, part) for part in parts])
+
+        whole = data.batch(0, samples)
+        loss = (plain.linear(plain.norm(whole.x))[:, 0] - whole.y).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        optimiser.step()
+        assert outcome.terms["loss"] == pytest.approx(loss.item(), rel=1e-12)
+        assert outcome.terms["error"] == pytest.approx(loss.item(), rel=1e-12)
+        assert outcome.gradient_norm == pytest.approx(float(norm), rel=1e-12)
+        assert outcome.tokens == 16
+    for ours, theirs in zip(learner.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("trial", range(20))
+def test_what_is_not_finite_never_reaches_the_weights(trial: int, tmp_path: Path) -> None:
+    """In data, weights or gradients, at a random step; the message names step and samples."""
+    rng = np.random.default_rng(trial)
+    learner = toy.Line()
+    kind = ("data", "weights", "gradient")[trial % 3]
+    data = toy.Cloud(poison=int(rng.integers(40)) if kind == "data" else None)
+    at = int(rng.integers(1, 6))
+    poisoned = {}
+
+    original = toy.Line.forward
+
+    def forward(self: toy.Line, batch: Any, counts: Any) -> Any:
+        poisoned["step"] = poisoned.get("step", 0) + 1
+        if kind == "weights" and poisoned["step"] == at:
+            with torch.no_grad():
+                self.linear.bias.fill_(math.inf)
+        return original(self, batch, counts)
+
+    learner.forward = forward.__get__(learner)  # type: ignore[method-assign]
+    if kind == "gradient":
+        calls = iter(range(1, 100))
+        learner.linear.weight.register_hook(lambda g: g * math.nan if next(calls) == at else g)
+    with pytest.raises(
+        TrainingError, match=r"Step \d+: the loss or its gradient is not finite"
+    ) as e:
+        toy.run(tmp_path, learner=learner, data=data, snapshot_every=1)
+    step = int(str(e.value).split()[1].rstrip(":"))
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, step))
+    samples = {int(s) for s in data.steps(0)[step - 1]}
+    listed = str(e.value).split("Samples of the step: ")[1].split(". Lower")[0]
+    assert {int(s) for s in listed.split(", ")} == samples
+    if kind == "data":
+        assert data.poison in samples
+    else:
+        assert step == at
+    if kind != "weights":
+        assert all(bool(p.isfinite().all()) for p in learner.parameters())
+
+
+def test_steps_that_are_not_finite_can_be_left_out(tmp_path: Path) -> None:
+    data = toy.Cloud(poison=5)
+    result = toy.run(tmp_path, data=data, on_nonfinite="skip", steps=10)
+    assert result.finished
+    skipped = [row["step"] for row in rows(tmp_path) if row.get("skipped")]
+    assert len(skipped) == 2  # once an epoch
+    assert math.isnan(next(row for row in rows(tmp_path) if row.get("skipped"))["loss"])
+    with pytest.raises(TrainingError, match="2 times in a row"):
+        toy.run(tmp_path / "b", data=_AllBad(), on_nonfinite="skip", max_skips=1)
+
+
+class _AllBad(toy.Cloud):
+    def batch(self, epoch: int, samples: Any) -> Any:
+        batch = super().batch(epoch, samples)
+        batch.y.fill_(math.nan)
+        return batch
+
+
+def test_a_run_leaves_model_log_and_snapshots(tmp_path: Path) -> None:
+    said: list[str] = []
+    result = toy.run(tmp_path, said=said, evaluate_every=5)
+    assert result.finished
+    assert result.exit_code == 0
+    assert result.step == 12
+    steps = [row["step"] for row in rows(tmp_path) if "loss" in row]
+    assert steps == list(range(1, 13))
+    assert [row["epoch"] for row in rows(tmp_path) if "loss" in row] == [0] * 5 + [1] * 5 + [2] * 2
+    evaluated = [row["step"] for row in rows(tmp_path) if "held_out" in row]
+    assert evaluated == [5, 10, 12]
+    last = rows(tmp_path)[-1]["held_out"]["squared_error"]
+    assert last == result.held_out["squared_error"]
+    assert last < rows(tmp_path)[0]["loss"] / 2  # it learns
+    names = sorted(path.name for path in (tmp_path / "run/snapshots").iterdir())
+    assert [int(name.removeprefix("step-")) for name in names] == [8, 12]
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
+    toy.run(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes(), rows(tmp_path)
+    said: list[str] = []
+    assert toy.run(tmp_path, said=said).finished
+    assert "all steps are done" in said
+    assert ((tmp_path / "model.safetensors").read_bytes(), rows(tmp_path)) == before
+
+
+def test_other_settings_or_data_are_refused_and_named(tmp_path: Path) -> None:
+    toy.run(tmp_path, steps=8)
+    with pytest.raises(TrainingError, match=r"settings.learning_rate: 0.1 then, 0.2 now"):
+        toy.run(tmp_path, steps=8, learning_rate=0.2)
+    with pytest.raises(TrainingError, match=r"data.size: 40 then, 48 now"):
+        toy.run(tmp_path, steps=8, data=toy.Cloud(48))
+    assert toy.run(tmp_path, steps=8, log_every=3, workers=1).finished
+    assert toy.run(tmp_path, steps=9, allow_changes=True).step == 9
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    for workers in (0, 1, 3):
+        toy.run(tmp_path / str(workers), learner=toy.Line(dropout=0.3), workers=workers)
+    contents = {(tmp_path / w / "model.safetensors").read_bytes() for w in "013"}
+    assert len(contents) == 1
+
+
+def test_dropout_differs_between_steps_and_seeds_but_not_between_runs(tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(found))  # the caller's generator has no influence
+        toy.run(tmp_path / name, learner=toy.Line(dropout=0.5), seed=seed)
+        found.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_callers_random_state_is_left_alone(tmp_path: Path) -> None:
+    learner = toy.Line(dropout=0.5)
+    torch.manual_seed(7)
+    expected = torch.rand(2)
+    torch.manual_seed(7)
+    toy.run(tmp_path, learner=learner)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_snapshot_of_another_model_is_refused() -> None:
+    settings = TrainingSettings(steps=1)
+    line = Updater(toy.Line(), settings, toy.ALONE)
+    model, optimiser = line.state()
+    with pytest.raises(TrainingError, match=r"(?s)another model.*linear\.weight"):
+        line.restore({**model, "linear.weight": torch.zeros(2, 3)}, optimiser)
+    with pytest.raises(TrainingError, match=r"norm\.scale\.exp_avg"):
+        line.restore(model, {"norm.scale.exp_avg": torch.zeros(3)})
+
+
+def test_the_optimisers_state_is_named_by_parameter() -> None:
+    learner = toy.Line()
+    optimiser = build_optimiser(learner, TrainingSettings(steps=1))
+    assert optimiser_tensors(optimiser, learner) == {}
+    sum(p.sum() for p in learner.parameters()).backward()
+    optimiser.step()
+    names = set(optimiser_tensors(optimiser, learner))
+    assert {"linear.weight.exp_avg", "linear.weight.exp_avg_sq", "linear.weight.step"} <= names
+
+
+def test_an_output_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MinilmError, match="cannot be created"):
+        toy.run(tmp_path / "file" / "run")
