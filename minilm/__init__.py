@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 # where each public name lives; imported on first use, so that `import minilm` costs nothing
 _HOMES = {
     "minilm.config": ("AlbertConfig", "BertConfig", "DistilBertConfig"),
+    "minilm.data.token_store": ("TokenStore",),
+    "minilm.data.tokenize": ("tokenize_corpus",),
     "minilm.encoder": ("Encoder",),
     "minilm.errors": (
         "CheckpointError",
@@ -54,8 +56,12 @@ _HOMES = {
         "DistillationTerms",
         "distillation_terms",
     ),
+    "minilm.recipes.corpus": ("CorpusSettings",),
     "minilm.students": ("init_student",),
     "minilm.tokenization": ("Batch", "Tokenizer"),
+    "minilm.tokenizer_training": ("train_tokenizer",),
+    "minilm.training.optimiser": ("parameter_groups",),
+    "minilm.training.settings": ("TrainingSettings",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -79,6 +85,12 @@ if TYPE_CHECKING:
         AlbertConfig as AlbertConfig,
         BertConfig as BertConfig,
         DistilBertConfig as DistilBertConfig,
+    )
+    from minilm.data.token_store import (
+        TokenStore as TokenStore,
+    )
+    from minilm.data.tokenize import (
+        tokenize_corpus as tokenize_corpus,
     )
     from minilm.encoder import (
         Encoder as Encoder,
@@ -128,10 +140,22 @@ if TYPE_CHECKING:
         DistillationTerms as DistillationTerms,
         distillation_terms as distillation_terms,
     )
+    from minilm.recipes.corpus import (
+        CorpusSettings as CorpusSettings,
+    )
     from minilm.students import (
         init_student as init_student,
     )
     from minilm.tokenization import (
         Batch as Batch,
         Tokenizer as Tokenizer,
+    )
+    from minilm.tokenizer_training import (
+        train_tokenizer as train_tokenizer,
+    )
+    from minilm.training.optimiser import (
+        parameter_groups as parameter_groups,
+    )
+    from minilm.training.settings import (
+        TrainingSettings as TrainingSettings,
     )

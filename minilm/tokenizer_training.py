@@ -1,8 +1,9 @@
 """A vocabulary learned from text: WordPiece (BERT, DistilBERT) or unigram (ALBERT).
 
-The text is read twice: once to count its characters, once to learn. The Rust library `tokenizers`
-does the learning; what it leaves to chance (it goes through words in random order) is fixed here,
-so that the same text and settings give the same files, on any machine and number of threads.
+The text is read two or three times: to count its characters, for unigram to collect its words, and
+to learn. The Rust library `tokenizers` does the learning; what it leaves to chance (it goes through
+words in random order) is fixed here, so that the same text and settings give the same files,
+whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 Kind: TypeAlias = Literal["wordpiece", "unigram"]
+Read: TypeAlias = Callable[[str], Iterator[str]]  # what the progress bar says -> all lines
 
 # in the order of their ids, from 0
 WORDPIECE_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -47,7 +50,8 @@ _WORDPIECE_UNIT = r"(?m:.{100})"
 # Unigram pieces are of one sort: letters, digits, or a single other character. This keeps "end."
 # and "2010," out of the vocabulary, so that ALBERT's rule (a piece that ends in a digit and a comma
 # is split again) holds by itself.
-_UNIGRAM_UNIT = r"▁?(?:[\p{L}\p{M}]{1,100}|\p{N}{1,100}|[^▁\p{L}\p{M}\p{N}])|▁"
+_UNIGRAM_UNIT = r"▁?(?:[\p{L}\p{M}]{1,100}\uffff?|\p{N}{1,100}\uffff?|[^▁\p{L}\p{M}\p{N}])|▁"
+_WORD_END = "\uffff"  # stands in no text
 
 # The unigram trainer gives the lowest score, plus so much for each one before it, to characters
 # that it has no score for, in random order.
@@ -132,17 +136,15 @@ def train_tokenizer(
     corpus = _Corpus(tuple(map(Path, files)), text_format, documents, progress)
     with new_directory(Path(destination)) as complete:
         counts = corpus.count_characters()
-        alphabet = _alphabet(recipe.backend, counts, character_coverage)
+        alphabet, rare = _alphabet(recipe.backend, counts, character_coverage)
         if not alphabet:
             raise DataError(
                 f"There is no text in: {', '.join(map(str, corpus.files)) or 'no files'}."
             )
-        lines = corpus.lines(
-            "learning", cut_at=_rare_characters(recipe.backend, counts, set(alphabet))
-        )
         learn = _learn_wordpiece if kind == "wordpiece" else _learn_unigram
+        read = partial(corpus.lines, cut_at=rare)
         tokenizer = Tokenizer(
-            learn(recipe.backend, lines, alphabet, vocab_size), source=str(destination)
+            learn(recipe.backend, read, alphabet, vocab_size), source=str(destination)
         )
         tokenizer.save_pretrained(complete)
         # besides: what the classes of transformers that build a pipeline of their own go by
@@ -251,35 +253,37 @@ class _Corpus:
         return Counter({char: n for char, n in counts.items() if not char.isspace()})
 
 
-def _alphabet(backend: tokenizers.Tokenizer, counts: Counter[str], coverage: float) -> list[str]:
-    """The most frequent characters after normalisation, sorted."""
-    normalised: Counter[str] = Counter()
-    for char, count in counts.items():
-        for part in _normalise(backend, char):
-            normalised[part] += count
-    missing = sum(normalised.values()) * coverage
-    alphabet = []
-    for char, count in sorted(normalised.items(), key=lambda item: (-item[1], item[0])):
+def _alphabet(
+    backend: tokenizers.Tokenizer, counts: Counter[str], coverage: float
+) -> tuple[list[str], frozenset[str]]:
+    """The characters to learn from.
+
+    Args:
+        backend: with its normaliser.
+        counts: of the characters in the text.
+        coverage: share of the normalised text.
+
+    Returns:
+        What normalised text is made of, sorted, and the characters of the text that are too rare.
+    """
+    normalised = {char: "".join(backend.normalizer.normalize_str(char).split()) for char in counts}
+    frequencies: Counter[str] = Counter()
+    for char, parts in normalised.items():
+        for part in parts:
+            frequencies[part] += counts[char]
+    missing = sum(frequencies.values()) * coverage
+    frequent = set()
+    for part, count in sorted(frequencies.items(), key=lambda item: (-item[1], item[0])):
         if missing <= 0:
             break
-        alphabet.append(char)
+        frequent.add(part)
         missing -= count
-    return sorted(alphabet)
-
-
-def _rare_characters(
-    backend: tokenizers.Tokenizer, counts: Counter[str], alphabet: set[str]
-) -> frozenset[str]:
-    """The characters of the text that become something outside the alphabet."""
-    return frozenset(char for char in counts if not alphabet.issuperset(_normalise(backend, char)))
-
-
-def _normalise(backend: tokenizers.Tokenizer, char: str) -> str:
-    return "".join(backend.normalizer.normalize_str(char).split())
+    rare = frozenset(char for char, parts in normalised.items() if not frequent.issuperset(parts))
+    return sorted(set("".join(normalised[char] for char in counts if char not in rare))), rare
 
 
 def _learn_wordpiece(
-    backend: tokenizers.Tokenizer, lines: Iterator[str], alphabet: list[str], vocab_size: int
+    backend: tokenizers.Tokenizer, read: Read, alphabet: list[str], vocab_size: int
 ) -> tokenizers.Tokenizer:
     """Fills the model of `backend`.
 
@@ -307,7 +311,7 @@ def _learn_wordpiece(
         continuing_subword_prefix=_CONTINUATION,
         show_progress=False,
     )
-    _train(backend, lines, trainer, _WORDPIECE_UNIT)
+    _train(backend, read("learning"), trainer, _WORDPIECE_UNIT)
     vocabulary = backend.get_vocab()
     # a new backend: in the old one the whole alphabet counts as special
     learned = type(backend)(models.WordPiece(vocabulary, unk_token=WORDPIECE_SPECIAL[1]))
@@ -318,28 +322,54 @@ def _learn_wordpiece(
 
 
 def _learn_unigram(
-    backend: tokenizers.Tokenizer, lines: Iterator[str], alphabet: list[str], vocab_size: int
+    backend: tokenizers.Tokenizer, read: Read, alphabet: list[str], vocab_size: int
 ) -> tokenizers.Tokenizer:
-    """Fills the model of `backend`."""
+    """Fills the model of `backend`.
+
+    The trainer's candidates for pieces are what different characters follow in different words. A
+    whole word, with nothing ever after it, would be none: it would learn "▁severa" and "l" for
+    "several". So each word is given once more with a mark at its end, and pieces with the mark are
+    dropped. On 12 MB of English Wikipedia, with 8,000 pieces, this saves 10 % of the tokens of
+    other text and comes within 1 % of sentencepiece.
+    """
     from tokenizers import models, trainers
 
     single = {*alphabet, "▁"}
     needed = len(UNIGRAM_SPECIAL) + len(single)
     _check_room(vocab_size, needed, f"{len(single)} characters of the text, ▁ among them")
+    words = [f"{word}{_WORD_END}" for word in _words(backend, read("collecting words"))]
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size + vocab_size // 10 + 1,  # some are dropped, the best are kept
         special_tokens=list(UNIGRAM_SPECIAL),
         unk_token=UNIGRAM_SPECIAL[1],
         show_progress=False,
     )
-    _train(backend, lines, trainer, _UNIGRAM_UNIT)
+    _train(backend, chain(read("learning"), words), trainer, _UNIGRAM_UNIT)
     pieces = json.loads(backend.to_str())["model"]["vocab"][len(UNIGRAM_SPECIAL) :]
+    pieces = [(piece, score) for piece, score in pieces if _WORD_END not in piece]
     backend.model = models.Unigram(
-        [*((token, 0.0) for token in UNIGRAM_SPECIAL), *_settle(pieces, vocab_size - needed)],
+        [
+            *((token, 0.0) for token in UNIGRAM_SPECIAL),
+            *_settle(pieces, vocab_size - len(UNIGRAM_SPECIAL)),
+        ],
         unk_id=UNIGRAM_SPECIAL.index("<unk>"),
         byte_fallback=False,
     )
     return backend
+
+
+def _words(backend: tokenizers.Tokenizer, lines: Iterator[str]) -> list[str]:
+    """The words that occur at least twice with white space before them, in alphabetical order."""
+    from tokenizers import models, trainers
+
+    counter = type(backend)(models.WordLevel())
+    counter.normalizer = backend.normalizer
+    counter.pre_tokenizer = backend.pre_tokenizer
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=2**32, min_frequency=2, special_tokens=[], show_progress=False
+    )
+    _train(counter, lines, trainer, _UNIGRAM_UNIT)
+    return sorted(word[1:] for word in counter.get_vocab() if re.match(r"▁\w", word))
 
 
 def _train(
@@ -389,19 +419,18 @@ def _train(
     backend.pre_tokenizer = splitting
 
 
-def _settle(pieces: list[tuple[str, float]], n_longer: int) -> list[tuple[str, float]]:
+def _settle(pieces: list[tuple[str, float]], room: int) -> list[tuple[str, float]]:
     """The trainer's pieces without what chance had a part in, best first.
 
     Args:
         pieces: with their scores.
-        n_longer: keep at most so many of more than one character; the trainer overshoots sizes that
-            are hardly larger than the alphabet.
+        room: how many to keep; all characters and the best of the others.
     """
     single = [(piece, score) for piece, score in pieces if len(piece) == 1]
     lowest = min(score for _, score in pieces) + len(single) * _PENALTY_STEP
     settled = [(piece, round(max(score, lowest), _SCORE_DIGITS)) for piece, score in single]
     longer = [(piece, round(score, _SCORE_DIGITS)) for piece, score in pieces if len(piece) > 1]
-    settled += sorted(longer, key=_best_first)[:n_longer]
+    settled += sorted(longer, key=_best_first)[: room - len(single)]
     return sorted(settled, key=_best_first)
 
 

@@ -27,6 +27,7 @@ from minilm.bench.distillation_loops import (
     STUDENT,
     TEACHER,
     LabelledBatch,
+    MinilmLoop,
     TransformersLoop,
     distillation_flops,
     labelled_batches,
@@ -226,10 +227,31 @@ def test_every_contender_gets_every_number(models: Path) -> None:
         assert set(row["ratios"]) == {"transformers", "transformers-bfloat16"}
     assert result["contenders"]["transformers"]["published"]["ratios"]["transformers"] == 1
     assert set(result["machine"]["peak_gflops"]) == {"float32", "bfloat16"}
+    assert 0 < result["max_relative_difference"]["float32"] < 1e-4
     assert result["workloads"]["published"]["tokens"] == sum(min(n, 20) for n in PUBLISHED)
     assert result["models"]["student"]["layers"] == 2
     assert any(line.startswith("published") for line in said)
     assert json.loads(json.dumps(result)) == result
+
+
+def test_what_is_timed_is_the_steps(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[str, int]] = []
+    for loop_class in (MinilmLoop, TransformersLoop):
+        step = loop_class.step
+
+        def counted(self: Any, batch: LabelledBatch, step: Any = step) -> None:
+            step(self, batch)
+            taken.append((type(self).__name__, batch.tokens))
+
+        monkeypatch.setattr(loop_class, "step", counted)
+    bench_distillation(models, DistillationSettings(workloads=("published",), rounds=2))
+    tokens = sum(min(n, 20) for n in PUBLISHED)
+    # each loop once to warm up, then in turn
+    assert taken == [
+        (name, count)
+        for count in (sum(min(n, 20) for n in distillation.SAMPLE), tokens, tokens)
+        for name in ("MinilmLoop", "TransformersLoop")
+    ]
 
 
 def test_memory_is_of_a_process_of_its_own(models: Path) -> None:
@@ -282,6 +304,8 @@ def test_the_command_prints_json_and_a_table(models: Path) -> None:
     assert result["models"]["source"] == str(models / TEACHER)
     assert set(result["contenders"]) == {"minilm"}
     assert result["contenders"]["minilm"]["published"]["ratios"] == {}
+    assert result["max_relative_difference"] == {}  # nothing to compare with
+    assert "difference" not in table(result)
     memory = {"tokens": 1000, "loaded": 10**8, "peak": 2 * 10**8}
     result["contenders"]["minilm"] |= {"memory": memory, "memory_of_tokens": memory}
     assert table(result).count("peak memory, a step of 1,000 tokens") == 2

@@ -144,12 +144,13 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"teacher {teacher['layers']} layers, student {student['layers']}, hidden size "
         f"{teacher['hidden_size']}, vocabulary {teacher['vocab_size']:,} ({models['source']}); "
-        f"medians of {result['rounds']} rounds",
+        f"rounds {result['rounds']}, medians",
         f"torch {machine['torch']}, {machine['threads']} threads, matrix products at GFLOP/s: "
         f"{peaks}"
         + ("" if machine["computes_bfloat16"] else "; no bfloat16 arithmetic, it is emulated"),
-        f"largest relative difference of losses and gradient norms: {differences}",
     ]
+    if differences:
+        lines.append(f"largest relative difference of losses and gradient norms: {differences}")
     for key, workload in result["workloads"].items():
         title = f"{TITLES[key]}, padding {workload['padding_ratio']:.1f}"
         rows = _rows(result, key)

@@ -31,6 +31,11 @@ ARCHITECTURES = ("bert", "distilbert", "albert")
 @click.option("--intermediate-size", type=click.IntRange(min=1), help="Default: 4 hidden sizes.")
 @click.option("--positions", default=512, show_default=True, type=click.IntRange(min=3))
 @click.option("--dropout", default=0.1, show_default=True, type=click.FloatRange(0, 1))
+@click.option(
+    "--initializer-range",
+    type=click.FloatRange(0, min_open=True),
+    help="Standard deviation of fresh weights. Default: 0.02 at 768, growing as widths shrink.",
+)
 @click.option("--from", "start", metavar="MODEL", help="Go on from a checkpoint instead.")
 @training_options(learning_rate=1e-4, schedule="polynomial", warmup=0.01)
 def command(
@@ -41,6 +46,7 @@ def command(
     intermediate_size: int | None,
     positions: int,
     dropout: float,
+    initializer_range: float | None,
     start: str | None,
     **options: Any,
 ) -> None:
@@ -65,15 +71,20 @@ def command(
         "max_position_embeddings": positions,
         "hidden_dropout_prob": dropout,
         "attention_probs_dropout_prob": dropout,
+        "initializer_range": initializer_range or round(0.02 * (768 / hidden_size) ** 0.5, 4),
     }
 
     def build(_: Processes) -> Recipe:
+        from minilm.checkpoints.hub import resolve
         from minilm.loader import load_masked_lm
         from minilm.recipes.runs import masked_lm
+        from minilm.tokenization import Tokenizer
 
         corpus = corpus_settings(options)
-        learner = load_masked_lm(start) if start else _fresh(model, shape, corpus.store)
-        return masked_lm(learner, corpus)
+        if start is None:
+            return masked_lm(_fresh(model, shape, corpus.store), corpus)
+        directory = resolve(start)
+        return masked_lm(load_masked_lm(directory), corpus, Tokenizer.from_pretrained(directory))
 
     run(options, build)
 

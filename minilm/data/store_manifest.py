@@ -20,7 +20,8 @@ UNFINISHED = "unfinished.json"
 COUNTS = "counts.npy"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 KINDS = ("tokens", "sentences", "documents")
-AGAIN = "Make the store again: minilm tokenize ... --restart."
+RESTART = "--restart, or resume=False"
+AGAIN = f"Make the store again: minilm tokenize ({RESTART})."
 
 _MAX_BYTES = 64 * 2**20
 

@@ -6,7 +6,8 @@ finished. A shard is moved into place whole, and listed after that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from minilm.data.store_manifest import (
     COUNTS,
     KINDS,
     MANIFEST,
+    RESTART,
     TOKENIZER_FILES,
     UNFINISHED,
     FileRecord,
@@ -111,8 +113,9 @@ class StoreWriter:
             raise DataError(
                 f"There is no text in {', '.join(str(source['name']) for source in sources)}."
             )
-        self._write({self._directory / COUNTS: lambda path: _save_array(path, self._counts)})
-        self._tokenizer.save_pretrained(self._directory)
+        self._write({self._directory / COUNTS: _writer(self._counts)})
+        with self._advice():
+            self._tokenizer.save_pretrained(self._directory)
         manifest = Manifest(
             vocab_size=self._tokenizer.vocab_size,
             tokenizer_fingerprint=self._settings["tokenizer"],
@@ -151,7 +154,7 @@ class StoreWriter:
         if shards and other is not None:
             raise DataError(
                 f"{self._directory} was begun with {other}. Finish it with the arguments it was "
-                "begun with, give another directory, or throw it away with --restart."
+                f"begun with, give another directory, or throw it away ({RESTART})."
             )
         for number, shard in enumerate(shards):
             try:
@@ -192,12 +195,17 @@ class StoreWriter:
         self._write({self._directory / UNFINISHED: lambda path: path.write_bytes(content)})
 
     def _write(self, writers: Mapping[Path, Callable[[Path], object]]) -> None:
-        try:
+        with self._advice():
             replace_files(writers)
+
+    @contextmanager
+    def _advice(self) -> Iterator[None]:
+        try:
+            yield
         except CheckpointError as problem:
             raise DataError(
-                f"{problem} Make room or mend it and give the same command again: it goes on after "
-                f"the {len(self.shards)} finished shards."
+                f"{problem} When this is mended, give the same command again: it goes on after the "
+                f"{len(self.shards)} finished shards."
             ) from problem
 
 
@@ -240,9 +248,8 @@ def _offsets(lengths: Integers) -> Integers:
 
 
 def _writer(array: npt.NDArray[Any]) -> Callable[[Path], object]:
-    return lambda path: _save_array(path, array)
+    def write(path: Path) -> None:
+        with path.open("wb") as file:  # np.save would add .npy to a name
+            np.save(file, array, allow_pickle=False)
 
-
-def _save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    with path.open("wb") as file:  # np.save would add .npy to the name
-        np.save(file, array, allow_pickle=False)
+    return write

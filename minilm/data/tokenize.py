@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from minilm.data import sentences
 from minilm.data.document_encoder import DocumentEncoder, encode_documents
-from minilm.data.store_manifest import AGAIN, MANIFEST, FileRecord, Manifest, difference
+from minilm.data.store_manifest import AGAIN, MANIFEST, RESTART, FileRecord, Manifest, difference
 from minilm.data.store_writer import StoreWriter, clear_away, remove_store
 from minilm.data.text_files import (
     Document,
@@ -35,7 +35,7 @@ from minilm.errors import DataError, InputError
 if TYPE_CHECKING:
     from minilm.tokenization import Tokenizer
 
-SHARD_TOKENS = 2**24
+SHARD_TOKENS = 2**23  # an interruption costs at most the time for so many
 MANY_UNKNOWN = 0.1  # a larger share of unknown tokens gets a warning
 
 _SMALL = 2**22  # bytes of files that are done before another process has started
@@ -108,9 +108,8 @@ def tokenize_corpus(
         InputError: no files, or an argument out of range.
 
     Example:
-        >>> tokenizer = Tokenizer.from_pretrained("bert-base-uncased")  # doctest: +SKIP
-        >>> tokenize_corpus(["wiki.txt.xz"], tokenizer, "wiki.store")  # doctest: +SKIP
-        TokenStore('wiki.store', 13,198 documents, 1,779,613 sentences, 51,034,772 tokens)
+        >>> tokenizer = minilm.Tokenizer.from_pretrained("model")  # doctest: +SKIP
+        >>> store = tokenize_corpus(["wiki.txt.xz"], tokenizer, "wiki.store")  # doctest: +SKIP
     """
     paths = [Path(file) for file in files]
     text_format = TextFormat(encoding_errors, text_key, document_per_line)
@@ -217,7 +216,7 @@ def _check_same(
     if other is not None:
         raise DataError(
             f"{directory} is a finished store made with {other}. Give another directory, or throw "
-            "it away with --restart."
+            f"it away ({RESTART})."
         )
 
 

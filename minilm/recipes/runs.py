@@ -92,18 +92,24 @@ class Recipe:
         return rehearse(self.learner, self.corpus.data, settings, processes)
 
 
-def masked_lm(model: ForMaskedLM, corpus: CorpusSettings) -> Recipe:
+def masked_lm(
+    model: ForMaskedLM, corpus: CorpusSettings, tokenizer: Tokenizer | None = None
+) -> Recipe:
     """Masked-LM pretraining of any of the three architectures.
 
     Args:
         model: fresh, or a checkpoint to go on from.
         corpus: what to read. Its tokenizer must fit the model's vocabulary.
+        tokenizer: the checkpoint's; the corpus must have been made with it.
 
     Raises:
         InputError: the model is too small for the corpus: vocabulary or positions.
+        DataError: the corpus was made with another tokenizer.
     """
     opened = open_corpus(corpus)
     _check_fit(model, opened.tokenizer, corpus)
+    if tokenizer is not None:
+        opened.store.check_tokenizer(tokenizer)
     description = {"objective": "mlm", "model": type(model).__name__, "config": _config(model)}
     return Recipe(MaskedLMLearner(model), opened, model, description)
 
@@ -113,7 +119,7 @@ def distillation(
     teacher: PretrainedModel,
     loss: DistillationLoss,
     corpus: CorpusSettings,
-    teacher_tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Recipe:
     """Distillation of a masked-LM teacher into a student with the triple loss.
 
@@ -122,7 +128,7 @@ def distillation(
         teacher: with a masked-LM head and the student's vocabulary.
         loss: terms and weights.
         corpus: what to read.
-        teacher_tokenizer: checked against the corpus if given.
+        tokenizer: the teacher's; the corpus must have been made with it.
 
     Raises:
         InputError: teacher, student and corpus do not fit.
@@ -131,8 +137,8 @@ def distillation(
     opened = open_corpus(corpus)
     for model in (student, teacher):
         _check_fit(model, opened.tokenizer, corpus)
-    if teacher_tokenizer is not None:
-        opened.store.check_tokenizer(teacher_tokenizer)
+    if tokenizer is not None:
+        opened.store.check_tokenizer(tokenizer)
     learner = DistillationLearner(student, teacher, loss)
     description = {
         "objective": "distillation",

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from minilm.checkpoints.atomic import replace_files
 
+LOG = Path("run", "log.jsonl")  # in the directory of a run
 LINE_EVERY = 10.0  # seconds between plain progress lines
 
 
@@ -26,15 +27,16 @@ class Log:
     Args:
         path: the file, created if missing; None = nothing is written.
         step: of the snapshot to go on from; later lines are dropped.
+        evaluated: step of the last evaluation that the snapshot knows of; later ones are dropped.
     """
 
-    def __init__(self, path: Path | None, step: int) -> None:
+    def __init__(self, path: Path | None, step: int, evaluated: int) -> None:
         self._file = None
         if path is None:
             return
         if path.exists():
             kept = b"".join(
-                line for line in path.read_bytes().splitlines(True) if _kept(line, step)
+                line for line in path.read_bytes().splitlines(True) if _kept(line, step, evaluated)
             )
             replace_files({path: lambda temporary: temporary.write_bytes(kept)})
         self._file = path.open("a", encoding="utf-8")
@@ -63,12 +65,14 @@ class Log:
             self._file.close()
 
 
-def _kept(line: bytes, step: int) -> bool:
+def _kept(line: bytes, step: int, evaluated: int) -> bool:
     try:
         row = json.loads(line)
     except ValueError:  # cut short when the run was killed
         return False
-    return isinstance(row, dict) and row.get("step", 0) <= step
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return False
+    return bool(row["step"] <= (evaluated if "held_out" in row else step))
 
 
 class Progress:

@@ -13,6 +13,7 @@ generator, and the weights at the end do not show that the run was ever interrup
 from __future__ import annotations
 
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,15 +30,13 @@ from minilm.checkpoints.atomic import replace_files
 from minilm.checkpoints.json_file import json_bytes, parse_json, read_json
 from minilm.errors import TrainingError
 from minilm.training.distributed import Processes
-from minilm.training.log import Log, Progress
+from minilm.training.log import LOG, Log, Progress
 from minilm.training.settings import FREE, TrainingSettings
 from minilm.training.signals import StopRequest
 from minilm.training.snapshots import Snapshot, newest_snapshot, save_snapshot
 from minilm.training.updates import Learner, Outcome, Samples, TrainingBatch, TrainingData, Updater
 
-RUN = "run"
 SETTINGS = "settings.json"
-LOG = "log.jsonl"
 SNAPSHOTS = "snapshots"
 AHEAD = 2  # steps whose batches each worker prepares in advance
 
@@ -106,7 +105,7 @@ def train(
         TrainingError: other settings or data than the run was started with; numbers that are not
             finite; a snapshot that cannot be written.
     """
-    run = output / RUN
+    run = (output / LOG).parent
     if processes.first:
         _make_directory(run / SNAPSHOTS)
         _check_settings(
@@ -133,7 +132,8 @@ def train(
         processes.wait()
         if not finished and processes.first:
             say(f"stopped after step {session.step:,}; the same command goes on from there")
-        exit_code = 0 if finished else stop.exit_code
+        # a process that got no signal itself was stopped by one that another got
+        exit_code = 0 if finished else stop.exit_code or 128 + signal.SIGTERM
     return Result(session.step, finished, session.scores, exit_code)
 
 
@@ -180,7 +180,7 @@ class _Session:
     def run(self, data: TrainingData, stop: StopRequest) -> bool:
         """Does what is left to do; False if it was asked to stop before the end."""
         first = self._processes.first
-        with Log(self._run / LOG if first else None, self.step) as log:
+        with Log(self._run / LOG.name if first else None, self.step, self._evaluated) as log:
             progress = Progress(
                 self.step,
                 self._settings.steps,
@@ -205,7 +205,7 @@ class _Session:
         started = time.monotonic()
         for position, batches in islice(steps, settings.steps - self.step):
             began = time.monotonic()
-            outcome = self._updater.update(self.step + 1, batches, stop_requested=stop.requested)
+            outcome = self._updater.update(self.step + 1, batches, lambda: stop.requested)
             self._count(outcome)
             self.step += 1
             self._position = position

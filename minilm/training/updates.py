@@ -125,7 +125,7 @@ class Updater:
         self._trained = [p for p in learner.parameters() if p.requires_grad]
         self._wrapped: nn.Module = learner
         if processes.world > 1:
-            self._wrapped = DistributedDataParallel(learner, broadcast_buffers=False)
+            self._wrapped = DistributedDataParallel(learner)
 
     def autocast(self) -> torch.autocast:
         """The precision of matrix products."""
@@ -133,14 +133,17 @@ class Updater:
         return torch.autocast(self._processes.device.type, torch.bfloat16, enabled=enabled)
 
     def update(
-        self, step: int, batches: Sequence[TrainingBatch], *, stop_requested: bool = False
+        self,
+        step: int,
+        batches: Sequence[TrainingBatch],
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> Outcome:
         """Takes one step.
 
         Args:
             step: its number, 1 for the first.
             batches: this process's micro-batches of it.
-            stop_requested: whether this process was asked to stop; all processes hear of it.
+            stop_requested: called at the end of the step; if it is True in any process, all hear.
 
         Raises:
             TrainingError: the loss or the norm of the gradient is not finite; nothing was updated.
@@ -171,7 +174,7 @@ class Updater:
 
         limit = settings.max_gradient_norm
         norm = float(nn.utils.clip_grad_norm_(self._trained, math.inf if limit is None else limit))
-        totals = processes.sum({**terms, "stop": float(stop_requested)})
+        totals = processes.sum({**terms, "stop": float(stop_requested())})
         stop = totals.pop("stop") > 0
         # sums over processes and the norm are the same everywhere, so all stop or none does
         finite = math.isfinite(norm) and all(map(math.isfinite, totals.values()))
