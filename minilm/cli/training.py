@@ -260,6 +260,7 @@ def _plan(
         "tokens_per_second": round(measured.tokens_per_step / measured.seconds_per_step),
         "hours": round(settings.steps * measured.seconds_per_step / 3600, 3),
         "peak_megabytes": round(peak_resident() / 1e6),
+        **{f"{name} before": value for name, value in measured.held_out.items()},
     }
 
 

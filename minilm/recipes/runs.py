@@ -89,7 +89,7 @@ class Recipe:
 
     def rehearse(self, settings: TrainingSettings, processes: Processes) -> Rehearsal:
         """Measures a few steps; the learner is changed, nothing is written."""
-        return rehearse(self.learner, self.corpus.data, settings, processes)
+        return rehearse(self.learner, self.corpus.data, settings, processes, self.corpus.held_out)
 
 
 def masked_lm(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
@@ -10,7 +11,7 @@ from statistics import median
 from minilm.training.distributed import Processes
 from minilm.training.loop import prepared_steps
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Learner, TrainingData, Updater
+from minilm.training.updates import Learner, TrainingBatch, TrainingData, Updater
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class Rehearsal:
         tokens_per_step: mean over the steps of the first epoch that were taken.
         steps_per_epoch: of the first epoch.
         seconds_per_step: median, without the first step, which allocates.
+        held_out: scores before any training.
     """
 
     parameters: int
     tokens_per_step: float
     steps_per_epoch: int
     seconds_per_step: float
+    held_out: Mapping[str, float]
 
 
 def rehearse(
@@ -35,15 +38,17 @@ def rehearse(
     data: TrainingData,
     settings: TrainingSettings,
     processes: Processes,
+    held_out: Sequence[TrainingBatch] = (),
     steps: int = 4,
 ) -> Rehearsal:
     """Takes a few real steps, which change the learner and write nothing.
 
     Args:
-        learner, data, settings, processes: as for `minilm.training.loop.train`.
+        learner, data, settings, processes, held_out: as for `minilm.training.loop.train`.
         steps: how many; one more is taken first to warm up.
     """
     updater = Updater(learner, settings, processes)
+    scores = updater.evaluate(held_out) if held_out else None
     seconds, tokens = [], []
     for number, (_, batches) in enumerate(
         islice(prepared_steps(data, settings, processes), steps + 1), start=1
@@ -57,4 +62,5 @@ def rehearse(
         tokens_per_step=sum(tokens) / len(tokens),
         steps_per_epoch=len(data.steps(0)),
         seconds_per_step=median(seconds[1:]),
+        held_out=scores or {},
     )
