@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from minilm.blocks.heads import MaskedLMHead
+from minilm.blocks.initialisation import allocate, unallocated
 from minilm.config import DistilBertConfig
 from minilm.errors import ConfigError, InputError
 from minilm.models.base import PretrainedModel
@@ -83,9 +84,9 @@ def init_student(
 
     with_head = isinstance(source_head, MaskedLMHead) and masked_lm is not False
     student: DistilBertForMaskedLM | DistilBertModel
-    with torch.device("meta"):
+    with unallocated():
         student = DistilBertForMaskedLM(config) if with_head else DistilBertModel(config)
-    student.to(dtype=teacher.dtype).to_empty(device=teacher.device)
+    allocate(student, teacher.dtype, teacher.device)
 
     target = student.base
     assert isinstance(target, DistilBertModel)

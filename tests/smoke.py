@@ -5,13 +5,14 @@ import importlib.util
 import pkgutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import minilm
 
 assert "site-packages" in minilm.__file__, f"not the installed wheel: {minilm.__file__}"
 assert (Path(minilm.__file__).parent / "py.typed").exists()
-for optional in ("transformers", "google.protobuf", "pytest"):
+for optional in ("transformers", "google.protobuf", "matplotlib", "pytest"):
     try:
         importlib.import_module(optional)
     except ImportError:
@@ -35,6 +36,19 @@ for arguments in (
     ["inspect", path],
 ):
     subprocess.run(["minilm", *arguments], check=True, stdout=subprocess.DEVNULL)
+with tempfile.TemporaryDirectory() as folder:
+    words = "a small text that is long enough for a store and for two steps of training"
+    (Path(folder) / "text.txt").write_text("\n".join([words] * 9 + [""]) * 4)
+    shape = ["--layers", "2", "--hidden-size", "16", "--heads", "2", "--max-length", "16"]
+    for arguments in (
+        ["train-tokenizer", "text.txt", "--vocab-size", "60", "--output", "vocabulary"],
+        ["tokenize", "text.txt", "--tokenizer", "vocabulary", "--output", "store"],
+        ["pretrain", "--corpus", "store", "--output", "teacher", "--steps", "2", *shape],
+        ["distill", "--teacher", "teacher", "--corpus", "store", "--output", "student"]
+        + ["--steps", "2", "--max-length", "16"],
+        ["inspect", "student"],
+    ):
+        subprocess.run(["minilm", *arguments], check=True, cwd=folder, capture_output=True)
 refused = subprocess.run(["minilm", "verify", path], capture_output=True, text=True, check=False)
 assert refused.returncode == 2, refused
 assert "transformers" in refused.stderr

@@ -1,6 +1,8 @@
 """Checkpoints in and out: every quirk of the public files, and nothing that does not fit."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -347,7 +349,7 @@ def test_missing_and_misshapen_tensors_raise(saved: Saved) -> None:
         minilm.load(directory)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_nonfinite_weights_are_named(value: float, saved: Saved) -> None:
     _, directory = saved("BertModel")
 
@@ -410,7 +412,6 @@ def test_nothing_a_config_says_is_imported_or_fetched(
     saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import socket
-    import sys
 
     model, directory = saved("BertModel")
     (directory / "modeling_x.py").write_text("raise SystemExit('executed')")
@@ -439,6 +440,19 @@ def test_nothing_a_config_says_is_imported_or_fetched(
         "trust_remote_code",
     ]
     assert "encoder" in loaded.config.extra
+
+
+@pytest.mark.parametrize("initializer", ["normal", "truncated_normal"])
+def test_loading_imports_no_compiler(initializer: str, saved: Saved) -> None:
+    """PyTorch does so, for more than a second, for some calls on the meta device."""
+    _, directory = saved("BertForMaskedLM", initializer=initializer)
+    code = (
+        "import sys, minilm; minilm.init_student(minilm.load(sys.argv[1])); "
+        "print(sorted({'torch._dynamo', 'sympy'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ALL_CLASSES)

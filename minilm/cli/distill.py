@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     "--freeze-positions/--train-positions",
     default=True,
     show_default=True,
-    help="DistilBERT's position table stayed as its teacher's.",
+    help="DistilBERT's position table stayed as its teacher's; a random one is always trained.",
 )
-@click.option("--temperature", default=2.0, show_default=True, type=click.FloatRange(min=0))
+@click.option(
+    "--temperature", default=2.0, show_default=True, type=click.FloatRange(0, min_open=True)
+)
 @click.option(
     "--kl", default=5.0, show_default=True, type=click.FloatRange(min=0), help="Weight of KL."
 )
@@ -119,7 +121,7 @@ def command(
             layers=_layers(layers),
             fold_token_types=fold_token_types,
             copy_mlm_transform=copy_mlm_transform,
-            freeze_position_embeddings=freeze_positions,
+            freeze_position_embeddings=freeze_positions and not from_scratch,
             masked_lm=True,
         )
         assert isinstance(student, DistilBertForMaskedLM)
@@ -141,6 +143,5 @@ def command(
 
 def _layers(text: str) -> Any:
     """A rule's name, or a list of numbers."""
-    if not text.replace(",", "").replace(" ", "").isdigit():
-        return text
-    return [int(number) for number in text.split(",")]
+    parts = [part.strip() for part in text.split(",")]
+    return [int(part) for part in parts] if all(map(str.isdecimal, parts)) else text

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from minilm.cli.training import corpus_settings, run, training_options
 
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
     from minilm.training.distributed import Processes
 
 ARCHITECTURES = ("bert", "distilbert", "albert")
+# options of a fresh model, which a checkpoint has settled
+SHAPE = (
+    "model",
+    "layers",
+    "hidden_size",
+    "heads",
+    "intermediate_size",
+    "positions",
+    "dropout",
+    "initializer_range",
+)
 
 
 @click.command()
@@ -36,7 +48,9 @@ ARCHITECTURES = ("bert", "distilbert", "albert")
     type=click.FloatRange(0, min_open=True),
     help="Standard deviation of fresh weights. Default: 0.02 at 768, growing as widths shrink.",
 )
-@click.option("--from", "start", metavar="MODEL", help="Go on from a checkpoint instead.")
+@click.option(
+    "--from", "start", metavar="MODEL", help="Start from a checkpoint, which also sets the shape."
+)
 @training_options(learning_rate=1e-4, schedule="polynomial", warmup=0.01)
 def command(
     model: str,
@@ -63,6 +77,11 @@ def command(
       minilm pretrain --corpus store --output bert-mini --layers 12 --hidden-size 256 --heads 4 \\
         --held-out 100 --epochs 1 --learning-rate 5e-4
     """
+    given = click.get_current_context().get_parameter_source
+    useless = [name for name in SHAPE if given(name) is ParameterSource.COMMANDLINE]
+    if start is not None and useless:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
+        raise click.UsageError(f"--from brings a model with its own shape: leave out {names}.")
     shape = {
         "num_hidden_layers": layers,
         "hidden_size": hidden_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -58,6 +59,7 @@ def training_options(**defaults: Any) -> Callable[[Command], Command]:
         ),
         option("--held-out", natural, "Documents at the end of the store for evaluation.", 0),
         option("--max-length", count, "Longest sequence in tokens.", 128),
+        option("--min-length", count, "Shorter sequences are left out.", 12),
         option(
             "--masking",
             click.Choice(list(MASKING)),
@@ -84,11 +86,18 @@ def training_options(**defaults: Any) -> Callable[[Command], Command]:
             "Of matrix products; auto = bfloat16 where the hardware computes in it.",
             "auto",
         ),
-        option("--seed", natural, "Of weights, order, masks and dropout.", 0),
+        option("--seed", click.IntRange(0, 2**63 - 1), "Of weights, order, masks and dropout.", 0),
         option("--log-every", natural, "Steps between lines of log.jsonl.", 1),
-        option("--evaluate-every", natural, f"Steps; default: {EVALUATIONS} times a run.", None),
+        option(
+            "--evaluate-every",
+            natural,
+            f"Steps; 0 = at the end; default: {EVALUATIONS} times.",
+            None,
+        ),
         option("--evaluation-tokens", count, "Held-out tokens to look at.", 65536),
-        option("--snapshot-every", natural, f"Steps; default: {SNAPSHOTS} times a run.", None),
+        option(
+            "--snapshot-every", natural, f"Steps; 0 = at the end; default: {SNAPSHOTS} times.", None
+        ),
         option("--keep-snapshots", click.IntRange(min=2), "The newest ones.", 2),
         option("--workers", natural, "Threads that prepare batches ahead.", 0),
         option("--threads", count, "Of torch. Default: torch's choice.", None),
@@ -99,6 +108,7 @@ def training_options(**defaults: Any) -> Callable[[Command], Command]:
             "When loss or gradient is not finite: end the run, or leave the step out.",
             "raise",
         ),
+        option("--max-skips", natural, "At most so many steps are left out in a row.", 3),
         option(
             "--on-save-error",
             click.Choice(get_args(OnSaveError)),
@@ -128,6 +138,7 @@ def corpus_settings(options: Mapping[str, Any]) -> CorpusSettings:
         store=options["corpus"],
         held_out=options["held_out"],
         max_length=options["max_length"],
+        min_length=options["min_length"],
         masking=MASKING[options["masking"]],  # type: ignore[arg-type]
         probability=options["mask_probability"],
         max_predictions=options["max_predictions"],
@@ -148,6 +159,8 @@ def run(options: Mapping[str, Any], build: Callable[[Processes], Recipe]) -> Non
 
     from minilm.training.distributed import join
 
+    if (options["steps"] is None) == (options["epochs"] is None):
+        raise click.UsageError("Give one of --steps and --epochs.")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     with join(options["device"]) as processes:
@@ -182,12 +195,12 @@ def run(options: Mapping[str, Any], build: Callable[[Processes], Recipe]) -> Non
 
 
 def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) -> TrainingSettings:
-    if (options["steps"] is None) == (options["epochs"] is None):
-        raise click.UsageError("Give one of --steps and --epochs.")
     steps = options["steps"]
     if steps is None:
         steps = sum(len(recipe.corpus.data.steps(epoch)) for epoch in range(options["epochs"]))
     warmup = options["warmup"]
+    if not math.isfinite(warmup):
+        raise click.BadParameter(f"{warmup} is no number of steps.", param_hint="--warmup")
 
     def every(name: str, times: int) -> int:
         given = options[name]
@@ -215,6 +228,7 @@ def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) 
         keep_snapshots=options["keep_snapshots"],
         workers=options["workers"],
         on_nonfinite=options["on_nonfinite"],
+        max_skips=options["max_skips"],
         on_save_error=options["on_save_error"],
     )
 
@@ -260,7 +274,7 @@ def _plan(
         "tokens_per_second": round(measured.tokens_per_step / measured.seconds_per_step),
         "hours": round(settings.steps * measured.seconds_per_step / 3600, 3),
         "peak_megabytes": round(peak_resident() / 1e6),
-        **{f"{name} before": value for name, value in measured.held_out.items()},
+        **{f"{name}_before": value for name, value in measured.held_out.items()},
     }
 
 
@@ -270,8 +284,10 @@ def _print(found: Mapping[str, Any], options: Mapping[str, Any], processes: Proc
     if options["as_json"]:
         click.echo(json.dumps(found, indent=2))
         return
+    width = 2 + max(map(len, found))
     for name, value in found.items():
-        shown = f"{value:,}" if isinstance(value, int) and value is not True else str(value)
         if isinstance(value, float):
-            shown = f"{value:.4f}"
-        click.echo(f"{name.replace('_', ' '):<20}{shown}")
+            value = f"{value:.4f}"
+        elif type(value) is int:  # not a bool
+            value = f"{value:,}"
+        click.echo(f"{name.replace('_', ' '):<{width}}{value}")

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minilm.blocks.embeddings import Embeddings
 from minilm.blocks.heads import MaskedLMHead, Pooler
-from minilm.blocks.initialisation import initialise
+from minilm.blocks.initialisation import allocate, initialise, unallocated
 from minilm.blocks.layout import Layout
 from minilm.checkpoints.config_file import naming
 from minilm.checkpoints.file_names import WEIGHTS
@@ -152,7 +152,7 @@ class PretrainedModel(nn.Module):
             with naming(directory):
                 stored_config = cls.config_class.from_dict(data)
             config = stored_config.replace(**config_overrides)
-            with torch.device("meta"):
+            with unallocated():
                 model = cls(config)
             plan = plan_load(
                 {f"{cls.own_prefix}{name}": p.shape for name, p in model.named_parameters()},
@@ -164,8 +164,11 @@ class PretrainedModel(nn.Module):
             )
             raise_for(plan.report, allow_unexpected)
             stored = (weights.tensors[name].dtype for name in plan.sources.values())
-            model.to(dtype=parse_dtype(dtype, next(stored, torch.float32)))
-            model.to_empty(device=torch.get_default_device() if device is None else device)
+            allocate(
+                model,
+                parse_dtype(dtype, next(stored, torch.float32)),
+                torch.get_default_device() if device is None else device,
+            )
             fill(
                 model,
                 weights,

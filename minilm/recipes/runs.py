@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from minilm.errors import InputError
+from minilm.checkpoints.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
+from minilm.errors import InputError, TrainingError
 from minilm.models.base import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
 from minilm.objectives.distillation import DistillationLoss
@@ -21,10 +22,15 @@ from minilm.recipes.distillation import DistillationLearner
 from minilm.recipes.masked_lm import MaskedLMLearner
 from minilm.tokenization import Tokenizer
 from minilm.training.distributed import Processes, join
+from minilm.training.log import LOG
 from minilm.training.loop import Result, train
+from minilm.training.record import SETTINGS
 from minilm.training.rehearsal import Rehearsal, rehearse
 from minilm.training.settings import TrainingSettings
 from minilm.training.updates import Learner
+
+
+RECORD = LOG.with_name(SETTINGS)  # in the directory of a run
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,9 @@ class Recipe:
             processes: who takes part; None = those that torchrun started, or this one alone.
             allow_changes: go on with a run that was started with other settings.
             say: takes messages.
+
+        Raises:
+            TrainingError: `output` holds a model that is none of this run's.
         """
         if processes is None:
             with join() as joined:
@@ -69,6 +78,8 @@ class Recipe:
                     settings, output, processes=joined, allow_changes=allow_changes, say=say
                 )
         output = Path(output)
+        if processes.first and not (output / RECORD).exists():
+            _check_free(output)
 
         def finish(directory: Path) -> None:
             self.model.save_pretrained(directory)
@@ -110,7 +121,12 @@ def masked_lm(
     _check_fit(model, opened.tokenizer, corpus)
     if tokenizer is not None:
         opened.store.check_tokenizer(tokenizer)
-    description = {"objective": "mlm", "model": type(model).__name__, "config": _config(model)}
+    description = {
+        "objective": "mlm",
+        "model": type(model).__name__,
+        "config": _config(model),
+        "initial_weights": digest(model),
+    }
     return Recipe(MaskedLMLearner(model), opened, model, description)
 
 
@@ -144,6 +160,7 @@ def distillation(
         "objective": "distillation",
         "student": type(student).__name__,
         "config": _config(student),
+        "initial_weights": digest(student),
         "teacher": digest(teacher),
         "loss": {**loss.to_dict(), "projection": loss.projection is not None},
     }
@@ -157,6 +174,16 @@ def digest(model: nn.Module) -> str:
         summary.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         summary.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
     return summary.hexdigest()
+
+
+def _check_free(output: Path) -> None:
+    """A run writes its model at the end; then it is too late to find another one there."""
+    names = [name for name in (CONFIG, WEIGHTS, INDEX, *COMPANIONS) if (output / name).exists()]
+    if names:
+        raise TrainingError(
+            f"{output} holds {', '.join(names)}, but no run: the trained model would take its "
+            "place. Give a new directory."
+        )
 
 
 def _config(model: PretrainedModel) -> dict[str, Any]:

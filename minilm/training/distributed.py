@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from minilm.errors import TrainingError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -59,12 +61,13 @@ def join(device: str | torch.device | None = None) -> Iterator[Processes]:
     """Joins the processes that torchrun started, or is the only one.
 
     Args:
-        device: where to compute; default: a GPU if there is one, else the CPU.
+        device: where to compute; default: a GPU if there is one, else the CPU. "cuda" means a GPU
+            of its own for each process.
+
+    Raises:
+        TrainingError: there is no such device.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if device is None:
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Processes(0, 1, device)
@@ -76,3 +79,15 @@ def join(device: str | torch.device | None = None) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+def _device(wanted: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(wanted)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as problem:  # the latter: torch is built without CUDA
+        reason = str(problem).partition("\n")[0]
+        raise TrainingError(f"device is {str(wanted)!r}, where nothing can run: {reason}") from None
+    return device

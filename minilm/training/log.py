@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -13,6 +14,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from minilm.checkpoints.atomic import replace_files
+from minilm.errors import TrainingError
 
 LOG = Path("run", "log.jsonl")  # in the directory of a run
 LINE_EVERY = 10.0  # seconds between plain progress lines
@@ -32,6 +34,7 @@ class Log:
 
     def __init__(self, path: Path | None, step: int, evaluated: int) -> None:
         self._file = None
+        self._waiting = b""
         if path is None:
             return
         if path.exists():
@@ -39,18 +42,37 @@ class Log:
                 line for line in path.read_bytes().splitlines(True) if _kept(line, step, evaluated)
             )
             replace_files({path: lambda temporary: temporary.write_bytes(kept)})
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as problem:
+            raise _unwritable(path, problem) from problem
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends a line. Numbers are written as they are, also those that are not finite."""
-        if self._file is not None:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+        """Appends a line; on a full disk it waits until there is room.
+
+        Numbers are written as they are, also those that are not finite.
+        """
+        self._waiting += (json.dumps(row) + "\n").encode()
+        with contextlib.suppress(OSError):
+            self._flush()
 
     def sync(self) -> None:
-        """Waits until all lines are on the disk."""
-        if self._file is not None:
+        """Waits until all lines are on the disk.
+
+        Raises:
+            TrainingError: there is no room for them.
+        """
+        if self._file is None:
+            return
+        try:
+            self._flush()
             os.fsync(self._file.fileno())
+        except OSError as problem:
+            raise _unwritable(Path(self._file.name), problem) from problem
+
+    def _flush(self) -> None:
+        while self._file is not None and self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +85,13 @@ class Log:
     ) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _unwritable(path: Path, problem: OSError) -> TrainingError:
+    return TrainingError(
+        f"{path} cannot be written: {problem.strerror}. Make room or mend the disk, then start the "
+        "same command again."
+    )
 
 
 def _kept(line: bytes, step: int, evaluated: int) -> bool:

@@ -1,6 +1,6 @@
 """The training loop: steps in order, evaluations, snapshots, and going on after an interruption.
 
-    data.steps(epoch) -> the samples of a step -> data.split -> data.batch      (batches.py)
+    data.steps(epoch) -> the samples of a step -> data.split -> data.batch      (steps.py)
         -> learner(batch) -> loss terms -> gradients -> checks -> optimiser     (updates.py)
         -> log.jsonl, now and then an evaluation and a snapshot                 (here)
 
@@ -12,12 +12,11 @@ generator, and the weights at the end do not show that the run was ever interrup
 
 from __future__ import annotations
 
-import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,31 +24,18 @@ from typing import Any
 
 import torch
 
-import minilm
-from minilm.checkpoints.atomic import replace_files
-from minilm.checkpoints.json_file import json_bytes, parse_json, read_json
 from minilm.errors import TrainingError
 from minilm.training.distributed import Processes
+from minilm.training.lock import locked
 from minilm.training.log import LOG, Log, Progress
-from minilm.training.settings import FREE, TrainingSettings
+from minilm.training.record import check_record, circumstances, make_directory
+from minilm.training.settings import TrainingSettings
 from minilm.training.signals import StopRequest
 from minilm.training.snapshots import Snapshot, newest_snapshot, save_snapshot
-from minilm.training.updates import Learner, Outcome, Samples, TrainingBatch, TrainingData, Updater
+from minilm.training.steps import Position, prepared_steps
+from minilm.training.updates import Learner, Outcome, TrainingBatch, TrainingData, Updater
 
-SETTINGS = "settings.json"
 SNAPSHOTS = "snapshots"
-AHEAD = 2  # steps whose batches each worker prepares in advance
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where in the data a run stands: the next step is number `index` of `epoch`."""
-
-    epoch: int = 0
-    index: int = 0
-
-
-START = Position()
 
 
 @dataclass(frozen=True)
@@ -102,30 +88,28 @@ def train(
         How it ended. After SIGINT, SIGTERM or SIGUSR1 everything is saved first.
 
     Raises:
-        TrainingError: other settings or data than the run was started with; numbers that are not
-            finite; a snapshot that cannot be written.
+        TrainingError: other settings or data than the run was started with; another process is at
+            it; numbers that are not finite; a snapshot that cannot be written.
     """
     run = (output / LOG).parent
-    if processes.first:
-        _make_directory(run / SNAPSHOTS)
-        _check_settings(
-            run / SETTINGS,
-            {
+    with ExitStack() as stack:
+        if processes.first:
+            make_directory(run / SNAPSHOTS)
+            stack.enter_context(locked(run))
+            record = {
                 "settings": settings.to_dict(),
                 "data": dict(data.fingerprint),
                 "description": dict(description or {}),
-            },
-            _circumstances(processes),
-            allow_changes,
-            say,
-        )
-    processes.wait()
-    updater = Updater(learner, settings, processes)
-    snapshot = _common_snapshot(run / SNAPSHOTS, processes, say)
-    session = _Session(updater, settings, run, processes, held_out, say)
-    if snapshot is not None:
-        session.restore(snapshot)
-    with torch.random.fork_rng(devices=[]), StopRequest() as stop:
+            }
+            check_record(run, record, circumstances(processes), allow_changes, say)
+        processes.wait()
+        updater = Updater(learner, settings, processes)
+        snapshot = _common_snapshot(run / SNAPSHOTS, processes, say)
+        session = _Session(updater, settings, run, processes, held_out, say)
+        if snapshot is not None:
+            session.restore(snapshot)
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stop = stack.enter_context(StopRequest())
         finished = session.run(data, stop)
         if finished and processes.first:
             finish(output)
@@ -165,6 +149,11 @@ class _Session:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to where a snapshot was taken."""
+        if snapshot.step > self._settings.steps:
+            raise TrainingError(
+                f"{self._run.parent} holds a run that has done {snapshot.step:,} steps, more than "
+                f"the {self._settings.steps:,} asked for. Ask for more, or take another output."
+            )
         self._updater.restore(snapshot.model, snapshot.optimiser)
         state = snapshot.state
         self.step = self._saved = snapshot.step
@@ -251,7 +240,6 @@ class _Session:
         if self._saved == self.step:
             return
         if self._processes.first:
-            log.sync()
             model, optimiser = self._updater.state()
             state = {
                 "epoch": self._position.epoch,
@@ -263,6 +251,7 @@ class _Session:
             }
             snapshot = Snapshot(self.step, model, optimiser, state)
             try:
+                log.sync()
                 save_snapshot(self._run / SNAPSHOTS, snapshot, keep=self._settings.keep_snapshots)
             except TrainingError as problem:
                 if must or self._settings.on_save_error == "raise" or self._saved < 0:
@@ -274,47 +263,6 @@ class _Session:
                 log.write({"event": "save failed", "step": self.step, "reason": str(problem)})
                 return
         self._saved = self.step
-
-
-def prepared_steps(
-    data: TrainingData,
-    settings: TrainingSettings,
-    processes: Processes,
-    start: Position = START,
-) -> Iterator[tuple[Position, list[TrainingBatch]]]:
-    """Steps without end: where the data stands after each, and this process's micro-batches."""
-
-    def make(epoch: int, samples: Samples) -> list[TrainingBatch]:
-        parts = data.split(samples, processes.world * settings.accumulation)
-        return [data.batch(epoch, part) for part in parts[processes.rank :: processes.world]]
-
-    if settings.workers == 0:
-        for position, epoch, samples in _positions(data, start):
-            yield position, make(epoch, samples)
-        return
-    with ThreadPoolExecutor(settings.workers) as pool:
-        waiting: list[tuple[Position, Future[list[TrainingBatch]]]] = []
-        try:
-            for position, epoch, samples in _positions(data, start):
-                waiting.append((position, pool.submit(make, epoch, samples)))
-                if len(waiting) > AHEAD * settings.workers:
-                    ready, future = waiting.pop(0)
-                    yield ready, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
-def _positions(data: TrainingData, start: Position) -> Iterator[tuple[Position, int, Samples]]:
-    """Every step from `start` on: the position after it, its epoch, its samples."""
-    epoch, index = start.epoch, start.index
-    while True:
-        steps = data.steps(epoch)
-        if not steps:
-            raise TrainingError("The data has no samples to train on.")
-        for number in range(index, len(steps)):
-            yield Position(epoch, number + 1), epoch, steps[number]
-        epoch, index = epoch + 1, 0
 
 
 def _row(
@@ -335,79 +283,6 @@ def _row(
 
 def _due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise TrainingError(
-            f"{directory} cannot be created: {problem.strerror or problem}."
-        ) from problem
-
-
-def _circumstances(processes: Processes) -> dict[str, Any]:
-    """What may change the last bits, but no meaning."""
-    return {
-        "minilm": minilm.__version__,
-        "torch": torch.__version__,
-        "processes": processes.world,
-        "device": processes.device.type,
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _check_settings(
-    path: Path,
-    fixed: dict[str, Any],
-    circumstances: dict[str, Any],
-    allow_changes: bool,
-    say: Callable[[str], None],
-) -> None:
-    """Writes down what the run is, or compares with what was written when it began."""
-    if not path.exists():
-        _write_settings(path, fixed, circumstances)
-        return
-    stored = read_json(path, max_bytes=10_000_000, error=TrainingError)
-    before = _flat({key: stored.get(key, {}) for key in fixed})
-    now = _flat(parse_json(json_bytes(fixed)))
-    differing = [
-        f"{key}: {before.get(key, 'unset')!r} then, {now.get(key, 'unset')!r} now"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key.removeprefix("settings.") not in FREE
-    ]
-    if differing and not allow_changes:
-        raise TrainingError(
-            f"{path.parent.parent} holds a run with other settings:\n  "
-            + "\n  ".join(differing)
-            + "\nRepeat the command it was started with, take another --output, or go on anyway "
-            "with --allow-changes."
-        )
-    other = {
-        key: (stored.get("circumstances", {}).get(key), value)
-        for key, value in circumstances.items()
-        if stored.get("circumstances", {}).get(key) != value
-    }
-    for key, (then, value) in other.items():
-        say(f"note: {key} was {then}, is {value} now: the last bits of the weights may differ")
-    if differing or other:
-        _write_settings(path, fixed, circumstances)
-
-
-def _write_settings(path: Path, fixed: dict[str, Any], circumstances: dict[str, Any]) -> None:
-    content = json_bytes({**fixed, "circumstances": circumstances})
-    replace_files({path: lambda temporary: temporary.write_bytes(content)})
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        if isinstance(entry, Mapping):
-            flat |= _flat(entry, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = entry
-    return flat
 
 
 def _common_snapshot(

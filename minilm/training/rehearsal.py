@@ -9,8 +9,8 @@ from itertools import islice
 from statistics import median
 
 from minilm.training.distributed import Processes
-from minilm.training.loop import prepared_steps
 from minilm.training.settings import TrainingSettings
+from minilm.training.steps import prepared_steps
 from minilm.training.updates import Learner, TrainingBatch, TrainingData, Updater
 
 

@@ -1,0 +1,104 @@
+"""settings.json: what a run was started with, so that nothing else goes on in its place."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import minilm
+from minilm.checkpoints.atomic import replace_files
+from minilm.checkpoints.json_file import json_bytes, parse_json, read_json
+from minilm.errors import TrainingError
+from minilm.training.distributed import Processes
+from minilm.training.settings import FREE
+
+SETTINGS = "settings.json"
+
+
+def make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise TrainingError(
+            f"{directory} cannot be created: {problem.strerror or problem}."
+        ) from problem
+
+
+def circumstances(processes: Processes) -> dict[str, Any]:
+    """What may change the last bits, but no meaning."""
+    return {
+        "minilm": minilm.__version__,
+        "torch": torch.__version__,
+        "processes": processes.world,
+        "device": processes.device.type,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def check_record(
+    run: Path,
+    fixed: dict[str, Any],
+    circumstances: dict[str, Any],
+    allow_changes: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Writes down what the run is, or compares with what was written when it began.
+
+    Args:
+        run: where settings.json lies.
+        fixed: what may not differ, but for the settings named in `FREE`.
+        circumstances: what may differ; it is said.
+        allow_changes: take other settings as well.
+        say: takes messages.
+
+    Raises:
+        TrainingError: names every value that differs, then and now.
+    """
+    path = run / SETTINGS
+    if not path.exists():
+        _write_settings(path, fixed, circumstances)
+        return
+    stored = read_json(path, max_bytes=10_000_000, error=TrainingError)
+    before = _flat({key: stored.get(key, {}) for key in fixed})
+    now = _flat(parse_json(json_bytes(fixed)))
+    differing = [
+        f"{key}: {before.get(key, 'unset')!r} then, {now.get(key, 'unset')!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key.removeprefix("settings.") not in FREE
+    ]
+    if differing and not allow_changes:
+        raise TrainingError(
+            f"{path.parent.parent} holds a run with other settings:\n  "
+            + "\n  ".join(differing)
+            + "\nRepeat the command it was started with, take another --output, or go on anyway "
+            "with --allow-changes."
+        )
+    other = {
+        key: (stored.get("circumstances", {}).get(key), value)
+        for key, value in circumstances.items()
+        if stored.get("circumstances", {}).get(key) != value
+    }
+    for key, (then, value) in other.items():
+        say(f"note: {key} was {then}, is {value} now: the last bits of the weights may differ")
+    if differing or other:
+        _write_settings(path, fixed, circumstances)
+
+
+def _write_settings(path: Path, fixed: dict[str, Any], circumstances: dict[str, Any]) -> None:
+    content = json_bytes({**fixed, "circumstances": circumstances})
+    replace_files({path: lambda temporary: temporary.write_bytes(content)})
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            flat |= _flat(entry, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = entry
+    return flat

@@ -1,0 +1,66 @@
+"""The steps of a run in order, from any position, with their batches prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from minilm.errors import TrainingError
+from minilm.training.distributed import Processes
+from minilm.training.settings import TrainingSettings
+from minilm.training.updates import Samples, TrainingBatch, TrainingData
+
+AHEAD = 2  # steps whose batches each worker prepares in advance
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the data a run stands: the next step is number `index` of `epoch`."""
+
+    epoch: int = 0
+    index: int = 0
+
+
+START = Position()
+
+
+def prepared_steps(
+    data: TrainingData,
+    settings: TrainingSettings,
+    processes: Processes,
+    start: Position = START,
+) -> Iterator[tuple[Position, list[TrainingBatch]]]:
+    """Steps without end: where the data stands after each, and this process's micro-batches."""
+
+    def make(epoch: int, samples: Samples) -> list[TrainingBatch]:
+        parts = data.split(samples, processes.world * settings.accumulation)
+        return [data.batch(epoch, part) for part in parts[processes.rank :: processes.world]]
+
+    if settings.workers == 0:
+        for position, epoch, samples in _positions(data, start):
+            yield position, make(epoch, samples)
+        return
+    with ThreadPoolExecutor(settings.workers) as pool:
+        waiting: list[tuple[Position, Future[list[TrainingBatch]]]] = []
+        try:
+            for position, epoch, samples in _positions(data, start):
+                waiting.append((position, pool.submit(make, epoch, samples)))
+                if len(waiting) > AHEAD * settings.workers:
+                    ready, future = waiting.pop(0)
+                    yield ready, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _positions(data: TrainingData, start: Position) -> Iterator[tuple[Position, int, Samples]]:
+    """Every step from `start` on: the position after it, its epoch, its samples."""
+    epoch, index = start.epoch, start.index
+    while True:
+        steps = data.steps(epoch)
+        if not steps:
+            raise TrainingError("The data has no samples to train on.")
+        for number in range(index, len(steps)):
+            yield Position(epoch, number + 1), epoch, steps[number]
+        epoch, index = epoch + 1, 0
