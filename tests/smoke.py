@@ -39,13 +39,13 @@ for arguments in (
 with tempfile.TemporaryDirectory() as folder:
     words = "a small text that is long enough for a store and for two steps of training"
     (Path(folder) / "text.txt").write_text("\n".join([words] * 9 + [""]) * 4)
-    shape = ["--layers", "2", "--hidden-size", "16", "--heads", "2", "--max-length", "16"]
+    length = ["--max-length", "16", "--steps", "2"]
+    shape = ["--layers", "2", "--hidden-size", "16", "--heads", "2", *length]
     for arguments in (
         ["train-tokenizer", "text.txt", "--vocab-size", "60", "--output", "vocabulary"],
         ["tokenize", "text.txt", "--tokenizer", "vocabulary", "--output", "store"],
-        ["pretrain", "--corpus", "store", "--output", "teacher", "--steps", "2", *shape],
-        ["distill", "--teacher", "teacher", "--corpus", "store", "--output", "student"]
-        + ["--steps", "2", "--max-length", "16"],
+        ["pretrain", "--corpus", "store", "--output", "teacher", *shape],
+        ["distill", "--teacher", "teacher", "--corpus", "store", "--output", "student", *length],
         ["inspect", "student"],
     ):
         subprocess.run(["minilm", *arguments], check=True, cwd=folder, capture_output=True)

@@ -29,7 +29,6 @@ from minilm.training.rehearsal import Rehearsal, rehearse
 from minilm.training.settings import TrainingSettings
 from minilm.training.updates import Learner
 
-
 RECORD = LOG.with_name(SETTINGS)  # in the directory of a run
 
 

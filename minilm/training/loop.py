@@ -24,11 +24,12 @@ from typing import Any
 
 import torch
 
+from minilm.checkpoints.atomic import make_directory
 from minilm.errors import TrainingError
 from minilm.training.distributed import Processes
 from minilm.training.lock import locked
 from minilm.training.log import LOG, Log, Progress
-from minilm.training.record import check_record, circumstances, make_directory
+from minilm.training.record import check_record, circumstances
 from minilm.training.settings import TrainingSettings
 from minilm.training.signals import StopRequest
 from minilm.training.snapshots import Snapshot, newest_snapshot, save_snapshot
@@ -94,7 +95,12 @@ def train(
     run = (output / LOG).parent
     with ExitStack() as stack:
         if processes.first:
-            make_directory(run / SNAPSHOTS)
+            try:
+                make_directory(run / SNAPSHOTS)
+            except OSError as problem:
+                raise TrainingError(
+                    f"{run} cannot be created: {problem.strerror or problem}."
+                ) from problem
             stack.enter_context(locked(run))
             record = {
                 "settings": settings.to_dict(),

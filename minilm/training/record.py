@@ -19,15 +19,6 @@ from minilm.training.settings import FREE
 SETTINGS = "settings.json"
 
 
-def make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise TrainingError(
-            f"{directory} cannot be created: {problem.strerror or problem}."
-        ) from problem
-
-
 def circumstances(processes: Processes) -> dict[str, Any]:
     """What may change the last bits, but no meaning."""
     return {

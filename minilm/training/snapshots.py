@@ -108,7 +108,7 @@ def save_snapshot(directory: Path, snapshot: Snapshot, *, keep: int = 2) -> Path
         reason = problem.strerror if isinstance(problem, OSError) else None
         raise TrainingError(
             f"The snapshot {place} cannot be written: {reason or problem}. Earlier snapshots are "
-            "intact; make room or mend the disk, then start the same command again."
+            "intact; make room or mend the disk."
         ) from problem
     finally:
         for leftover in (temporary, replaced):
