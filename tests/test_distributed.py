@@ -46,6 +46,18 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("alone"), 1, 1)
 
 
+def test_the_losses_are_those_on_record(alone: Path) -> None:
+    """Data, masks, weights, loss and optimiser together: none of them drifts unnoticed.
+
+    After a change that is meant, `python tests/distributed_driver.py DIR 1` and put the "loss" of
+    every line of DIR/*/run/log.jsonl into golden_losses.json, in a commit of its own.
+    """
+    golden = json.loads((TESTS / "golden_losses.json").read_text())
+    for objective, expected in golden.items():
+        found = [row["loss"] for row in log_of(alone / objective) if "loss" in row]
+        assert found == pytest.approx(expected, rel=0, abs=1e-9), objective
+
+
 @pytest.mark.parametrize(("processes", "accumulation"), [(2, 1), (2, 4), (1, 4)])
 def test_however_a_step_is_shared_out_it_is_the_same(
     processes: int, accumulation: int, alone: Path, tmp_path: Path

@@ -86,7 +86,8 @@ def train(
         say: takes messages.
 
     Returns:
-        How it ended. After SIGINT, SIGTERM or SIGUSR1 everything is saved first.
+        How it ended, with the learner in eval mode. After SIGINT, SIGTERM or SIGUSR1 everything is
+        saved first.
 
     Raises:
         TrainingError: other settings or data than the run was started with; another process is at
@@ -117,6 +118,7 @@ def train(
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stop = stack.enter_context(StopRequest())
         finished = session.run(data, stop)
+        learner.eval()
         if finished and processes.first:
             finish(output)
         processes.wait()
