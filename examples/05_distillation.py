@@ -5,7 +5,7 @@
 # text is the help that Python brings along (`help("LOOPING")` and 78 other topics, 465,000
 # characters), so no network is needed. It runs in a temporary directory and leaves nothing behind.
 #
-# Run it: `python examples/05_distillation.py` (under two minutes on two cores)
+# Run it: `python examples/05_distillation.py` (about a minute on two cores)
 
 # %%
 import json
@@ -85,7 +85,13 @@ of_teacher = train(masked_lm(teacher, corpus), "teacher", steps=240)
 # predictions, 2 cross-entropy of the masked tokens, 1 cosine between the last states). The second
 # starts from the same layers but learns from the text alone; the third hears the teacher but starts
 # from random weights. The paper's ablation (its Table 4) compares the same. On so little text the
-# first two are close, and the start from the teacher's layers is what counts.
+# first two are close, and the start from the teacher's layers is what counts. What to expect (five
+# evaluations on the held-out topics in each run; the last digits depend on the processor):
+#
+#     teacher                loss  4.24  4.11  4.04  3.88  3.85   accuracy 0.363
+#     student                loss  3.87  3.85  3.84  3.82  3.81   accuracy 0.368
+#     without the teacher    loss  3.91  3.91  3.89  3.83  3.83   accuracy 0.367
+#     from random weights    loss  5.21  4.33  4.14  4.09  4.07   accuracy 0.311
 
 # %%
 STEPS = 80
