@@ -130,7 +130,7 @@ def test_distill_leaves_a_student_that_transformers_loads(tmp_path: Path) -> Non
 def test_pretrain_with_every_option(tmp_path: Path) -> None:
     done = pretrain(
         tmp_path / "albert", "--model", "albert", "--epochs", 1, "--intermediate-size", 24,
-        "--dropout", 0.2, "--initializer-range", 0.05, "--masking", "whole-words", "--min-length",
+        "--dropout", 0.2, "--masking", "whole-words", "--min-length",
         5, "--mask-probability", 0.2, "--max-predictions", 4, "--learning-rate", 1e-3, "--schedule",
         "linear", "--power", 2, "--warmup", 3, "--betas", 0.8, 0.9, "--epsilon", 1e-5,
         "--weight-decay", 0.1, "--max-gradient-norm", 0, "--accumulation", 3, "--precision",

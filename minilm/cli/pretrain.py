@@ -25,7 +25,6 @@ SHAPE = (
     "intermediate_size",
     "positions",
     "dropout",
-    "initializer_range",
 )
 
 
@@ -44,11 +43,6 @@ SHAPE = (
 @click.option("--positions", default=512, show_default=True, type=click.IntRange(min=3))
 @click.option("--dropout", default=0.1, show_default=True, type=click.FloatRange(0, 1))
 @click.option(
-    "--initializer-range",
-    type=click.FloatRange(0, min_open=True),
-    help="Standard deviation of fresh weights. Default: 0.02 at 768, growing as widths shrink.",
-)
-@click.option(
     "--from", "start", metavar="MODEL", help="Start from a checkpoint, which also sets the shape."
 )
 @training_options(learning_rate=1e-4, schedule="polynomial", warmup=0.01)
@@ -60,7 +54,6 @@ def command(
     intermediate_size: int | None,
     positions: int,
     dropout: float,
-    initializer_range: float | None,
     start: str | None,
     **options: Any,
 ) -> None:
@@ -90,7 +83,6 @@ def command(
         "max_position_embeddings": positions,
         "hidden_dropout_prob": dropout,
         "attention_probs_dropout_prob": dropout,
-        "initializer_range": initializer_range or round(0.02 * (768 / hidden_size) ** 0.5, 4),
     }
 
     def build(_: Processes) -> Recipe:

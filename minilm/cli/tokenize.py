@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from minilm.cli.text_options import text_options
 from minilm.data.text_files import EncodingErrors
 from minilm.data.token_store import TokenStore
 from minilm.data.tokenize import SHARD_TOKENS, Progress, tokenize_corpus
@@ -115,19 +116,7 @@ def describe(store: TokenStore, display: ProgressDisplay) -> dict[str, Any]:
     type=click.IntRange(min=0),
     help="Processes that tokenize. Default: one for each processor. The result is the same.",
 )
-@click.option("--text-key", default="text", show_default=True, help="The text's key in .jsonl.")
-@click.option(
-    "--document-per-line",
-    is_flag=True,
-    help="Each line of a .txt file is a document. Default: a blank line ends one.",
-)
-@click.option(
-    "--errors",
-    type=click.Choice(["strict", "replace", "ignore"]),
-    default="strict",
-    show_default=True,
-    help="Bytes that are no UTF-8: stop, put U+FFFD, or drop them.",
-)
+@text_options
 @click.option(
     "--shard-tokens",
     type=click.IntRange(min=1),

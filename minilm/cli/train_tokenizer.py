@@ -10,6 +10,7 @@ from typing import get_args
 
 import click
 
+from minilm.cli.text_options import text_options
 from minilm.data.text_files import EncodingErrors
 from minilm.tokenizer_training import CHARACTER_COVERAGE, Kind, train_tokenizer
 
@@ -51,19 +52,7 @@ from minilm.tokenizer_training import CHARACTER_COVERAGE, Kind, train_tokenizer
     metavar="N",
     help="Learn from the first N documents only: unigram takes minutes on a large corpus.",
 )
-@click.option("--text-key", default="text", show_default=True, help="The text's key in .jsonl.")
-@click.option(
-    "--document-per-line",
-    is_flag=True,
-    help="Each line of a .txt file is a document. Default: a blank line ends one.",
-)
-@click.option(
-    "--errors",
-    type=click.Choice(get_args(EncodingErrors)),
-    default="strict",
-    show_default=True,
-    help="Bytes that are no UTF-8: stop, put U+FFFD, or drop them.",
-)
+@text_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     files: tuple[Path, ...],

@@ -123,7 +123,7 @@ def masked_lm(
     description = {
         "objective": "mlm",
         "model": type(model).__name__,
-        "config": _config(model),
+        "config": model.config.to_dict(),
         "initial_weights": digest(model),
     }
     return Recipe(MaskedLMLearner(model), opened, model, description)
@@ -158,7 +158,7 @@ def distillation(
     description = {
         "objective": "distillation",
         "student": type(student).__name__,
-        "config": _config(student),
+        "config": student.config.to_dict(),
         "initial_weights": digest(student),
         "teacher": digest(teacher),
         "loss": {**loss.to_dict(), "projection": loss.projection is not None},
@@ -183,10 +183,6 @@ def _check_free(output: Path) -> None:
             f"{output} holds {', '.join(names)}, but no run: the trained model would take its "
             "place. Give a new directory."
         )
-
-
-def _config(model: PretrainedModel) -> dict[str, Any]:
-    return model.config.to_dict()
 
 
 def _check_fit(model: PretrainedModel, tokenizer: Tokenizer, corpus: CorpusSettings) -> None:

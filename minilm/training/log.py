@@ -52,6 +52,8 @@ class Log:
 
         Numbers are written as they are, also those that are not finite.
         """
+        if self._file is None:
+            return
         self._waiting += (json.dumps(row) + "\n").encode()
         with contextlib.suppress(OSError):
             self._flush()

@@ -1,0 +1,37 @@
+"""How text files are to be read: options of every command that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+import click
+
+from minilm.data.text_files import EncodingErrors
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def text_options(function: Command) -> Command:
+    """Adds --text-key, --document-per-line and --errors."""
+    for add in reversed(
+        (
+            click.option(
+                "--text-key", default="text", show_default=True, help="The text's key in .jsonl."
+            ),
+            click.option(
+                "--document-per-line",
+                is_flag=True,
+                help="Each line of a .txt file is a document. Default: a blank line ends one.",
+            ),
+            click.option(
+                "--errors",
+                type=click.Choice(get_args(EncodingErrors)),
+                default="strict",
+                show_default=True,
+                help="Bytes that are no UTF-8: stop, put U+FFFD, or drop them.",
+            ),
+        )
+    ):
+        function = add(function)
+    return function
