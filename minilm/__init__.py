@@ -57,9 +57,11 @@ _HOMES = {
         "distillation_terms",
     ),
     "minilm.recipes.corpus": ("CorpusSettings",),
+    "minilm.sharing": ("share", "unshare"),
     "minilm.students": ("init_student",),
     "minilm.tokenization": ("Batch", "Tokenizer"),
     "minilm.tokenizer_training": ("train_tokenizer",),
+    "minilm.training.lamb": ("Lamb",),
     "minilm.training.optimiser": ("parameter_groups",),
     "minilm.training.settings": ("TrainingSettings",),
 }
@@ -143,6 +145,10 @@ if TYPE_CHECKING:
     from minilm.recipes.corpus import (
         CorpusSettings as CorpusSettings,
     )
+    from minilm.sharing import (
+        share as share,
+        unshare as unshare,
+    )
     from minilm.students import (
         init_student as init_student,
     )
@@ -152,6 +158,9 @@ if TYPE_CHECKING:
     )
     from minilm.tokenizer_training import (
         train_tokenizer as train_tokenizer,
+    )
+    from minilm.training.lamb import (
+        Lamb as Lamb,
     )
     from minilm.training.optimiser import (
         parameter_groups as parameter_groups,

@@ -305,6 +305,9 @@ class AlbertConfig(EncoderConfig):
         embedding_size: E, width of the embedding tables.
         num_hidden_groups: G, how many groups of layers have weights of their own; 1 = all shared.
         inner_group_num: layers in a group; a group is applied as a whole.
+        shared_between_groups: what all groups have in common nevertheless: "attention" or
+            "feed_forward", each with its norm; None = nothing. A checkpoint then holds equal copies
+            in all groups, and other libraries read it as an ordinary ALBERT.
         type_vocab_size: rows of the token-type table.
         classifier_dropout: dropout before every head on the pooled state.
         feed_forward_dropout: also drop out what the feed-forward block adds, by
@@ -313,7 +316,11 @@ class AlbertConfig(EncoderConfig):
 
     model_type: ClassVar[str] = "albert"
     hub_keys: ClassVar[Mapping[str, str]] = {"classifier_dropout": "classifier_dropout_prob"}
-    own_options: ClassVar[tuple[str, ...]] = ("initializer", "feed_forward_dropout")
+    own_options: ClassVar[tuple[str, ...]] = (
+        "initializer",
+        "feed_forward_dropout",
+        "shared_between_groups",
+    )
     hub_defaults: ClassVar[Mapping[str, Any]] = {
         "hidden_size": 4096,
         "num_attention_heads": 64,
@@ -324,12 +331,43 @@ class AlbertConfig(EncoderConfig):
     embedding_size: int = _int(128, 1, 2**16)
     num_hidden_groups: int = _int(1, 1, 128)
     inner_group_num: int = _int(1, 1, 128)
+    shared_between_groups: str | None = _choice(None, (None, "attention", "feed_forward"))
     hidden_act: str = _choice("gelu_new", tuple(ACTIVATIONS))
     hidden_dropout_prob: float = _probability(0.0)
     attention_probs_dropout_prob: float = _probability(0.0)
     type_vocab_size: int = _int(2, 1, 2**16)
     classifier_dropout: float = _probability(0.1)
     feed_forward_dropout: bool = _bool(False)
+
+    def with_sharing(self, sharing: str | int) -> Self:
+        """The same model with other layers sharing their weights.
+
+        Args:
+            sharing: "all" (ALBERT), "attention", "feed_forward", "none", or a number M: every M
+                layers that follow each other share all their weights, those of different groups
+                none (Lan et al. 2020, section 4.6 and table 4).
+
+        Raises:
+            ConfigError: it is none of these, or M does not divide the number of layers.
+        """
+        layers = self.num_hidden_layers
+        if sharing == "all":
+            return self.replace(num_hidden_groups=1, shared_between_groups=None)
+        if sharing == "none":
+            return self.replace(num_hidden_groups=layers, shared_between_groups=None)
+        if sharing in ("attention", "feed_forward"):
+            return self.replace(num_hidden_groups=layers, shared_between_groups=sharing)
+        if not isinstance(sharing, int) or isinstance(sharing, bool) or sharing < 1:
+            raise ConfigError(
+                f"sharing is {sharing!r}: expected 'all', 'attention', 'feed_forward', 'none' or "
+                "how many layers share their weights."
+            )
+        if layers % sharing:
+            raise ConfigError(
+                f"sharing is {sharing}: groups of so many layers do not add up to the {layers} "
+                "layers of this model."
+            )
+        return self.replace(num_hidden_groups=layers // sharing, shared_between_groups=None)
 
     def _size(self) -> int:
         layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size

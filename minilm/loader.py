@@ -11,7 +11,7 @@ from minilm.checkpoints.weights import open_directory
 from minilm.errors import CheckpointError
 from minilm.models import albert, bert, distilbert
 from minilm.models.base import PretrainedModel
-from minilm.models.tasks import ForMaskedLM
+from minilm.models.tasks import ForMaskedLM, ForPreTraining
 
 CLASSES: dict[str, type[PretrainedModel]] = {
     **bert.CLASSES,
@@ -71,20 +71,54 @@ def load_masked_lm(path_or_repo: str | os.PathLike[str], **options: Any) -> ForM
     Raises:
         CheckpointError: the checkpoint has no masked-LM head.
     """
-    directory = resolve(path_or_repo)
-    stored_class = find_class(directory)
-    stem = STEMS[stored_class.config_class.model_type]
-    model = CLASSES[f"{stem}ForMaskedLM"].from_pretrained(directory, **options)
+    model, fresh, stem = _load_as("ForMaskedLM", path_or_repo, options)
     assert isinstance(model, ForMaskedLM)
-    assert model.load_report is not None
-    fresh = [entry.own for entry in model.load_report.of("new")]
-    if fresh:
-        raise CheckpointError(
-            f"{directory} has no masked-LM head (it is a {stored_class.__name__} and lacks "
-            f"{fresh[0]}), and a new one would predict random words. Use a checkpoint of a "
-            f"{stem}ForMaskedLM or {stem}ForPreTraining."
-        )
+    _require_masked_lm(fresh, path_or_repo, stem)
     return model
+
+
+def load_pretraining(path_or_repo: str | os.PathLike[str], **options: Any) -> ForPreTraining:
+    """Load a BERT or ALBERT with the heads it was pretrained with.
+
+    Pooler and pair head may be missing, as in many public files: they start fresh, as
+    `model.load_report` says.
+
+    Args:
+        path_or_repo: a directory, or a hub name.
+        **options: as for `PretrainedModel.from_pretrained`.
+
+    Raises:
+        CheckpointError: the checkpoint has no masked-LM head, or is a DistilBERT.
+    """
+    model, fresh, stem = _load_as("ForPreTraining", path_or_repo, options)
+    assert isinstance(model, ForPreTraining)
+    _require_masked_lm(fresh, path_or_repo, stem)
+    return model
+
+
+def _load_as(
+    head: str, path_or_repo: str | os.PathLike[str], options: dict[str, Any]
+) -> tuple[PretrainedModel, list[str], str]:
+    """A checkpoint with this head: the model, which tensors are fresh, the architecture's stem."""
+    directory = resolve(path_or_repo)
+    stem = STEMS[find_class(directory).config_class.model_type]
+    if f"{stem}{head}" not in CLASSES:
+        raise CheckpointError(
+            f"{directory} is a {stem}, and there is no {stem}{head}: a BERT or ALBERT is expected."
+        )
+    model = CLASSES[f"{stem}{head}"].from_pretrained(directory, **options)
+    assert model.load_report is not None
+    return model, [entry.own or "" for entry in model.load_report.of("new")], stem
+
+
+def _require_masked_lm(fresh: list[str], path: str | os.PathLike[str], stem: str) -> None:
+    missing = [name for name in fresh if name.startswith("masked_lm_head")]
+    if missing:
+        others = f" or {stem}ForPreTraining" if f"{stem}ForPreTraining" in CLASSES else ""
+        raise CheckpointError(
+            f"{path} has no masked-LM head (it lacks {missing[0]}), and a new one would predict "
+            f"random words. Use a checkpoint of a {stem}ForMaskedLM{others}."
+        )
 
 
 def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:

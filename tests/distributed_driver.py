@@ -1,4 +1,4 @@
-"""What test_distributed.py runs in one process or under torchrun: two short float64 trainings."""
+"""What test_distributed.py runs in one process or under torchrun: three short float64 trainings."""
 
 import sys
 from pathlib import Path
@@ -9,17 +9,22 @@ from safetensors.torch import save_file
 
 import minilm
 from memory_store import MemoryStore, wordpiece
+from minilm.data.batches import SampleSource
 from minilm.data.masked_lm import MaskedLMData, evaluation_batches
 from minilm.data.masking import TokenMasking
+from minilm.data.ngram_masking import NGramMasking
+from minilm.data.segment_pairs import SegmentPairs, pair_evaluation_batches
 from minilm.data.sequences import Sequences
 from minilm.data.vocabulary import Vocabulary
-from minilm.models.tasks import ForMaskedLM
+from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.objectives.distillation import DistillationLoss
 from minilm.recipes.distillation import DistillationLearner
 from minilm.recipes.masked_lm import MaskedLMLearner
+from minilm.recipes.pretraining import PretrainingLearner
 from minilm.training.distributed import Processes, join
 from minilm.training.loop import train
 from minilm.training.settings import TrainingSettings
+from minilm.training.updates import Learner
 from tiny import tiny
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -31,8 +36,19 @@ def run(objective: str, output: Path, accumulation: int, processes: Processes) -
     store = MemoryStore(wordpiece(size=61), documents)
     vocabulary = Vocabulary.of(store.tokenizer())
     masking = TokenMasking(vocabulary)
-    sequences = Sequences(store, max_length=16, documents=range(24), min_length=4)
-    data = MaskedLMData(sequences, masking, vocabulary, tokens_per_step=90, seed=4)
+    pairs = objective == "mlm+sop"
+    source: SampleSource = Sequences(store, max_length=16, documents=range(24), min_length=4)
+    if pairs:
+        source = SegmentPairs(
+            store, task="sentence_order", max_length=16, documents=range(24), min_length=4
+        )
+    data = MaskedLMData(
+        source,
+        NGramMasking(vocabulary) if pairs else masking,
+        vocabulary,
+        tokens_per_step=90,
+        seed=4,
+    )
     held_out = evaluation_batches(
         Sequences(store, max_length=16, documents=range(24, 30), min_length=4),
         masking,
@@ -41,15 +57,30 @@ def run(objective: str, output: Path, accumulation: int, processes: Processes) -
     )
     teacher = tiny("BertForMaskedLM", num_hidden_layers=4, **NO_DROPOUT)
     assert isinstance(teacher, ForMaskedLM)
-    learner: MaskedLMLearner | DistillationLearner
-    if objective == "mlm":
+    learner: Learner
+    if pairs:
+        albert = tiny("AlbertForPreTraining", classifier_dropout=0.0)
+        assert isinstance(albert, ForPreTraining)
+        learner = PretrainingLearner(albert, "sentence_order")
+        held_out += pair_evaluation_batches(
+            SegmentPairs(
+                store, task="next_sentence", max_length=16, documents=range(24, 30), min_length=4
+            ),
+            tokens_per_batch=40,
+        )
+    elif objective == "mlm":
         learner = MaskedLMLearner(teacher)
     else:
         student = minilm.init_student(teacher)
         assert isinstance(student, ForMaskedLM)
         learner = DistillationLearner(student, teacher, DistillationLoss(mse=0.1))
     settings = TrainingSettings(
-        steps=20, warmup=3, learning_rate=1e-3, accumulation=accumulation, evaluate_every=10
+        steps=20,
+        warmup=3,
+        learning_rate=1e-3,
+        optimiser="lamb" if pairs else "adamw",
+        accumulation=accumulation,
+        evaluate_every=10,
     )
     train(
         learner,
@@ -65,5 +96,5 @@ def run(objective: str, output: Path, accumulation: int, processes: Processes) -
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with join("cpu") as together:
-        for name in ("mlm", "distillation"):
+        for name in ("mlm", "distillation", "mlm+sop"):
             run(name, Path(sys.argv[1]) / name, int(sys.argv[2]), together)

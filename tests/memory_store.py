@@ -24,12 +24,24 @@ def wordpiece(*words: str, size: int = 0) -> Tokenizer:
 
 
 class MemoryStore:
-    """Documents given as ids."""
+    """Documents given as ids.
+
+    Args:
+        tokenizer: theirs.
+        documents: the ids of each.
+        sentence: tokens of every sentence but the last ones of documents; or, for each document,
+            the tokens of its sentences.
+    """
 
     path = Path("memory")
     fingerprint = "f00d"
 
-    def __init__(self, tokenizer: Tokenizer, documents: Sequence[npt.ArrayLike]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        documents: Sequence[npt.ArrayLike],
+        sentence: int | Sequence[Sequence[int]] = 5,
+    ) -> None:
         lines = [np.asarray(document, dtype=np.uint16) for document in documents]
         self._tokenizer = tokenizer
         self._tokens = np.concatenate([*lines, np.empty(0, dtype=np.uint16)])
@@ -37,6 +49,7 @@ class MemoryStore:
         self.num_documents = len(lines)
         self.num_tokens = len(self._tokens)
         self.document_starts = np.cumsum([0, *map(len, lines)])
+        self._sentence = sentence
 
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
@@ -47,3 +60,9 @@ class MemoryStore:
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
         assert 0 <= start <= stop <= self.num_tokens
         return self._tokens[start:stop]
+
+    def sentences(self, document: int) -> npt.NDArray[np.int64]:
+        start, stop = self.document_starts[document : document + 2]
+        if isinstance(self._sentence, int):
+            return np.append(np.arange(start, stop, self._sentence), stop)
+        return np.asarray(start + np.cumsum([0, *self._sentence[document]]))

@@ -110,7 +110,8 @@ def test_a_batch_is_its_sequences_with_masks(masking: Any) -> None:
     source = data(masking=masking)
     samples = source.steps(0)[0]
     batch = source.batch(0, samples)
-    ids, lengths = SEQUENCES.gather(samples)
+    gathered = SEQUENCES.gather(samples)
+    ids, lengths = gathered.ids, gathered.lengths
     original = torch.where(batch.labels == -100, batch.input_ids, batch.labels)
     assert original.tolist() == ids.tolist()
     assert batch.lengths.tolist() == lengths.tolist()
@@ -135,7 +136,7 @@ def test_parts_of_a_step_have_the_masks_of_the_whole(step: int, parts: int) -> N
         int(sample): (whole.input_ids[end - length : end], whole.labels[end - length : end])
         for sample, end, length in zip(samples, ends, whole.lengths, strict=True)
     }
-    split = source.split(samples, parts)
+    split = source.split(0, samples, parts)
     assert len(split) == parts
     for part in split:
         batch = data().batch(2, part)
@@ -261,7 +262,7 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(InputError, match="at least 0, not -3"):
         data(seed=-3)
     with pytest.raises(InputError, match="parts must be at least 1, not 0"):
-        data().split(np.arange(3), 0)
+        data().split(0, np.arange(3), 0)
     for changes in ({"tokens_per_batch": 0}, {"limit_tokens": 0}):
         with pytest.raises(InputError, match="at least 1 token, not 0"):
             evaluate(**changes)

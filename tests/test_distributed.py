@@ -16,7 +16,7 @@ CIRCUMSTANCES = ("seconds", "tokens_per_second")
 
 
 def train(output: Path, processes: int, accumulation: int) -> Path:
-    """Both objectives, in directories of their own."""
+    """All objectives, in directories of their own."""
     start = [] if processes == 1 else [*TORCHRUN, str(processes)]
     command = [sys.executable, *start, str(DRIVER), str(output), str(accumulation)]
     done = subprocess.run(
@@ -64,7 +64,7 @@ def test_however_a_step_is_shared_out_it_is_the_same(
 ) -> None:
     """After 20 steps: weights, losses, norms and evaluations."""
     others = train(tmp_path, processes, accumulation)
-    for objective in ("mlm", "distillation"):
+    for objective in ("mlm", "distillation", "mlm+sop"):
         weights = load_file(alone / objective / "model.safetensors")
         other_weights = load_file(others / objective / "model.safetensors")
         assert weights.keys() == other_weights.keys()

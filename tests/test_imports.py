@@ -21,7 +21,7 @@ LEVELS = [
     ("data",),
     ("models",),
     ("training",),
-    ("loader", "students"),
+    ("loader", "students", "sharing"),
     ("recipes",),
     ("encoder",),
     ("parity", "bench"),

@@ -138,6 +138,7 @@ def test_distillation_is_the_pure_function_of_both_models_outputs(
     )
     wanted = 5 * terms.kl + 2 * terms.mlm + terms.cosine + 0.5 * terms.mse
     torch.testing.assert_close(found.pop("loss"), wanted, **EXACT)
+    assert float(found.pop("masked_share")) == pytest.approx(8 / 23)
     assert found.keys() == {"kl", "mlm", "cosine", "mse"}
     for name, value in found.items():
         torch.testing.assert_close(value, getattr(terms, name).detach(), **EXACT)
@@ -237,7 +238,7 @@ def test_scores_without_a_comparison_of_logits_need_no_teacher(
     monkeypatch.setattr(learner.teacher, "encode", None, raising=False)
     monkeypatch.setattr(learner.teacher.base, "encode", None)
     assert learner.score(batch).keys() == {"masked_loss", "masked_accuracy"}
-    assert learner(batch, learner.counts(batch)).keys() == {"loss", "mlm"}
+    assert learner(batch, learner.counts(batch)).keys() == {"loss", "mlm", "masked_share"}
 
 
 def test_the_teacher_is_no_part_of_the_learner() -> None:

@@ -92,10 +92,12 @@ def test_ranges_of_documents_have_nothing_in_common() -> None:
 def test_gathered_sequences_are_the_single_ones() -> None:
     found = Sequences(store(30, 12, 50), max_length=16)
     samples = np.array([3, 0, 4, 3])
-    ids, lengths = found.gather(samples)
+    gathered = found.gather(samples)
+    ids, lengths = gathered.ids, gathered.lengths
     assert ids.tolist() == np.concatenate([found[int(sample)] for sample in samples]).tolist()
     assert lengths.tolist() == found.lengths[samples].tolist()
-    ids, lengths = found.gather(samples[:0])
+    gathered = found.gather(samples[:0])
+    ids, lengths = gathered.ids, gathered.lengths
     assert ids.shape == lengths.shape == (0,)
     for sample in (-1, len(found)):
         with pytest.raises(InputError, match=f"samples go from 0 to {len(found) - 1}"):

@@ -93,7 +93,7 @@ def test_a_step_equals_plain_gradient_descent_however_it_is_cut(accumulation: in
     updater = Updater(learner, settings, toy.ALONE)
     optimiser = torch.optim.AdamW(parameter_groups(plain, 0.01), lr=0.1, eps=1e-6)
     for step, samples in enumerate(data.steps(0), start=1):
-        parts = data.split(samples, accumulation)
+        parts = data.split(0, samples, accumulation)
         outcome = updater.update(step, [data.batch(0, part) for part in parts])
 
         whole = data.batch(0, samples)

@@ -76,7 +76,7 @@ class Cloud:
         order = np.random.default_rng([1, epoch]).permutation(self.size)
         return [order[start : start + 8] for start in range(0, self.size, 8)]
 
-    def split(self, samples: Samples, parts: int) -> Sequence[Samples]:
+    def split(self, epoch: int, samples: Samples, parts: int) -> Sequence[Samples]:
         return np.array_split(samples, parts)
 
     def batch(self, epoch: int, samples: Samples) -> Points:

@@ -41,6 +41,7 @@ def plan_load(
     names: HubNames,
     *,
     source: str,
+    shared: Mapping[str, str] | None = None,
     layers: int | None = None,
     ignore_mismatched_heads: bool = False,
 ) -> Plan:
@@ -51,6 +52,7 @@ def plan_load(
         stored: shape and dtype by the names in the file.
         names: the architecture's tables.
         source: the checkpoint, for the report.
+        shared: see `shared_names`; what is stored under the second names are copies.
         layers: the caller asked for this depth; stored layers beyond it are left out.
         ignore_mismatched_heads: a head of another shape becomes a new head.
     """
@@ -77,6 +79,10 @@ def plan_load(
                 copies[name] = owners[WORD]
             if name == decoder_bias and MASKED_LM_BIAS in expected:
                 copies[name] = owners[MASKED_LM_BIAS]
+        elif shared and own in shared:
+            report.entries.append(Entry("ignored", name, None, "a copy of shared weights"))
+            if shared[own] in owners:
+                copies[name] = owners[shared[own]]
         elif own not in expected:
             report.entries.append(_without_place(name, own, layers))
         elif own in sources:
@@ -108,6 +114,16 @@ def _without_place(name: str, own: str, layers: int | None) -> Entry:
     if layers is not None and number is not None and int(number[1]) >= layers:
         return Entry("ignored", name, None, f"of a layer beyond num_hidden_layers={layers}")
     return Entry("unexpected", name, None, "config.json describes a model without it")
+
+
+def shared_names(model: nn.Module) -> dict[str, str]:
+    """The other names of parameters that are in several places: name -> the first one's name."""
+    first: dict[int, str] = {}
+    others = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            others[name] = first[id(parameter)]
+    return others
 
 
 def raise_for(report: LoadReport, allow_unexpected: bool) -> None:
@@ -191,13 +207,17 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 def _untied(copy: str, original: str, source: str) -> CheckpointError:
     return CheckpointError(
-        f"{source}: {copy} differs from {original}. They are one tensor in minilm (tied), a model "
-        "with two different ones is not supported."
+        f"{source}: {copy} differs from {original}. They are one tensor in this model (tied); one "
+        "with two different ones cannot be loaded."
     )
 
 
 def translate_state_dict(
-    state: Mapping[str, Tensor], own_names: set[str], names: HubNames, own_prefix: str
+    state: Mapping[str, Tensor],
+    own_names: set[str],
+    names: HubNames,
+    own_prefix: str,
+    shared: Mapping[str, str],
 ) -> dict[str, Tensor]:
     """A state dictionary with hub names, own names or both, by the model's own names.
 
@@ -209,6 +229,10 @@ def translate_state_dict(
         own_names: the names that the model knows.
         names: the architecture's tables.
         own_prefix: "encoder." for a base model, nothing for a task model.
+        shared: see `shared_names`; values under the second names must be equal, or may be left out.
+
+    Raises:
+        CheckpointError: values of one tensor differ.
     """
     result: dict[str, Tensor] = {}
     hub: dict[str, Tensor] = {}
@@ -226,4 +250,7 @@ def translate_state_dict(
     for entry in plan.report.unexpected:
         assert entry.stored is not None
         result[entry.stored] = hub[entry.stored]
+    for second, first in shared.items():
+        if first in result and not _equal(result.setdefault(second, result[first]), result[first]):
+            raise _untied(second, first, "state_dict")
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,12 +12,15 @@ from click.core import ParameterSource
 from minilm.cli.training import corpus_settings, run, training_options
 
 if TYPE_CHECKING:
-    from minilm.models.tasks import ForMaskedLM
+    from minilm.models.base import PretrainedModel
     from minilm.recipes.runs import Recipe
     from minilm.training.distributed import Processes
 
 ARCHITECTURES = ("bert", "distilbert", "albert")
+OBJECTIVES = {"mlm": "single", "mlm+sop": "sentence_order", "mlm+nsp": "next_sentence"}
+SHARING = ("all", "attention", "feed-forward", "none")
 # options of a fresh model, which a checkpoint has settled
+ALBERT_SHAPE = ("embedding_size", "sharing", "feed_forward_dropout")
 SHAPE = (
     "model",
     "layers",
@@ -25,10 +29,29 @@ SHAPE = (
     "intermediate_size",
     "positions",
     "dropout",
+    *ALBERT_SHAPE,
 )
 
 
+def _sharing(_: click.Context, __: click.Parameter, value: str) -> str | int:
+    if value in SHARING:
+        return value.replace("-", "_")
+    if value.isdecimal() and int(value) > 0:
+        return int(value)
+    raise click.BadParameter(
+        f"{value!r} is none of {', '.join(SHARING)}, and no number of layers to a group."
+    )
+
+
 @click.command()
+@click.option(
+    "--objective",
+    type=click.Choice(list(OBJECTIVES)),
+    default="mlm",
+    show_default=True,
+    help="Masked tokens alone, or also a question about two segments: are they in order (ALBERT), "
+    "does the second follow the first (BERT)?",
+)
 @click.option(
     "--model",
     type=click.Choice(ARCHITECTURES),
@@ -41,75 +64,151 @@ SHAPE = (
 @click.option("--heads", default=12, show_default=True, type=click.IntRange(min=1))
 @click.option("--intermediate-size", type=click.IntRange(min=1), help="Default: 4 hidden sizes.")
 @click.option("--positions", default=512, show_default=True, type=click.IntRange(min=3))
-@click.option("--dropout", default=0.1, show_default=True, type=click.FloatRange(0, 1))
+@click.option("--dropout", type=click.FloatRange(0, 1), help="Default: 0.1, of ALBERT 0 (v2).")
+@click.option(
+    "--embedding-size",
+    default=128,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Of ALBERT.",
+)
+@click.option(
+    "--sharing",
+    metavar=f"[{'|'.join(SHARING)}|N]",
+    default="all",
+    show_default=True,
+    callback=_sharing,
+    help="What the layers of ALBERT share; a number shares everything among so many layers.",
+)
+@click.option(
+    "--feed-forward-dropout",
+    is_flag=True,
+    help="Of ALBERT: also drop out what the feed-forward block adds, as Google's code does.",
+)
 @click.option(
     "--from", "start", metavar="MODEL", help="Start from a checkpoint, which also sets the shape."
 )
+@click.option(
+    "--gradient-checkpointing",
+    is_flag=True,
+    help="Less memory, a third more time: compute each layer again in the backward pass.",
+)
+@click.option(
+    "--sop-mode",
+    type=click.Choice(["pure", "google"]),
+    default="pure",
+    show_default=True,
+    help="Pairs for mlm+sop: as in the paper, or as in the released code, which pairs leftover "
+    "segments with random ones.",
+)
+@click.option(
+    "--short-sequences",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Of documents whose pairs are cut shorter than need be.",
+)
 @training_options(learning_rate=1e-4, schedule="polynomial", warmup=0.01)
 def command(
-    model: str,
-    layers: int,
-    hidden_size: int,
-    heads: int,
-    intermediate_size: int | None,
-    positions: int,
-    dropout: float,
+    objective: str,
     start: str | None,
+    gradient_checkpointing: bool,
+    sop_mode: str,
+    short_sequences: float,
     **options: Any,
 ) -> None:
-    """Train a model to predict masked tokens.
+    """Train a model to predict masked tokens, and perhaps the order of two segments.
 
     Reads a token store and leaves a checkpoint that minilm and transformers load. Interrupt it as
     you like: the same command goes on where it stopped, and ends with the same weights. Under
-    torchrun it uses all processes. Defaults are BERT's; a step is far smaller than BERT's 128,000
-    tokens, for machines that are.
+    torchrun it uses all processes. A step is far smaller than BERT's 128,000 or ALBERT's two
+    million tokens, for machines that are.
 
     \b
-    Example:
+    Examples:
       minilm tokenize articles.txt --tokenizer DIR --output store
       minilm pretrain --corpus store --output bert-mini --layers 12 --hidden-size 256 --heads 4 \\
         --held-out 100 --epochs 1 --learning-rate 5e-4
+      minilm pretrain --model albert --objective mlm+sop --masking ngrams --optimiser lamb \\
+        --corpus store --output albert-mini --layers 12 --hidden-size 256 --heads 4 \\
+        --held-out 100 --epochs 1 --learning-rate 2e-3
     """
-    given = click.get_current_context().get_parameter_source
-    useless = [name for name in SHAPE if given(name) is ParameterSource.COMMANDLINE]
-    if start is not None and useless:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
-        raise click.UsageError(f"--from brings a model with its own shape: leave out {names}.")
-    shape = {
-        "num_hidden_layers": layers,
-        "hidden_size": hidden_size,
-        "num_attention_heads": heads,
-        "intermediate_size": intermediate_size or 4 * hidden_size,
-        "max_position_embeddings": positions,
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
-    }
+    _check_options(objective, options["model"], start)
+    segments = OBJECTIVES[objective]
 
     def build(_: Processes) -> Recipe:
         from minilm.checkpoints.hub import resolve
-        from minilm.loader import load_masked_lm
-        from minilm.recipes.runs import masked_lm
+        from minilm.loader import load_masked_lm, load_pretraining
+        from minilm.models.tasks import ForMaskedLM, ForPreTraining
+        from minilm.recipes.runs import masked_lm, pretraining
         from minilm.tokenization import Tokenizer
 
-        corpus = corpus_settings(options)
+        corpus = corpus_settings(
+            options, segments=segments, pair_mode=sop_mode, short_probability=short_sequences
+        )
+        tokenizer = None
         if start is None:
-            return masked_lm(_fresh(model, shape, corpus.store), corpus)
-        directory = resolve(start)
-        return masked_lm(load_masked_lm(directory), corpus, Tokenizer.from_pretrained(directory))
+            model = _fresh(options, corpus.store, pairs=segments != "single")
+        else:
+            directory = resolve(start)
+            tokenizer = Tokenizer.from_pretrained(directory)
+            model = (load_masked_lm if segments == "single" else load_pretraining)(directory)
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        if isinstance(model, ForMaskedLM):
+            return masked_lm(model, corpus, tokenizer)
+        assert isinstance(model, ForPreTraining)
+        return pretraining(model, corpus, tokenizer)
 
     run(options, build)
 
 
-def _fresh(model: str, shape: dict[str, Any], store: str | os.PathLike[str]) -> ForMaskedLM:
+def _check_options(objective: str, model: str, start: str | None) -> None:
+    """Refuses options that would have no effect."""
+    given = click.get_current_context().get_parameter_source
+
+    def useless(*names: str) -> str:
+        found = [name for name in names if given(name) is ParameterSource.COMMANDLINE]
+        return ", ".join(f"--{name.replace('_', '-')}" for name in found)
+
+    if start is not None and (names := useless(*SHAPE)):
+        raise click.UsageError(f"--from brings a model with its own shape: leave out {names}.")
+    if model != "albert" and (names := useless(*ALBERT_SHAPE)):
+        raise click.UsageError(f"{names}: of --model albert only.")
+    if objective == "mlm" and (names := useless("sop_mode", "short_sequences")):
+        raise click.UsageError(f"{names}: of pairs only, so not of --objective mlm.")
+    if objective == "mlm+nsp" and (names := useless("sop_mode")):
+        raise click.UsageError(f"{names}: of --objective mlm+sop only.")
+    if objective != "mlm" and start is None and model == "distilbert":
+        raise click.UsageError(
+            f"DistilBERT has no head for pairs: --objective mlm, not {objective}."
+        )
+
+
+def _fresh(
+    options: Mapping[str, Any], store: str | os.PathLike[str], *, pairs: bool
+) -> PretrainedModel:
+    from minilm.config import AlbertConfig
     from minilm.data.token_store import TokenStore
     from minilm.loader import CLASSES, STEMS
-    from minilm.models.tasks import ForMaskedLM
 
-    cls = CLASSES[f"{STEMS[model]}ForMaskedLM"]
+    cls = CLASSES[f"{STEMS[options['model']]}{'ForPreTraining' if pairs else 'ForMaskedLM'}"]
     tokenizer = TokenStore.open(store).tokenizer()
+    shape = {
+        "num_hidden_layers": options["layers"],
+        "hidden_size": options["hidden_size"],
+        "num_attention_heads": options["heads"],
+        "intermediate_size": options["intermediate_size"] or 4 * options["hidden_size"],
+        "max_position_embeddings": options["positions"],
+    }
+    if options["dropout"] is not None:
+        shape["hidden_dropout_prob"] = shape["attention_probs_dropout_prob"] = options["dropout"]
     config = cls.config_class(
         **shape, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_token_id
     )
-    fresh = cls(config)
-    assert isinstance(fresh, ForMaskedLM)
-    return fresh
+    if isinstance(config, AlbertConfig):
+        config = config.replace(
+            embedding_size=options["embedding_size"],
+            feed_forward_dropout=options["feed_forward_dropout"],
+        ).with_sharing(options["sharing"])
+    return cls(config)

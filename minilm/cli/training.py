@@ -13,6 +13,7 @@ import click
 from minilm.training.settings import (
     OnNonfinite,
     OnSaveError,
+    Optimiser,
     Precision,
     Schedule,
     TrainingSettings,
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 EVALUATIONS = 20  # in a run, unless --evaluate-every says otherwise
 SNAPSHOTS = 20
-MASKING = {"tokens": "tokens", "whole-words": "whole_words", "rare-tokens": "rare_tokens"}
+MASKING = {
+    "tokens": "tokens",
+    "whole-words": "whole_words",
+    "ngrams": "ngrams",
+    "rare-tokens": "rare_tokens",
+}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -63,9 +69,11 @@ def training_options(**defaults: Any) -> Callable[[Command], Command]:
         option(
             "--masking",
             click.Choice(list(MASKING)),
-            "Which tokens are predicted: any, whole words, or rarer ones more often (DistilBERT).",
+            "Which tokens are predicted: any, whole words, runs of words (ALBERT), or rarer ones "
+            "more often (DistilBERT).",
             "tokens",
         ),
+        option("--max-ngram", count, "Words of the longest run, with --masking ngrams.", 3),
         option("--mask-probability", positive, "Share of tokens that is predicted.", 0.15),
         option("--max-predictions", count, "At most so many in one sequence.", None),
         option("--tokens-per-step", count, "Size of a step, over all processes.", 8192),
@@ -75,9 +83,10 @@ def training_options(**defaults: Any) -> Callable[[Command], Command]:
         option("--schedule", click.Choice(get_args(Schedule)), "After the warm-up.", "linear"),
         option("--power", positive, "Of the polynomial schedule.", 1.0),
         option("--warmup", positive, "In steps, or below 1 as a share of all steps.", 0.05),
-        option("--betas", (float, float), "Of AdamW.", (0.9, 0.999)),
-        option("--epsilon", positive, "Of AdamW.", 1e-6),
-        option("--weight-decay", positive, "Of AdamW; never on norms and biases.", 0.01),
+        option("--optimiser", click.Choice(get_args(Optimiser)), "LAMB for large steps.", "adamw"),
+        option("--betas", (float, float), "Of the optimiser.", (0.9, 0.999)),
+        option("--epsilon", positive, "Of the optimiser.", 1e-6),
+        option("--weight-decay", positive, "Never on norms and biases.", 0.01),
         option("--max-gradient-norm", positive, "Clipping; 0 = none.", 1.0),
         option("--accumulation", count, "Micro-batches of a step, to save memory.", 1),
         option(
@@ -130,8 +139,13 @@ def training_options(**defaults: Any) -> Callable[[Command], Command]:
     return decorate
 
 
-def corpus_settings(options: Mapping[str, Any]) -> CorpusSettings:
-    """The corpus that the options describe."""
+def corpus_settings(options: Mapping[str, Any], **more: Any) -> CorpusSettings:
+    """The corpus that the options describe.
+
+    Args:
+        options: of the command.
+        **more: settings that not every training command has.
+    """
     from minilm.recipes.corpus import CorpusSettings
 
     return CorpusSettings(
@@ -142,9 +156,11 @@ def corpus_settings(options: Mapping[str, Any]) -> CorpusSettings:
         masking=MASKING[options["masking"]],  # type: ignore[arg-type]
         probability=options["mask_probability"],
         max_predictions=options["max_predictions"],
+        max_ngram=options["max_ngram"],
         tokens_per_step=options["tokens_per_step"],
         tokens_per_evaluation=options["evaluation_tokens"],
         seed=options["seed"],
+        **more,
     )
 
 
@@ -215,6 +231,7 @@ def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) 
         schedule=options["schedule"],
         warmup=round(warmup * steps if warmup < 1 else warmup),
         power=options["power"],
+        optimiser=options["optimiser"],
         betas=options["betas"],
         epsilon=options["epsilon"],
         weight_decay=options["weight_decay"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,60 @@ from torch import Tensor
 from minilm.errors import InputError
 
 Integers = npt.NDArray[np.int64]
+
+# what the label of a pair says: 1 = the segments were swapped; 1 = the second is a random one
+SentenceTask = Literal["sentence_order", "next_sentence"]
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """Samples in a row, not masked yet.
+
+    Attributes:
+        ids: (T,) with [CLS] and [SEP].
+        lengths: (B,) tokens of each sample; they sum to T.
+        token_type_ids: (T,) the number of each token's segment; None for samples of one segment.
+        sentence_labels: (B,) of pairs; else None.
+    """
+
+    ids: Integers
+    lengths: Integers
+    token_type_ids: Integers | None = None
+    sentence_labels: Integers | None = None
+
+
+class Samples(Protocol):
+    """What there is to learn from in an epoch. May be shared by threads."""
+
+    @property
+    def lengths(self) -> Integers:
+        """(N,) tokens of each sample, special ones counted."""
+
+    @property
+    def keys(self) -> Integers:
+        """(N,) a number of its own for each sample, which the draws for it depend on."""
+
+    def gather(self, samples: Integers) -> Gathered:
+        """Reads samples by their numbers, (B,)."""
+
+
+class SampleSource(Protocol):
+    """Where samples come from."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the token store."""
+
+    @property
+    def sentence_task(self) -> SentenceTask | None:
+        """What the labels of pairs mean; None for samples of one segment."""
+
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        """JSON values that a run which goes on must find again."""
+
+    def samples(self, seed: int, epoch: int) -> Samples:
+        """The samples of an epoch; always the same ones for the same numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +85,7 @@ class TokenBatch:
         labels: (T,) int64, the id to predict; -100 where nothing is.
         token_type_ids: (T,) int64, or None for sequences of one segment.
         sentence_labels: (B,) int64, the label of each sequence as a pair, or None.
+        sentence_task: what these labels mean.
     """
 
     samples: Integers
@@ -38,6 +94,7 @@ class TokenBatch:
     labels: Tensor
     token_type_ids: Tensor | None = None
     sentence_labels: Tensor | None = None
+    sentence_task: SentenceTask | None = None
 
     @property
     def tokens(self) -> int:
@@ -60,7 +117,36 @@ class TokenBatch:
             self.labels.to(device, non_blocking=not wait),
             move(self.token_type_ids),
             move(self.sentence_labels),
+            self.sentence_task,
         )
+
+
+def token_batch(
+    samples: Integers,
+    found: Gathered,
+    inputs: Integers,
+    labels: Integers,
+    task: SentenceTask | None,
+) -> TokenBatch:
+    """The tensors of gathered samples.
+
+    Args:
+        samples: (B,) their numbers.
+        found: what was read.
+        inputs: (T,) what the model sees of it.
+        labels: (T,) what it is to predict.
+        task: what the labels of pairs mean.
+    """
+    types, answers = found.token_type_ids, found.sentence_labels
+    return TokenBatch(
+        samples,
+        torch.from_numpy(inputs),
+        torch.from_numpy(found.lengths),
+        torch.from_numpy(labels),
+        None if types is None else torch.from_numpy(types),
+        None if answers is None else torch.from_numpy(answers),
+        task,
+    )
 
 
 def cut_steps(order: Integers, lengths: Integers, tokens: int) -> list[Integers]:

@@ -1,4 +1,4 @@
-"""Masked-LM training data: steps of packed sequences, masked anew in every epoch."""
+"""Pretraining data: steps of packed sequences or pairs, masked anew in every epoch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from minilm.data.batches import TokenBatch, cut_steps, split_evenly
+from minilm.data.batches import (
+    Samples,
+    SampleSource,
+    TokenBatch,
+    cut_steps,
+    split_evenly,
+    token_batch,
+)
 from minilm.data.masking import BERT, Corruption, Masking, mask
 from minilm.data.randomness import Stream, TokenDraw, generator
 from minilm.data.sequences import Sequences
@@ -25,19 +31,19 @@ EVALUATION_SEED = 0
 class MaskedLMData:
     """What a masked language model learns from; `minilm.training` asks it for steps and batches.
 
-    An epoch is every sequence once, in an order drawn from (seed, epoch). Masks are drawn from
-    (seed, epoch, sequence), so they do not depend on how a step is split.
+    An epoch is every sample once, in an order drawn from (seed, epoch). Masks are drawn from
+    (seed, epoch, the sample's key), so they do not depend on how a step is split.
 
     Differs from the released distillation code, which draws the positions of a whole batch
     together: there the number of predictions in a sequence depends on its neighbours.
 
     Args:
-        sequences: the samples.
+        source: of the samples: `Sequences` or `SegmentPairs`.
         masking: which positions are predicted.
         vocabulary: of the tokenizer that the store was made with.
         tokens_per_step: a step has at most so many tokens (a single longer sequence is a step of
             its own). The last, shorter step of an epoch is kept.
-        seed: of order and masks.
+        seed: of order, masks and pairs.
         corruption: what happens to the chosen positions.
 
     Attributes:
@@ -49,7 +55,7 @@ class MaskedLMData:
 
     def __init__(
         self,
-        sequences: Sequences,
+        source: SampleSource,
         masking: Masking,
         vocabulary: Vocabulary,
         *,
@@ -60,12 +66,12 @@ class MaskedLMData:
         if tokens_per_step < 1:
             raise InputError(f"tokens_per_step must be at least 1, not {tokens_per_step}.")
         generator(seed)  # refuses what is no seed now rather than at the first step
-        self._source = _Source(sequences, masking, vocabulary, corruption)
-        self._lengths = sequences.lengths
+        self._source = source
+        self._masked = _Masked(source, masking, vocabulary, corruption)
         self._tokens_per_step = tokens_per_step
         self._seed = seed
         self.fingerprint: dict[str, Any] = {
-            "sequences": sequences.fingerprint,
+            "sequences": source.fingerprint,
             "masking": masking.fingerprint,
             "corruption": asdict(corruption),
             "tokens_per_step": tokens_per_step,
@@ -74,16 +80,21 @@ class MaskedLMData:
 
     def steps(self, epoch: int) -> Sequence[Integers]:
         """The samples of every step of an epoch."""
-        order = generator(self._seed, Stream.ORDER, epoch).permutation(len(self._lengths))
-        return cut_steps(order, self._lengths, self._tokens_per_step)
+        lengths = self._samples(epoch).lengths
+        order = generator(self._seed, Stream.ORDER, epoch).permutation(len(lengths))
+        return cut_steps(order, lengths, self._tokens_per_step)
 
-    def split(self, samples: Integers, parts: int) -> list[Integers]:
+    def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
         """Samples of a step in exactly so many parts, balanced by tokens; some may be empty."""
-        return split_evenly(samples, self._lengths[samples], parts)
+        return split_evenly(samples, self._samples(epoch).lengths[samples], parts)
 
     def batch(self, epoch: int, samples: Integers) -> TokenBatch:
         """The masked batch of these samples in an epoch; there may be none. Threads may call it."""
-        return self._source.batch(self._seed, (Stream.MASKS, epoch), samples)
+        key = (Stream.MASKS, epoch)
+        return self._masked.batch(self._samples(epoch), self._seed, key, samples)
+
+    def _samples(self, epoch: int) -> Samples:
+        return self._source.samples(self._seed, epoch)
 
 
 def evaluation_batches(
@@ -115,38 +126,45 @@ def evaluation_batches(
     Raises:
         InputError: an argument is out of range, or the vocabulary is not the store's.
     """
-    source = _Source(sequences, masking, vocabulary, corruption)
-    chosen = np.arange(len(sequences))
-    if limit_tokens is not None:
-        order = generator(seed, Stream.EVALUATION_ORDER).permutation(len(sequences))
-        chosen = np.sort(cut_steps(order, sequences.lengths, limit_tokens)[0])
+    masked = _Masked(sequences, masking, vocabulary, corruption)
     return [
-        source.batch(seed, (Stream.EVALUATION_MASKS,), samples)
-        for samples in cut_steps(chosen, sequences.lengths, tokens_per_batch)
+        masked.batch(sequences, seed, (Stream.EVALUATION_MASKS,), samples)
+        for samples in evaluation_steps(sequences.lengths, tokens_per_batch, seed, limit_tokens)
     ]
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Sequences and how they are masked."""
+def evaluation_steps(
+    lengths: Integers, tokens_per_batch: int, seed: int, limit_tokens: int | None
+) -> list[Integers]:
+    """The samples of every evaluation batch; see `evaluation_batches`."""
+    chosen = np.arange(len(lengths))
+    if limit_tokens is not None:
+        order = generator(seed, Stream.EVALUATION_ORDER).permutation(len(lengths))
+        chosen = np.sort(cut_steps(order, lengths, limit_tokens)[0])
+    return cut_steps(chosen, lengths, tokens_per_batch)
 
-    sequences: Sequences
+
+@dataclass(frozen=True)
+class _Masked:
+    """How samples of a source are masked."""
+
+    source: SampleSource
     masking: Masking
     vocabulary: Vocabulary
     corruption: Corruption
 
     def __post_init__(self) -> None:
-        if self.vocabulary.size != self.sequences.vocab_size:
+        if self.vocabulary.size != self.source.vocab_size:
             raise InputError(
                 f"The vocabulary has {self.vocabulary.size} tokens, the token store "
-                f"{self.sequences.vocab_size}. Use Vocabulary.of(store.tokenizer())."
+                f"{self.source.vocab_size}. Use Vocabulary.of(store.tokenizer())."
             )
 
-    def batch(self, seed: int, key: tuple[int, ...], samples: Integers) -> TokenBatch:
-        """A batch whose masks depend on seed, key and the number of each sample."""
-        ids, lengths = self.sequences.gather(samples)
-        draw = TokenDraw(seed, key, samples, lengths)
-        inputs, labels = mask(ids, lengths, self.masking, self.vocabulary, draw, self.corruption)
-        return TokenBatch(
-            samples, torch.from_numpy(inputs), torch.from_numpy(lengths), torch.from_numpy(labels)
+    def batch(self, of: Samples, seed: int, key: tuple[int, ...], samples: Integers) -> TokenBatch:
+        """A batch whose masks depend on seed, key and the key of each sample."""
+        found = of.gather(samples)
+        draw = TokenDraw(seed, key, of.keys[samples], found.lengths)
+        inputs, labels = mask(
+            found.ids, found.lengths, self.masking, self.vocabulary, draw, self.corruption
         )
+        return token_batch(samples, found, inputs, labels, self.source.sentence_task)

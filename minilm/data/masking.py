@@ -2,6 +2,7 @@
 
     BERT         tokens at random                                    TokenMasking
     BERT, wwm    all pieces of words at random                       WholeWordMasking
+    ALBERT       runs of words at random (ngram_masking.py)          NGramMasking
     DistilBERT   tokens at random, rare ones rather                  RareTokenMasking
 
 All work on a packed batch at once, and every sequence's masks depend on its own numbers alone (see
@@ -68,7 +69,7 @@ class TokenMasking:
         probability: float = 0.15,
         max_predictions: int | None = None,
     ) -> None:
-        self._budget = _Budget(probability, max_predictions)
+        self._budget = Budget(probability, max_predictions)
         self._weights = np.where(vocabulary.special, 0.0, 1.0)  # (V,)
         self.fingerprint: dict[str, Any] = {"name": "tokens", **asdict(self._budget)}
 
@@ -118,7 +119,7 @@ class RareTokenMasking:
             )
         if not 0 <= smoothing <= 1:
             raise InputError(f"smoothing is {smoothing!r}; expected a number from 0 to 1.")
-        self._budget = _Budget(probability, max_predictions)
+        self._budget = Budget(probability, max_predictions)
         weights = np.maximum(counts, 1).astype(np.float64) ** -smoothing
         self._weights: Floats = np.where(vocabulary.special, 0.0, weights)  # (V,)
         self.fingerprint: dict[str, Any] = {
@@ -160,19 +161,15 @@ class WholeWordMasking:
         probability: float = 0.15,
         max_predictions: int | None = None,
     ) -> None:
-        if vocabulary.starts_word is None:
-            raise InputError(
-                "This tokenizer's vocabulary does not show where words begin (WordPiece, unigram "
-                "and word-level ones do). Use TokenMasking."
-            )
-        self._budget = _Budget(probability, max_predictions)
+        vocabulary.require_words()
+        self._budget = Budget(probability, max_predictions)
         self._vocabulary = vocabulary
         self.fingerprint: dict[str, Any] = {"name": "whole_words", **asdict(self._budget)}
 
     def choose(self, ids: Integers, lengths: Integers, draw: Draw) -> Flags:
         """See `Masking`."""
         words = Words(ids, lengths, self._vocabulary)
-        rows = _Rows(words.counts)
+        rows = Rows(words.counts)
         order = rows.table(draw(1)[words.starts, 0], np.inf).argsort(axis=1)  # (B, words)
         sizes = np.take_along_axis(rows.table(words.sizes, 0), order, axis=1)
         left = self._budget.rounded(lengths)
@@ -184,7 +181,7 @@ class WholeWordMasking:
             fits = sizes[:, rank] <= left
             left -= sizes[:, rank] * fits
             taken[:, rank] = fits
-        return words.tokens(rows.line(_unsort(taken, order)))
+        return words.tokens(rows.line(unsort(taken, order)))
 
 
 class Words:
@@ -198,6 +195,7 @@ class Words:
         starts: (T,) True for the first token of every word.
         sizes: (words,) tokens of each word.
         counts: (B,) words of each sequence.
+        stops: (words,) in its sequence, the number of the first word behind each word's segment.
     """
 
     def __init__(self, ids: Integers, lengths: Integers, vocabulary: Vocabulary) -> None:
@@ -212,6 +210,11 @@ class Words:
         words = int(self._number[-1]) if len(ids) else 0
         self.sizes: Integers = np.bincount(self._number[self._ordinary], minlength=words + 1)[1:]
         self.counts: Integers = np.diff(self._number[ends - 1], prepend=0)
+        special = np.flatnonzero(~self._ordinary)
+        behind = np.append(self._number[special], words)
+        behind = behind[np.searchsorted(special, np.flatnonzero(self.starts))]
+        behind -= np.repeat(self.counts.cumsum() - self.counts, self.counts)
+        self.stops: Integers = np.minimum(behind, np.repeat(self.counts, self.counts))
 
     def tokens(self, chosen: Flags) -> Flags:
         """(T,) the tokens of the chosen words; `chosen` is (words,)."""
@@ -284,7 +287,7 @@ def mask(
 
 
 @dataclass(frozen=True)
-class _Budget:
+class Budget:
     """How many positions of a sequence are predicted."""
 
     probability: float
@@ -314,7 +317,7 @@ class _Budget:
         return np.minimum(numbers, cap).astype(np.int64)
 
 
-class _Rows:
+class Rows:
     """Puts what lies in a row, sequence after sequence, into a table of one row a sequence."""
 
     def __init__(self, lengths: Integers) -> None:
@@ -350,14 +353,14 @@ def _race(weights: Floats, uniform: Floats, lengths: Integers, winners: Integers
     """
     times = np.full(len(weights), np.inf)
     np.divide(-np.log1p(-uniform), weights, out=times, where=weights > 0)
-    rows = _Rows(lengths)
+    rows = Rows(lengths)
     table = rows.table(times, np.inf)
     order = table.argsort(axis=1)
     wins = np.arange(order.shape[1]) < winners[:, None]
-    return rows.line(_unsort(wins, order) & (table < np.inf))
+    return rows.line(unsort(wins, order) & (table < np.inf))
 
 
-def _unsort(values: Flags, order: npt.NDArray[np.intp]) -> Flags:
+def unsort(values: Flags, order: npt.NDArray[np.intp]) -> Flags:
     """What stands at each rank, put where it came from; both (B, n)."""
     unsorted = np.empty_like(values)
     np.put_along_axis(unsorted, order, values, axis=1)

@@ -24,6 +24,8 @@ class Stream(IntEnum):
     MASKS = 1
     EVALUATION_ORDER = 2
     EVALUATION_MASKS = 3
+    SEGMENTS = 4
+    EVALUATION_SEGMENTS = 5
 
 
 class Draw(Protocol):

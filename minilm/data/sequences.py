@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from minilm.data.batches import Gathered, SentenceTask
 from minilm.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Sequences:
 
     Attributes:
         lengths: (samples,) tokens of each sequence, [CLS] and [SEP] included; read-only.
+        keys: (samples,) the numbers of the sequences; read-only.
         vocab_size: of the store.
 
     Raises:
@@ -64,6 +66,7 @@ class Sequences:
         self._cls_id, self._sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         self._store = store
         self.vocab_size = store.vocab_size
+        self.sentence_task: SentenceTask | None = None
         self.fingerprint: dict[str, Any] = {
             "store": store.fingerprint,
             "documents": [documents.start, documents.stop],
@@ -79,7 +82,8 @@ class Sequences:
             unknown = _count(store, tokenizer.unk_token_id, begins, bounds)
             kept &= unknown < max_unknown * lengths
         self._begins, self.lengths = begins[kept], lengths[kept]
-        self.lengths.flags.writeable = False
+        self.keys = np.arange(len(self.lengths))
+        self.lengths.flags.writeable = self.keys.flags.writeable = False
         if not len(self):
             raise DataError(
                 f"{store.path}: documents {documents.start} to {documents.stop} give no sequence "
@@ -93,29 +97,26 @@ class Sequences:
 
     def __getitem__(self, sample: int) -> Integers:
         """(n,) the ids of one sequence, with [CLS] and [SEP]."""
-        return self.gather(np.array([sample]))[0]
+        return self.gather(np.array([sample])).ids
 
     def __iter__(self) -> Iterator[Integers]:
         return (self[sample] for sample in range(len(self)))
 
-    def gather(self, samples: Integers) -> tuple[Integers, Integers]:
+    def samples(self, seed: int, epoch: int) -> Sequences:
+        """Themselves: they are the same in every epoch."""
+        return self
+
+    def gather(self, samples: Integers) -> Gathered:
         """Reads sequences in a row.
 
         Args:
             samples: (B,) numbers of sequences.
 
-        Returns:
-            Their ids (T,), with [CLS] and [SEP], and their lengths (B,).
-
         Raises:
             InputError: there is no such sequence.
             DataError: the store is damaged.
         """
-        if samples.size and not 0 <= samples.min() <= samples.max() < len(self):
-            raise InputError(
-                f"samples go from 0 to {len(self) - 1}, not from {samples.min()} to "
-                f"{samples.max()}."
-            )
+        check_samples(samples, len(self))
         lengths = self.lengths[samples]
         ends = lengths.cumsum()
         begins = self._begins[samples]
@@ -125,12 +126,34 @@ class Sequences:
         stops = begins + lengths - SPECIAL
         for begin, stop, end in zip(begins.tolist(), stops.tolist(), ends.tolist(), strict=True):
             ids[end - 1 - (stop - begin) : end - 1] = self._store.tokens(begin, stop)
-        if ids.max(initial=0) >= self.vocab_size:
-            raise DataError(
-                f"{self._store.path} is damaged: it holds the token {ids.max()}, but its "
-                f"vocabulary has {self.vocab_size} tokens. Tokenize the corpus again."
-            )
-        return ids, lengths
+        check_ids(ids, self._store)
+        return Gathered(ids, lengths)
+
+
+def check_samples(samples: Integers, count: int) -> None:
+    """Raises InputError unless all samples are numbers below `count`."""
+    if samples.size and not 0 <= samples.min() <= samples.max() < count:
+        raise InputError(
+            f"samples go from 0 to {count - 1}, not from {samples.min()} to {samples.max()}."
+        )
+
+
+def check_ids(ids: Integers, store: TokenStore) -> None:
+    """Raises DataError for ids that the store's vocabulary does not have."""
+    if ids.max(initial=0) >= store.vocab_size:
+        raise DataError(
+            f"{store.path} is damaged: it holds the token {ids.max()}, but its vocabulary has "
+            f"{store.vocab_size} tokens. Tokenize the corpus again."
+        )
+
+
+def check_documents(documents: range, store: TokenStore) -> None:
+    """Raises InputError unless the store has all these documents."""
+    if documents.step != 1 or not 0 <= documents.start <= documents.stop <= store.num_documents:
+        raise InputError(
+            f"documents is {documents!r}; {store.path} has the documents "
+            f"{range(store.num_documents)!r}, and a part of it has the step 1."
+        )
 
 
 def _check(
@@ -147,11 +170,7 @@ def _check(
         )
     if not 0 < max_unknown <= 1:
         raise InputError(f"max_unknown is {max_unknown!r}; expected a share above 0, at most 1.")
-    if documents.step != 1 or not 0 <= documents.start <= documents.stop <= store.num_documents:
-        raise InputError(
-            f"documents is {documents!r}; {store.path} has the documents "
-            f"{range(store.num_documents)!r}, and a part of it has the step 1."
-        )
+    check_documents(documents, store)
 
 
 def _cut(bounds: Integers, size: int) -> tuple[Integers, Integers]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from minilm.errors import InputError
 from minilm.tokenization import Tokenizer
 
 # Of ALBERT's released code: pieces made of these alone go on with a word. The apostrophe and < = >
@@ -55,6 +56,14 @@ class Vocabulary:
             special=special,
             starts_word=_word_starts(tokenizer),
         )
+
+    def require_words(self) -> None:
+        """Raises InputError unless the vocabulary shows where words begin."""
+        if self.starts_word is None:
+            raise InputError(
+                "This tokenizer's vocabulary does not show where words begin (WordPiece, unigram "
+                "and word-level ones do). Use TokenMasking."
+            )
 
 
 def _word_starts(tokenizer: Tokenizer) -> Flags | None:

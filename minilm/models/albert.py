@@ -29,6 +29,7 @@ from minilm.models.inputs import check_labels
 from minilm.models.tasks import (
     ForMaskedLM,
     ForMultipleChoice,
+    ForPreTraining,
     ForQuestionAnswering,
     ForSequenceClassification,
     ForTokenClassification,
@@ -36,6 +37,14 @@ from minilm.models.tasks import (
 )
 from minilm.objectives.tasks import token_loss
 from minilm.outputs import AlbertPreTrainingOutput
+
+# what "attention" and "feed_forward" mean in `AlbertConfig.shared_between_groups`: each norm goes
+# with the block before it
+SHARED_PARTS: dict[str | None, tuple[str, ...]] = {
+    None: (),
+    "attention": ("attention", "attention_norm"),
+    "feed_forward": ("feed_forward", "feed_forward_norm"),
+}
 
 
 class LayerGroup(nn.Module):
@@ -97,8 +106,17 @@ class AlbertModel(EncoderModel):
             LayerGroup([layer() for _ in range(config.inner_group_num)])
             for _ in range(config.num_hidden_groups)
         )
+        self._share(SHARED_PARTS[config.shared_between_groups])
         self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
         self._initialise(self)
+
+    def _share(self, parts: tuple[str, ...]) -> None:
+        """Put the first group's modules of these names into every other group."""
+        first, *others = cast(list[LayerGroup], list(self.groups))
+        for group in others:
+            for source, layer in zip(first.layers, group.layers, strict=True):
+                for part in parts:
+                    setattr(layer, part, getattr(source, part))
 
     def virtual_layers(self) -> list[nn.Module]:
         """The layers in the order they are applied; a shared one appears as often as it is used."""
@@ -149,14 +167,16 @@ class AlbertForMultipleChoice(_AlbertTask, ForMultipleChoice):
         super().__init__(config, dropout=config.classifier_dropout)
 
 
-class AlbertForPreTraining(_AlbertTask):
+class AlbertForPreTraining(_AlbertTask, ForPreTraining):
     """ALBERT as it was pretrained: masked tokens and "are the two segments in order?"."""
 
     def __init__(self, config: AlbertConfig) -> None:
-        super().__init__(config, pools=True)
-        self.masked_lm_head = self.new_masked_lm_head()
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        super().__init__(config, dropout=config.classifier_dropout)
         self.sentence_order_head = self.new_linear(2)
+
+    @property
+    def pair_head(self) -> nn.Linear:
+        return self.sentence_order_head
 
     def forward(
         self,
@@ -185,10 +205,9 @@ class AlbertForPreTraining(_AlbertTask):
             input_ids, attention_mask, token_type_ids, reads_first=True, **options
         )
         logits, loss = self.masked_lm(self.masked_lm_head, encoded, labels)
-        pooled = self.pool(encoded.layout.first(encoded.last))
-        order: Tensor = self.sentence_order_head(self.dropout(pooled))  # (B, 2)
+        order = self.pair_logits(encoded)  # (B, 2)
         if sentence_order_label is not None:
-            check_labels("sentence_order_label", sentence_order_label, 2, (pooled.shape[0],))
+            check_labels("sentence_order_label", sentence_order_label, 2, (order.shape[0],))
             order_loss = token_loss(order, sentence_order_label)
             loss = order_loss if loss is None else loss + order_loss
         return AlbertPreTrainingOutput(

@@ -20,7 +20,13 @@ from minilm.blocks.layout import Layout
 from minilm.checkpoints.config_file import naming
 from minilm.checkpoints.file_names import WEIGHTS
 from minilm.checkpoints.hub import resolve
-from minilm.checkpoints.loading import fill, plan_load, raise_for, translate_state_dict
+from minilm.checkpoints.loading import (
+    fill,
+    plan_load,
+    raise_for,
+    shared_names,
+    translate_state_dict,
+)
 from minilm.checkpoints.names import ENCODER, HubNames
 from minilm.checkpoints.report import LoadReport
 from minilm.checkpoints.weights import open_directory, save_directory
@@ -158,6 +164,10 @@ class PretrainedModel(nn.Module):
                 {f"{cls.own_prefix}{name}": p.shape for name, p in model.named_parameters()},
                 {name: (torch.Size(t.shape), t.dtype) for name, t in weights.tensors.items()},
                 cls.hub_names,
+                shared={
+                    f"{cls.own_prefix}{name}": f"{cls.own_prefix}{first}"
+                    for name, first in shared_names(model).items()
+                },
                 source=str(directory / WEIGHTS),
                 layers=config_overrides.get("num_hidden_layers"),
                 ignore_mismatched_heads=ignore_mismatched_heads,
@@ -208,10 +218,15 @@ class PretrainedModel(nn.Module):
         """Like `nn.Module.load_state_dict`, for own names and for hub names.
 
         Tensors of heads this class does not have, position counters and copies of tied tensors are
-        dropped; other unknown names are an error under `strict`.
+        dropped; other unknown names are an error under `strict`. Weights that are shared here must
+        be equal.
         """
         state = translate_state_dict(
-            state_dict, set(self.state_dict()), self.hub_names, self.own_prefix
+            state_dict,
+            set(self.state_dict()),
+            self.hub_names,
+            self.own_prefix,
+            shared_names(self),
         )
         return super().load_state_dict(state, strict=strict, assign=assign)
 

@@ -22,6 +22,7 @@ from minilm.models.inputs import check_labels
 from minilm.models.tasks import (
     ForMaskedLM,
     ForMultipleChoice,
+    ForPreTraining,
     ForQuestionAnswering,
     ForSequenceClassification,
     ForTokenClassification,
@@ -122,13 +123,16 @@ class BertForMultipleChoice(_BertTask, ForMultipleChoice):
         super().__init__(config, dropout=_classifier_dropout(config))
 
 
-class BertForPreTraining(_BertTask):
+class BertForPreTraining(_BertTask, ForPreTraining):
     """BERT as it was pretrained: masked tokens and "does the second segment follow the first?"."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__(config, pools=True)
-        self.masked_lm_head = self.new_masked_lm_head()
+        super().__init__(config, dropout=0.0)
         self.next_sentence_head = self.new_linear(2)
+
+    @property
+    def pair_head(self) -> nn.Linear:
+        return self.next_sentence_head
 
     def forward(
         self,
@@ -156,10 +160,9 @@ class BertForPreTraining(_BertTask):
             input_ids, attention_mask, token_type_ids, reads_first=True, **options
         )
         logits, loss = self.masked_lm(self.masked_lm_head, encoded, labels)
-        pooled = self.pool(encoded.layout.first(encoded.last))
-        relationship: Tensor = self.next_sentence_head(pooled)  # (B, 2)
+        relationship = self.pair_logits(encoded)  # (B, 2)
         if next_sentence_label is not None:
-            check_labels("next_sentence_label", next_sentence_label, 2, (pooled.shape[0],))
+            check_labels("next_sentence_label", next_sentence_label, 2, (relationship.shape[0],))
             next_loss = token_loss(relationship, next_sentence_label)
             loss = next_loss if loss is None else loss + next_loss
         return BertPreTrainingOutput(

@@ -6,6 +6,7 @@ albert.py only say which encoder that is and what differs.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Unpack
 
@@ -107,6 +108,26 @@ class ForMaskedLM(TaskModel):
         )
         logits, loss = self.masked_lm(self.masked_lm_head, encoded, labels)
         return HeadOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+
+
+class ForPreTraining(TaskModel):
+    """Predict masked tokens, and answer a question about two segments."""
+
+    def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
+        super().__init__(config, pools=True)
+        self.masked_lm_head = self.new_masked_lm_head()
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    @abstractmethod
+    def pair_head(self) -> nn.Linear:
+        """Scores the two answers, H -> 2."""
+
+    def pair_logits(self, encoded: Encoded) -> Tensor:
+        """(B, 2) scores of the answers, from the pooled first token of every sequence."""
+        pooled = self.pool(encoded.layout.first(encoded.last))
+        logits: Tensor = self.pair_head(self.dropout(pooled))
+        return logits
 
 
 class ForSequenceClassification(TaskModel):

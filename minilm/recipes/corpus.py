@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from minilm.data.batches import TokenBatch
+from minilm.data.batches import SampleSource, SentenceTask, TokenBatch
 from minilm.data.masked_lm import MaskedLMData, evaluation_batches
 from minilm.data.masking import Masking, RareTokenMasking, TokenMasking, WholeWordMasking
+from minilm.data.ngram_masking import NGramMasking
+from minilm.data.segment_pairs import PairMode, SegmentPairs, pair_evaluation_batches
 from minilm.data.sequences import Sequences
 from minilm.data.token_store import TokenStore
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import DataError
 from minilm.tokenization import Tokenizer
 
-MaskingName = Literal["tokens", "whole_words", "rare_tokens"]
+MaskingName = Literal["tokens", "whole_words", "ngrams", "rare_tokens"]
+Segments = Literal["single", "sentence_order", "next_sentence"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +30,15 @@ class CorpusSettings:
         held_out: so many documents at the end of the store are for evaluation only.
         max_length: longest sequence in tokens, [CLS] and [SEP] included.
         min_length: shorter sequences are left out.
-        masking: "tokens" as BERT, "whole_words", or "rare_tokens", DistilBERT's preference.
+        segments: "single" sequences, or pairs: "sentence_order" as ALBERT, "next_sentence" as
+            BERT.
+        pair_mode: how pairs for sentence order are made, see `SegmentPairs`.
+        short_probability: of a document whose pairs are cut shorter than need be.
+        masking: "tokens" as BERT, "whole_words", "ngrams" as ALBERT, or "rare_tokens",
+            DistilBERT's preference.
         probability: share of a sequence's tokens that is predicted.
         max_predictions: at most so many in a sequence; None = no such limit.
+        max_ngram: words of the longest n-gram.
         tokens_per_step: a step takes as many sequences as fit.
         tokens_per_evaluation: held-out tokens that are looked at; None = all.
         seed: of order and masks.
@@ -39,9 +48,13 @@ class CorpusSettings:
     held_out: int = 0
     max_length: int = 128
     min_length: int = 12
+    segments: Segments = "single"
+    pair_mode: PairMode = "pure"
+    short_probability: float = 0.1
     masking: MaskingName = "tokens"
     probability: float = 0.15
     max_predictions: int | None = None
+    max_ngram: int = 3
     tokens_per_step: int = 8192
     tokens_per_evaluation: int | None = 65536
     seed: int = 0
@@ -55,7 +68,8 @@ class Corpus:
         store: the token store.
         tokenizer: what the store was made with.
         data: what is learned from.
-        held_out: batches for evaluation, with fixed masks.
+        held_out: batches for evaluation: single sequences with fixed masks, the same for every way
+            of training, and, for a model that learns from pairs, fixed pairs of both kinds.
     """
 
     store: TokenStore
@@ -79,25 +93,59 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     tokenizer = store.tokenizer()
     vocabulary = Vocabulary.of(tokenizer)
     border = store.num_documents - settings.held_out
-    trained = _sequences(store, settings, range(border))
     data = MaskedLMData(
-        trained,
+        _source(store, settings, range(border)),
         _masking(settings, vocabulary, store),
         vocabulary,
         tokens_per_step=settings.tokens_per_step,
         seed=settings.seed,
     )
-    held_out: list[TokenBatch] = []
-    if settings.held_out:
-        kept = range(border, store.num_documents)
-        held_out = evaluation_batches(
-            _sequences(store, settings, kept),
-            TokenMasking(vocabulary),
-            vocabulary,
+    held_out = _held_out(store, settings, vocabulary) if settings.held_out else []
+    return Corpus(store, tokenizer, data, held_out)
+
+
+def _source(store: TokenStore, settings: CorpusSettings, documents: range) -> SampleSource:
+    if settings.segments == "single":
+        return _sequences(store, settings, documents)
+    return SegmentPairs(
+        store,
+        task=settings.segments,
+        mode=settings.pair_mode,
+        max_length=settings.max_length,
+        documents=documents,
+        short_probability=settings.short_probability,
+        min_length=_min_length(settings),
+    )
+
+
+def _held_out(
+    store: TokenStore, settings: CorpusSettings, vocabulary: Vocabulary
+) -> list[TokenBatch]:
+    documents = range(store.num_documents - settings.held_out, store.num_documents)
+    batches = evaluation_batches(
+        _sequences(store, settings, documents),
+        TokenMasking(vocabulary),
+        vocabulary,
+        tokens_per_batch=settings.tokens_per_step,
+        limit_tokens=settings.tokens_per_evaluation,
+    )
+    if settings.segments == "single":
+        return batches
+    for task in get_args(SentenceTask):
+        pairs = SegmentPairs(
+            store,
+            task=task,
+            max_length=settings.max_length,
+            documents=documents,
+            short_probability=0.0,
+            min_length=_min_length(settings),
+        )
+        batches += pair_evaluation_batches(
+            pairs,
             tokens_per_batch=settings.tokens_per_step,
             limit_tokens=settings.tokens_per_evaluation,
         )
-    return Corpus(store, tokenizer, data, held_out)
+    return batches
 
 
 def _sequences(store: TokenStore, settings: CorpusSettings, documents: range) -> Sequences:
@@ -105,8 +153,12 @@ def _sequences(store: TokenStore, settings: CorpusSettings, documents: range) ->
         store,
         max_length=settings.max_length,
         documents=documents,
-        min_length=min(settings.min_length, settings.max_length),
+        min_length=_min_length(settings),
     )
+
+
+def _min_length(settings: CorpusSettings) -> int:
+    return min(settings.min_length, settings.max_length)
 
 
 def _masking(settings: CorpusSettings, vocabulary: Vocabulary, store: TokenStore) -> Masking:
@@ -115,8 +167,10 @@ def _masking(settings: CorpusSettings, vocabulary: Vocabulary, store: TokenStore
         return TokenMasking(vocabulary, share, max_predictions=most)
     if settings.masking == "whole_words":
         return WholeWordMasking(vocabulary, share, max_predictions=most)
+    if settings.masking == "ngrams":
+        return NGramMasking(vocabulary, share, max_ngram=settings.max_ngram, max_predictions=most)
     if settings.masking == "rare_tokens":
         return RareTokenMasking(vocabulary, store.counts(), share, max_predictions=most)
     raise DataError(
-        f"masking is {settings.masking!r}: expected tokens, whole_words or rare_tokens."
+        f"masking is {settings.masking!r}: expected one of {', '.join(get_args(MaskingName))}."
     )

@@ -21,6 +21,7 @@ from minilm.recipes.masked_lm import (
     encode,
     masked_lm_scores,
     masked_places,
+    masked_share,
     states,
     token_counts,
 )
@@ -73,14 +74,14 @@ class DistillationLearner(Learner):
         return token_counts(batch)
 
     def forward(self, batch: TokenBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
-        """ "loss" and every term with a weight: "kl", "mlm", "cosine", "mse"."""
+        """ "loss", every term with a weight ("kl", "mlm", "cosine", "mse"), and "masked_share"."""
         if batch.tokens == 0:
-            return empty_terms(self, self.loss.terms)
+            return empty_terms(self, (*self.loss.terms, "masked_share"))
         encoded = encode(self.student, batch, None)
         labels = encoded.layout.gather(batch.labels)
         teacher = self._teacher_states(batch) if self.loss.needs_teacher else None
         terms: dict[str, Tensor] = self.loss(states(self.student, encoded), teacher, labels, counts)
-        return terms
+        return {**terms, "masked_share": masked_share(labels, counts)}
 
     @property
     def score_names(self) -> tuple[str, ...]:

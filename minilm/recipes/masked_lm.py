@@ -40,9 +40,9 @@ class MaskedLMLearner(Learner):
         return token_counts(batch)
 
     def forward(self, batch: TokenBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
-        """ "loss" and "mlm", both the cross-entropy; see `Learner.forward`."""
+        """ "loss" and "mlm", both the cross-entropy, and "masked_share"; see `Learner.forward`."""
         if batch.tokens == 0:
-            return empty_terms(self, ("mlm",))
+            return empty_terms(self, ("mlm", "masked_share"))
         encoded = encode(self.model, batch, batch.token_type_ids)
         labels = encoded.layout.gather(batch.labels)
         where = masked_places(labels)
@@ -51,7 +51,11 @@ class MaskedLMLearner(Learner):
             labels=labels[where],
             mlm=1 / max(counts["masked"], 1),
         )
-        return {"loss": sums.total, "mlm": sums.total.detach()}
+        return {
+            "loss": sums.total,
+            "mlm": sums.total.detach(),
+            "masked_share": masked_share(labels, counts),
+        }
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -79,10 +83,16 @@ def token_counts(batch: TokenBatch) -> dict[str, int]:
     return {"attended": batch.tokens, "masked": int((batch.labels != IGNORED_LABEL).sum())}
 
 
-def encode(model: PretrainedModel, batch: TokenBatch, token_type_ids: Tensor | None) -> Encoded:
+def encode(
+    model: PretrainedModel,
+    batch: TokenBatch,
+    token_type_ids: Tensor | None,
+    *,
+    reads_first: bool = False,
+) -> Encoded:
     """The encoder's states of a batch, in the inner order of its layout."""
     return model.base.encode(
-        batch.input_ids, None, token_type_ids, lengths=batch.lengths, reads_first=False
+        batch.input_ids, None, token_type_ids, lengths=batch.lengths, reads_first=reads_first
     )
 
 
@@ -98,6 +108,11 @@ def states(model: PretrainedModel, encoded: Encoded) -> States:
 def masked_places(labels: Tensor) -> Tensor:
     """The numbers of the labelled tokens, (n,)."""
     return (labels != IGNORED_LABEL).nonzero()[:, 0]
+
+
+def masked_share(labels: Tensor, counts: Mapping[str, float]) -> Tensor:
+    """A term for the log: how many of a step's tokens are predicted, special ones counted."""
+    return (labels != IGNORED_LABEL).sum().double() / counts["attended"]
 
 
 def masked_lm_scores(found: States, labels: Tensor) -> dict[str, tuple[float, int]]:

@@ -15,11 +15,12 @@ from torch import nn
 from minilm.checkpoints.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
 from minilm.errors import InputError, TrainingError
 from minilm.models.base import PretrainedModel
-from minilm.models.tasks import ForMaskedLM
+from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.objectives.distillation import DistillationLoss
 from minilm.recipes.corpus import Corpus, CorpusSettings, open_corpus
 from minilm.recipes.distillation import DistillationLearner
 from minilm.recipes.masked_lm import MaskedLMLearner
+from minilm.recipes.pretraining import PretrainingLearner
 from minilm.tokenization import Tokenizer
 from minilm.training.distributed import Processes, join
 from minilm.training.log import LOG
@@ -109,24 +110,65 @@ def masked_lm(
 
     Args:
         model: fresh, or a checkpoint to go on from.
-        corpus: what to read. Its tokenizer must fit the model's vocabulary.
+        corpus: what to read, in single segments. Its tokenizer must fit the model's vocabulary.
         tokenizer: the checkpoint's; the corpus must have been made with it.
 
     Raises:
-        InputError: the model is too small for the corpus: vocabulary or positions.
+        InputError: the model is too small for the corpus: vocabulary or positions; or the corpus
+            is to be read in pairs.
         DataError: the corpus was made with another tokenizer.
     """
+    if corpus.segments != "single":
+        raise InputError(
+            f"segments is {corpus.segments!r}, but masked-LM training has no use for pairs. Use "
+            "pretraining, or segments='single'."
+        )
+    return _language_model(MaskedLMLearner(model), model, "mlm", corpus, tokenizer)
+
+
+def pretraining(
+    model: ForPreTraining, corpus: CorpusSettings, tokenizer: Tokenizer | None = None
+) -> Recipe:
+    """Pretraining on masked tokens and pairs of segments, of BERT or ALBERT.
+
+    Args:
+        model: fresh, or a checkpoint to go on from.
+        corpus: what to read; `segments` says what is asked about the pairs. Its tokenizer must fit
+            the model's vocabulary.
+        tokenizer: the checkpoint's; the corpus must have been made with it.
+
+    Raises:
+        InputError: the model is too small for the corpus: vocabulary or positions; or the corpus
+            is to be read in single segments.
+        DataError: the corpus was made with another tokenizer, or it gives no pairs.
+    """
+    if corpus.segments == "single":
+        raise InputError(
+            "segments is 'single', but pretraining learns from pairs: expected 'sentence_order' or "
+            "'next_sentence'. For masked tokens alone there is masked_lm."
+        )
+    learner = PretrainingLearner(model, corpus.segments)
+    return _language_model(learner, model, f"mlm+{corpus.segments}", corpus, tokenizer)
+
+
+def _language_model(
+    learner: Learner,
+    model: PretrainedModel,
+    objective: str,
+    corpus: CorpusSettings,
+    tokenizer: Tokenizer | None,
+) -> Recipe:
     opened = open_corpus(corpus)
     _check_fit(model, opened.tokenizer, corpus)
     if tokenizer is not None:
         opened.store.check_tokenizer(tokenizer)
     description = {
-        "objective": "mlm",
+        "objective": objective,
         "model": type(model).__name__,
         "config": model.config.to_dict(),
         "initial_weights": digest(model),
     }
-    return Recipe(MaskedLMLearner(model), opened, model, description)
+    return Recipe(learner, opened, model, description)
 
 
 def distillation(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm.errors import TrainingError
+from minilm.training.lamb import Lamb
 from minilm.training.settings import TrainingSettings
 
 
@@ -23,8 +24,9 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
         weight_decay: of the first group.
 
     Returns:
-        `[{"params": [...], "weight_decay": weight_decay}, {"params": [...], "weight_decay": 0.0}]`
-        with the trainable parameters in the order of `module.named_parameters()`.
+        `[{"params": [...], "weight_decay": weight_decay, "adapt": True},
+        {"params": [...], "weight_decay": 0.0, "adapt": False}]` with the trainable parameters in
+        the order of `module.named_parameters()`; only `minilm.Lamb` reads "adapt".
     """
     in_norms = {
         id(parameter)
@@ -39,15 +41,18 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
             bias = name.rpartition(".")[2] == "bias"
             (others if bias or id(parameter) in in_norms else decayed).append(parameter)
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay, "adapt": True},
+        {"params": others, "weight_decay": 0.0, "adapt": False},
     ]
 
 
 def build_optimiser(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW with the groups of `parameter_groups`."""
+    """AdamW or LAMB with the groups of `parameter_groups`."""
+    groups = parameter_groups(module, settings.weight_decay)
+    if settings.optimiser == "lamb":
+        return Lamb(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
     return torch.optim.AdamW(
-        parameter_groups(module, settings.weight_decay),
+        groups,
         lr=settings.learning_rate,
         betas=settings.betas,
         eps=settings.epsilon,

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from minilm.errors import TrainingError
 
 Schedule = Literal["linear", "polynomial", "constant"]
+Optimiser = Literal["adamw", "lamb"]
 Precision = Literal["float32", "bfloat16"]
 OnNonfinite = Literal["raise", "skip"]
 OnSaveError = Literal["warn", "raise"]
@@ -35,7 +36,8 @@ class TrainingSettings:
         schedule: see `minilm.training.schedules.learning_rate`.
         warmup: updates of the linear warm-up.
         power: of the polynomial schedule.
-        betas, epsilon, weight_decay: of AdamW. Norms and biases are never decayed.
+        optimiser: "adamw", or "lamb" with Google's defaults, for large steps; see `minilm.Lamb`.
+        betas, epsilon, weight_decay: of the optimiser. Norms and biases are never decayed.
         max_gradient_norm: gradients are scaled down to this norm; None = they are not.
         accumulation: micro-batches that a process makes of its part of a step. It bounds memory
             and changes nothing else.
@@ -56,6 +58,7 @@ class TrainingSettings:
     schedule: Schedule = "linear"
     warmup: int = 0
     power: float = 1.0
+    optimiser: Optimiser = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-6
     weight_decay: float = 0.01
@@ -95,6 +98,7 @@ class TrainingSettings:
             _check_number("betas", beta, below=1.0)
         for name, choices in (
             ("schedule", get_args(Schedule)),
+            ("optimiser", get_args(Optimiser)),
             ("precision", get_args(Precision)),
             ("on_nonfinite", get_args(OnNonfinite)),
             ("on_save_error", get_args(OnSaveError)),

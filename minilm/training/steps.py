@@ -34,7 +34,7 @@ def prepared_steps(
     """Steps without end: where the data stands after each, and this process's micro-batches."""
 
     def make(epoch: int, samples: Samples) -> list[TrainingBatch]:
-        parts = data.split(samples, processes.world * settings.accumulation)
+        parts = data.split(epoch, samples, processes.world * settings.accumulation)
         return [data.batch(epoch, part) for part in parts[processes.rank :: processes.world]]
 
     if settings.workers == 0:

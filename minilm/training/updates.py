@@ -53,7 +53,7 @@ class TrainingData(Protocol):
     def steps(self, epoch: int) -> Sequence[Samples]:
         """The samples of every step of an epoch; independent of the number of processes."""
 
-    def split(self, samples: Samples, parts: int) -> Sequence[Samples]:
+    def split(self, epoch: int, samples: Samples, parts: int) -> Sequence[Samples]:
         """The samples of a step in exactly so many parts, some perhaps empty."""
 
     def batch(self, epoch: int, samples: Samples) -> Any:

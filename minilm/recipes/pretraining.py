@@ -1,0 +1,97 @@
+"""Pretraining as BERT and ALBERT did it: masked tokens, and a question about two segments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minilm.data.batches import SentenceTask, TokenBatch
+from minilm.errors import InputError
+from minilm.models.tasks import ForPreTraining
+from minilm.objectives.vocabulary import vocabulary_sums
+from minilm.recipes.masked_lm import (
+    MASKED_LM_SCORES,
+    empty_terms,
+    encode,
+    masked_lm_scores,
+    masked_places,
+    masked_share,
+    states,
+    token_counts,
+)
+from minilm.training.updates import Learner
+
+
+class PretrainingLearner(Learner):
+    """Learns masked tokens and a label for each pair of segments, with equal weights.
+
+    Args:
+        model: AlbertForPreTraining or BertForPreTraining; either can learn either task.
+        task: what the labels of the pairs mean.
+
+    Raises:
+        InputError: the model is another one.
+
+    References: Devlin et al. 2019, section 3.1; Lan et al. 2020, section 3.1.
+    """
+
+    def __init__(self, model: ForPreTraining, task: SentenceTask) -> None:
+        super().__init__()
+        if not isinstance(model, ForPreTraining):
+            raise InputError(
+                f"model is a {type(model).__name__}: expected AlbertForPreTraining or "
+                "BertForPreTraining."
+            )
+        self.model = model
+        self.task = task
+
+    def counts(self, batch: TokenBatch) -> dict[str, int]:
+        """How many tokens there are, how many to predict, and how many pairs have a label."""
+        labels = batch.sentence_labels
+        return {**token_counts(batch), "pairs": 0 if labels is None else labels.shape[0]}
+
+    def forward(self, batch: TokenBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
+        """ "loss", its two terms "mlm" and the task's name, and "masked_share"."""
+        if batch.tokens == 0:
+            return empty_terms(self, ("mlm", self.task, "masked_share"))
+        encoded = encode(self.model, batch, batch.token_type_ids, reads_first=True)
+        labels = encoded.layout.gather(batch.labels)
+        where = masked_places(labels)
+        sums = vocabulary_sums(
+            states(self.model, encoded).readout(where),
+            labels=labels[where],
+            mlm=1 / max(counts["masked"], 1),
+        )
+        assert batch.sentence_labels is not None
+        answers = self.model.pair_logits(encoded)  # (B, 2)
+        pairs = F.cross_entropy(answers, batch.sentence_labels, reduction="sum")
+        pairs = pairs / max(counts["pairs"], 1)
+        return {
+            "loss": sums.total + pairs,
+            "mlm": sums.total.detach(),
+            self.task: pairs.detach(),
+            "masked_share": masked_share(labels, counts),
+        }
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """See `score`."""
+        return (*MASKED_LM_SCORES, "sentence_order_accuracy", "next_sentence_accuracy")
+
+    @torch.no_grad()
+    def score(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
+        """What the batch has labels for.
+
+        masked_loss and masked_accuracy, over masked tokens; sentence_order_accuracy or
+        next_sentence_accuracy, over pairs. One head answers both questions, whichever it was
+        trained for.
+        """
+        encoded = encode(self.model, batch, batch.token_type_ids, reads_first=True)
+        if batch.sentence_labels is None:
+            labels = encoded.layout.gather(batch.labels)
+            return masked_lm_scores(states(self.model, encoded), labels)
+        right = self.model.pair_logits(encoded).argmax(dim=1) == batch.sentence_labels
+        return {f"{batch.sentence_task}_accuracy": (float(right.sum()), right.shape[0])}
