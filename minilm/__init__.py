@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # where each public name lives; imported on first use, so that `import minilm` costs nothing
 _HOMES = {
     "minilm.config": ("AlbertConfig", "BertConfig", "DistilBertConfig"),
+    "minilm.costs": ("cost",),
     "minilm.data.token_store": ("TokenStore",),
     "minilm.data.tokenize": ("tokenize_corpus",),
     "minilm.encoder": ("Encoder",),
@@ -87,6 +88,9 @@ if TYPE_CHECKING:
         AlbertConfig as AlbertConfig,
         BertConfig as BertConfig,
         DistilBertConfig as DistilBertConfig,
+    )
+    from minilm.costs import (
+        cost as cost,
     )
     from minilm.data.token_store import (
         TokenStore as TokenStore,

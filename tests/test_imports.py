@@ -21,7 +21,7 @@ LEVELS = [
     ("data",),
     ("models",),
     ("training",),
-    ("loader", "students", "sharing"),
+    ("loader", "students", "sharing", "costs"),
     ("recipes",),
     ("encoder",),
     ("parity", "bench"),

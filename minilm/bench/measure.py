@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from minilm.bench.contenders import CONTENDERS, Contender, read_base_config
-from minilm.bench.memory import in_fresh_process, peak_resident
+from minilm.bench.memory import held_by_tensors, in_fresh_process, peak_resident
 from minilm.bench.workload import (
     BATCH_SIZE,
     SEED,
@@ -180,7 +180,9 @@ def peak_memory(name: str, directory: Path, settings: Settings) -> dict[str, int
     """Peak memory of a fresh process that loads one contender and encodes in arrival order.
 
     Returns:
-        "loaded" and "peak", in bytes: before and after encoding.
+        "loaded" and "peak", in bytes: of the process before and after encoding; "weights": of all
+        tensors that exist afterwards, in which a shared layer counts as often as it is held, and
+        whatever was prepared for speed counts too.
     """
     return in_fresh_process(_measure_memory, name, directory, settings)
 
@@ -192,7 +194,9 @@ def _measure_memory(name: str, directory: Path, settings: Settings) -> dict[str,
     with torch.inference_mode():
         for batch in batches:
             contender.encode(batch)
-    return {"loaded": loaded, "peak": peak_resident()}
+    peak = peak_resident()
+    del batch, batches
+    return {"loaded": loaded, "peak": peak, "weights": held_by_tensors()}
 
 
 def bench_encode(

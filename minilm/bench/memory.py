@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -45,3 +47,16 @@ def peak_resident() -> int:
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
+
+
+def held_by_tensors() -> int:
+    """Bytes of all tensors that exist in this process; memory that several share counts once."""
+    gc.collect()
+    storages = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # looking at foreign objects may wake deprecation warnings
+        for found in gc.get_objects():
+            if type(found) in (torch.Tensor, torch.nn.Parameter) and not found.is_meta:
+                storage = found.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minilm.config import AlbertConfig, EncoderConfig
+from minilm.config import EncoderConfig
+from minilm.costs import layer_flops
 
 TEXTS = 512
 SEED = 11
@@ -79,12 +80,6 @@ def padding_ratio(batches: Iterable[Batch]) -> float:
 def encoder_flops(config: EncoderConfig, lengths: Iterable[int]) -> int:
     """Floating-point operations of the matrix products that encoding these texts takes.
 
-    A multiplication and an addition count as two. Heads and pooler are left out.
+    As `minilm.cost` counts them; heads and pooler are left out.
     """
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    projection = 0
-    if isinstance(config, AlbertConfig):
-        layers *= config.inner_group_num
-        projection = 2 * config.embedding_size * hidden
-    linear = 2 * (4 * hidden**2 + 2 * hidden * config.intermediate_size)
-    return sum(n * (projection + layers * (linear + 4 * n * hidden)) for n in lengths)
+    return sum(n * layer_flops(config, n) for n in lengths)

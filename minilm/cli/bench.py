@@ -15,6 +15,7 @@ from minilm.bench.measure import Settings, bench_encode
 from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS
 from minilm.checkpoints.hub import resolve
 from minilm.cli.bench_distill import distill
+from minilm.cli.bench_pretrain import pretrain
 
 OWN = ("minilm", "minilm-packed")
 WORKLOADS = {
@@ -31,6 +32,7 @@ def command() -> None:
 
 
 command.add_command(distill)
+command.add_command(pretrain)
 
 
 @command.command("encode")
@@ -140,9 +142,13 @@ def table(result: dict[str, Any]) -> str:
             )
     memory = {name: row["memory"] for name, row in result["contenders"].items() if "memory" in row}
     if memory:
-        lines.append(f"\n{'peak memory, arrival order':<36}{'peak MB':>10}{'loaded MB':>11}")
+        lines.append(
+            f"\n{'peak memory, arrival order':<36}{'peak MB':>10}{'loaded MB':>11}"
+            f"{'weights MB':>12}"
+        )
         for name, found in memory.items():
             lines.append(
                 f"  {name:<34}{found['peak'] / 1e6:>10,.0f}{found['loaded'] / 1e6:>11,.0f}"
+                f"{found['weights'] / 1e6:>12,.1f}"
             )
     return "\n".join(lines)
