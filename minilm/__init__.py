@@ -25,6 +25,7 @@ _HOMES = {
         "TokenizerFileError",
         "TrainingError",
     ),
+    "minilm.growth": ("deepen",),
     "minilm.loader": ("load",),
     "minilm.models.albert": (
         "AlbertForMaskedLM",
@@ -111,6 +112,9 @@ if TYPE_CHECKING:
         MinilmError as MinilmError,
         TokenizerFileError as TokenizerFileError,
         TrainingError as TrainingError,
+    )
+    from minilm.growth import (
+        deepen as deepen,
     )
     from minilm.loader import (
         load as load,

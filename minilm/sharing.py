@@ -11,10 +11,8 @@ from typing import TypeVar
 
 import torch
 
-from minilm.blocks.initialisation import allocate, unallocated
 from minilm.config import AlbertConfig
 from minilm.errors import InputError
-from minilm.models.albert import AlbertModel
 from minilm.models.base import PretrainedModel
 
 Model = TypeVar("Model", bound=PretrainedModel)
@@ -80,13 +78,7 @@ def _config_of(model: PretrainedModel) -> AlbertConfig:
 @torch.no_grad()
 def _rebuilt(model: Model, config: AlbertConfig) -> Model:
     """The same weights in a model with other sharing."""
-    options = {}
-    if isinstance(model, AlbertModel):
-        options["add_pooling_layer"] = model.pooler is not None
-    with unallocated():
-        rebuilt = type(model)(config, **options)
-    allocate(rebuilt, model.dtype, model.device)
-
+    rebuilt = model.like(config)
     sources = {name: parameter for name, parameter in model.named_parameters()}
     for name, parameter in rebuilt.named_parameters():
         if "groups." not in name:
@@ -107,4 +99,4 @@ def _rebuilt(model: Model, config: AlbertConfig) -> Model:
                     f"{place} differs from {filled[id(parameter)]}, by up to {apart:.3g}: only "
                     "equal layers can be shared."
                 )
-    return rebuilt.train(model.training)
+    return rebuilt

@@ -6,7 +6,12 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from minilm.blocks import layout as layout_module
-from minilm.blocks.attention import explicit_attention, fused_attention
+from minilm.blocks.attention import (
+    SPELLED_OUT_UNTIL,
+    attention_context,
+    explicit_attention,
+    fused_attention,
+)
 from minilm.blocks.layout import Packed, Padded
 from minilm.blocks.transformer import TransformerLayer
 
@@ -121,6 +126,20 @@ def test_explicit_and_fused_arithmetic_agree_in_training(monkeypatch: pytest.Mon
         assert bool((maps == 0).all()) == (dropout == 1.0)
 
 
+@pytest.mark.parametrize("length", [5, SPELLED_OUT_UNTIL, SPELLED_OUT_UNTIL + 1])
+def test_the_faster_execution_is_the_same(length: int) -> None:
+    """In bfloat16 and with gradients, where a CPU spells the formula out for short sequences."""
+    states = torch.randn(3, 1, 2, length, 8).to(torch.bfloat16)
+    found, expected = states.clone().requires_grad_(), states.double().requires_grad_()
+    attention_context(*found, None, 0.0).sum().backward()
+    explicit_attention(*expected, None, 0.0)[0].sum().backward()
+    assert found.grad is not None
+    torch.testing.assert_close(found.grad.double(), expected.grad, rtol=0.02, atol=0.02)
+    with torch.no_grad():
+        fast, fused = (run(*states, None, 0.0) for run in (attention_context, fused_attention))
+    assert torch.equal(fast, fused)
+
+
 def test_a_fully_masked_row_is_finite_in_both_executions() -> None:
     mask = torch.tensor([[False, False, False]])
     states = torch.randn(3, 1, 3, 2, 4)
@@ -136,7 +155,7 @@ def test_sequences_of_equal_length_share_one_call(monkeypatch: pytest.MonkeyPatc
         shapes.append(tuple(query.shape))
         return fused_attention(query, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(layout_module, "fused_attention", counted)
+    monkeypatch.setattr(layout_module, "attention_context", counted)
     layout = Packed.from_lengths(torch.tensor([3, 5, 3, 5, 3]))
     layout.attend(*torch.randn(3, 19, 2, 4), 0.0, False)
     assert shapes == [(3, 2, 3, 4), (2, 2, 5, 4)]

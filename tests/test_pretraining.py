@@ -229,6 +229,19 @@ def test_from_a_checkpoint_without_pair_head(tmp_path: Path) -> None:
     assert type(minilm.load(tmp_path / "both")).__name__ == "AlbertForPreTraining"
 
 
+def test_a_checkpoint_with_layers_on_top(tmp_path: Path) -> None:
+    """Two layers become five; fewer than there are is a mistake."""
+    assert run(tmp_path / "shallow", "--steps", 2).exit_code == 0
+    command = ["pretrain", "--corpus", "store", "--output", tmp_path / "deep", *LOOP, "--from",
+               tmp_path / "shallow", "--steps", 2, "--layers"]  # fmt: skip
+    done = CliRunner().invoke(main, [*map(str, command), "5"])
+    assert done.exit_code == 0, done.output
+    assert minilm.load(tmp_path / "deep").config.num_hidden_layers == 5
+    done = CliRunner().invoke(main, [*map(str, command), "1"])
+    assert done.exit_code == 2
+    assert "num_hidden_layers is 1, fewer than the model's 2" in done.output
+
+
 def test_checkpoints_that_cannot_be_pretrained(tmp_path: Path) -> None:
     tiny("DistilBertForMaskedLM").save_pretrained(tmp_path / "distilbert")
     with pytest.raises(CheckpointError, match="there is no DistilBertForPreTraining"):

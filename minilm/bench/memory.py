@@ -56,7 +56,8 @@ def held_by_tensors() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # looking at foreign objects may wake deprecation warnings
         for found in gc.get_objects():
-            if type(found) in (torch.Tensor, torch.nn.Parameter) and not found.is_meta:
+            dense = type(found) in (torch.Tensor, torch.nn.Parameter) and not found.is_meta
+            if dense and found.layout is torch.strided:
                 storage = found.untyped_storage()
                 storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -18,7 +18,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from minilm.blocks.attention import additive_mask, explicit_attention, fused_attention
+from minilm.blocks.attention import additive_mask, attention_context, explicit_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class Padded:
         if return_maps or self.explicit:
             context, maps = explicit_attention(query, key, value, mask, dropout)
         else:
-            context = fused_attention(query, key, value, mask, dropout)
+            context = attention_context(query, key, value, mask, dropout)
         return context.transpose(1, 2), maps if return_maps else None  # (B, S, A, D)
 
 
@@ -197,7 +197,7 @@ class Packed:
         parts = (x.split_with_sizes(sizes) for x in (query, key, value))
         for (length, count), q, k, v in zip(groups, *parts, strict=True):
             q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))
-            context = fused_attention(q, k, v, None, dropout)  # (count, A, length, D)
+            context = attention_context(q, k, v, None, dropout)  # (count, A, length, D)
             contexts.append(context.transpose(1, 2).flatten(0, 1))  # (count * length, A, D)
         return torch.cat(contexts)
 
@@ -211,7 +211,7 @@ class Packed:
             x.new_zeros((*mask.shape, *x.shape[1:])).index_put(where, x).transpose(1, 2)
             for x in (query, key, value)
         )  # (B, A, S, D)
-        context = fused_attention(q, k, v, additive_mask(mask, q.dtype), dropout)
+        context = attention_context(q, k, v, additive_mask(mask, q.dtype), dropout)
         return context.transpose(1, 2)[where]  # (T, A, D)
 
     def _attend_varlen(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -121,12 +121,12 @@ def table(result: dict[str, Any]) -> str:
     memory = result.get("memory")
     if memory is not None:
         title = f"peak memory, a step of {memory['tokens']:,} tokens"
-        lines.append(f"\n{title:<36}{'peak MB':>10}{'before MB':>11}")
+        lines.append(f"\n{title:<36}{'peak MB':>10}{'before MB':>11}{'s/step':>9}")
         names = {"without": "without", "with_checkpointing": "with"}
         for key, word in names.items():
             found = memory[key]
             lines.append(
                 f"  {word + ' gradient checkpointing':<34}{found['peak'] / 1e6:>10,.0f}"
-                f"{found['prepared'] / 1e6:>11,.0f}"
+                f"{found['prepared'] / 1e6:>11,.0f}{found['seconds']:>9.2f}"
             )
     return "\n".join(lines)

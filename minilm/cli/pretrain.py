@@ -23,7 +23,6 @@ SHARING = ("all", "attention", "feed-forward", "none")
 ALBERT_SHAPE = ("embedding_size", "sharing", "feed_forward_dropout")
 SHAPE = (
     "model",
-    "layers",
     "hidden_size",
     "heads",
     "intermediate_size",
@@ -59,7 +58,11 @@ def _sharing(_: click.Context, __: click.Parameter, value: str) -> str | int:
     show_default=True,
     help="Architecture of a fresh model.",
 )
-@click.option("--layers", default=12, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--layers",
+    type=click.IntRange(min=1),
+    help="Default: 12. With --from: repeat the layers of the checkpoint until there are so many.",
+)
 @click.option("--hidden-size", default=768, show_default=True, type=click.IntRange(min=1))
 @click.option("--heads", default=12, show_default=True, type=click.IntRange(min=1))
 @click.option("--intermediate-size", type=click.IntRange(min=1), help="Default: 4 hidden sizes.")
@@ -129,6 +132,7 @@ def command(
       minilm tokenize articles.txt --tokenizer DIR --output store
       minilm pretrain --corpus store --output bert-mini --layers 12 --hidden-size 256 --heads 4 \\
         --held-out 100 --epochs 1 --learning-rate 5e-4
+      minilm pretrain --from bert-3 --layers 6 --corpus store --output bert-6 --epochs 1
       minilm pretrain --model albert --objective mlm+sop --masking ngrams --optimiser lamb \\
         --corpus store --output albert-mini --layers 12 --hidden-size 256 --heads 4 \\
         --held-out 100 --epochs 1 --learning-rate 2e-3
@@ -138,10 +142,12 @@ def command(
 
     def build(_: Processes) -> Recipe:
         from minilm.checkpoints.hub import resolve
+        from minilm.growth import deepen
         from minilm.loader import load_masked_lm, load_pretraining
         from minilm.models.tasks import ForMaskedLM, ForPreTraining
         from minilm.recipes.runs import masked_lm, pretraining
         from minilm.tokenization import Tokenizer
+        from minilm.training.memory import hand_back_freed_memory
 
         corpus = corpus_settings(
             options, segments=segments, pair_mode=sop_mode, short_probability=short_sequences
@@ -153,7 +159,10 @@ def command(
             directory = resolve(start)
             tokenizer = Tokenizer.from_pretrained(directory)
             model = (load_masked_lm if segments == "single" else load_pretraining)(directory)
+            if options["layers"] is not None:
+                model = deepen(model, options["layers"])
         if gradient_checkpointing:
+            hand_back_freed_memory()
             model.gradient_checkpointing_enable()
         if isinstance(model, ForMaskedLM):
             return masked_lm(model, corpus, tokenizer)
@@ -195,7 +204,7 @@ def _fresh(
     cls = CLASSES[f"{STEMS[options['model']]}{'ForPreTraining' if pairs else 'ForMaskedLM'}"]
     tokenizer = TokenStore.open(store).tokenizer()
     shape = {
-        "num_hidden_layers": options["layers"],
+        "num_hidden_layers": options["layers"] or 12,
         "hidden_size": options["hidden_size"],
         "num_attention_heads": options["heads"],
         "intermediate_size": options["intermediate_size"] or 4 * options["hidden_size"],

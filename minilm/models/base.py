@@ -98,6 +98,18 @@ class PretrainedModel(nn.Module):
     def base(self) -> EncoderModel:
         """The encoder: this model itself, or what its heads stand on."""
 
+    def like(self, config: EncoderConfig) -> Self:
+        """A model of this class, on this device and in this dtype, from another configuration.
+
+        Its parameters are allocated but hold nothing yet: the caller fills every one.
+        """
+        with unallocated():
+            other = type(self)(config)
+        if self.base.pooler is None:
+            other.base.pooler = None
+        allocate(other, self.dtype, self.device)
+        return other.train(self.training)
+
     def _initialise(self, part: nn.Module) -> None:
         """Draw the parameters of a new part, as the configuration says."""
         truncated = self.config.initializer == "truncated_normal"

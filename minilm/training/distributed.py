@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -78,6 +79,9 @@ def join(device: str | torch.device | None = None) -> Iterator[Processes]:
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:
+        # a wrapped model that waits for the garbage collector keeps gloo's threads alive, and they
+        # abort the process when the interpreter goes before them
+        gc.collect()
         dist.destroy_process_group()
 
 
