@@ -21,7 +21,7 @@ LEVELS = [
     ("data",),
     ("models",),
     ("training",),
-    ("loader", "students", "sharing", "costs"),
+    ("loader", "students", "sharing", "growth", "costs"),
     ("recipes",),
     ("encoder",),
     ("parity", "bench"),
