@@ -13,6 +13,7 @@ _HOMES = {
     "minilm.costs": ("cost",),
     "minilm.data.token_store": ("TokenStore",),
     "minilm.data.tokenize": ("tokenize_corpus",),
+    "minilm.data.word_vectors": ("count_word_vectors",),
     "minilm.encoder": ("Encoder",),
     "minilm.errors": (
         "CheckpointError",
@@ -60,6 +61,7 @@ _HOMES = {
     ),
     "minilm.recipes.corpus": ("CorpusSettings",),
     "minilm.sharing": ("share", "unshare"),
+    "minilm.starts": ("head_start",),
     "minilm.students": ("init_student",),
     "minilm.tokenization": ("Batch", "Tokenizer"),
     "minilm.tokenizer_training": ("train_tokenizer",),
@@ -98,6 +100,9 @@ if TYPE_CHECKING:
     )
     from minilm.data.tokenize import (
         tokenize_corpus as tokenize_corpus,
+    )
+    from minilm.data.word_vectors import (
+        count_word_vectors as count_word_vectors,
     )
     from minilm.encoder import (
         Encoder as Encoder,
@@ -156,6 +161,9 @@ if TYPE_CHECKING:
     from minilm.sharing import (
         share as share,
         unshare as unshare,
+    )
+    from minilm.starts import (
+        head_start as head_start,
     )
     from minilm.students import (
         init_student as init_student,

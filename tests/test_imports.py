@@ -21,7 +21,7 @@ LEVELS = [
     ("data",),
     ("models",),
     ("training",),
-    ("loader", "students", "sharing", "growth", "costs"),
+    ("loader", "students", "sharing", "growth", "starts", "costs"),
     ("recipes",),
     ("encoder",),
     ("parity", "bench"),

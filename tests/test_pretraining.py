@@ -242,6 +242,26 @@ def test_a_checkpoint_with_layers_on_top(tmp_path: Path) -> None:
     assert "num_hidden_layers is 1, fewer than the model's 2" in done.output
 
 
+@pytest.mark.parametrize("model", ["bert", "distilbert", "albert"])
+def test_a_head_start(model: str, tmp_path: Path) -> None:
+    """The loss of the first step is that of knowing the frequencies, or better."""
+    more = ["--model", model, "--steps", 1, "--schedule", "constant", "--warmup", 0]
+    if model == "albert":
+        more += ["--embedding-size", 16]
+    losses = []
+    for name, option in (("fresh", []), ("ahead", ["--head-start"])):
+        done = run(tmp_path / name, *more, *option)
+        assert done.exit_code == 0, done.output
+        assert ("counting word vectors" in done.stderr) == (name == "ahead")
+        first = (tmp_path / name / "run" / "log.jsonl").read_text().splitlines()[0]
+        losses.append(json.loads(first)["loss"])
+    assert losses[1] < losses[0] - 0.2
+    done = run(tmp_path / "again", "--from", tmp_path / "ahead", "--steps", 1, "--head-start")
+    assert done.exit_code == 2
+    assert "leave out" in done.output
+    assert "--head-start" in done.output
+
+
 def test_checkpoints_that_cannot_be_pretrained(tmp_path: Path) -> None:
     tiny("DistilBertForMaskedLM").save_pretrained(tmp_path / "distilbert")
     with pytest.raises(CheckpointError, match="there is no DistilBertForPreTraining"):

@@ -28,6 +28,7 @@ SHAPE = (
     "intermediate_size",
     "positions",
     "dropout",
+    "head_start",
     *ALBERT_SHAPE,
 )
 
@@ -89,6 +90,12 @@ def _sharing(_: click.Context, __: click.Parameter, value: str) -> str | int:
     help="Of ALBERT: also drop out what the feed-forward block adds, as Google's code does.",
 )
 @click.option(
+    "--head-start",
+    is_flag=True,
+    help="Begin with word vectors counted in the corpus and attention to neighbours, which spares "
+    "the model the plateau of the first thousands of steps.",
+)
+@click.option(
     "--from", "start", metavar="MODEL", help="Start from a checkpoint, which also sets the shape."
 )
 @click.option(
@@ -145,6 +152,7 @@ def command(
         from minilm.growth import deepen
         from minilm.loader import load_masked_lm, load_pretraining
         from minilm.models.tasks import ForMaskedLM, ForPreTraining
+        from minilm.recipes.corpus import with_head_start
         from minilm.recipes.runs import masked_lm, pretraining
         from minilm.tokenization import Tokenizer
         from minilm.training.memory import hand_back_freed_memory
@@ -155,6 +163,9 @@ def command(
         tokenizer = None
         if start is None:
             model = _fresh(options, corpus.store, pairs=segments != "single")
+            if options["head_start"]:
+                click.echo("counting word vectors", err=True)
+                with_head_start(model, corpus)
         else:
             directory = resolve(start)
             tokenizer = Tokenizer.from_pretrained(directory)

@@ -14,7 +14,10 @@ from minilm.data.segment_pairs import PairMode, SegmentPairs, pair_evaluation_ba
 from minilm.data.sequences import Sequences
 from minilm.data.token_store import TokenStore
 from minilm.data.vocabulary import Vocabulary
+from minilm.data.word_vectors import count_word_vectors
 from minilm.errors import DataError
+from minilm.models.base import PretrainedModel
+from minilm.starts import head_start
 from minilm.tokenization import Tokenizer
 
 MaskingName = Literal["tokens", "whole_words", "ngrams", "rare_tokens"]
@@ -102,6 +105,19 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     )
     held_out = _held_out(store, settings, vocabulary) if settings.held_out else []
     return Corpus(store, tokenizer, data, held_out)
+
+
+def with_head_start(model: PretrainedModel, settings: CorpusSettings) -> None:
+    """Gives a fresh model a head start from the documents it will learn from; see `head_start`.
+
+    Raises:
+        DataError: the store is damaged.
+        InputError: the corpus is too small, or made for another vocabulary.
+    """
+    store = TokenStore.open(settings.store)
+    size = model.base.embeddings.word.embedding_dim
+    documents = range(store.num_documents - settings.held_out)
+    head_start(model, count_word_vectors(store, size, documents=documents))
 
 
 def _source(store: TokenStore, settings: CorpusSettings, documents: range) -> SampleSource:
