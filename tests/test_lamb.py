@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,9 +11,7 @@ import minilm
 from minilm.errors import TrainingError
 from minilm.training.optimiser import build_optimiser
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Updater
 from tiny import tiny
-from toy import ALONE, Cloud, Line
 
 EXACT: dict[str, Any] = {"rtol": 0, "atol": 1e-15}
 
@@ -153,27 +150,3 @@ def test_settings_choose_the_optimiser() -> None:
 def test_wrong_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         minilm.Lamb([parameter(1)], **{"lr": 0.1, **changes})
-
-
-def test_norms_and_biases_may_learn_more_slowly() -> None:
-    """In the engine's first step, whose direction is known for every gradient."""
-    settings = TrainingSettings(
-        steps=10, learning_rate=0.1, optimiser="lamb", unadapted_rate=0.2, schedule="constant",
-        weight_decay=0.0, max_gradient_norm=None,
-    )  # fmt: skip
-    line = Line()
-    before = {name: value.detach().clone() for name, value in line.named_parameters()}
-    samples = np.arange(8)
-    data = Cloud()
-    Updater(line, settings, ALONE).update(1, [data.batch(0, samples)])
-    moved = {name: value.detach() - before[name] for name, value in line.named_parameters()}
-    matrix = "linear.weight"
-    assert float(moved[matrix].norm() / before[matrix].norm()) == pytest.approx(0.1, rel=1e-6)
-    for name in moved.keys() - {matrix}:
-        direction = (1 - 0.9) / (1 - 0.999) ** 0.5
-        assert moved[name].abs().max() == pytest.approx(0.1 * 0.2 * direction, rel=1e-3), name
-
-
-def test_only_lamb_leaves_updates_as_they_are() -> None:
-    with pytest.raises(TrainingError, match=r"unadapted_rate is 0.5: it is for LAMB, not adamw"):
-        TrainingSettings(steps=1, unadapted_rate=0.5)

@@ -84,13 +84,6 @@ def training_options(**defaults: Any) -> Callable[[Command], Command]:
         option("--power", positive, "Of the polynomial schedule.", 1.0),
         option("--warmup", positive, "In steps, or below 1 as a share of all steps.", 0.05),
         option("--optimiser", click.Choice(get_args(Optimiser)), "LAMB for large steps.", "adamw"),
-        option(
-            "--unadapted-rate",
-            positive,
-            "With LAMB: learning rate of norms and biases, in units of the other. Small steps with "
-            "a high rate need far less than 1.",
-            1.0,
-        ),
         option("--betas", (float, float), "Of the optimiser.", (0.9, 0.999)),
         option("--epsilon", positive, "Of the optimiser.", 1e-6),
         option("--weight-decay", positive, "Never on norms and biases.", 0.01),
@@ -239,7 +232,6 @@ def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) 
         warmup=round(warmup * steps if warmup < 1 else warmup),
         power=options["power"],
         optimiser=options["optimiser"],
-        unadapted_rate=options["unadapted_rate"],
         betas=options["betas"],
         epsilon=options["epsilon"],
         weight_decay=options["weight_decay"],

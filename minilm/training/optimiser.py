@@ -47,13 +47,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def build_optimiser(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW or LAMB with the groups of `parameter_groups`.
-
-    Each group has a "rate": its learning rate in units of the schedule's.
-    """
+    """AdamW or LAMB with the groups of `parameter_groups`."""
     groups = parameter_groups(module, settings.weight_decay)
-    for group, factor in zip(groups, (1.0, settings.unadapted_rate), strict=True):
-        group["rate"] = factor
     if settings.optimiser == "lamb":
         return Lamb(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
     return torch.optim.AdamW(

@@ -37,9 +37,6 @@ class TrainingSettings:
         warmup: updates of the linear warm-up.
         power: of the polynomial schedule.
         optimiser: "adamw", or "lamb" with Google's defaults, for large steps; see `minilm.Lamb`.
-        unadapted_rate: learning rate of norms and biases, whose updates LAMB does not adapt, in
-            units of `learning_rate`. Google's 1 is for steps of a million tokens; small steps need
-            far higher rates for matrices, which biases do not survive.
         betas, epsilon, weight_decay: of the optimiser. Norms and biases are never decayed.
         max_gradient_norm: gradients are scaled down to this norm; None = they are not.
         accumulation: micro-batches that a process makes of its part of a step. It bounds memory
@@ -62,7 +59,6 @@ class TrainingSettings:
     warmup: int = 0
     power: float = 1.0
     optimiser: Optimiser = "adamw"
-    unadapted_rate: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-6
     weight_decay: float = 0.01
@@ -95,14 +91,7 @@ class TrainingSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise TrainingError(f"{name} is {value!r}: expected a whole number from {low}.")
-        for name in (
-            "learning_rate",
-            "power",
-            "unadapted_rate",
-            "epsilon",
-            "weight_decay",
-            "max_gradient_norm",
-        ):
+        for name in ("learning_rate", "power", "epsilon", "weight_decay", "max_gradient_norm"):
             if (name, getattr(self, name)) != ("max_gradient_norm", None):
                 _check_number(name, getattr(self, name), below=math.inf)
         for beta in self.betas:
@@ -118,10 +107,6 @@ class TrainingSettings:
                 raise TrainingError(
                     f"{name} is {getattr(self, name)!r}: expected one of {', '.join(choices)}."
                 )
-        if self.optimiser != "lamb" and self.unadapted_rate != 1.0:
-            raise TrainingError(
-                f"unadapted_rate is {self.unadapted_rate}: it is for LAMB, not {self.optimiser}."
-            )
         if self.warmup > self.steps:
             raise TrainingError(f"warmup is {self.warmup}: there are only {self.steps} steps.")
 

@@ -181,7 +181,7 @@ class Updater:
         rate = learning_rate(step, settings)
         if finite:
             for group in self.optimiser.param_groups:
-                group["lr"] = rate * group["rate"]
+                group["lr"] = rate
             self.optimiser.step()
         self.optimiser.zero_grad()
         if not finite and settings.on_nonfinite == "raise":
