@@ -192,7 +192,7 @@ def test_pretrain_from_a_checkpoint(tmp_path: Path) -> None:
         (["--steps", 2, "--max-length", 2], "max_length"),
         (["--steps", 2, "--heads", 3], "num_attention_heads"),
         (["--steps", 2, "--corpus", "nowhere"], "nowhere"),
-        (["--steps", 2, "--from", "teacher"], "leave out --layers"),
+        (["--steps", 2, "--from", "teacher"], "leave out --hidden-size"),
         (["--steps", 2, "--output", "text.txt"], "text.txt"),
     ],
 )
