@@ -1,4 +1,4 @@
-"""What a model costs, part by part: numbers to store, and work to do for every token.
+"""What a model costs, part by part: numbers to store, work for every token, memory to train it.
 
     print(minilm.cost(minilm.AlbertConfig()))
 
@@ -8,20 +8,29 @@ twelve times. That is why ALBERT has a tenth of BERT's parameters and is no fast
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import cast
 
+import torch
 from torch import nn
 
+from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.initialisation import unallocated
-from minilm.config import AlbertConfig, BertConfig, DistilBertConfig, EncoderConfig
+from minilm.blocks.transformer import TransformerLayer
+from minilm.config import AlbertConfig, EncoderConfig
 from minilm.errors import InputError
-from minilm.models.albert import AlbertModel
-from minilm.models.base import EncoderModel
-from minilm.models.bert import BertModel
-from minilm.models.distilbert import DistilBertModel
+from minilm.loader import CLASSES, STEMS
+from minilm.models.base import PretrainedModel, parse_dtype
 
 LENGTH = 128
+BATCH = 32
+MASKED_SHARE = 0.15  # of the tokens, where a masked-LM head works in training
+
+FLOAT = 4  # bytes of a number in training
+MOMENTS = 2  # numbers that AdamW and LAMB keep for each one they train
+INDEX = 2  # an int64 takes the place of so many numbers
+HEADER_BYTES = 128  # about what the header of a file says about a tensor: name, shape and place
 
 # part of the model -> how its modules' names begin, in the encoder or in a layer
 EMBEDDINGS = {
@@ -37,6 +46,30 @@ LAYER = {
     "attention norm": "attention_norm",
     "feed-forward norm": "feed_forward_norm",
 }
+ON_TOP = {
+    "masked-LM head": "masked_lm_head",
+    "sentence-order head": "sentence_order_head",
+    "next-sentence head": "next_sentence_head",
+    "dense layer": "pre_classifier",
+    "classifier": "classifier",
+    "span head": "span_head",
+}
+# what may stand on an encoder -> the end of the class name
+HEADS = {
+    "none": "Model",
+    "masked-lm": "ForMaskedLM",
+    "pretraining": "ForPreTraining",
+    "sequence-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "question-answering": "ForQuestionAnswering",
+    "multiple-choice": "ForMultipleChoice",
+}
+ON_EVERY_TOKEN = ("token-classification", "question-answering")
+
+# how many I-wide states the backward pass of a feed-forward block needs: what goes into the
+# activation and what comes out of it, unless its derivative can be told from the latter
+INNER_STATES = {"relu": 1, "gelu_10": 3}
+OTHER_INNER_STATES = 2
 
 
 @dataclass(frozen=True)
@@ -47,108 +80,249 @@ class Part:
         parameters: numbers it stores; what several layers share counts once.
         unshared: what it would store if every layer had its own.
         flops: floating-point operations for a token in the forward pass.
+        file_bytes: in a weights file. Where layers share some of their parts only, it holds copies.
+        gradient_bytes: of its gradients, in float32; none for what is frozen.
+        optimiser_bytes: of the two moments of AdamW or LAMB, in float32.
+        activation_bytes: what the forward pass keeps of a batch for the backward pass.
     """
 
     parameters: int
     unshared: int
     flops: int
+    file_bytes: int
+    gradient_bytes: int
+    optimiser_bytes: int
+    activation_bytes: int
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an encoder with its pooler costs; made by `cost`.
+    """What a model costs; made by `cost`.
 
     Attributes:
         parts: by name.
         length: tokens of a sequence, which the work of attention depends on.
+        batch: sequences whose activations are counted.
     """
 
     parts: Mapping[str, Part]
     length: int
+    batch: int
+
+    @property
+    def total(self) -> Part:
+        """The sums over all parts."""
+        return Part(*map(sum, zip(*map(astuple, self.parts.values()), strict=True)))
 
     @property
     def parameters(self) -> int:
         """Of all parts: `model.num_parameters()`."""
-        return sum(part.parameters for part in self.parts.values())
+        return self.total.parameters
 
     @property
     def unshared(self) -> int:
         """Parameters, if no layer shared any."""
-        return sum(part.unshared for part in self.parts.values())
+        return self.total.unshared
 
     @property
     def flops(self) -> int:
         """Floating-point operations for a token in the forward pass."""
-        return sum(part.flops for part in self.parts.values())
+        return self.total.flops
 
     def __str__(self) -> str:
-        rows = [*self.parts.items(), ("all", Part(self.parameters, self.unshared, self.flops))]
-        lines = [f"{'':<22}{'parameters':>14}{'if unshared':>14}{'MFLOP a token':>15}"]
-        for name, part in rows:
-            lines.append(
-                f"{name:<22}{part.parameters:>14,}{part.unshared:>14,}{part.flops / 1e6:>15,.2f}"
-            )
-        return "\n".join(lines)
+        return table([*self.parts.items(), ("all", self.total)])
 
 
-def cost(config: EncoderConfig, *, length: int = LENGTH) -> Cost:
-    """Counts the parameters and operations of an encoder with its pooler, without building it.
+def table(rows: Sequence[tuple[str, Part]]) -> str:
+    """A line for each name and its cost, under two lines of heading; MB are 10^6 bytes."""
+    lines: list[tuple[str, ...]] = [
+        ("", "parameters", "if unshared", "MFLOP", "file", "gradients", "optimiser", "activations"),
+        ("", "", "", "a token", "MB", "MB", "MB", "MB"),
+    ]
+    for name, part in rows:
+        stored, unshared, *others = astuple(part)
+        millions = [f"{value / 1e6:,.2f}" for value in others]
+        lines.append((name, f"{stored:,}", f"{unshared:,}", *millions))
+    widths = (14, 14, 11, 9, 10, 10, 12)
+    longest = max(20, *(len(name) for name, _ in rows))
+    return "\n".join(
+        name.ljust(longest) + "".join(map(str.rjust, cells, widths)) for name, *cells in lines
+    )
+
+
+def cost(
+    config: EncoderConfig,
+    *,
+    length: int = LENGTH,
+    batch: int = BATCH,
+    head: str = "none",
+    dtype: str = "float32",
+) -> Cost:
+    """Counts what a model stores, computes and keeps in memory for training, without building it.
 
     Operations are those of matrix products, a multiplication and an addition counted as two, in
-    sequences of `length` tokens without padding; the pooler's, once a sequence, is shared out among
-    them. Training takes three times as many. Looking up embeddings, norms, activations and biases
-    are left out: well below 1 % of the work, though not of the time.
+    sequences of `length` tokens without padding. What is done once a sequence (the pooler) or at
+    15 % of the tokens (the masked-LM head) is shared out among all. Training takes three times as
+    many. Looking up embeddings, norms, activations and biases are left out: well below 1 % of the
+    work, though not of the time.
+
+    Activations are what autograd keeps of a packed batch in train mode, on a CPU in float32, for
+    the dropout rates of `config`. In numbers for a token, where p is 1 with dropout and 0 without:
+
+        embeddings      an id for each table, norm E + 2, dropout p E, projection E (ALBERT)
+        attention       input H; query, key and value 3 H; context H; with dropout on the maps
+                        3 A S for them, without it H + A; p H for what attention adds
+        feed-forward    input H; before and after the activation 2 I (ReLU: I); p H
+        each norm       H + 2
+        pooler          2 H for each sequence
+        masked-LM head  H + 4 E (ReLU: 3 E) for each masked token, and the gradient of the
+                        vocabulary, V E + V, which the loss keeps instead of logits
+        other heads     what goes in and out for each token or sequence, and p H
+
+    Layers count every time they are applied, whether they share weights or not. Left out is what
+    does not stay: gradients of activations, buffers within an operation, the logits the loss is
+    working on. On a GPU dropout takes a byte for each number, and fused attention keeps no maps.
+    Autocast to bfloat16 keeps about 60 % (measured), and copies of the weights. Gradient
+    checkpointing keeps H for each layer and token, and the states of one layer at a time.
 
     Args:
         config: of a BERT, DistilBERT or ALBERT.
         length: tokens of a sequence.
+        batch: sequences whose activations are counted.
+        head: what stands on the encoder, a name of `HEADS`; "none" = the encoder with its pooler.
+        dtype: of the numbers in a file.
 
     Raises:
-        InputError: the configuration is of no known kind, or the length below 1.
+        InputError: the configuration is of no known kind or has no such head, the dtype is not
+            known, or a number is below 1.
 
     Example:
         >>> albert, bert = minilm.cost(minilm.AlbertConfig()), minilm.cost(minilm.BertConfig())
         >>> albert.parameters / bert.parameters, albert.flops / bert.flops
         (0.107, 1.001)
     """
+    model = _skeleton(config, head)
     if length < 1:
         raise InputError(f"length is {length}: expected at least 1 token.")
-    model = _skeleton(config)
-    layers = list(model.virtual_layers())
-    work = _flops(config, length)
-    parts: dict[str, Part] = {}
-    for name, attribute in EMBEDDINGS.items():
-        module = getattr(model.embeddings, attribute, None)
-        if module is not None:
-            stored = _count([module])
-            parts[name] = Part(stored, stored, work.get(name, 0))
-    for name, attribute in LAYER.items():
-        modules = [getattr(layer, attribute) for layer in layers]
-        unshared = sum(_count([module]) for module in modules)
-        parts[name] = Part(_count(modules), unshared, work.get(name, 0))
-    if model.pooler is not None:
-        stored = _count([model.pooler])
-        parts["pooler"] = Part(stored, stored, round(2 * config.hidden_size**2 / length))
-    return Cost(parts, length)
+    if batch < 1:
+        raise InputError(f"batch is {batch}: expected at least 1 sequence.")
+    itemsize = parse_dtype(dtype, torch.float32).itemsize
+    base = model.base
+    layers = [cast(TransformerLayer, layer) for layer in base.virtual_layers()]
+    distinct = list(dict.fromkeys(layers))
+
+    # part -> its modules, as often as they are applied and as often as they are in a file
+    modules = {name: _present(base.embeddings, path) for name, path in EMBEDDINGS.items()}
+    modules |= {name: [getattr(layer, path) for layer in layers] for name, path in LAYER.items()}
+    modules |= {"pooler": _present(base, "pooler")}
+    modules |= {name: _present(model, path) for name, path in ON_TOP.items()}
+    copies = {name: [getattr(layer, path) for layer in distinct] for name, path in LAYER.items()}
+    flops: dict[str, float] = {**_flops(config, length)}
+    kept = _kept_for_backward(model, layers, length, batch)
+    for name, (work, numbers) in _on_top(model, head, length, batch).items():
+        flops[name], kept[name] = work, numbers
+
+    parts = {}
+    for name, applied in modules.items():
+        if not applied:
+            continue
+        used = [parameter for module in applied for parameter in module.parameters()]
+        stored = [p for module in copies.get(name, applied) for p in module.parameters()]
+        once = list(dict.fromkeys(used))
+        trained = sum(parameter.numel() for parameter in once if parameter.requires_grad)
+        parts[name] = Part(
+            parameters=sum(parameter.numel() for parameter in once),
+            unshared=sum(parameter.numel() for parameter in used),
+            flops=round(flops.get(name, 0)),
+            file_bytes=sum(itemsize * p.numel() + HEADER_BYTES for p in stored),
+            gradient_bytes=FLOAT * trained,
+            optimiser_bytes=FLOAT * MOMENTS * trained,
+            activation_bytes=round(FLOAT * kept[name]),
+        )
+    return Cost(parts, length, batch)
 
 
-def _skeleton(config: EncoderConfig) -> EncoderModel:
+def _skeleton(config: EncoderConfig, head: str) -> PretrainedModel:
+    stem = STEMS.get(getattr(config, "model_type", ""))
+    if stem is None:
+        raise InputError(
+            f"config is a {type(config).__name__}: expected an AlbertConfig, BertConfig or "
+            "DistilBertConfig."
+        )
+    name = f"{stem}{HEADS.get(head)}"
+    if name not in CLASSES:
+        known = [head for head, end in HEADS.items() if f"{stem}{end}" in CLASSES]
+        raise InputError(f"head is {head!r}: for a {stem} expected one of {', '.join(known)}.")
     with unallocated():
-        if isinstance(config, AlbertConfig):
-            return AlbertModel(config)
-        if isinstance(config, BertConfig):
-            return BertModel(config)
-        if isinstance(config, DistilBertConfig):
-            return DistilBertModel(config)
-    raise InputError(
-        f"config is a {type(config).__name__}: expected an AlbertConfig, BertConfig or "
-        "DistilBertConfig."
-    )
+        return CLASSES[name](config)
 
 
-def _count(modules: list[nn.Module]) -> int:
-    """Parameters; a module that is there several times counts once."""
-    return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
+def _present(module: nn.Module, name: str) -> list[nn.Module]:
+    part = getattr(module, name, None)
+    return [] if part is None else [part]
+
+
+def _kept_for_backward(
+    model: PretrainedModel, layers: Sequence[TransformerLayer], length: int, batch: int
+) -> dict[str, float]:
+    """Numbers that autograd keeps, by part of the encoder; the formula in `cost`."""
+    tokens, hidden = length * batch, model.config.hidden_size
+    embeddings = model.base.embeddings
+    width = embeddings.word.embedding_dim
+    layer = layers[0]  # the others are like it
+    heads = layer.attention.num_heads
+    context = 3 * heads * length if layer.attention.dropout else hidden + heads
+    inner = INNER_STATES.get(model.config.hidden_act, OTHER_INNER_STATES)
+    inner *= model.config.intermediate_size
+    attention = 5 * hidden + context + _mask(layer.attention_dropout, hidden)
+    feed_forward = hidden + inner + _mask(layer.feed_forward_dropout, hidden)
+    applied = tokens * len(layers)
+    return {
+        "word embeddings": tokens * INDEX,
+        "position embeddings": tokens * INDEX,
+        "token types": tokens * INDEX,
+        "embedding norm": tokens * (width + 2 + _mask(embeddings.dropout, width)),
+        "embedding projection": tokens * width,
+        "attention": applied * attention,
+        "feed-forward": applied * feed_forward,
+        "attention norm": applied * (hidden + 2),
+        "feed-forward norm": applied * (hidden + 2),
+    }
+
+
+def _mask(dropout: nn.Module | None, width: int) -> int:
+    """Numbers of a token that say what was dropped."""
+    return width if isinstance(dropout, nn.Dropout) and dropout.p > 0 else 0
+
+
+def _on_top(
+    model: PretrainedModel, head: str, length: int, batch: int
+) -> dict[str, tuple[float, float]]:
+    """Operations for a token, and numbers that autograd keeps, of the pooler and the heads."""
+    tokens, hidden = length * batch, model.config.hidden_size
+    found: dict[str, tuple[float, float]] = {
+        "pooler": (2 * hidden**2 / length, batch * (2 * hidden + INDEX))
+    }
+    rows = tokens if head in ON_EVERY_TOKEN else batch
+    for name, path in ON_TOP.items():
+        part = getattr(model, path, None)
+        if isinstance(part, MaskedLMHead):
+            width, vocabulary = part.dense.out_features, part.bias.shape[0]
+            states = INNER_STATES.get(model.config.hidden_act, OTHER_INNER_STATES)
+            row = INDEX + hidden + (states + 1) * width + 2
+            found[name] = (
+                MASKED_SHARE * 2 * width * (hidden + vocabulary),
+                MASKED_SHARE * tokens * row + vocabulary * (width + 1),
+            )
+        elif isinstance(part, nn.Linear):
+            row = part.in_features + part.out_features
+            if path != "pre_classifier":
+                row += _mask(getattr(model, "dropout", None), part.in_features)
+            found[name] = (
+                2 * part.in_features * part.out_features * rows / tokens,
+                rows * row,
+            )
+    return found
 
 
 def layer_flops(config: EncoderConfig, length: int) -> int:

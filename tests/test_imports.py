@@ -21,10 +21,11 @@ LEVELS = [
     ("data",),
     ("models",),
     ("training",),
-    ("loader", "students", "sharing", "growth", "starts", "costs"),
+    ("loader", "students", "sharing", "growth", "starts", "costs", "published"),
     ("recipes",),
     ("encoder",),
     ("parity", "bench"),
+    ("compare",),
     ("cli",),
 ]
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}

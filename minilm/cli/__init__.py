@@ -22,6 +22,7 @@ from minilm.errors import MinilmError
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "verify": ("minilm.cli.verify", "Prove that a checkpoint gives Hugging Face's numbers."),
     "inspect": ("minilm.cli.inspect", "Show what a checkpoint is made of."),
+    "cost": ("minilm.cli.cost", "Count parameters, work and memory, without any weights."),
     "fill-mask": ("minilm.cli.fill_mask", "Predict the masked words of a text."),
     "encode": ("minilm.cli.encode", "Turn a file of texts into a file of vectors."),
     "convert": ("minilm.cli.convert", "Rewrite a checkpoint cleanly, as safetensors."),
@@ -29,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "tokenize": ("minilm.cli.tokenize", "Turn text files into a store of tokens to train on."),
     "pretrain": ("minilm.cli.pretrain", "Train a model to predict masked tokens."),
     "distill": ("minilm.cli.distill", "Distil DistilBERT from BERT."),
+    "compare": ("minilm.cli.compare", "Compare checkpoints: size, speed, memory, scores."),
     "plot": ("minilm.cli.plot", "Draw the curves of training runs."),
     "bench": ("minilm.cli.bench", "Measure speed and memory, side by side with other engines."),
 }

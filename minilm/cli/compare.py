@@ -1,0 +1,103 @@
+"""`minilm compare`: checkpoints side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+WEIGHTS = ("bert-mini", "distilbert-mini", "albert-mini")  # of the repository
+count = click.IntRange(min=1)
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    help="Text to predict masked words of: one paragraph a line, a blank line between documents "
+    "(.txt or .jsonl, perhaps .gz or .xz). Default: Python's help topics.",
+)
+@click.option(
+    "--max-tokens",
+    default=40_000,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Of the text; 0 = all.",
+)
+@click.option("--texts", default=512, show_default=True, type=count, help="Texts to time.")
+@click.option("--rounds", default=3, show_default=True, type=count)
+@click.option("--threads", type=count, help="Default: torch's choice.")
+@click.option("--no-memory", is_flag=True, help="Leave memory out, which needs new processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="Also write one HTML page with charts."
+)
+def command(
+    models: tuple[str, ...],
+    text: Path | None,
+    max_tokens: int,
+    texts: int,
+    rounds: int,
+    threads: int | None,
+    no_memory: bool,
+    as_json: bool,
+    as_markdown: bool,
+    html: Path | None,
+) -> None:
+    """Compare checkpoints: parameters, files, memory, speed, and masked words predicted right.
+
+    The first MODEL is what the others are compared with. Without any, the three models of the
+    repository are: a BERT, the DistilBERT distilled from it, and an ALBERT.
+
+    \b
+    Examples:
+      minilm compare
+      minilm compare bert-base-uncased distilbert-base-uncased albert-base-v2 --html page.html
+    """
+    import torch
+
+    from minilm.checkpoints.atomic import replace_files
+    from minilm.compare.measure import CompareSettings, compare
+    from minilm.compare.page import page
+    from minilm.compare.report import markdown, table
+    from minilm.compare.text_scores import help_topics
+    from minilm.data.text_files import read_documents
+
+    if as_json and as_markdown:
+        raise click.UsageError("Choose one of --json and --markdown.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = CompareSettings(
+        texts=texts, rounds=rounds, max_tokens=max_tokens or None, memory=not no_memory
+    )
+    if text is None:
+        documents = help_topics()
+    else:
+        documents = [document.text for document in read_documents(text)]
+    result = compare(
+        models or _own_weights(), documents, settings, lambda line: click.echo(line, err=True)
+    )
+    result["workload"]["source"] = "Python's help topics" if text is None else text.name
+    if html is not None:
+        replace_files({html: lambda path: path.write_text(page(result), encoding="utf-8")})
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        click.echo(markdown(result) if as_markdown else table(result))
+
+
+def _own_weights() -> list[Path]:
+    import minilm
+    from minilm.errors import InputError
+
+    home = Path(minilm.__file__).parent.parent / "weights"
+    found = [home / name for name in WEIGHTS]
+    if not all(path.is_dir() for path in found):
+        raise InputError(
+            "The models that minilm compares by default are in weights/ of its repository, which "
+            "an installed package lacks. Name the models, or work in a clone."
+        )
+    return found

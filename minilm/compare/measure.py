@@ -1,0 +1,241 @@
+"""Measures checkpoints in turn and puts everything about them into one dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from minilm.bench.contenders import load_base
+from minilm.bench.measure import LATENCY_REPEATS, ONE_TEXT, take_turns
+from minilm.bench.memory import held_by_tensors, in_fresh_process, peak_resident
+from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS, Batch, draw_lengths, make_batches
+from minilm.checkpoints.file_names import INDEX, WEIGHTS, read_shard_index
+from minilm.checkpoints.hub import resolve
+from minilm.checkpoints.json_file import read_json
+from minilm.compare.text_scores import score_text
+from minilm.config import AlbertConfig
+from minilm.costs import cost
+from minilm.errors import CheckpointError, InputError
+from minilm.loader import load
+from minilm.models.base import EncoderModel, PretrainedModel
+from minilm.models.tasks import ForMaskedLM, ForPreTraining
+from minilm.tokenization import Tokenizer
+
+CARD = "card.json"  # beside a checkpoint: what its makers say of it
+MAX_CARD = 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """One run of `compare`.
+
+    Attributes:
+        texts: of the standard draw, for speed and peak memory.
+        rounds: how often speed is measured.
+        max_tokens: how much of the text is looked at; None = all.
+        seed: of masks and ids.
+        memory: measure memory, in a process for each model.
+    """
+
+    texts: int = TEXTS
+    rounds: int = 3
+    max_tokens: int | None = 40_000
+    seed: int = SEED
+    memory: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("texts", "rounds", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: expected at least 1.")
+
+
+def compare(
+    models: Sequence[str | Path],
+    documents: Sequence[str],
+    settings: CompareSettings,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measures checkpoints side by side; ratios are to the first.
+
+    Args:
+        models: directories or hub names, the baseline first.
+        documents: texts to predict masked words of, one paragraph a line.
+        settings: what to measure.
+        say: is told what happens next.
+
+    Returns:
+        What `minilm compare --json` prints: "machine", "workload", and "models", a list of
+        dictionaries: "name", "class", "card", "architecture", "layers", "components" (parameters),
+        "parameters", "file_bytes", "flops_per_token", "one_text_seconds", "tokens_per_second",
+        "memory" ("weights" held and "peak", bytes), "scores" (see `TextScores`; None without a
+        masked-LM head), and "relative", all figures of a kind divided by the first model's.
+
+    Raises:
+        InputError: no model, or two of the same name.
+        CheckpointError: a model cannot be loaded.
+    """
+    if not models:
+        raise InputError("There is no model to compare.")
+    directories = {_name(model): Path(resolve(model)) for model in models}
+    if len(directories) < len(models):
+        raise InputError("Two of the models have the same name: give each one once.")
+    rows: dict[str, dict[str, Any]] = {}
+    for name, directory in directories.items():
+        say(f"{name}: reading the text")
+        rows[name] = describe(name, directory, documents, settings)
+    encoders = {
+        name: load_base(directory, torch.float32).eval() for name, directory in directories.items()
+    }
+    configs = [encoder.config for encoder in encoders.values()]
+    vocab_size = min(config.vocab_size for config in configs)
+    longest = min(config.max_position_embeddings for config in configs)
+    lengths = [min(n, longest) for n in draw_lengths(settings.texts)]
+    bulk, one = (
+        make_batches(
+            some, batch_size=min(len(some), BATCH_SIZE), vocab_size=vocab_size, seed=settings.seed
+        )
+        for some in (lengths, [min(ONE_TEXT, longest)])
+    )
+    say("speed")
+    for key, batches, rounds in (
+        ("one_text_seconds", one, settings.rounds * LATENCY_REPEATS),
+        ("bulk_seconds", bulk, settings.rounds),
+    ):
+        for name, seconds in take_turns(encoders, batches, rounds, _encode).items():
+            rows[name][key] = median(seconds)
+    for name, row in rows.items():
+        row["tokens_per_second"] = sum(lengths) / row.pop("bulk_seconds")
+        if settings.memory:
+            say(f"{name}: memory")
+            row["memory"] = in_fresh_process(_memory, directories[name], bulk)
+    first = next(iter(rows.values()))
+    for row in rows.values():
+        row["relative"] = _relative(row, first)
+    return {
+        "machine": {"torch": torch.__version__, "threads": torch.get_num_threads()},
+        "workload": {
+            "texts": settings.texts,
+            "tokens": sum(lengths),
+            "one_text_tokens": min(ONE_TEXT, longest),
+            "rounds": settings.rounds,
+            "documents": len(documents),
+        },
+        "models": list(rows.values()),
+    }
+
+
+def describe(
+    name: str, directory: Path, documents: Sequence[str], settings: CompareSettings
+) -> dict[str, Any]:
+    """Everything about one checkpoint that needs no comparison."""
+    model = load(directory).eval()
+    config = model.config
+    scores = None
+    if isinstance(model, ForMaskedLM | ForPreTraining):
+        tokenizer = Tokenizer.from_pretrained(directory)
+        scores = vars(
+            score_text(
+                model, tokenizer, documents, max_tokens=settings.max_tokens, seed=settings.seed
+            )
+        )
+    return {
+        "name": name,
+        "class": type(model).__name__,
+        "card": read_card(directory),
+        "architecture": _architecture(model),
+        "layers": {
+            "stored": len(set(model.base.virtual_layers())),
+            "applied": len(list(model.base.virtual_layers())),
+        },
+        "components": component_sizes(model),
+        "parameters": model.num_parameters(),
+        "file_bytes": sum(path.stat().st_size for path in _weight_files(directory)),
+        "flops_per_token": cost(config).flops,
+        "scores": scores,
+    }
+
+
+def read_card(directory: Path) -> dict[str, Any]:
+    """What stands in card.json beside a checkpoint; {} without one.
+
+    Raises:
+        CheckpointError: the file is no JSON object.
+    """
+    path = directory / CARD
+    if not path.exists():
+        return {}
+    return read_json(path, max_bytes=MAX_CARD, error=CheckpointError)
+
+
+def component_sizes(model: PretrainedModel) -> dict[str, int]:
+    """Parameters of embeddings, layers, pooler and heads; what is shared counts once."""
+    base = model.base
+    parts: dict[str, list[nn.Module]] = {
+        "embeddings": [base.embeddings],
+        "layers": list(base.virtual_layers()),
+        "pooler": [] if base.pooler is None else [base.pooler],
+        "heads": [] if base is model else [m for m in model.children() if m is not base],
+    }
+    return {
+        name: sum({id(p): p.numel() for m in modules for p in m.parameters()}.values())
+        for name, modules in parts.items()
+    }
+
+
+def _name(model: str | Path) -> str:
+    return Path(model).name or str(model)
+
+
+def _architecture(model: PretrainedModel) -> str:
+    config = model.config
+    applied = len(list(model.base.virtual_layers()))
+    stored = len(set(model.base.virtual_layers()))
+    layers = f"{applied} layers" if stored == applied else f"{stored} layer(s) applied {applied} x"
+    wide = f"{config.hidden_size} wide, {config.num_attention_heads} heads"
+    if isinstance(config, AlbertConfig):
+        wide += f", embeddings {config.embedding_size} wide"
+    return f"{layers}, {wide}"
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if (directory / WEIGHTS).exists():
+        return [directory / WEIGHTS]
+    return [directory / name for name in sorted(set(read_shard_index(directory / INDEX).values()))]
+
+
+def _encode(encoder: EncoderModel, batch: Batch) -> None:
+    with torch.inference_mode():
+        encoder(batch.packed_ids, lengths=batch.lengths)
+
+
+def _memory(directory: Path, batches: Sequence[Batch]) -> dict[str, int]:
+    encoder = load_base(directory, torch.float32).eval()
+    for batch in batches:
+        _encode(encoder, batch)
+    peak = peak_resident()
+    ids = sum(t.nbytes for b in batches for t in vars(b).values() if isinstance(t, torch.Tensor))
+    return {"weights": held_by_tensors() - ids, "peak": peak}
+
+
+def _relative(row: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, float | None]:
+    """Shares of the first model's figures; for speeds, above 1 = faster."""
+
+    def share(value: float | None, base: float | None) -> float | None:
+        return value / base if value is not None and base else None
+
+    scores, base_scores = row["scores"] or {}, first["scores"] or {}
+    return {
+        "parameters": row["parameters"] / first["parameters"],
+        "file_bytes": row["file_bytes"] / first["file_bytes"],
+        "flops_per_token": row["flops_per_token"] / first["flops_per_token"],
+        "one_text_speed": first["one_text_seconds"] / row["one_text_seconds"],
+        "bulk_speed": row["tokens_per_second"] / first["tokens_per_second"],
+        "masked_accuracy": share(scores.get("masked_accuracy"), base_scores.get("masked_accuracy")),
+    }

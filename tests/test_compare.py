@@ -1,0 +1,209 @@
+"""`minilm compare`: what is measured is what it says, in every form of output."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import minilm
+from minilm.cli import main
+from minilm.compare.measure import CompareSettings, compare, component_sizes
+from minilm.compare.page import page
+from minilm.compare.report import markdown, rows_of, table
+from minilm.compare.text_scores import help_topics, score_text
+from minilm.errors import CheckpointError, InputError
+from minilm.models.base import PretrainedModel
+
+SHAPE = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+SMALL = CompareSettings(texts=4, rounds=1, max_tokens=2000, memory=False)
+FAST = ["--texts", "4", "--rounds", "1", "--max-tokens", "2000", "--no-memory"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT, a DistilBERT and an ALBERT with one vocabulary, the first two with cards."""
+    place = tmp_path_factory.mktemp("compare")
+    (place / "text.txt").write_text("\n\n".join(help_topics()[:12]))
+    tokenizer = minilm.train_tokenizer([place / "text.txt"], place / "vocabulary", vocab_size=300)
+    torch.manual_seed(0)
+    models: dict[str, PretrainedModel] = {
+        "teacher": minilm.BertForMaskedLM(minilm.BertConfig(num_hidden_layers=4, **SHAPE)),
+        "student": minilm.DistilBertForMaskedLM(
+            minilm.DistilBertConfig(num_hidden_layers=2, **SHAPE)
+        ),
+        "shared": minilm.AlbertForPreTraining(
+            minilm.AlbertConfig(num_hidden_layers=4, embedding_size=16, **SHAPE)
+        ),
+    }
+    for name, model in models.items():
+        model.save_pretrained(place / name)
+        tokenizer.save_pretrained(place / name)
+    for name, method in (("teacher", "none"), ("student", "half of the layers <&>")):
+        card = {"compression": method, "objective": "masked words"}
+        (place / name / "card.json").write_text(json.dumps(card))
+    return place
+
+
+@pytest.fixture(scope="module")
+def result(place: Path) -> dict[str, Any]:
+    models = [place / name for name in ("teacher", "student", "shared")]
+    found = compare(models, help_topics()[:12], SMALL)
+    found["workload"]["source"] = "the topics"
+    return found
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["compare", *map(str, arguments)])
+
+
+def test_sizes_and_ratios(result: dict[str, Any], place: Path) -> None:
+    teacher, student, shared = result["models"]
+    for row, name in zip(result["models"], ("teacher", "student", "shared"), strict=True):
+        model = minilm.load(place / name)
+        assert row["name"] == name
+        assert row["class"] == type(model).__name__
+        assert row["parameters"] == sum(row["components"].values()) == model.num_parameters()
+        assert row["file_bytes"] == (place / name / "model.safetensors").stat().st_size
+        assert row["flops_per_token"] == minilm.cost(model.config).flops
+        relative = row["relative"]
+        assert relative["parameters"] == row["parameters"] / teacher["parameters"]
+        assert relative["bulk_speed"] == row["tokens_per_second"] / teacher["tokens_per_second"]
+        assert row["one_text_seconds"] > 0
+    assert (shared["layers"]["stored"], shared["layers"]["applied"]) == (1, 4)
+    assert student["card"]["objective"] == "masked words"
+    assert shared["card"] == {}
+    layer = sum(p.numel() for p in minilm.load(place / "shared").base.groups[0].parameters())
+    assert shared["components"]["layers"] == layer
+
+
+def test_a_model_that_knows_the_answers(tmp_path: Path) -> None:
+    """Accuracy counts masked places alone: a model that always says "the" gets those right."""
+    text = ["the cat and the dog and the mouse are in the house of the king of the hill"] * 40
+    documents = ["\n".join(text)]
+    (tmp_path / "text.txt").write_text(documents[0])
+    tokenizer = minilm.train_tokenizer(
+        [tmp_path / "text.txt"], tmp_path / "vocabulary", vocab_size=60
+    )
+    model = minilm.BertForMaskedLM(
+        minilm.BertConfig(num_hidden_layers=1, **{**SHAPE, "vocab_size": tokenizer.vocab_size})
+    )
+    the = tokenizer.token_to_id("the")
+    assert the is not None
+    with torch.no_grad():
+        model.masked_lm_head.bias[the] = 100.0
+    found = score_text(model, tokenizer, documents)
+    ids = tokenizer(text[0])["input_ids"][0]
+    assert found.masked_tokens == 40 * round(0.15 * (len(ids) - 2))
+    share = float((ids == the).sum()) / (len(ids) - 2)
+    assert found.masked_accuracy == pytest.approx(share, abs=0.1)
+    assert found.sentence_order_accuracy is None
+    again = score_text(model, tokenizer, documents)
+    assert again == found
+    assert score_text(model, tokenizer, documents, seed=1) != found
+    few = score_text(model, tokenizer, documents, max_tokens=len(ids))
+    assert few.masked_tokens == round(0.15 * (len(ids) - 2))
+
+
+def test_half_of_the_pairs_are_swapped(place: Path) -> None:
+    """A head that always says "in order" is right for every other pair."""
+    model = minilm.AlbertForPreTraining.from_pretrained(place / "shared")
+    tokenizer = minilm.Tokenizer.from_pretrained(place / "shared")
+    with torch.no_grad():
+        model.sentence_order_head.weight.zero_()
+        model.sentence_order_head.bias.copy_(torch.tensor([1.0, 0.0]))
+    found = score_text(model, tokenizer, help_topics()[:12])
+    assert found.pairs > 20
+    assert found.sentence_order_accuracy == pytest.approx(0.5, abs=0.5 / found.pairs)
+
+
+def test_a_text_without_paragraphs(place: Path) -> None:
+    model = minilm.BertForMaskedLM.from_pretrained(place / "teacher")
+    tokenizer = minilm.Tokenizer.from_pretrained(place / "teacher")
+    with pytest.raises(InputError, match="no paragraph"):
+        score_text(model, tokenizer, ["", "a\n\nb"])
+
+
+def test_every_figure_is_in_every_form(result: dict[str, Any]) -> None:
+    rows = rows_of(result)
+    plain, marked, html = table(result), markdown(result), page(result)
+    assert {"parameters", "masked words right", "sentence order right"} <= {t for t, _ in rows}
+    for title, values in rows:
+        for value in values:
+            assert value in plain, title
+            assert value in marked, title
+    assert "half of the layers &lt;&amp;&gt;" in html
+    assert "<&>" not in html
+    for text in (plain, marked, html):
+        assert "shared stores 1 layer(s) and computes 4" in text
+        assert "teacher stores" not in text
+    assert len(re.findall(r"^\| ", marked, re.MULTILINE)) == len(rows) + 1
+    assert not re.search(r"(?:src|href)=", html)  # nothing to fetch
+    assert html.count("class='track'") == 3 * 5
+
+
+def test_the_command(place: Path, tmp_path: Path) -> None:
+    models = [place / name for name in ("teacher", "student", "shared")]
+    html = tmp_path / "page.html"
+    done = run(*models, *FAST, "--json", "--html", html, "--text", place / "text.txt")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [model["name"] for model in found["models"]] == ["teacher", "student", "shared"]
+    assert found["workload"]["source"] == "text.txt"
+    assert "speed" in done.stderr
+    assert html.read_text().startswith("<!doctype html>")
+    done = run(models[0], *FAST, "--markdown")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("| | teacher |\n")
+    assert "Python's help topics" in done.stdout
+
+
+def test_an_encoder_without_a_language_model_has_no_scores(
+    place: Path, minilm_l6_dir: Path
+) -> None:
+    done = run(minilm_l6_dir, *FAST, "--json")
+    assert done.exit_code == 0, done.output
+    (model,) = json.loads(done.stdout)["models"]
+    assert model["scores"] is None
+    assert model["relative"]["masked_accuracy"] is None
+    assert "masked words" not in run(minilm_l6_dir, *FAST).stdout
+
+
+def test_memory_is_of_the_encoder(place: Path) -> None:
+    settings = CompareSettings(texts=2, rounds=1, max_tokens=200)
+    (row,) = compare([place / "shared"], help_topics()[:2], settings)["models"]
+    sizes = component_sizes(minilm.load(place / "shared"))
+    held = 4 * (sizes["embeddings"] + sizes["layers"] + sizes["pooler"])
+    assert row["memory"]["weights"] == pytest.approx(held, rel=0.1)
+    assert row["memory"]["peak"] > held
+
+
+def test_mistakes(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no model"):
+        compare([], [], SMALL)
+    with pytest.raises(InputError, match="same name"):
+        compare([place / "teacher", place / "teacher"], help_topics()[:2], SMALL)
+    with pytest.raises(InputError, match="rounds is 0"):
+        CompareSettings(rounds=0)
+    assert run(place / "teacher", "--json", "--markdown").exit_code == 2
+    assert "does not exist" in run(place / "teacher", "--text", tmp_path / "none.txt").stderr
+    monkeypatch.setattr("minilm.cli.compare.WEIGHTS", ("nothing",))
+    assert "an installed package lacks" in run().stderr
+
+
+def test_a_damaged_card_is_named(place: Path, tmp_path: Path) -> None:
+    model = minilm.load(place / "teacher")
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "card.json").write_text("[1")
+    minilm.Tokenizer.from_pretrained(place / "teacher").save_pretrained(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"card\.json"):
+        compare([tmp_path / "model"], help_topics()[:2], SMALL)
