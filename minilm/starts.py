@@ -7,7 +7,8 @@ small models end there, at a loss of 6 and more. All three can be had before the
 * the bias of the masked-LM head is the logarithm of each word's frequency;
 * word embeddings are word vectors from counting (data/word_vectors.py);
 * positions are sinusoids, and four heads of the first two layers look at the tokens one to three
-  places before and after, which with sinusoids is a rotation.
+  places before and after, which with sinusoids is a rotation (in a layer that all depths share, two
+  heads).
 
 All of it is trained like any other weight from then on, and nothing of it shows in a checkpoint's
 layout. Differs from all three papers, which start from random numbers and train a thousand times
@@ -32,6 +33,9 @@ from minilm.models.base import PretrainedModel
 
 # where the first heads of the first and the second layer look, in tokens
 OFFSETS = ((-1, 1, -2, 2), (-1, 1, -3, 3))
+# A layer that stands at every depth needs heads that see the whole text, too: without them the
+# order of sentences was not learned.
+SHARED_OFFSETS = ((-1, 1),)
 SHARPNESS = 6.0  # attention score of the place looked at; far away it is about 0
 POSITION_SCALE = 3.0  # amplitude of the sinusoids, in units of the word vectors' numbers
 
@@ -81,7 +85,7 @@ def head_start(model: PretrainedModel, words: WordVectors) -> None:
     back = (
         None if embeddings.projection is None else embeddings.projection.weight.double().pinverse()
     )
-    for layer, offsets in zip(layers, OFFSETS, strict=False):
+    for layer, offsets in zip(layers, OFFSETS if len(layers) > 1 else SHARED_OFFSETS, strict=False):
         assert isinstance(layer, TransformerLayer)
         _look_at_neighbours(layer.attention, offsets, size, amplitude, back)
 

@@ -10,7 +10,7 @@ from minilm.data.word_vectors import WordVectors, count_word_vectors
 from minilm.errors import InputError
 from minilm.models.base import PretrainedModel
 from minilm.recipes.corpus import CorpusSettings, with_head_start
-from minilm.starts import OFFSETS, head_start
+from minilm.starts import OFFSETS, SHARED_OFFSETS, head_start
 
 ANIMALS, PLACES = ("cat", "dog", "mouse"), ("hill", "river", "house")
 
@@ -110,7 +110,7 @@ def test_the_first_heads_look_at_neighbours(stem: str) -> None:
     with torch.no_grad():
         maps = model.base(tokens, output_attentions=True).attentions
     assert maps is not None
-    for head, offset in enumerate(OFFSETS[0]):
+    for head, offset in enumerate((SHARED_OFFSETS if more else OFFSETS)[0]):
         mean = maps[0][:, head].mean(dim=0)  # (S, S)
         there, opposite, far = (float(mean.diagonal(n).mean()) for n in (offset, -offset, 15))
         assert there > 0.1  # uniform attention would be 1 / 40
