@@ -208,6 +208,14 @@ def test_other_settings_or_data_are_refused_and_named(tmp_path: Path) -> None:
     assert toy.run(tmp_path, steps=9, allow_changes=True).step == 9
 
 
+def test_snapshots_of_an_unknown_run_are_refused(tmp_path: Path) -> None:
+    """As a killed run leaves them whose directory was moved away while it worked."""
+    toy.run(tmp_path, steps=8)
+    (tmp_path / "run" / "settings.json").unlink()
+    with pytest.raises(TrainingError, match=r"holds snapshots, but no settings\.json"):
+        toy.run(tmp_path, steps=8)
+
+
 def test_workers_change_nothing(tmp_path: Path) -> None:
     for workers in (0, 1, 3):
         toy.run(tmp_path / str(workers), learner=toy.Line(dropout=0.3), workers=workers)

@@ -29,7 +29,7 @@ from minilm.errors import TrainingError
 from minilm.training.distributed import Processes
 from minilm.training.lock import locked
 from minilm.training.log import LOG, Log, Progress
-from minilm.training.record import check_record, circumstances
+from minilm.training.record import SETTINGS, check_record, circumstances
 from minilm.training.settings import TrainingSettings
 from minilm.training.signals import StopRequest
 from minilm.training.snapshots import Snapshot, newest_snapshot, save_snapshot
@@ -103,6 +103,11 @@ def train(
                     f"{run} cannot be created: {problem.strerror or problem}."
                 ) from problem
             stack.enter_context(locked(run))
+            if not (run / SETTINGS).exists() and any((run / SNAPSHOTS).iterdir()):
+                raise TrainingError(
+                    f"{run} holds snapshots, but no {SETTINGS} that says what they are of. Remove "
+                    "the directory, or take another output."
+                )
             record = {
                 "settings": settings.to_dict(),
                 "data": dict(data.fingerprint),
