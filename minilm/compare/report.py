@@ -85,7 +85,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     ]
     if scores is not None:
         lines.append(
-            f"Words: {scores['masked_tokens']:,} of {workload['source']}, masked one in seven."
+            f"Words: {scores['masked_tokens']:,} masked tokens, 15 % of {workload['source']}."
         )
     for model in result["models"]:
         layers = model["layers"]
