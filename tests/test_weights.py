@@ -1,0 +1,71 @@
+"""The models in weights/: they load everywhere, and do what their cards say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import minilm
+from minilm.compare.text_scores import help_topics, score_text
+from minilm.models.tasks import ForMaskedLM, ForPreTraining
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+NAMES = ["bert-mini", "distilbert-mini", "albert-mini"]
+TEXT = "The capital of [MASK] is a city, and [MASK] of its people live there."
+
+
+def card(name: str) -> dict[str, object]:
+    found = json.loads((WEIGHTS / name / "card.json").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def test_nothing_else_is_there() -> None:
+    assert sorted(path.name for path in WEIGHTS.iterdir()) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_gives_the_same_scores(name: str) -> None:
+    ours = minilm.load(WEIGHTS / name).eval()
+    theirs = getattr(transformers, type(ours).__name__).from_pretrained(
+        WEIGHTS / name, attn_implementation="eager", dtype=torch.float32
+    )
+    batch = minilm.Tokenizer.from_pretrained(WEIGHTS / name)(TEXT)
+    their_batch = transformers.AutoTokenizer.from_pretrained(WEIGHTS / name)(
+        TEXT, return_tensors="pt"
+    )
+    assert torch.equal(batch["input_ids"], their_batch["input_ids"])
+    with torch.no_grad():
+        one, other = ours(**batch), theirs.eval()(batch["input_ids"])
+    logits = "prediction_logits" if isinstance(ours, ForPreTraining) else "logits"
+    torch.testing.assert_close(one[logits], other[logits], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_is_true(name: str) -> None:
+    """Parameters exactly; the score on the help topics, whose text differs between versions."""
+    figures = card(name)["figures"]
+    assert isinstance(figures, dict)
+    model = minilm.load(WEIGHTS / name).eval()
+    assert isinstance(model, ForMaskedLM | ForPreTraining)
+    assert figures["parameters"] == model.num_parameters()
+    tokenizer = minilm.Tokenizer.from_pretrained(WEIGHTS / name)
+    found = score_text(model, tokenizer, help_topics(), max_tokens=20_000)
+    assert found.masked_accuracy == pytest.approx(figures["masked_accuracy_help_topics"], abs=0.03)
+    words = (WEIGHTS / name / "README.md").read_text()
+    for key in ("masked_accuracy", "masked_loss"):
+        assert f"{figures[key]:.3f}" in words, key
+    assert f"{figures['parameters']:,}" in words
+
+
+def test_the_claims_of_the_readme() -> None:
+    sizes = {name: minilm.load(WEIGHTS / name).num_parameters() for name in NAMES}
+    readme = (WEIGHTS.parent / "README.md").read_text()
+    for name, size in sizes.items():
+        assert re.search(rf"\| {size:,} ?(?:\(\d+%\) )?\|", readme), name
+    scores = {name: card(name)["figures"] for name in NAMES}
+    kept = scores["distilbert-mini"]["masked_accuracy"] / scores["bert-mini"]["masked_accuracy"]  # type: ignore[index]
+    assert kept > 0.95
