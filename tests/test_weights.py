@@ -68,4 +68,4 @@ def test_the_claims_of_the_readme() -> None:
         assert re.search(rf"\| {size:,} ?(?:\(\d+%\) )?\|", readme), name
     scores = {name: card(name)["figures"] for name in NAMES}
     kept = scores["distilbert-mini"]["masked_accuracy"] / scores["bert-mini"]["masked_accuracy"]  # type: ignore[index]
-    assert kept > 0.95
+    assert 0.85 < kept < 1
