@@ -92,7 +92,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         if layers["stored"] < layers["applied"]:
             lines.append(
                 f"{model['name']} stores {layers['stored']} layer(s) and computes "
-                f"{layers['applied']}: sharing saves memory, every application costs as much time "
+                f"{layers['applied']}: sharing saves memory, every application is as much work "
                 "as a layer of its own."
             )
     return lines
