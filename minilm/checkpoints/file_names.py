@@ -145,3 +145,14 @@ def pickle_files(directory: Path) -> list[Path]:
         for path in sorted(directory.iterdir())
         if path.suffix in (".bin", ".pt", ".pth", ".ckpt") and not _TRAINING_STATE.match(path.name)
     ]
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files with the weights of a checkpoint: one, or the shards that its index names.
+
+    Raises:
+        CheckpointError: there is no such file, or the index is damaged.
+    """
+    if (directory / WEIGHTS).exists():
+        return [directory / WEIGHTS]
+    return [directory / name for name in sorted(set(read_shard_index(directory / INDEX).values()))]

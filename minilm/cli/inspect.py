@@ -6,13 +6,12 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 from torch import nn
 
-from minilm.checkpoints.file_names import INDEX, WEIGHTS, read_shard_index
+from minilm.checkpoints.file_names import weight_files
 from minilm.checkpoints.hub import resolve
 from minilm.loader import load
 from minilm.models.base import PretrainedModel
@@ -87,16 +86,10 @@ def describe(path_or_repo: str) -> dict[str, Any]:
         "components": [dataclasses.asdict(component) for component in components(model)],
         "parameters": model.num_parameters(),
         "bytes": sum(parameter.nbytes for parameter in model.parameters()),
-        "files": {path.name: path.stat().st_size for path in _weight_files(directory)},
+        "files": {path.name: path.stat().st_size for path in weight_files(directory)},
         "load_report": model.load_report.as_dict(),
         "load_summary": str(model.load_report),
     }
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    if (directory / WEIGHTS).exists():
-        return [directory / WEIGHTS]
-    return [directory / name for name in sorted(set(read_shard_index(directory / INDEX).values()))]
 
 
 @click.command()

@@ -15,7 +15,7 @@ from minilm.bench.contenders import load_base
 from minilm.bench.measure import LATENCY_REPEATS, ONE_TEXT, take_turns
 from minilm.bench.memory import held_by_tensors, in_fresh_process, peak_resident
 from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS, Batch, draw_lengths, make_batches
-from minilm.checkpoints.file_names import INDEX, WEIGHTS, read_shard_index
+from minilm.checkpoints.file_names import weight_files
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.json_file import read_json
 from minilm.compare.text_scores import score_text
@@ -156,7 +156,7 @@ def describe(
         },
         "components": component_sizes(model),
         "parameters": model.num_parameters(),
-        "file_bytes": sum(path.stat().st_size for path in _weight_files(directory)),
+        "file_bytes": sum(path.stat().st_size for path in weight_files(directory)),
         "flops_per_token": cost(config).flops,
         "scores": scores,
     }
@@ -202,12 +202,6 @@ def _architecture(model: PretrainedModel) -> str:
     if isinstance(config, AlbertConfig):
         wide += f", embeddings {config.embedding_size} wide"
     return f"{layers}, {wide}"
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    if (directory / WEIGHTS).exists():
-        return [directory / WEIGHTS]
-    return [directory / name for name in sorted(set(read_shard_index(directory / INDEX).values()))]
 
 
 def _encode(encoder: EncoderModel, batch: Batch) -> None:
