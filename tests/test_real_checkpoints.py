@@ -15,7 +15,9 @@ from minilm.parity import (
     Inputs,
     ParityReport,
     compare,
+    observe_theirs,
     ragged_inputs,
+    rows_of,
     stored_classes,
     twin,
     verify,
@@ -91,13 +93,25 @@ def test_verify_finds_every_head_and_no_difference(
 
 
 def test_real_inputs_agree_to_the_letter_of_the_promise(directory: Path) -> None:
-    """Float32, no allowance for rounding: states within 1e-5, logits within 2e-5."""
+    """Float32: states within 1e-5, logits within 2e-5 where the arithmetic is the same.
+
+    Fused attention adds up in another order, which on some processors (AVX-512) is a tenth over
+    that on rxnmapper; there the rounding of transformers itself is allowed for, as in `verify`.
+    """
     inputs = right_padded(rows_of_ids(directory))
     for cls in stored_classes(directory):
-        theirs = twin(directory, cls.__name__, torch.float32)
-        report = compare(cls.from_pretrained(directory), theirs, [inputs])
-        assert report.passed, str(report)
-        assert max(row.difference for row in report.rows) <= 2e-5
+        name = cls.__name__
+        seen, exact = (
+            observe_theirs(twin(directory, name, dtype), inputs)
+            for dtype in (torch.float32, torch.float64)
+        )
+        rows = rows_of(cls.from_pretrained(directory), seen, inputs, exact=exact)
+        assert {row.call for row in rows} >= {"explicit", "padded", "packed"}
+        for row in rows:
+            strict = 2e-5 if row.module.endswith("logits") else 1e-5
+            if row.call == "explicit" and row.module != "loss":
+                assert row.difference <= strict, str(row)
+            assert row.difference <= min(row.tolerance, 3 * strict), str(row)
 
 
 def test_a_deeper_albert_from_the_same_weights(rxnmapper_dir: Path) -> None:
