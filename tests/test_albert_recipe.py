@@ -1,6 +1,6 @@
 """The README's ALBERT from scratch: it leaves the plateau, as on record.
 
-Takes about six minutes on one core:
+Takes about seven minutes on one core:
 
     pytest -m slow tests/test_albert_recipe.py
 """
