@@ -18,8 +18,7 @@ from minilm.compare.text_scores import help_topics
 weights = Path(minilm.__file__).parent.parent / "weights"
 models = [weights / name for name in ("bert-mini", "distilbert-mini", "albert-mini")]
 settings = CompareSettings(texts=128, rounds=3, max_tokens=10_000, memory=False)
-result = compare(models, help_topics(), settings)
-result["workload"]["source"] = "Python's help topics"
+result = compare(models, help_topics(), settings, source="Python's help topics")
 print(table(result))
 teacher, student, albert = result["models"]
 

@@ -78,9 +78,12 @@ def command(
     else:
         documents = [document.text for document in read_documents(text)]
     result = compare(
-        models or _own_weights(), documents, settings, lambda line: click.echo(line, err=True)
+        models or _own_weights(),
+        documents,
+        settings,
+        lambda line: click.echo(line, err=True),
+        source="Python's help topics" if text is None else text.name,
     )
-    result["workload"]["source"] = "Python's help topics" if text is None else text.name
     if html is not None:
         replace_files({html: lambda path: path.write_text(page(result), encoding="utf-8")})
     if as_json:

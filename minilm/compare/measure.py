@@ -61,6 +61,8 @@ def compare(
     documents: Sequence[str],
     settings: CompareSettings,
     say: Callable[[str], None] = lambda _: None,
+    *,
+    source: str = "the text",
 ) -> dict[str, Any]:
     """Measures checkpoints side by side; ratios are to the first.
 
@@ -69,6 +71,7 @@ def compare(
         documents: texts to predict masked words of, one paragraph a line.
         settings: what to measure.
         say: is told what happens next.
+        source: what the reports call the documents.
 
     Returns:
         What `minilm compare --json` prints: "machine", "workload", and "models", a list of
@@ -126,6 +129,7 @@ def compare(
             "one_text_tokens": min(ONE_TEXT, longest),
             "rounds": settings.rounds,
             "documents": len(documents),
+            "source": source,
         },
         "models": list(rows.values()),
     }
@@ -194,9 +198,8 @@ def _name(model: str | Path) -> str:
 
 
 def _architecture(model: PretrainedModel) -> str:
-    config = model.config
-    applied = len(list(model.base.virtual_layers()))
-    stored = len(set(model.base.virtual_layers()))
+    config, virtual = model.config, list(model.base.virtual_layers())
+    applied, stored = len(virtual), len(set(virtual))
     layers = f"{applied} layers" if stored == applied else f"{stored} layer(s) applied {applied} x"
     wide = f"{config.hidden_size} wide, {config.num_attention_heads} heads"
     if isinstance(config, AlbertConfig):
