@@ -26,6 +26,7 @@ import torch
 
 from minilm.checkpoints.atomic import make_directory
 from minilm.errors import TrainingError
+from minilm.training.best import Best
 from minilm.training.distributed import Processes
 from minilm.training.lock import locked
 from minilm.training.log import LOG, Log, Progress
@@ -46,13 +47,15 @@ class Result:
     Attributes:
         step: updates done.
         finished: False if it was asked to stop before the end.
-        held_out: the last evaluation.
+        held_out: the last evaluation, or the best one if the settings select it.
+        chosen: updates before the weights that the run ends with.
         exit_code: what a command should exit with: 0, or 128 plus the signal's number.
     """
 
     step: int
     finished: bool
     held_out: Mapping[str, float]
+    chosen: int
     exit_code: int = 0
 
 
@@ -70,6 +73,8 @@ def train(
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Trains, or goes on training, until all steps are done or a signal asks to stop.
+
+    With `settings.select` it may end earlier, and ends with the best weights.
 
     Args:
         learner: what is trained.
@@ -114,6 +119,10 @@ def train(
                 "description": dict(description or {}),
             }
             check_record(run, record, circumstances(processes), allow_changes, say)
+        if settings.select is not None and not held_out:
+            raise TrainingError(
+                f"select is {settings.select!r}, but nothing is held out to evaluate on."
+            )
         processes.wait()
         updater = Updater(learner, settings, processes)
         snapshot = _common_snapshot(run / SNAPSHOTS, processes, say)
@@ -123,6 +132,7 @@ def train(
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stop = stack.enter_context(StopRequest())
         finished = session.run(data, stop)
+        chosen = session.choose() if finished else session.step
         learner.eval()
         if finished and processes.first:
             finish(output)
@@ -131,7 +141,7 @@ def train(
             say(f"stopped after step {session.step:,}; the same command goes on from there")
         # a process that got no signal itself was stopped by one that another got
         exit_code = 0 if finished else stop.exit_code or 128 + signal.SIGTERM
-    return Result(session.step, finished, session.scores, exit_code)
+    return Result(session.step, finished, session.scores, chosen, exit_code)
 
 
 class _Session:
@@ -154,6 +164,7 @@ class _Session:
         self._say = say
         self.step = 0
         self.scores: dict[str, float] = {}
+        self._best = Best(run, settings, processes.first)
         self._position = Position()
         self._tokens = 0
         self._skips = 0  # in a row
@@ -175,8 +186,10 @@ class _Session:
         self._tokens = state["tokens"]
         self._skips = state["skips"]
         self._evaluated = state["evaluated"]
+        if "best" in state:  # not in snapshots of earlier versions
+            self._best.restore(state["best"])
         if self._processes.first:
-            done = self.step == self._settings.steps
+            done = self.step == self._settings.steps or self._best.hopeless
             self._say("all steps are done" if done else f"going on after step {self.step:,}")
 
     def run(self, data: TrainingData, stop: StopRequest) -> bool:
@@ -194,6 +207,16 @@ class _Session:
             finally:
                 progress.close()
 
+    def choose(self) -> int:
+        """Goes back to the best weights if the settings say so; the step they are of."""
+        found = self._best.weights()
+        if found is None:
+            return self.step
+        weights, self.scores = found
+        self._updater.restore(weights, {})
+        assert self._best.step is not None
+        return self._best.step
+
     def _run_steps(
         self, data: TrainingData, stop: StopRequest, log: Log, progress: Progress
     ) -> bool:
@@ -203,6 +226,8 @@ class _Session:
         # an evaluation that a signal cut short is made up for first
         if not self._evaluate_if_due(stop, log, progress):
             return False
+        if self._best.hopeless:
+            return True
         steps = prepared_steps(data, settings, self._processes, self._position)
         started = time.monotonic()
         for position, batches in islice(steps, settings.steps - self.step):
@@ -218,10 +243,15 @@ class _Session:
                 log.write(row)
             progress.step(self.step, row)
             stopped = outcome.stop or not self._evaluate_if_due(stop, log, progress)
-            if stopped or _due(self.step, settings.snapshot_every, settings.steps):
+            better, hopeless = self._best.step == self.step, self._best.hopeless
+            due = _due(self.step, settings.snapshot_every, settings.steps)
+            if stopped or better or hopeless or due:
                 self._save(log, progress, must=stopped)
             if stopped:
                 return False
+            if hopeless:
+                progress.note(f"no better for {self._best.waited} evaluations: this is the end")
+                return True
         return True
 
     def _count(self, outcome: Outcome) -> None:
@@ -247,6 +277,7 @@ class _Session:
         if self._processes.first:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
             progress.note(f"step {self.step:,} held out  {shown}")
+        self._best.look(self.step, scores, lambda: self._updater.state()[0])
         return True
 
     def _save(self, log: Log, progress: Progress, *, must: bool) -> None:
@@ -261,6 +292,7 @@ class _Session:
                 "skips": self._skips,
                 "evaluated": self._evaluated,
                 "scores": self.scores,
+                "best": self._best.state(),
             }
             snapshot = Snapshot(self.step, model, optimiser, state)
             try:

@@ -51,6 +51,11 @@ class TrainingSettings:
             weights ("raise"), or the step is left out ("skip"), at most `max_skips` in a row.
         max_skips: see `on_nonfinite`.
         on_save_error: what a full disk does to a run that has an older snapshot.
+        select: a held-out score, such as "accuracy": the run ends with the weights of the
+            evaluation where it was best. Of a score whose name ends in "loss" the lowest is the
+            best, of all others the highest. None = the run ends with the last weights.
+        patience: with `select`: the run ends after so many evaluations in a row that were no
+            better than the best; None = it never does.
     """
 
     steps: int
@@ -74,6 +79,8 @@ class TrainingSettings:
     on_nonfinite: OnNonfinite = "raise"
     max_skips: int = 3
     on_save_error: OnSaveError = "warn"
+    select: str | None = None
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -87,8 +94,11 @@ class TrainingSettings:
             ("keep_snapshots", 2),
             ("workers", 0),
             ("max_skips", 0),
+            ("patience", 1),
         ):
             value = getattr(self, name)
+            if (name, value) == ("patience", None):
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise TrainingError(f"{name} is {value!r}: expected a whole number from {low}.")
         for name in ("learning_rate", "power", "epsilon", "weight_decay", "max_gradient_norm"):
@@ -109,6 +119,8 @@ class TrainingSettings:
                 )
         if self.warmup > self.steps:
             raise TrainingError(f"warmup is {self.warmup}: there are only {self.steps} steps.")
+        if self.patience is not None and self.select is None:
+            raise TrainingError("patience has no meaning without select: name a held-out score.")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as JSON values."""

@@ -144,6 +144,16 @@ def newest_snapshot(directory: Path, *, say: Callable[[str], None]) -> Snapshot 
     return None
 
 
+def read_snapshot(directory: Path, step: int) -> Snapshot:
+    """Reads the snapshot of a step.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+        OSError: it cannot be read.
+    """
+    return _read(_place(directory, step))
+
+
 def _read(place: Path) -> Snapshot:
     step = _check(place)
     state = read_json(place / STATE, max_bytes=MAX_JSON_BYTES, error=CheckpointError)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -86,6 +86,14 @@ class Learner(nn.Module):
     def score(self, batch: Any) -> Mapping[str, tuple[float, float]]:
         """Of held-out text, in eval mode and without gradients: name to (sum, number of items)."""
 
+    def judge(self, batches: Iterator[Any]) -> dict[str, float] | None:
+        """Scores that are no means over batches, such as F1; None = there are none, use `score`.
+
+        Args:
+            batches: all held-out batches, in every process.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -106,6 +114,10 @@ class Outcome:
     tokens: int
     skipped: bool
     stop: bool
+
+
+class _Stopped(Exception):  # noqa: N818 - no error
+    """A signal came between two batches of an evaluation."""
 
 
 class Updater:
@@ -202,26 +214,38 @@ class Updater:
             The learner's scores, or None if the evaluation was ended.
         """
         processes = self._processes
+        stopped = False
+
+        def until_stopped(chosen: Sequence[TrainingBatch]) -> Iterator[TrainingBatch]:
+            for batch in chosen:
+                if stop_requested():
+                    raise _Stopped
+                yield batch.to(processes.device)
+
         # the same keys in every process, also in one that has no batch or was stopped
         names = self.learner.score_names
         sums = {f"{kind} {name}": 0.0 for name in names for kind in ("sum", "count")}
-        sums["stopped"] = 0.0
+        judged = None
         self.learner.eval()
         try:
-            for batch in batches[processes.rank :: processes.world]:
-                if stop_requested():
-                    sums["stopped"] = 1.0
-                    break
-                with self.autocast():
-                    scores = self.learner.score(batch.to(processes.device))
-                for name, (total, count) in scores.items():
-                    sums[f"sum {name}"] += total
-                    sums[f"count {name}"] += count
+            with self.autocast():
+                judged = self.learner.judge(until_stopped(batches))
+            if judged is None:
+                for batch in until_stopped(batches[processes.rank :: processes.world]):
+                    with self.autocast():
+                        scores = self.learner.score(batch)
+                    for name, (total, count) in scores.items():
+                        sums[f"sum {name}"] += total
+                        sums[f"count {name}"] += count
+        except _Stopped:
+            stopped = True
         finally:
             self.learner.train()
-        sums = processes.sum(sums)
+        sums = processes.sum({**sums, "stopped": float(stopped)})
         if sums["stopped"]:
             return None
+        if judged is not None:
+            return judged
         return {name: sums[f"sum {name}"] / max(sums[f"count {name}"], 1.0) for name in names}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -1,0 +1,104 @@
+"""The best evaluation of a run: which one it was, its weights, and when to give up hope.
+
+Its weights lie in RUN/best, as a snapshot without optimiser. A snapshot of the run follows whenever
+a better one is found, so what the run remembers is never more than one evaluation behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from minilm.errors import CheckpointError, TrainingError
+from minilm.training.settings import TrainingSettings
+from minilm.training.snapshots import Snapshot, read_snapshot, save_snapshot
+
+DIRECTORY = "best"
+
+
+class Best:
+    """Compares evaluations; of no use, and of no cost, unless `settings.select` names a score.
+
+    Args:
+        run: the run's directory.
+        settings: of the loop.
+        first: this process writes.
+
+    Attributes:
+        step: updates before the best evaluation; None before the first one.
+        waited: evaluations since then.
+    """
+
+    def __init__(self, run: Path, settings: TrainingSettings, first: bool) -> None:
+        self._directory = run / DIRECTORY
+        self._name = settings.select
+        self._patience = settings.patience
+        self._first = first
+        self._scores: dict[str, float] = {}
+        self.step: int | None = None
+        self.waited = 0
+
+    @property
+    def hopeless(self) -> bool:
+        """The best evaluation was too long ago."""
+        return self._patience is not None and self.waited >= self._patience
+
+    def look(
+        self, step: int, scores: Mapping[str, float], weights: Callable[[], Mapping[str, Tensor]]
+    ) -> bool:
+        """Whether an evaluation is better than all before; if so, its weights are kept.
+
+        Args:
+            step: updates before it.
+            scores: what was found.
+            weights: gives the learner's tensors.
+
+        Raises:
+            TrainingError: there is no such score, or the weights cannot be written.
+        """
+        if self._name is None:
+            return False
+        if self._name not in scores:
+            raise TrainingError(
+                f"select is {self._name!r}: the evaluation gives {', '.join(scores) or 'nothing'}."
+            )
+        if self.step is not None and self._worth(scores) <= self._worth(self._scores):
+            self.waited += 1
+            return False
+        self.step, self.waited, self._scores = step, 0, dict(scores)
+        if self._first:
+            save_snapshot(self._directory, Snapshot(step, weights(), {}, {"scores": self._scores}))
+        return True
+
+    def weights(self) -> tuple[Mapping[str, Tensor], dict[str, float]] | None:
+        """The learner's tensors at the best evaluation and its scores; None without `select`.
+
+        Raises:
+            TrainingError: they are not there, or damaged.
+        """
+        if self._name is None or self.step is None:
+            return None
+        try:
+            return read_snapshot(self._directory, self.step).model, self._scores
+        except (CheckpointError, OSError) as problem:
+            raise TrainingError(
+                f"The weights of the best evaluation, after step {self.step:,}, cannot be read: "
+                f"{problem}"
+            ) from problem
+
+    def state(self) -> dict[str, Any]:
+        """JSON values for a snapshot."""
+        return {"step": self.step, "waited": self.waited, "scores": self._scores}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state` gave."""
+        self.step, self.waited = state["step"], state["waited"]
+        self._scores = dict(state["scores"])
+
+    def _worth(self, scores: Mapping[str, float]) -> float:
+        """Higher is better."""
+        assert self._name is not None
+        return -scores[self._name] if self._name.endswith("loss") else scores[self._name]
