@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +95,30 @@ class Batch(Mapping[str, Tensor]):
     def _need_offsets(self, name: str) -> None:
         if not self._has_offsets:
             raise InputError(f"batch.{name} needs tokenizer(..., return_offsets=True).")
+
+
+class Pieces(NamedTuple):
+    """The tokens of a text, without special tokens.
+
+    ids: (n,) int64.
+    offsets: (n, 2) int64, start and end of each token in characters of the text.
+    """
+
+    ids: Integers
+    offsets: Integers
+
+
+class Joined(NamedTuple):
+    """Pieces with the special tokens around them.
+
+    ids: (T,) int64.
+    type_ids: (T,) int64 token types.
+    starts: where the pieces of the first and of the second text begin.
+    """
+
+    ids: Integers
+    type_ids: Integers
+    starts: tuple[int, int]
 
 
 class Row(Protocol):
@@ -319,6 +343,45 @@ class Tokenizer:
             rows = self._encode(firsts, return_offsets)
         make_tensors = _packed if layout == "packed" else self._padded
         return Batch(make_tensors(rows), rows, truncated, return_offsets)
+
+    def pieces(self, texts: str | Sequence[str]) -> list[Pieces]:
+        """The tokens of texts without any special tokens, for callers who cut windows themselves.
+
+        Raises:
+            InputError: as for calling the tokenizer.
+        """
+        encodings = self._encode(_strings("texts", texts), special_tokens=False)
+        return [
+            Pieces(np.array(found.ids, np.int64), np.array(found.offsets, np.int64).reshape(-1, 2))
+            for found in encodings
+        ]
+
+    def join(self, first: Integers, second: Integers | None = None) -> Joined:
+        """Puts pieces into the template, as a whole text or pair would be.
+
+        Args:
+            first: (n,) ids without special tokens.
+            second: (m,) ids of the other text of a pair.
+        """
+        template = self._template if second is None else self._pair_template
+        parts = (first, second)
+        ids: list[Integers] = []
+        types: list[Integers] = []
+        starts = [0, 0]
+        for slot in template:
+            part = np.array([slot.token_id]) if slot.sequence is None else parts[slot.sequence]
+            assert part is not None
+            if slot.sequence is not None:
+                starts[slot.sequence] = sum(map(len, ids))
+            ids.append(part)
+            types.append(np.full(len(part), slot.type_id))
+        return Joined(np.concatenate(ids), np.concatenate(types), (starts[0], starts[1]))
+
+    def num_special_tokens(self, pair: bool = False) -> int:
+        """How many special tokens `join` adds to a text, or to a pair."""
+        return sum(
+            slot.sequence is None for slot in (self._pair_template if pair else self._template)
+        )
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of one text, without the special tokens of the template."""

@@ -14,7 +14,7 @@ PACKAGE = Path(minilm.__file__).parent
 # A module may import modules of its own level or below, never above.
 LEVELS = [
     ("errors",),
-    ("blocks",),
+    ("blocks", "metrics"),
     ("config", "outputs"),
     ("objectives", "checkpoints"),
     ("tokenization",),
@@ -24,6 +24,7 @@ LEVELS = [
     ("loader", "students", "sharing", "growth", "starts", "costs", "published"),
     ("recipes",),
     ("encoder",),
+    ("tasks",),
     ("parity", "bench"),
     ("compare",),
     ("cli",),

@@ -213,7 +213,7 @@ def run(options: Mapping[str, Any], build: Callable[[Processes], Recipe]) -> Non
 def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) -> TrainingSettings:
     steps = options["steps"]
     if steps is None:
-        steps = sum(len(recipe.corpus.data.steps(epoch)) for epoch in range(options["epochs"]))
+        steps = sum(len(recipe.data.steps(epoch)) for epoch in range(options["epochs"]))
     warmup = options["warmup"]
     if not math.isfinite(warmup):
         raise click.BadParameter(f"{warmup} is no number of steps.", param_hint="--warmup")
@@ -281,7 +281,7 @@ def _plan(
         "model": type(recipe.model).__name__,
         "parameters": recipe.model.num_parameters(),
         "trained": measured.parameters,
-        "sequences": sum(map(len, recipe.corpus.data.steps(0))),
+        "sequences": sum(map(len, recipe.data.steps(0))),
         "tokens_per_step": round(measured.tokens_per_step),
         "steps_per_epoch": measured.steps_per_epoch,
         "steps": settings.steps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from minilm.training.loop import Result, train
 from minilm.training.record import SETTINGS
 from minilm.training.rehearsal import Rehearsal, rehearse
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Learner
+from minilm.training.updates import Learner, TrainingBatch, TrainingData
 
 RECORD = LOG.with_name(SETTINGS)  # in the directory of a run
 
@@ -39,15 +39,21 @@ class Recipe:
 
     Attributes:
         learner: what is trained, and how its loss is made.
-        corpus: what it is trained on.
+        data: what it is trained on.
+        held_out: what it is judged on.
         model: the part of the learner that is the result.
+        tokenizer: the model's.
         description: what makes this run another one than its neighbours; JSON values.
+        also: writes what else belongs to the checkpoint into its directory.
     """
 
     learner: Learner
-    corpus: Corpus
+    data: TrainingData
+    held_out: Sequence[TrainingBatch]
     model: PretrainedModel
+    tokenizer: Tokenizer
     description: dict[str, Any]
+    also: Callable[[Path], None] = lambda _: None
 
     def train(
         self,
@@ -83,16 +89,17 @@ class Recipe:
 
         def finish(directory: Path) -> None:
             self.model.save_pretrained(directory)
-            self.corpus.tokenizer.save_pretrained(directory)
+            self.tokenizer.save_pretrained(directory)
+            self.also(directory)
 
         return train(
             self.learner,
-            self.corpus.data,
+            self.data,
             settings,
             output,
             processes=processes,
             finish=finish,
-            held_out=self.corpus.held_out,
+            held_out=self.held_out,
             description=self.description,
             allow_changes=allow_changes,
             say=say,
@@ -100,7 +107,7 @@ class Recipe:
 
     def rehearse(self, settings: TrainingSettings, processes: Processes) -> Rehearsal:
         """Measures a few steps; the learner is changed, nothing is written."""
-        return rehearse(self.learner, self.corpus.data, settings, processes, self.corpus.held_out)
+        return rehearse(self.learner, self.data, settings, processes, self.held_out)
 
 
 def masked_lm(
@@ -168,7 +175,7 @@ def _language_model(
         "config": model.config.to_dict(),
         "initial_weights": digest(model),
     }
-    return Recipe(learner, opened, model, description)
+    return _recipe(learner, opened, model, description)
 
 
 def distillation(
@@ -205,7 +212,13 @@ def distillation(
         "teacher": digest(teacher),
         "loss": {**loss.to_dict(), "projection": loss.projection is not None},
     }
-    return Recipe(learner, opened, student, description)
+    return _recipe(learner, opened, student, description)
+
+
+def _recipe(
+    learner: Learner, corpus: Corpus, model: PretrainedModel, description: dict[str, Any]
+) -> Recipe:
+    return Recipe(learner, corpus.data, corpus.held_out, model, corpus.tokenizer, description)
 
 
 def digest(model: nn.Module) -> str:

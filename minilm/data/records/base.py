@@ -1,0 +1,186 @@
+"""Records that know where they come from, and what becomes of those that cannot be used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args, overload
+
+from minilm.errors import DataError, InputError
+
+Record: TypeAlias = dict[str, Any]
+Policy: TypeAlias = Literal["raise", "skip"]
+
+_MESSAGES_KEPT = 5
+
+
+class Records(Sequence[Record]):
+    """Records of a file, in its order.
+
+    Args:
+        rows: the records.
+        places: where in the file each of them is, such as "line 17".
+        source: the file, as messages name it.
+    """
+
+    def __init__(self, rows: list[Record], places: list[str], source: str) -> None:
+        if len(rows) != len(places):
+            raise InputError(f"{len(rows)} rows but {len(places)} places; each row needs one.")
+        self._rows = rows
+        self._places = places
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+
+    def __getitem__(self, index: int | slice) -> Record | Records:
+        if isinstance(index, slice):
+            return Records(self._rows[index], self._places[index], self._source)
+        return self._rows[index]
+
+    def map(self, change: Callable[[Record], Record]) -> Records:
+        """Changed records, each from where the old one was."""
+        return Records([change(row) for row in self._rows], self._places, self._source)
+
+    def pick(self, indices: Sequence[int]) -> Records:
+        """Some of the records, in the order given."""
+        return Records(
+            [self._rows[index] for index in indices],
+            [self._places[index] for index in indices],
+            self._source,
+        )
+
+    def where(self, index: int) -> str:
+        """Where a record comes from, such as "train.tsv, line 17"."""
+        return f"{self._source}, {self._places[index]}"
+
+
+def where(records: Sequence[Record], index: int) -> str:
+    """Where a record comes from, for messages.
+
+    Returns:
+        What `Records.where` says, and "record 17" (counted from 0) for any other sequence.
+
+    Example:
+        >>> where([{"text": "a"}, {"text": "b"}], 1)
+        'record 1'
+    """
+    return records.where(index) if isinstance(records, Records) else f"record {index}"
+
+
+class RecordError(Exception):
+    """A record that cannot be used. Readers hand it to `collect` in place of the record.
+
+    Args:
+        problem: what is wrong, a whole sentence.
+        advice: what to do about it.
+        reason: the problem in two or three words, the same for all of its kind.
+    """
+
+    def __init__(self, problem: str, advice: str = "", *, reason: str) -> None:
+        super().__init__(f"{problem} {advice}".strip())
+        self.problem = problem
+        self.advice = advice
+        self.reason = reason
+
+
+class Skips:
+    """What becomes of records that cannot be used.
+
+    Args:
+        policy: "raise" stops at the first one, "skip" leaves them out and counts them.
+
+    Attributes:
+        total: records looked at, good and bad.
+        count: records left out.
+        reasons: how many of them for which reason.
+        first: the first five messages.
+        repaired: records that were put right instead.
+
+    Raises:
+        InputError: no such policy.
+
+    Example:
+        >>> skips = Skips("skip")
+        >>> skips.total += 100
+        >>> skips.refuse("train.tsv, line 17", "The text is empty.", reason="empty text")
+        >>> skips.summary()
+        '1 of 100 records skipped: 1 empty text; first: train.tsv, line 17: The text is empty.'
+    """
+
+    def __init__(self, policy: Policy = "raise") -> None:
+        if policy not in get_args(Policy):
+            raise InputError(
+                f"policy must be one of {', '.join(get_args(Policy))}, not {policy!r}."
+            )
+        self.policy = policy
+        self.total = 0
+        self.count = 0
+        self.reasons: Counter[str] = Counter()
+        self.first: list[str] = []
+        self.repaired = 0
+
+    def refuse(self, where: str, problem: str, advice: str = "", *, reason: str) -> None:
+        """Stops because of a record, or counts it as left out.
+
+        Args:
+            where: the record's place.
+            problem: what is wrong, a whole sentence.
+            advice: what to do about it.
+            reason: the problem in two or three words, by which `summary` counts.
+
+        Raises:
+            DataError: the policy is "raise".
+        """
+        message = f"{where}: {problem} {advice}".rstrip()
+        if self.policy == "raise":
+            raise DataError(message)
+        self.count += 1
+        self.reasons[reason] += 1
+        if len(self.first) < _MESSAGES_KEPT:
+            self.first.append(message)
+
+    def summary(self) -> str:
+        """What was left out and why, in one line."""
+        text = f"{self.count} of {self.total} records skipped"
+        if self.count:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
+            text += f": {reasons}; first: {self.first[0]}"
+        if self.repaired:
+            text += f" ({self.repaired} repaired)"
+        return text
+
+
+def collect(path: Path, found: Iterable[tuple[str, Record | RecordError]], skips: Skips) -> Records:
+    """The records of a file, without the bad ones.
+
+    Args:
+        path: the file.
+        found: place and record, in order.
+        skips: what becomes of bad records.
+
+    Raises:
+        DataError: a bad record, if `skips` says so; or no record is left.
+    """
+    rows: list[Record] = []
+    places: list[str] = []
+    for place, row in found:
+        skips.total += 1
+        if isinstance(row, RecordError):
+            skips.refuse(f"{path}, {place}", row.problem, row.advice, reason=row.reason)
+        else:
+            rows.append(row)
+            places.append(place)
+    if not rows:
+        left_out = f" ({skips.summary()})" if skips.count else ""
+        raise DataError(
+            f"{path}: no record in it{left_out}. Expected at least one; is it the right file?"
+        )
+    return Records(rows, places, str(path))

@@ -1,0 +1,150 @@
+"""CoNLL files: one word a line with its tag, a blank line after every sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from minilm.data.records.base import Record, RecordError, Records, Skips, collect
+from minilm.data.records.lines import numbered_lines, read_text
+from minilm.errors import InputError
+
+_DOCUMENT = "-DOCSTART-"
+
+
+def read_conll(
+    path: str | Path,
+    *,
+    token_column: int = 1,
+    tag_column: int = -1,
+    tagged: bool = True,
+    skips: Skips | None = None,
+    encoding: str = "utf-8",
+) -> Records:
+    """The sentences of a file, each as `{"tokens": [...], "tags": [...]}`.
+
+    The columns of a line stand between tabs if it has any, else between blanks. Lines of nothing
+    but white space and lines that begin with -DOCSTART- end a sentence. Lines before a sentence
+    that begin with # and do not have the columns of the other lines are comments; with these
+    columns they are the word #.
+
+    Args:
+        path: the file, perhaps .gz or .xz.
+        token_column: where the word stands, counted from 1, or from -1 backwards.
+        tag_column: where the tag stands, counted alike.
+        tagged: without it the records have no "tags".
+        skips: what becomes of sentences that have a line with another number of columns than the
+            first, or with an empty word or tag. Such a sentence counts as one.
+        encoding: how characters are stored.
+
+    Raises:
+        DataError: the file cannot be read or has no sentences, or a sentence is bad and `skips`
+            says so.
+        InputError: there is no such column or encoding, or both columns are the same.
+    """
+    path = Path(path)
+    lines = list(numbered_lines(read_text(path, encoding)))
+    content = [(number, line) for number, line in lines if not _ends_sentence(line)]
+    plain = [(number, line) for number, line in content if not line.startswith("#")]
+    first = next(iter(plain or content), None)
+    if first is None:
+        return collect(path, (), skips or Skips())
+    number, line = first
+    count = len(_split(line))
+    where = f"{path}, line {number}"
+    token = _index("token_column", token_column, count, where)
+    tag = _index("tag_column", tag_column, count, where) if tagged else None
+    if tag == token:
+        raise InputError(
+            f"{where}: words and tags both in column {token + 1} of {count}. Name another "
+            "tag_column, or say tagged=False if the file has no tags."
+        )
+    columns = _Columns(count, "\t" in line, token, tag)
+    return collect(path, _sentences(lines, columns), skips or Skips())
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What the lines of a file have in common: how many columns, and which matter, from 0."""
+
+    count: int
+    tabs: bool
+    token: int
+    tag: int | None
+
+    def is_comment(self, line: str) -> bool:
+        shape = (len(_split(line)), "\t" in line)
+        return line.startswith("#") and shape != (self.count, self.tabs)
+
+    def check(self, line: str) -> list[str]:
+        """The columns of a line.
+
+        Raises:
+            RecordError: another number of them, or an empty word or tag.
+        """
+        columns = _split(line)
+        if len(columns) != self.count:
+            raise RecordError(
+                f"expected {self.count} columns, found {len(columns)}.",
+                "Is a blank line missing, or a blank inside a word?",
+                reason="number of columns",
+            )
+        for what, index in (("word", self.token), ("tag", self.tag)):
+            if index is not None and not columns[index]:
+                raise RecordError(
+                    f"the {what} in column {index + 1} is empty.",
+                    "Fill it in, or leave the line empty to end the sentence.",
+                    reason=f"empty {what}",
+                )
+        return columns
+
+
+def _sentences(
+    lines: list[tuple[int, str]], columns: _Columns
+) -> Iterator[tuple[str, Record | RecordError]]:
+    words: list[list[str]] = []
+    place = ""
+    bad: RecordError | None = None
+    for number, line in [*lines, (len(lines) + 1, "")]:
+        if _ends_sentence(line):
+            if place:
+                yield place, bad or _record(words, columns)
+            words, place, bad = [], "", None
+        elif bad is None and (place or not columns.is_comment(line)):
+            place = place or f"line {number}"
+            try:
+                words.append(columns.check(line))
+            except RecordError as problem:
+                place, bad = f"line {number}", problem
+
+
+def _record(words: list[list[str]], columns: _Columns) -> Record:
+    record = {"tokens": [word[columns.token] for word in words]}
+    if columns.tag is not None:
+        record["tags"] = [word[columns.tag] for word in words]
+    return record
+
+
+def _split(line: str) -> list[str]:
+    if "\t" in line:
+        return [column.strip(" ") for column in line.split("\t")]
+    return re.split(" +", line.strip(" "))
+
+
+def _ends_sentence(line: str) -> bool:
+    return not line.strip() or line.startswith(_DOCUMENT)
+
+
+def _index(name: str, column: int, count: int, where: str) -> int:
+    """A column, counted from 0.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    if not 1 <= abs(column) <= count:
+        raise InputError(
+            f"{where}: no column {column} in {count}. {name} counts from 1, or from -1 backwards."
+        )
+    return column - 1 if column > 0 else count + column

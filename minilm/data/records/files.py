@@ -1,0 +1,94 @@
+"""Labelled data of any kind: the file's name says which."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from minilm.data.records.base import Records, Skips
+from minilm.data.records.conll import read_conll
+from minilm.data.records.glue import read_glue
+from minilm.data.records.json_lines import read_json_lines
+from minilm.data.records.lines import suffix_of
+from minilm.data.records.squad import read_squad
+from minilm.data.records.tables import read_table
+from minilm.data.records.utterances import FILES, read_utterances
+from minilm.errors import InputError
+
+_GLUE = "glue:"
+
+_READERS: dict[str, Callable[..., Records]] = {
+    "csv": partial(read_table, delimiter=","),
+    "tsv": partial(read_table, delimiter="\t"),
+    "jsonl": read_json_lines,
+    "conll": read_conll,
+    "squad": read_squad,
+    "utterances": read_utterances,
+}
+
+_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".bio": "conll",
+    ".json": "squad",
+}
+
+
+def read_records(
+    path: str | Path, *, format: str | None = None, skips: Skips | None = None, **options: Any
+) -> Records:
+    """The records of a file, or of a directory with utterances.
+
+    Args:
+        path: where they are.
+        format: "csv", "tsv", "jsonl", "conll", "squad", "utterances", or "glue:" and a task such
+            as "glue:sst2". Unless given, the name's end says it: .csv, .tsv, .jsonl, .conll,
+            .iob, .bio or .json (SQuAD), perhaps followed by .gz or .xz; a directory with a file
+            seq.in has utterances.
+        skips: what becomes of records that cannot be used.
+        options: what the format's own reader takes too, e.g. header=False.
+
+    Raises:
+        DataError: the records cannot be read.
+        InputError: the format or an option is unknown.
+    """
+    path = Path(path)
+    format = format or _format_of(path)
+    if format.startswith(_GLUE):
+        reader: Callable[..., Records] = partial(read_glue, task=format.removeprefix(_GLUE))
+    elif format in _READERS:
+        reader = _READERS[format]
+    else:
+        raise InputError(f"no format {format!r:.80}; {_known()}.")
+    known = [name for name in inspect.signature(reader).parameters if name not in ("path", "task")]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InputError(
+            f"{unknown[0]!r:.80} is no option of the format {format!r:.80}; it has: "
+            f"{', '.join(known)}."
+        )
+    return reader(path, skips=skips, **options)
+
+
+def _format_of(path: Path) -> str:
+    if path.is_dir():
+        if (path / FILES[0]).exists():
+            return "utterances"
+        raise InputError(f"{path} is a directory without {FILES[0]}. Name a file; {_known()}.")
+    suffix = suffix_of(path)
+    if suffix not in _FORMATS:
+        raise InputError(
+            f"{path}: its name does not tell the format (known: {', '.join(_FORMATS)}). "
+            f"Say format=...; {_known()}."
+        )
+    return _FORMATS[suffix]
+
+
+def _known() -> str:
+    return f"there are {', '.join(_READERS)} and {_GLUE}TASK, e.g. {_GLUE}sst2"

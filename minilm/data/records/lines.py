@@ -1,0 +1,92 @@
+"""Stored bytes to text and lines.
+
+Labelled data fits into the memory, so files are read whole; the corpora of pre-training are not
+(minilm/data/text_files.py).
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from minilm.errors import DataError, InputError
+
+_DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".xz": lzma.decompress,
+}
+
+# How files begin that are no text, or another text than expected.
+_SIGNATURES = {
+    b"\x1f\x8b": "It is compressed by gzip: add .gz to its name.",
+    b"\xfd7zXZ": "It is compressed by xz: add .xz to its name.",
+    b"PK\x03\x04": "It is a zip archive, or a table of Excel: unpack it, or save it as text.",
+    b"\xff\xfe": 'It is UTF-16: say encoding="utf-16".',
+    b"\xfe\xff": 'It is UTF-16: say encoding="utf-16".',
+}
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that tells the format: ".csv" of both a.csv and A.CSV.GZ."""
+    name = Path(path.name.lower())
+    return name.with_suffix("").suffix if name.suffix in _DECOMPRESS else name.suffix
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file, perhaps compressed (.gz, .xz), without a byte order mark.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, is not in this encoding or has NUL
+            characters. The message names the line.
+        InputError: there is no such encoding.
+    """
+    data = _stored(path)
+    hint = next((hint for start, hint in _SIGNATURES.items() if data.startswith(start)), None)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as problem:
+        line = data.count(b"\n", 0, problem.start) + 1
+        byte = problem.start - data.rfind(b"\n", 0, problem.start)
+        advice = hint or 'Convert it, or name its encoding, e.g. encoding="latin-1".'
+        raise DataError(
+            f"{path}, line {line}: byte {byte} (0x{data[problem.start]:02x}) is not "
+            f"{encoding.upper()}. {advice}"
+        ) from problem
+    except (LookupError, UnicodeError, ValueError) as problem:
+        raise InputError(
+            f"encoding={encoding!r} is no encoding of text ({problem}). "
+            'Use one such as "utf-8", "utf-16" or "latin-1".'
+        ) from problem
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        advice = hint or "Is it a text file? Make or fetch it again."
+        raise DataError(f"{path}, line {line}: a NUL character, which no text has. {advice}")
+    return text.removeprefix("\ufeff")
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines without their ends, numbered from 1. Only `\\n` and `\\r\\n` end a line."""
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return ((number, line.removesuffix("\r")) for number, line in enumerate(lines, 1))
+
+
+def _stored(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        decompress = _DECOMPRESS.get(path.suffix.lower())
+        return decompress(data) if decompress else data
+    except FileNotFoundError as problem:
+        raise DataError(f"{path} does not exist.") from problem
+    except IsADirectoryError as problem:
+        raise DataError(f"{path} is a directory, expected a file.") from problem
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as problem:
+        raise DataError(
+            f"{path} is damaged or cut off: {problem}. Make or fetch it again."
+        ) from problem
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path} cannot be read: {problem}.") from problem

@@ -1,0 +1,130 @@
+"""How tags mark where entities begin and end.
+
+A tag is "O" outside of entities, else a letter, "-" and the entity's type:
+
+    word    IOB1    IOB2    BIOES
+    in      O       O       O
+    New     I-LOC   B-LOC   B-LOC
+    York    I-LOC   I-LOC   E-LOC
+    Boston  B-LOC   B-LOC   S-LOC
+    today   O       O       O
+
+IOB1 has B only where an entity directly follows another of its type; IOB2 has it on the first word
+of every entity; BIOES marks the last word (E) and the only one (S) too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias, get_args
+
+from minilm.errors import InputError
+
+Scheme: TypeAlias = Literal["IOB1", "IOB2", "BIOES"]
+
+_TAG = re.compile(r"([BIES])-(.+)", re.DOTALL)
+_SEVERAL = re.compile(r",[BIES]-")
+
+
+def scheme_of(tag_sequences: Iterable[Sequence[str]]) -> Scheme:
+    """The scheme that a data set's tags are in.
+
+    - BIOES if there is any E or S.
+    - IOB1 if some entity begins with I, and every B stands directly behind an entity of its type.
+    - IOB2 otherwise, also where both would do, and where B is used as in IOB2 but some entities
+      begin with I all the same.
+
+    Raises:
+        InputError: a tag is malformed. The message says where, counted from 0.
+
+    Example:
+        >>> scheme_of([["O", "I-LOC", "I-LOC", "B-LOC"]])
+        'IOB1'
+    """
+    ends_marked = begins_with_i = False
+    only_between = True
+    for number, tags in enumerate(tag_sequences):
+        previous = ""
+        for place, tag in enumerate(tags):
+            try:
+                letter, kind = _parse(tag)
+            except InputError as problem:
+                raise InputError(f"sequence {number}, tag {place}: {problem}") from problem
+            ends_marked |= letter in ("E", "S")
+            begins_with_i |= letter == "I" and kind != previous
+            only_between &= letter != "B" or kind == previous
+            previous = kind
+    if ends_marked:
+        return "BIOES"
+    return "IOB1" if begins_with_i and only_between else "IOB2"
+
+
+def to_iob2(tags: Sequence[str], scheme: Scheme) -> list[str]:
+    """The tags of a sentence in IOB2.
+
+    An I or E that continues nothing begins an entity, as in the conlleval script.
+
+    Raises:
+        InputError: there is no such scheme, or a tag is malformed or not of it.
+
+    Example:
+        >>> to_iob2(["I-LOC", "I-LOC", "B-LOC", "O"], "IOB1")
+        ['B-LOC', 'I-LOC', 'B-LOC', 'O']
+    """
+    if scheme not in get_args(Scheme):
+        raise InputError(
+            f"scheme must be one of {', '.join(get_args(Scheme))}, not {scheme!r:.80}."
+        )
+    found = []
+    open_kind = ""
+    for tag in tags:
+        letter, kind = _parse(tag)
+        if letter in ("E", "S") and scheme != "BIOES":
+            raise InputError(f"the tag {tag!r:.80} is not of {scheme} but of BIOES.")
+        if letter == "O":
+            found.append("O")
+        else:
+            continues = letter in ("I", "E") and kind == open_kind
+            found.append(f"{'I' if continues else 'B'}-{kind}")
+        open_kind = kind if letter in ("B", "I") else ""
+    return found
+
+
+def to_bioes(tags: Sequence[str]) -> list[str]:
+    """The IOB2 tags of a sentence in BIOES.
+
+    Raises:
+        InputError: a tag is malformed or not of IOB2.
+
+    Example:
+        >>> to_bioes(["B-LOC", "I-LOC", "B-LOC", "O"])
+        ['B-LOC', 'E-LOC', 'S-LOC', 'O']
+    """
+    tags = to_iob2(tags, "IOB2")
+    found = []
+    for tag, following in zip(tags, [*tags, "O"][1:], strict=True):
+        letter, kind = _parse(tag)
+        if letter != "O" and following != f"I-{kind}":
+            letter = {"B": "S", "I": "E"}[letter]
+        found.append(f"{letter}-{kind}" if kind else "O")
+    return found
+
+
+def _parse(tag: str) -> tuple[str, str]:
+    """Letter and type; the type of "O" is "".
+
+    Raises:
+        InputError: it is no tag.
+    """
+    if tag == "O":
+        return "O", ""
+    match = _TAG.fullmatch(tag) if isinstance(tag, str) else None
+    if match is None:
+        raise InputError(
+            f"{tag!r:.80} is no tag. Expected O, or B, I, E or S with a type, e.g. B-LOC "
+            "(of BILOU, write E for L and S for U)."
+        )
+    if _SEVERAL.search(tag):
+        raise InputError(f"{tag!r:.80} is several tags. Expected one a word; choose one.")
+    return match[1], match[2]

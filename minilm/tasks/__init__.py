@@ -1,0 +1,1 @@
+"""What people use the models for: classes, tags, answers, choices, assistants."""

@@ -1,0 +1,372 @@
+"""Extractive question answering: the part of a text that answers a question, or that none does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minilm.data.records.base import RecordError, Skips
+from minilm.errors import InputError
+from minilm.metrics.answers import squad_v1, squad_v2
+from minilm.models.base import PretrainedModel
+from minilm.tasks.fields import checked, need, text_of
+from minilm.tasks.task import (
+    Floats,
+    Integers,
+    Prediction,
+    Sample,
+    Scores,
+    Task,
+    TaskBatch,
+    Term,
+    as_rows,
+    softmax,
+)
+from minilm.tasks.windows import cut, homes
+from minilm.tokenization import Tokenizer
+
+NO_ANSWER = (0, 0)  # start and end at [CLS]
+
+
+@dataclass(frozen=True)
+class QuestionExample:
+    """A question about a text.
+
+    Attributes:
+        id: of the question.
+        question, context: the texts.
+        answers: (text, where it starts in the context) of each right one; none = it has no answer;
+            None = not known.
+    """
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[tuple[str, int], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the context lies in a row.
+
+    Attributes:
+        first: number of its first token within the row.
+        offsets: (n, 2) characters of the context that each token of it stands for.
+        best_here: (n,) in no other window has the token more context.
+    """
+
+    first: int
+    offsets: Integers
+    best_here: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+class QuestionAnswering(Task[QuestionExample]):
+    """The span of a context that answers a question.
+
+    A record has "id", "question", "context" and "answers": a list of {"text", "answer_start"}, or
+    the same as two lists, as data sets from the hub have it; an empty list = no answer. A long
+    context is cut into windows; in windows without the answer, [CLS] is the right one.
+
+    Options of `learn`: `doc_stride`, `max_query`, `n_best`, `max_answer`, see below.
+
+    Attributes:
+        doc_stride: tokens from the beginning of one window to that of the next.
+        max_query: a longer question is cut after so many tokens.
+        n_best: candidates that are looked at, and given.
+        max_answer: longest answer in tokens.
+        unanswerable: training had questions without an answer; else one is always given.
+        null_threshold: "no answer" is given where its score is higher than that of the best
+            answer by more than this.
+
+    References: Devlin et al. 2019, sections 4.2 and 4.3; run_squad.py of the released code.
+    """
+
+    name: ClassVar[str] = "answering"
+    head: ClassVar[str] = "ForQuestionAnswering"
+    metric: ClassVar[str] = "f1"
+    doc_stride: int = 128
+    max_query: int = 64
+    n_best: int = 20
+    max_answer: int = 30
+    unanswerable: bool = True
+    null_threshold: float = 0.0
+
+    @classmethod
+    def learn(
+        cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
+    ) -> Self:
+        task = cls((), max_length)
+        task._set(options)
+        task.unanswerable = any(_answers(record) == () for record in records)
+        return task
+
+    @classmethod
+    def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
+        task = cls((), settings["max_length"])
+        task._set(settings)
+        return task
+
+    def _set(self, options: Mapping[str, Any]) -> None:
+        for name in ("doc_stride", "max_query", "n_best", "max_answer"):
+            value = options.get(name) or getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} is {value!r}: expected a whole number from 1.")
+            setattr(self, name, value)
+        self.unanswerable = bool(options.get("unanswerable", self.unanswerable))
+        self.null_threshold = float(options.get("null_threshold") or 0.0)
+
+    def settings(self) -> dict[str, Any]:
+        names = (
+            "doc_stride",
+            "max_query",
+            "n_best",
+            "max_answer",
+            "unanswerable",
+            "null_threshold",
+        )
+        return {**super().settings(), **{name: getattr(self, name) for name in names}}
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+    def examples(
+        self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
+    ) -> list[QuestionExample]:
+        found = []
+        for number, _, record, checking in checked(records, skips):
+            with checking:
+                question = text_of(need(record, "question", "the question"), "question")
+                context = text_of(need(record, "context", "the text with the answer"), "context")
+                answers = None
+                if labelled:
+                    answers = _answers(record)
+                    if answers is None:
+                        need(record, "answers", "a list; an empty one = no answer")
+                        raise RecordError(
+                            f"answers is {record['answers']!r:.80}, expected a list of "
+                            '{"text", "answer_start"}.',
+                            reason="no list of answers",
+                        )
+                    _check(answers, context)
+                identity = str(record.get("id", number))
+                found.append(QuestionExample(identity, question, context, answers))
+        return found
+
+    def samples(self, examples: Sequence[QuestionExample], tokenizer: Tokenizer) -> list[Sample]:
+        if not examples:
+            return []
+        questions = tokenizer.pieces([example.question for example in examples])
+        texts = sorted({example.context for example in examples})
+        contexts = dict(zip(texts, tokenizer.pieces(texts), strict=True))
+        windows_of: dict[tuple[str, int], Any] = {}
+        samples = []
+        for number, (example, question) in enumerate(zip(examples, questions, strict=True)):
+            query = question.ids[: self.max_query]
+            context = contexts[example.context]
+            room = self.max_length - len(query) - tokenizer.num_special_tokens(pair=True)
+            if room < 1:
+                raise InputError(
+                    f"max_length is {self.max_length}: a question of {len(query)} tokens leaves no "
+                    "room for its context. Take a larger max_length or a smaller max_query."
+                )
+            key = (example.context, room)
+            if key not in windows_of:
+                windows = cut(len(context.ids), room, min(self.doc_stride, room))
+                windows_of[key] = windows, np.array(homes(windows, len(context.ids)), np.int64)
+            windows, home = windows_of[key]
+            for part, window in enumerate(windows):
+                row = tokenizer.join(query, context.ids[window.start : window.end])
+                place = Place(
+                    row.starts[1],
+                    context.offsets[window.start : window.end],
+                    home[window.start : window.end] == part,
+                )
+                label = None if example.answers is None else _span(example.answers, place)
+                samples.append(Sample(number, (row,), label, place))
+        return samples
+
+    def labels_of(self, samples: Sequence[Sample]) -> Tensor:
+        return torch.tensor([sample.label for sample in samples])
+
+    def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
+        has_types = model.base.embeddings.token_type is not None
+        found = model(
+            batch.input_ids,
+            None,
+            batch.token_type_ids if has_types else None,
+            lengths=batch.lengths,
+        )
+        return torch.stack([found.start_logits, found.end_logits], dim=-1)  # (T, 2)
+
+    def counts(self, batch: TaskBatch) -> dict[str, int]:
+        return {"start": len(batch.samples), "end": len(batch.samples)}
+
+    def terms(self, logits: Tensor, batch: TaskBatch) -> list[Term]:
+        start, end = as_rows(logits.float(), batch.lengths).unbind(-1)  # (B, S) each
+        assert batch.labels is not None
+        return [
+            Term("start", "classes", start, batch.labels[:, 0], 0.5),
+            Term("end", "classes", end, batch.labels[:, 1], 0.5),
+        ]
+
+    def outputs(self, logits: Tensor, batch: TaskBatch) -> list[Floats]:
+        rows = torch.split(logits.float().cpu(), batch.lengths.tolist())
+        return [row.numpy() for row in rows]
+
+    def decode(
+        self,
+        examples: Sequence[QuestionExample],
+        samples: Sequence[Sample],
+        outputs: Sequence[Floats],
+    ) -> list[Prediction]:
+        candidates: list[list[tuple[float, int, int]]] = [[] for _ in examples]
+        null = [np.inf] * len(examples)
+        for sample, output in zip(samples, outputs, strict=True):
+            null[sample.example] = min(null[sample.example], float(output[0].sum()))
+            candidates[sample.example] += self._candidates(sample.place, output)
+        return [
+            self._prediction(example, sorted(set(found), reverse=True), nothing)
+            for example, found, nothing in zip(examples, candidates, null, strict=True)
+        ]
+
+    def _candidates(self, place: Place, output: Floats) -> Iterator[tuple[float, int, int]]:
+        """Score, first and last character's end of the most likely answers of a window."""
+        scores = output[place.first : place.first + len(place.offsets)]  # (n, 2)
+        # tokens that stand for no character, such as a lone space mark, begin and end nothing
+        real = place.offsets[:, 0] < place.offsets[:, 1]
+        starts = np.flatnonzero(real & place.best_here)
+        ends = np.flatnonzero(real)
+        starts = starts[np.argsort(-scores[starts, 0], kind="stable")[: self.n_best]]
+        ends = ends[np.argsort(-scores[ends, 1], kind="stable")[: self.n_best]]
+        for start in starts:
+            for end in ends:
+                if start <= end < start + self.max_answer:
+                    yield (
+                        float(scores[start, 0] + scores[end, 1]),
+                        int(place.offsets[start, 0]),
+                        int(place.offsets[end, 1]),
+                    )
+
+    def _prediction(
+        self, example: QuestionExample, found: list[tuple[float, int, int]], null: float
+    ) -> Prediction:
+        found = found[: self.n_best]
+        scored = [score for score, _, _ in found]
+        if self.unanswerable or not found:
+            scored.append(null)
+        probabilities = softmax(np.array(scored)).tolist()
+        best = [
+            {
+                "answer": example.context[start:end],
+                "start": start,
+                "end": end,
+                "confidence": confidence,
+            }
+            for (_, start, end), confidence in zip(found, probabilities, strict=False)
+        ]
+        no_answer = null - found[0][0] if found else np.inf
+        none = not found or (self.unanswerable and no_answer > self.null_threshold)
+        nothing = {"answer": "", "start": None, "end": None, "confidence": probabilities[-1]}
+        return {
+            "id": example.id,
+            "question": example.question,
+            **(nothing if none else best[0]),
+            "no_answer_score": float(min(no_answer, 1e9)),
+            "n_best": best,
+        }
+
+    def scores(
+        self, examples: Sequence[QuestionExample], predictions: Sequence[Prediction]
+    ) -> Scores:
+        golds = {
+            str(n): [text for text, _ in example.answers or ()]
+            for n, example in enumerate(examples)
+        }
+        found = {str(n): prediction["answer"] for n, prediction in enumerate(predictions)}
+        if all(golds.values()):
+            result = squad_v1(found, golds)
+            return {"exact": result["exact_match"], "f1": result["f1"]}
+        result = squad_v2(found, golds)
+        return {name: value for name, value in result.items() if not name.endswith("total")}
+
+    def tune(self, examples: Sequence[QuestionExample], predictions: Sequence[Prediction]) -> Self:
+        """The task with the null threshold that gives these predictions the highest F1."""
+        if not self.unanswerable or all(example.answers for example in examples):
+            return self
+        best = {str(n): _best(prediction) for n, prediction in enumerate(predictions)}
+        golds = {
+            str(n): [text for text, _ in example.answers or ()]
+            for n, example in enumerate(examples)
+        }
+        margins = {str(n): p["no_answer_score"] for n, p in enumerate(predictions)}
+        found = squad_v2(best, golds, margins)
+        tuned = type(self).restore((), self.settings())
+        tuned.null_threshold = found["best_f1_thresh"]
+        return tuned
+
+
+def _golds(examples: Sequence[QuestionExample]) -> dict[str, list[str]]:
+    """The right answers of every example, by its number: ids may occur twice."""
+    return {str(n): [text for text, _ in e.answers or ()] for n, e in enumerate(examples)}
+
+
+def _best(prediction: Prediction) -> str:
+    """The best answer, were one to be given."""
+    return prediction["n_best"][0]["answer"] if prediction["n_best"] else ""
+
+
+def _answers(record: Mapping[str, Any]) -> tuple[tuple[str, int], ...] | None:
+    """Texts and starts of the answers; None if they are not in a known form."""
+    answers = record.get("answers")
+    if isinstance(answers, Mapping) and isinstance(answers.get("text"), list | tuple):
+        starts = answers.get("answer_start")
+        if not isinstance(starts, list | tuple) or len(starts) != len(answers["text"]):
+            return None
+        answers = [
+            {"text": text, "answer_start": start}
+            for text, start in zip(answers["text"], starts, strict=True)
+        ]
+    if not isinstance(answers, list | tuple):
+        return None
+    found = []
+    for answer in answers:
+        match answer:
+            case {"text": str(text), "answer_start": int(start)}:
+                found.append((text, start))
+            case _:
+                return None
+    return tuple(found)
+
+
+def _check(answers: Sequence[tuple[str, int]], context: str) -> None:
+    """Raise RecordError unless every answer is where it says it is."""
+    for text, start in answers:
+        if not text.strip():
+            raise RecordError("An answer is empty.", reason="empty answer")
+        if start < 0 or context[start : start + len(text)] != text:
+            place = context.find(text)
+            where = f"it is at {place}" if place >= 0 else "it is nowhere in the context"
+            raise RecordError(
+                f"The answer {text!r:.60} is not at its answer_start {start}: {where}.",
+                "Mend the offset, or skip the record.",
+                reason="answer not at its offset",
+            )
+
+
+def _span(answers: Sequence[tuple[str, int]], place: Place) -> tuple[int, int]:
+    """Start and end of the first answer within a row; [CLS] if it is not wholly there."""
+    if not answers:
+        return NO_ANSWER
+    text, begin = answers[0]
+    end = begin + len(text)
+    if not len(place.offsets) or begin < place.offsets[0, 0] or end > place.offsets[-1, 1]:
+        return NO_ANSWER
+    inside = np.flatnonzero((place.offsets[:, 1] > begin) & (place.offsets[:, 0] < end))
+    if not len(inside):
+        return NO_ANSWER
+    return place.first + int(inside[0]), place.first + int(inside[-1])

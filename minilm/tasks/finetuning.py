@@ -1,0 +1,446 @@
+"""Fine-tuning: a checkpoint and labelled records in, a checkpoint for a task out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+
+from minilm.checkpoints.atomic import replace_files
+from minilm.checkpoints.hub import resolve
+from minilm.checkpoints.json_file import json_bytes
+from minilm.config import AlbertConfig
+from minilm.data.records.base import Records, Skips
+from minilm.errors import InputError
+from minilm.loader import CLASSES, STEMS, find_class, load
+from minilm.models.base import PretrainedModel
+from minilm.recipes.runs import Recipe, digest
+from minilm.students import LayerChoice, init_student
+from minilm.tasks.learning import (
+    Balance,
+    SoftTargets,
+    TaskData,
+    TaskLearner,
+    class_weights,
+    freeze,
+    numbers_of,
+    soft_targets_description,
+)
+from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
+from minilm.tasks.task import Scores, Task
+from minilm.tasks.tasks import SETTINGS, task_class
+from minilm.tokenization import Tokenizer
+from minilm.training.distributed import Processes
+from minilm.training.settings import Precision, TrainingSettings
+
+Record = Mapping[str, Any]
+# longest rows unless told: without padding, a limit above the usual costs nothing
+MAX_LENGTH = {"answering": 384, "choice": 256, "tagging": 256, "utterances": 128}
+MAX_LENGTH_OF_TEXTS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningSettings:
+    """What a fine-tuning run is told. None = what `defaults` says for the model and the task.
+
+    Attributes:
+        epochs: passes over the training samples.
+        batch_size: samples of a step.
+        learning_rate: the highest one.
+        warmup: share of all steps; the rate then falls to 0.
+        max_length: longest row in tokens.
+        evaluate_every: steps; None = twice an epoch.
+        select: the score that says which evaluation is the best, whose weights are kept; None =
+            the task's own, "last" = keep the last weights.
+        patience: end after so many evaluations without a better one; None = never.
+        balance: what makes up for classes of unequal frequency: "none", "weights" of the loss, or
+            "sampling".
+        freeze_embeddings: do not train the embeddings.
+        freeze_layers: do not train so many layers from below.
+        options: of the task, such as `doc_stride` or `out_of_scope`.
+        soft_targets: how to learn from a teacher.
+        precision: None = bfloat16 where the hardware computes in it.
+        seed: of head, order and dropout.
+        loop: more fields of `minilm.TrainingSettings`, such as accumulation or weight_decay.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    warmup: float | None = None
+    max_length: int | None = None
+    evaluate_every: int | None = None
+    select: str | None = None
+    patience: int | None = None
+    balance: Balance = "none"
+    freeze_embeddings: bool = False
+    freeze_layers: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    soft_targets: SoftTargets = field(default_factory=SoftTargets)
+    precision: Precision | None = None
+    seed: int = 0
+    loop: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What came out of a run.
+
+    Attributes:
+        output: the checkpoint.
+        finished: False if a signal ended the run before its time.
+        scores: of the checkpoint on the dev records, in full precision; {} without any.
+        steps: updates that were made.
+        chosen: updates before the weights that were kept.
+        exit_code: what a command should exit with.
+    """
+
+    output: Path
+    finished: bool
+    scores: Scores
+    steps: int
+    chosen: int
+    exit_code: int = 0
+
+
+def finetune(
+    task: str,
+    model: str | os.PathLike[str] | None,
+    train: Sequence[Record],
+    output: str | os.PathLike[str],
+    *,
+    dev: Sequence[Record] | None = None,
+    teacher: str | os.PathLike[str] | None = None,
+    layers: LayerChoice | None = None,
+    settings: FinetuningSettings | None = None,
+    skips: Skips | None = None,
+    processes: Processes | None = None,
+    allow_changes: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Finetuned:
+    """Trains a checkpoint for a task.
+
+    The output is a checkpoint in the hub's layout with label names and tokenizer, which
+    `minilm.Predictor` and transformers load. A run that was interrupted goes on when called again.
+
+    Args:
+        task: "classification", "multi-label", "regression", "tagging", "answering", "choice" or
+            "utterances".
+        model: checkpoint to start from; None = made of layers of the teacher.
+        train: records to learn from: dictionaries, as the task's class describes them.
+        output: a new directory.
+        dev: records to judge by; the best evaluation's weights are kept.
+        teacher: a checkpoint fine-tuned for the same task, whose predictions are learned from too.
+        layers: instead of `model`: which of the teacher's layers to start from, as for
+            `minilm.init_student`.
+        settings: numbers of the run.
+        skips: what becomes of bad records; None = they are errors.
+        processes: who takes part; None = those that torchrun started, or this one alone.
+        allow_changes: go on with a run that was started with other settings.
+        say: takes messages.
+
+    Raises:
+        MinilmError: says what is wrong with records, checkpoint or settings.
+
+    Example:
+        >>> train = [{"text": "win a prize", "label": "spam"}, {"text": "see you", "label": "ham"}]
+        >>> minilm.finetune("classification", "bert-base-uncased", train, "spam-filter")
+    """
+    settings = settings or FinetuningSettings()
+    recipe, loop = prepare(
+        task,
+        model,
+        train,
+        dev=dev,
+        teacher=teacher,
+        layers=layers,
+        settings=settings,
+        skips=skips or Skips(),
+        device=None if processes is None else processes.device,
+        say=say,
+    )
+    result = recipe.train(loop, output, processes=processes, allow_changes=allow_changes, say=say)
+    scores = getattr(recipe.also, "scores", {})
+    return Finetuned(
+        Path(output), result.finished, scores, result.step, result.chosen, result.exit_code
+    )
+
+
+def prepare(
+    task: str,
+    model: str | os.PathLike[str] | None,
+    train: Sequence[Record],
+    *,
+    dev: Sequence[Record] | None,
+    teacher: str | os.PathLike[str] | None,
+    layers: LayerChoice | None,
+    settings: FinetuningSettings,
+    skips: Skips,
+    device: torch.device | None,
+    say: Callable[[str], None],
+) -> tuple[Recipe, TrainingSettings]:
+    """Everything before the first step; see `finetune`."""
+    cls = task_class(task)
+    if (model is None) == (layers is None):
+        raise InputError("Give either a model to start from, or layers of a teacher.")
+    if layers is not None and teacher is None:
+        raise InputError("layers are those of a teacher: give one.")
+    start = Path(resolve(model if model is not None else teacher))  # type: ignore[arg-type]
+    tokenizer = Tokenizer.from_pretrained(start)
+    limit = _positions(start)
+    length = settings.max_length or min(MAX_LENGTH.get(task, MAX_LENGTH_OF_TEXTS), limit)
+    if not 1 <= length <= limit:
+        raise InputError(f"max_length is {length}: the model takes 1 to {limit} tokens.")
+    if not len(train):
+        raise InputError("There are no records to train on.")
+    made = cls.learn(train, length, settings.options)
+    examples = made.examples(train, skips, labelled=True)
+    samples = made.samples(examples, tokenizer)
+    _say_counts("training", made, examples, samples, say)
+
+    torch.manual_seed(settings.seed)
+    instructor = None if teacher is None else _teacher(teacher, made, tokenizer)
+    if layers is None:
+        network = _with_head(start, made)
+    else:
+        assert instructor is not None
+        network = _student(instructor, layers, made)
+    if device is not None:
+        network.to(device)
+    freeze(network, embeddings=settings.freeze_embeddings, layers=settings.freeze_layers)
+    learner = TaskLearner(
+        network,
+        made,
+        teacher=instructor,
+        soft_targets=settings.soft_targets,
+        class_weights=class_weights(made, samples, settings.balance),
+    )
+    own = defaults(network, task)
+    batch_size = settings.batch_size or own["batch_size"]
+    data = TaskData(made, samples, batch_size, settings.seed, settings.balance)
+    held_out = []
+    dev_examples: list[Any] = []
+    if dev is not None:
+        dev_examples = made.examples(dev, skips, labelled=True)
+        if not dev_examples:
+            raise InputError(f"There is nothing to evaluate on. {skips.summary()}")
+        dev_samples = made.samples(dev_examples, tokenizer)
+        _say_counts("dev", made, dev_examples, dev_samples, say)
+        held_out = learner.hold_out(dev_examples, dev_samples, TOKENS_PER_BATCH)
+    if skips.count or skips.repaired:
+        say(skips.summary())
+    description = {
+        "task": task,
+        "settings": made.settings(),
+        "labels": list(made.labels),
+        "model": type(network).__name__,
+        "config": network.config.to_dict(),
+        "initial_weights": digest(network),
+        "teacher": None if instructor is None else digest(instructor),
+        "soft_targets": soft_targets_description(learner),
+        "balance": settings.balance,
+        "frozen": [settings.freeze_embeddings, settings.freeze_layers],
+    }
+    also = _Finish(made, network, tokenizer, dev_examples, description)
+    recipe = Recipe(learner, data, held_out, network, tokenizer, description, also)
+    return recipe, _loop(settings, own, data, made, network, bool(held_out))
+
+
+def defaults(model: PretrainedModel, task: str) -> dict[str, Any]:
+    """Learning rate, batch size, epochs and warm-up that suit a model and a task.
+
+    References: Devlin et al. 2019, appendix A.3, and 2e-5 to 5e-5 for 3 epochs; Lan et al. 2020,
+    table 14 (ALBERT wants smaller steps); Turc et al. 2019, section 4: compact models take larger
+    ones, 1e-4 to 3e-4.
+    """
+    albert = isinstance(model.config, AlbertConfig)
+    rate = 2e-5 if albert else 5e-5
+    if model.config.hidden_size < 512:
+        rate = 1e-4
+    if task in ("answering", "choice"):
+        return {"learning_rate": rate, "batch_size": 32, "epochs": 2, "warmup": 0.1}
+    if task in ("tagging", "utterances"):
+        return {"learning_rate": rate, "batch_size": 16, "epochs": 4, "warmup": 0.1}
+    return {"learning_rate": rate, "batch_size": 32, "epochs": 3, "warmup": 0.1}
+
+
+def best_precision(model: PretrainedModel) -> Precision:
+    """bfloat16 where the hardware computes in it."""
+    if model.device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+
+
+def split_off(
+    records: Sequence[Record], share: float, seed: int
+) -> tuple[Sequence[Record], Sequence[Record]]:
+    """Takes a share of records away, drawn at random.
+
+    Args:
+        records: of any kind.
+        share: above 0 and below 1; at least one record is on either side.
+        seed: of the draw.
+
+    Returns:
+        The rest, and the records taken; both in the old order.
+
+    Raises:
+        InputError: the share is out of range, or there are fewer than two records.
+    """
+    count = len(records)
+    if not 0 < share < 1 or count < 2:
+        raise InputError(
+            f"A share of {share} of {count} records cannot be held out: expected a number between "
+            "0 and 1, and two records or more."
+        )
+    taken = min(max(round(share * count), 1), count - 1)
+    order = np.random.default_rng([seed, count]).permutation(count)
+    numbers = sorted(order[taken:].tolist()), sorted(order[:taken].tolist())
+    if isinstance(records, Records):
+        return records.pick(numbers[0]), records.pick(numbers[1])
+    return [records[n] for n in numbers[0]], [records[n] for n in numbers[1]]
+
+
+def mean_and_deviation(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of scores that all runs have: mean, standard deviation (n - 1), lowest and highest.
+
+    Args:
+        runs: scores of at least one run.
+    """
+    shared = [name for name in numbers_of(dict(runs[0])) if all(name in run for run in runs)]
+    found = {}
+    for name in shared:
+        values = [float(run[name]) for run in runs]
+        found[name] = {
+            "mean": fmean(values),
+            "deviation": stdev(values) if len(values) > 1 else 0.0,
+            "lowest": min(values),
+            "highest": max(values),
+        }
+    return found
+
+
+class _Finish:
+    """Writes task.json: thresholds that suit the dev records, and the scores on them."""
+
+    def __init__(
+        self,
+        task: Task[Any],
+        model: PretrainedModel,
+        tokenizer: Tokenizer,
+        dev: Sequence[Any],
+        description: Mapping[str, Any],
+    ) -> None:
+        self._task, self._model, self._tokenizer = task, model, tokenizer
+        self._dev = dev
+        self._description = description
+        self.scores: Scores = {}
+
+    def __call__(self, directory: Path) -> None:
+        task = self._task
+        if self._dev:
+            samples = task.samples(self._dev, self._tokenizer)
+            outputs = Predictor(self._model, self._tokenizer, task).outputs(samples)
+            task = task.tune(self._dev, task.decode(self._dev, samples, outputs))
+            predictions = task.decode(self._dev, samples, outputs)
+            self.scores = {**task.scores(self._dev, predictions), "examples": len(self._dev)}
+        content = json_bytes({"task": task.name, **task.settings(), "dev": numbers_of(self.scores)})
+        replace_files({directory / SETTINGS: lambda path: path.write_bytes(content)})
+
+
+def _with_head(directory: Path, task: Task[Any]) -> PretrainedModel:
+    stem = STEMS[find_class(directory).config_class.model_type]
+    cls = CLASSES[stem + task.head]
+    return cls.from_pretrained(directory, ignore_mismatched_heads=True, **task.config())
+
+
+def _student(teacher: PretrainedModel, layers: LayerChoice, task: Task[Any]) -> PretrainedModel:
+    """A DistilBERT of some of the teacher's layers, its head fresh."""
+    encoder = init_student(teacher, layers, masked_lm=False)
+    cls = CLASSES[STEMS["distilbert"] + task.head]
+    student = cls(encoder.config.replace(**task.config()))
+    student.base.load_state_dict(encoder.state_dict())
+    return student
+
+
+def _teacher(
+    path: str | os.PathLike[str], task: Task[Any], tokenizer: Tokenizer
+) -> PretrainedModel:
+    directory = resolve(path)
+    model = load(directory)
+    if not type(model).__name__.endswith(task.head):
+        raise InputError(
+            f"The teacher {path} is a {type(model).__name__}, with no head for {task.name}: "
+            "fine-tune it first."
+        )
+    found = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    if task.labels and found != list(task.labels):
+        raise InputError(
+            f"The teacher {path} has the labels {', '.join(found[:8])}, the training records "
+            f"{', '.join(task.labels[:8])}: they must be the same, in the same order."
+        )
+    own = Tokenizer.from_pretrained(directory).backend.get_vocab(with_added_tokens=True)
+    if own != tokenizer.backend.get_vocab(with_added_tokens=True):
+        raise InputError(f"The teacher {path} has another vocabulary than the student.")
+    return model
+
+
+def _positions(directory: Path) -> int:
+    from minilm.checkpoints.weights import open_directory
+
+    data, weights = open_directory(directory)
+    with weights:
+        return find_class(directory).config_class.from_dict(data).max_position_embeddings
+
+
+def _say_counts(
+    what: str,
+    task: Task[Any],
+    examples: Sequence[Any],
+    samples: Sequence[Any],
+    say: Callable[[str], None],
+) -> None:
+    text = f"{what}: {len(examples):,} examples"
+    if len(samples) != len(examples):
+        text += f" in {len(samples):,} windows"
+    if cut := task.truncated(samples):
+        text += f", {cut:,} of them cut at {task.max_length} tokens"
+    say(text)
+
+
+def _loop(
+    settings: FinetuningSettings,
+    own: Mapping[str, Any],
+    data: TaskData,
+    task: Task[Any],
+    model: PretrainedModel,
+    judged: bool,
+) -> TrainingSettings:
+    epochs = settings.epochs or own["epochs"]
+    steps = sum(len(data.steps(epoch)) for epoch in range(epochs))
+    an_epoch = len(data.steps(0))
+    warmup = own["warmup"] if settings.warmup is None else settings.warmup
+    if not 0 <= warmup < 1:
+        raise InputError(f"warmup is {warmup}: expected a share of all steps, from 0 to below 1.")
+    select = settings.select or task.metric
+    rate = own["learning_rate"] if settings.learning_rate is None else settings.learning_rate
+    every = settings.evaluate_every
+    fields: dict[str, Any] = {
+        "steps": steps,
+        "learning_rate": rate,
+        "warmup": round(warmup * steps),
+        "evaluate_every": max(an_epoch // 2, 1) if every is None else every,
+        "snapshot_every": an_epoch,
+        "precision": settings.precision or best_precision(model),
+        "seed": settings.seed,
+        "select": select if judged and select != "last" else None,
+        "patience": settings.patience if judged else None,
+        "log_every": 10,
+    }
+    return TrainingSettings(**{**fields, **settings.loop})

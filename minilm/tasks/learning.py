@@ -1,0 +1,316 @@
+"""Learning a task: data in steps, the loss, distillation from a teacher, evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minilm.data.batches import split_evenly
+from minilm.data.randomness import Stream, generator
+from minilm.errors import InputError
+from minilm.models.base import PretrainedModel
+from minilm.objectives.soft_targets import label_loss, soft_target_loss
+from minilm.tasks.task import Floats, Integers, Sample, Scores, Task, TaskBatch, collate
+from minilm.training.updates import Learner
+
+Balance = Literal["none", "weights", "sampling"]
+
+
+class TaskData:
+    """Samples in steps of so many; see `minilm.training.updates.TrainingData`.
+
+    Args:
+        task: whose samples they are.
+        samples: with labels.
+        batch_size: samples of a step. The last step of an epoch may have fewer.
+        seed: of the order.
+        balance: "sampling" draws, with replacement, all classes equally often; an epoch still has
+            as many samples.
+
+    Raises:
+        InputError: no samples, or a batch_size below 1.
+    """
+
+    def __init__(
+        self,
+        task: Task[Any],
+        samples: Sequence[Sample],
+        batch_size: int,
+        seed: int,
+        balance: Balance = "none",
+    ) -> None:
+        if not samples:
+            raise InputError("There is nothing to train on: no record was usable.")
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}: expected at least 1.")
+        self._task = task
+        self._samples = samples
+        self._lengths = np.array([sample.tokens for sample in samples])
+        self._batch_size = batch_size
+        self._seed = seed
+        self._classes = task.imbalance(samples) if balance == "sampling" else None
+        self.fingerprint: dict[str, Any] = {
+            "samples": digest(samples),
+            "batch_size": batch_size,
+            "seed": seed,
+            "balance": balance,
+        }
+
+    def steps(self, epoch: int) -> Sequence[Integers]:
+        """The samples of every step of an epoch."""
+        random = generator(self._seed, Stream.ORDER, epoch)
+        count = len(self._samples)
+        if self._classes is None:
+            order = random.permutation(count)
+        else:
+            _, number, frequency = np.unique(self._classes, return_inverse=True, return_counts=True)
+            chance = 1 / (len(frequency) * frequency[number])
+            order = random.choice(count, size=count, p=chance)
+        return [
+            order[start : start + self._batch_size] for start in range(0, count, self._batch_size)
+        ]
+
+    def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
+        """The samples of a step in exactly so many parts, balanced by tokens."""
+        return split_evenly(samples, self._lengths[samples], parts)
+
+    def batch(self, epoch: int, samples: Integers) -> TaskBatch | NoBatch:
+        """These samples, packed."""
+        if not len(samples):
+            return NoBatch()
+        return collate(self._task, self._samples, samples)
+
+
+class NoBatch:
+    """The part of a step of a process for which there was no sample."""
+
+    samples: Integers = np.zeros(0, np.int64)
+    tokens = 0
+
+    def to(self, device: torch.device) -> Self:
+        """The same."""
+        return self
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """How a student learns from its teacher's predictions.
+
+    Attributes:
+        temperature: divides the logits of both.
+        weight: of the divergence from the teacher.
+        label_weight: of the loss on the labels.
+
+    References: run_squad_w_distillation.py of the released DistilBERT code (0.5, 0.5, 2).
+    """
+
+    temperature: float = 2.0
+    weight: float = 0.5
+    label_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or self.weight < 0 or self.label_weight < 0:
+            raise InputError(f"{self}: expected a temperature above 0 and weights of 0 or more.")
+
+
+class TaskLearner(Learner):
+    """Learns a task, from labels and perhaps from a teacher.
+
+    Args:
+        model: with the task's head.
+        task: what is learned.
+        teacher: a model with the same head and labels; kept in eval mode, never trained.
+        soft_targets: how to learn from the teacher.
+        class_weights: (C,) see `class_weights`; for tasks on whole texts.
+    """
+
+    def __init__(
+        self,
+        model: PretrainedModel,
+        task: Task[Any],
+        *,
+        teacher: PretrainedModel | None = None,
+        soft_targets: SoftTargets | None = None,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.soft_targets = soft_targets or SoftTargets()
+        # in a tuple a module is no part of this one
+        self._outside = () if teacher is None else (teacher.to(device=model.device).eval(),)
+        self.register_buffer("_weights", class_weights, persistent=False)
+        self._held_out: tuple[Sequence[Any], Sequence[Sample]] = ((), ())
+
+    def hold_out(
+        self, examples: Sequence[Any], samples: Sequence[Sample], tokens_per_batch: int
+    ) -> list[TaskBatch]:
+        """Batches for evaluation, shortest samples first; `judge` expects exactly these."""
+        self._held_out = (examples, samples)
+        return batches(self.task, samples, tokens_per_batch)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        """What `.to()` and its like do; they move the teacher, but never change its dtype."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for teacher in self._outside:
+            teacher.to(device=self.model.device)
+        return self
+
+    def counts(self, batch: TaskBatch | NoBatch) -> Mapping[str, int]:
+        """How many predictions each term has."""
+        return {} if isinstance(batch, NoBatch) else self.task.counts(batch)
+
+    def forward(self, batch: TaskBatch | NoBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
+        """ "loss" and its parts: "labels", and with a teacher "soft_targets"."""
+        names = ("labels", "soft_targets") if self._outside else ("labels",)
+        if isinstance(batch, NoBatch):
+            trained = [p for p in self.parameters() if p.requires_grad]
+            loss = torch.stack([p.flatten()[:0].sum() for p in trained]).sum()
+            return {"loss": loss, **{name: torch.zeros_like(loss) for name in names}}
+        logits = self.task.logits(self.model, batch)
+        terms = self.task.terms(logits, batch)
+        weights: Any = self._weights
+        labels = logits.new_zeros((), dtype=torch.float32)
+        for term in terms:
+            assert term.labels is not None
+            share = term.weight / max(counts[term.name], 1)
+            labels = labels + share * label_loss(term.kind, term.logits, term.labels, weights)
+        if not self._outside:
+            return {"loss": labels, "labels": labels.detach()}
+        with torch.no_grad():
+            teacher = self.task.terms(self.task.logits(self._outside[0], batch), batch)
+        soft = torch.zeros_like(labels)
+        for own, other in zip(terms, teacher, strict=True):
+            share = own.weight / max(counts[own.name], 1)
+            temperature = self.soft_targets.temperature
+            soft = soft + share * soft_target_loss(own.kind, own.logits, other.logits, temperature)
+        loss = self.soft_targets.label_weight * labels + self.soft_targets.weight * soft
+        return {"loss": loss, "labels": labels.detach(), "soft_targets": soft.detach()}
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """None: see `judge`."""
+        return ()
+
+    def score(self, batch: Any) -> Mapping[str, tuple[float, float]]:
+        """Nothing: see `judge`."""
+        return {}
+
+    def judge(self, batches: Iterator[TaskBatch]) -> dict[str, float]:
+        """The task's scores, those that are numbers, and the loss on the labels."""
+        examples, samples = self._held_out
+        outputs: list[Floats] = [np.zeros(0, np.float32)] * len(samples)
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        weights: dict[str, float] = {}
+        for batch in batches:
+            logits = self.task.logits(self.model, batch)
+            for number, output in zip(batch.samples, self.task.outputs(logits, batch), strict=True):
+                outputs[number] = output
+            for term in self.task.terms(logits, batch):
+                assert term.labels is not None
+                loss = float(label_loss(term.kind, term.logits, term.labels))
+                sums[term.name] = sums.get(term.name, 0.0) + loss
+                weights[term.name] = term.weight
+            for name, count in self.task.counts(batch).items():
+                counts[name] = counts.get(name, 0) + count
+        predictions = self.task.decode(examples, samples, outputs)
+        loss = sum(weights[name] * sums[name] / max(counts[name], 1) for name in sums)
+        return {**numbers_of(self.task.scores(examples, predictions)), "loss": loss}
+
+
+def numbers_of(scores: Scores) -> dict[str, float]:
+    """The scores that are numbers, without tables."""
+    return {name: value for name, value in scores.items() if isinstance(value, int | float)}
+
+
+def batches(task: Task[Any], samples: Sequence[Sample], tokens_per_batch: int) -> list[TaskBatch]:
+    """All samples in batches of at most so many tokens, shortest first."""
+    order = np.argsort([sample.tokens for sample in samples], kind="stable")
+    found: list[TaskBatch] = []
+    chosen: list[int] = []
+    used = 0
+    for number in order.tolist():
+        tokens = samples[number].tokens
+        if chosen and used + tokens > tokens_per_batch:
+            found.append(collate(task, samples, np.array(chosen)))
+            chosen, used = [], 0
+        chosen.append(number)
+        used += tokens
+    if chosen:
+        found.append(collate(task, samples, np.array(chosen)))
+    return found
+
+
+def class_weights(task: Task[Any], samples: Sequence[Sample], balance: Balance) -> Tensor | None:
+    """Weights that make up for classes of unequal frequency; their mean over samples is 1.
+
+    Args:
+        task: classification.
+        samples: of training.
+        balance: None comes of anything but "weights".
+
+    Returns:
+        (C,) N / (C * frequency) for the frequency of each class.
+
+    Raises:
+        InputError: an unknown balance.
+    """
+    if balance not in get_args(Balance):
+        raise InputError(f"balance is {balance!r}: expected one of {', '.join(get_args(Balance))}.")
+    if balance != "weights":
+        return None
+    classes = task.imbalance(samples)
+    frequency = np.bincount(classes, minlength=len(task.labels))
+    return torch.tensor(
+        len(samples) / (len(task.labels) * np.maximum(frequency, 1)), dtype=torch.float32
+    )
+
+
+def freeze(model: PretrainedModel, *, embeddings: bool = False, layers: int = 0) -> None:
+    """Keeps parts of an encoder as they are.
+
+    Args:
+        model: with a head.
+        embeddings: all embedding tables, their norm and projection.
+        layers: so many layers from below.
+
+    Raises:
+        InputError: there are not so many layers, or some of them are shared with others above.
+    """
+    encoder = model.base
+    stack = list(encoder.virtual_layers())
+    if not 0 <= layers <= len(stack):
+        raise InputError(f"There are {len(stack)} layers: {layers} cannot be frozen.")
+    above = {id(layer) for layer in stack[layers:]}
+    if any(id(layer) in above for layer in stack[:layers]):
+        raise InputError(
+            f"The first {layers} of {len(stack)} layers share weights with those above: freeze "
+            "none or all of them."
+        )
+    parts: list[nn.Module] = [*stack[:layers], *([encoder.embeddings] if embeddings else [])]
+    for part in parts:
+        part.requires_grad_(False)
+
+
+def digest(samples: Sequence[Sample]) -> str:
+    """A short name for exactly these samples and labels."""
+    summary = hashlib.blake2b(digest_size=16)
+    for sample in samples:
+        for row in sample.rows:
+            summary.update(row.ids.astype(np.int32).tobytes())
+            summary.update(row.type_ids.astype(np.int8).tobytes())
+        label = sample.label
+        summary.update(label.tobytes() if isinstance(label, np.ndarray) else repr(label).encode())
+    return summary.hexdigest()
+
+
+def soft_targets_description(learner: TaskLearner) -> dict[str, Any]:
+    """JSON values that say how the teacher is used."""
+    return asdict(learner.soft_targets) if learner._outside else {}

@@ -1,0 +1,153 @@
+"""Using a fine-tuned model: predictions for records, and scores where the answers are known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from minilm.checkpoints.hub import resolve
+from minilm.data.records.base import Skips
+from minilm.errors import InputError
+from minilm.loader import load
+from minilm.models.base import PretrainedModel
+from minilm.tasks.learning import batches
+from minilm.tasks.task import Floats, Prediction, Sample, Scores, Task
+from minilm.tasks.tasks import task_of
+from minilm.tokenization import Tokenizer
+
+CHUNK = 1024  # records that are read, sorted and packed together
+TOKENS_PER_BATCH = 4096
+
+
+class Predictor:
+    """A fine-tuned model with its tokenizer and its task.
+
+    Args:
+        model: with the task's head.
+        tokenizer: the model's.
+        task: see `minilm.tasks`.
+
+    Example:
+        >>> predictor = minilm.Predictor.from_pretrained("spam-filter")
+        >>> predictor("Free entry in a weekly competition!")["label"]
+        'spam'
+    """
+
+    def __init__(self, model: PretrainedModel, tokenizer: Tokenizer, task: Task[Any]) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.task = task
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+    ) -> Predictor:
+        """Loads a checkpoint that `minilm.finetune` made, or another one with a task's head.
+
+        Args:
+            path_or_repo: a directory (no network is touched), or a hub name.
+            dtype: of the parameters; None = float32, "auto" = as stored.
+            device: where the model runs.
+
+        Raises:
+            MinilmError: a file is missing, damaged or unsupported, or there is no head.
+        """
+        directory = resolve(path_or_repo)
+        model = load(directory, dtype=dtype, device=device)
+        return cls(model, Tokenizer.from_pretrained(directory), task_of(directory, model))
+
+    def __call__(self, text: str, pair: str | None = None) -> Prediction:
+        """The prediction for one text, or pair of texts.
+
+        Args:
+            text: what is classified or tagged; of question answering, the question.
+            pair: the second text; of question answering, the text with the answer.
+
+        Raises:
+            InputError: the task needs more than texts.
+            DataError: a text is empty.
+        """
+        if self.task.name == "answering":
+            record = {"question": text, "context": pair}
+        elif self.task.name == "choice":
+            raise InputError("Multiple choice needs choices: use predict([{...}]).")
+        else:
+            record = {"text": text} if pair is None else {"text": text, "text_pair": pair}
+        return self.predict([record])[0]
+
+    def predict(
+        self, records: Iterable[Mapping[str, Any]], *, skips: Skips | None = None
+    ) -> list[Prediction]:
+        """Predictions for records, in their order.
+
+        Args:
+            records: as the task has them, labels not needed.
+            skips: what becomes of bad records; None = they are errors. Those left out have no
+                prediction.
+
+        Raises:
+            DataError: a bad record.
+        """
+        return list(self.predict_stream(records, skips=skips))
+
+    def predict_stream(
+        self, records: Iterable[Mapping[str, Any]], *, skips: Skips | None = None
+    ) -> Iterator[Prediction]:
+        """The same, a thousand records at a time, without ever holding all of them."""
+        skips = skips or Skips()
+        if isinstance(records, Sequence):
+            chunks: Iterator[Sequence[Mapping[str, Any]]] = (
+                records[start : start + CHUNK] for start in range(0, len(records), CHUNK)
+            )
+        else:
+            rest = iter(records)
+            chunks = iter(lambda: list(islice(rest, CHUNK)), [])
+        for chunk in chunks:
+            examples = self.task.examples(chunk, skips, labelled=False)
+            yield from self._decode(examples)[0]
+
+    def evaluate(
+        self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None
+    ) -> Scores:
+        """Scores on records whose answers are known.
+
+        Returns:
+            What the task measures, "examples", how many there were, and "truncated", how many
+            samples were cut at the longest length.
+
+        Raises:
+            DataError: a bad record, or none that is usable.
+        """
+        skips = skips or Skips()
+        examples = self.task.examples(records, skips, labelled=True)
+        if not examples:
+            raise InputError(f"There is nothing to evaluate on. {skips.summary()}")
+        predictions, truncated = self._decode(examples)
+        scores = self.task.scores(examples, predictions)
+        return {**scores, "examples": len(examples), "truncated": truncated}
+
+    @torch.inference_mode()
+    def _decode(self, examples: Sequence[Any]) -> tuple[list[Prediction], int]:
+        samples = self.task.samples(examples, self.tokenizer)
+        outputs = self.outputs(samples)
+        return self.task.decode(examples, samples, outputs), self.task.truncated(samples)
+
+    @torch.inference_mode()
+    def outputs(self, samples: Sequence[Sample]) -> list[Floats]:
+        """What the model gives for samples, in their order."""
+        found: list[Floats] = [np.zeros(0, np.float32)] * len(samples)
+        for batch in batches(self.task, samples, TOKENS_PER_BATCH):
+            moved = batch.to(self.model.device)
+            logits = self.task.logits(self.model, moved)
+            for number, output in zip(batch.samples, self.task.outputs(logits, moved), strict=True):
+                found[number] = output
+        return found

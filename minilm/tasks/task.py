@@ -1,0 +1,276 @@
+"""What a task is.
+
+    records -> examples -> samples -> batches -> logits -> outputs -> predictions -> scores
+
+Records are dictionaries, read from a file or given. A task checks them and makes *examples*, in its
+own words; an example becomes one or several *samples* (windows of a long text), a sample one or
+several *rows* of tokens (the choices of a question). Batches of samples go through the model
+without padding. What comes out goes the way back: outputs of samples to one *prediction* for each
+example, a dictionary that is JSON, and predictions to scores.
+
+Everything that differs between tasks is a method of `Task`; learning, distillation, evaluation and
+prediction are written once, for all of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from minilm.data.records.base import Skips
+from minilm.models.base import PretrainedModel
+from minilm.objectives.soft_targets import Kind
+from minilm.tokenization import Joined, Tokenizer
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Prediction = dict[str, Any]
+Scores = dict[str, Any]
+
+Example = TypeVar("Example")
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What the model sees of an example.
+
+    Attributes:
+        example: the number of the example.
+        rows: sequences of tokens.
+        label: whatever the task makes of the label; None without one.
+        place: whatever the task needs on the way back.
+    """
+
+    example: int
+    rows: tuple[Joined, ...]
+    label: Any = None
+    place: Any = None
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows."""
+        return sum(len(row.ids) for row in self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskBatch:
+    """Samples of a task, packed.
+
+    Attributes:
+        samples: (B,) their numbers.
+        input_ids: (T,) int64, all rows in a line.
+        token_type_ids: (T,) int64.
+        lengths: (R,) int64 tokens of each row; they sum to T.
+        rows: (B,) int64 rows of each sample; they sum to R.
+        labels: of the task's own shape; None without labels.
+    """
+
+    samples: Integers
+    input_ids: Tensor
+    token_type_ids: Tensor
+    lengths: Tensor
+    rows: Tensor
+    labels: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device) -> TaskBatch:
+        """The same batch on a device."""
+        return TaskBatch(
+            self.samples,
+            self.input_ids.to(device),
+            self.token_type_ids.to(device),
+            self.lengths.to(device),
+            self.rows.to(device),
+            None if self.labels is None else self.labels.to(device),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """Some predictions that a loss is made of.
+
+    Attributes:
+        name: for the log, and of what they are counted as.
+        kind: see `minilm.objectives.soft_targets`.
+        logits: (N, C).
+        labels: see `label_loss`; None without labels.
+        weight: of their mean in the loss.
+    """
+
+    name: str
+    kind: Kind
+    logits: Tensor
+    labels: Tensor | None
+    weight: float = 1.0
+
+
+class Task(ABC, Generic[Example]):
+    """One kind of question to a model. Instances know their labels.
+
+    Args:
+        labels: their names, in the order of the head's outputs.
+        max_length: longest row in tokens, special ones included.
+
+    Class attributes:
+        name: as in `minilm finetune --task`.
+        head: the end of the name of the model classes that have the head for it.
+        metric: the score by which the best evaluation is chosen.
+    """
+
+    name: ClassVar[str]
+    head: ClassVar[str]
+    metric: ClassVar[str]
+
+    def __init__(self, labels: Sequence[str], max_length: int) -> None:
+        self.labels = tuple(labels)
+        self.max_length = max_length
+        self.numbers = {label: number for number, label in enumerate(self.labels)}
+
+    @classmethod
+    @abstractmethod
+    def learn(
+        cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
+    ) -> Self:
+        """The task that training records describe: it finds the labels in them.
+
+        Args:
+            records: of training.
+            max_length: longest row in tokens.
+            options: of this task; see each task's `options`.
+
+        Raises:
+            DataError: a record without what the task needs, or nothing to tell apart.
+        """
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
+        """The task of a checkpoint.
+
+        Args:
+            labels: by number, from its config.json.
+            settings: what `settings` gave, or less: a checkpoint from elsewhere has none.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """JSON values that `restore` needs beside the labels."""
+        return {"max_length": self.max_length}
+
+    def config(self) -> dict[str, Any]:
+        """Fields of the configuration of a model for this task."""
+        return {"id2label": dict(enumerate(self.labels))}
+
+    @abstractmethod
+    def examples(
+        self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
+    ) -> list[Example]:
+        """Checks records and puts them into the task's words.
+
+        Args:
+            records: of any kind of sequence.
+            skips: decides what becomes of bad ones.
+            labelled: labels are needed; otherwise they may be missing.
+        """
+
+    @abstractmethod
+    def samples(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Sample]:
+        """What the model sees of examples, in their order; at least one sample for each."""
+
+    def truncated(self, samples: Sequence[Sample]) -> int:
+        """How many samples lost tokens for good; 0 for tasks that cut windows."""
+        return 0
+
+    @abstractmethod
+    def labels_of(self, samples: Sequence[Sample]) -> Tensor:
+        """The labels of a batch, of samples that have some."""
+
+    def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
+        """What the model gives: (B, C), (T, C) or, for spans, (T, 2)."""
+        has_types = model.base.embeddings.token_type is not None
+        found = model(
+            batch.input_ids,
+            None,
+            batch.token_type_ids if has_types else None,
+            lengths=batch.lengths,
+        )
+        logits: Tensor = found.logits
+        return logits
+
+    @abstractmethod
+    def counts(self, batch: TaskBatch) -> dict[str, int]:
+        """How many predictions each term of a batch has, by its name."""
+
+    @abstractmethod
+    def terms(self, logits: Tensor, batch: TaskBatch) -> list[Term]:
+        """The predictions that are learned from."""
+
+    @abstractmethod
+    def outputs(self, logits: Tensor, batch: TaskBatch) -> list[Floats]:
+        """What is kept of the logits, for each sample."""
+
+    @abstractmethod
+    def decode(
+        self, examples: Sequence[Example], samples: Sequence[Sample], outputs: Sequence[Floats]
+    ) -> list[Prediction]:
+        """One prediction for each example, of JSON values."""
+
+    @abstractmethod
+    def scores(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
+        """How good predictions are: floats, and tables of them. Examples must have labels."""
+
+    def tune(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Self:
+        """The task with its thresholds set to what is best for these predictions."""
+        return self
+
+    def imbalance(self, samples: Sequence[Sample]) -> Integers:
+        """(N,) the class of every sample, for what makes up for unequal frequencies."""
+        raise NotImplementedError
+
+
+def collate(task: Task[Any], samples: Sequence[Sample], numbers: Integers) -> TaskBatch:
+    """A batch of samples.
+
+    Args:
+        task: whose they are.
+        samples: all of them.
+        numbers: (B,) which of them, at least one.
+    """
+    chosen = [samples[number] for number in numbers.tolist()]
+    rows = [row for sample in chosen for row in sample.rows]
+    labelled = all(sample.label is not None for sample in chosen)
+    return TaskBatch(
+        numbers,
+        torch.from_numpy(np.concatenate([row.ids for row in rows])),
+        torch.from_numpy(np.concatenate([row.type_ids for row in rows])),
+        torch.tensor([len(row.ids) for row in rows]),
+        torch.tensor([len(sample.rows) for sample in chosen]),
+        task.labels_of(chosen) if labelled else None,
+    )
+
+
+def as_rows(values: Tensor, lengths: Tensor) -> Tensor:
+    """From a line to rows: (N, ...) -> (B, longest, ...), the smallest number where nothing is."""
+    rows = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths)
+    begins = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    columns = torch.arange(len(values), device=values.device) - begins
+    shape = (len(lengths), int(lengths.max()), *values.shape[1:])
+    filled = values.new_full(shape, torch.finfo(values.dtype).min)
+    return filled.index_put((rows, columns), values)
+
+
+def softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    """(..., C) probabilities."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    result: npt.NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result

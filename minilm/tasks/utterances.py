@@ -1,0 +1,166 @@
+"""What an assistant must understand of an utterance: the intent, and the slots that go with it.
+
+One encoder, one pass: the first token says what is wanted, every word whether it fills a slot. Both
+heads lie in the one matrix of a token classifier, slots first, then intents; so the checkpoint is
+an ordinary one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from torch import Tensor
+
+from minilm.data.records.tag_schemes import Scheme
+from minilm.errors import DataError
+from minilm.objectives.tasks import IGNORED_LABEL
+from minilm.tasks.fields import in_order, label_name, label_number, need
+from minilm.tasks.tagging import Place, Tagging, WordsExample, _tag_order, _tags_in
+from minilm.tasks.task import (
+    Floats,
+    Integers,
+    Prediction,
+    Sample,
+    Scores,
+    TaskBatch,
+    Term,
+    softmax,
+)
+from minilm.tasks.texts import check_out_of_scope, classification_scores, known_labels
+
+INTENT = "intent="  # what the names of intents begin with among all labels
+
+
+class Utterances(Tagging):
+    """Intent and slots of one utterance, predicted together.
+
+    A record has "tokens", "tags" and "intent"; for predictions a "text" will do. The loss is the
+    mean over words plus the mean over utterances.
+
+    Options of `learn`: `out_of_scope`, the intent that means none of the others.
+
+    Attributes:
+        out_of_scope: that intent, or None.
+        min_confidence: an intent of a smaller probability becomes `out_of_scope`.
+
+    References: Chen et al. 2019, "BERT for Joint Intent Classification and Slot Filling".
+    """
+
+    name: ClassVar[str] = "utterances"
+    metric: ClassVar[str] = "both_right"
+    out_of_scope: str | None = None
+    min_confidence: float = 0.0
+
+    def __init__(self, labels: Sequence[str], max_length: int) -> None:
+        super().__init__(labels, max_length)
+        self.intents = tuple(
+            label.removeprefix(INTENT) for label in self.labels if label.startswith(INTENT)
+        )
+        self.slots = len(self.labels) - len(self.intents)  # how many labels are tags
+
+    @classmethod
+    def learn(
+        cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
+    ) -> Self:
+        intents = known_labels(records, "intent")
+        tags = _tag_order(_tags_in(records))
+        if clash := [tag for tag in tags if tag.startswith(INTENT)]:
+            raise DataError(f"The tag {clash[0]!r} begins with {INTENT!r}, which intents do here.")
+        task = cls([*tags, *(INTENT + intent for intent in in_order(intents))], max_length)
+        task.out_of_scope = options.get("out_of_scope")
+        check_out_of_scope(task.out_of_scope, intents)
+        return task
+
+    @classmethod
+    def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
+        task = super().restore(labels, settings)
+        task.out_of_scope = settings.get("out_of_scope")
+        return task
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "out_of_scope": self.out_of_scope}
+
+    def _example(
+        self, record: Mapping[str, Any], scheme: Scheme | None, labelled: bool
+    ) -> WordsExample:
+        example = super()._example(record, scheme, labelled)
+        if not labelled:
+            return example
+        intent = label_name(need(record, "intent", "the name of the intent"))
+        label_number(INTENT + intent, self.numbers)
+        return WordsExample(example.text, example.spans, example.tags, example.given, intent)
+
+    def _row_labels(self, example: WordsExample, place: Place, length: int) -> Integers:
+        labels = super()._row_labels(example, place, length)
+        if place.first:
+            labels[0] = self.numbers[f"{INTENT}{example.intent}"]
+        return labels
+
+    def counts(self, batch: TaskBatch) -> dict[str, int]:
+        assert batch.labels is not None
+        return {
+            "tag": int(((batch.labels != IGNORED_LABEL) & (batch.labels < self.slots)).sum()),
+            "intent": int((batch.labels >= self.slots).sum()),
+        }
+
+    def terms(self, logits: Tensor, batch: TaskBatch) -> list[Term]:
+        labels = batch.labels
+        assert labels is not None
+        words = ((labels != IGNORED_LABEL) & (labels < self.slots)).nonzero()[:, 0]
+        firsts = (labels >= self.slots).nonzero()[:, 0]
+        return [
+            Term("tag", "classes", logits[words][:, : self.slots], labels[words]),
+            Term(
+                "intent",
+                "classes",
+                logits[firsts][:, self.slots :],
+                labels[firsts] - self.slots,
+            ),
+        ]
+
+    def _tag_scores(self, output: Floats) -> Floats:
+        return output[:, : self.slots]
+
+    def decode(
+        self,
+        examples: Sequence[WordsExample],
+        samples: Sequence[Sample],
+        outputs: Sequence[Floats],
+    ) -> list[Prediction]:
+        found = super().decode(examples, samples, outputs)
+        for sample, output in zip(samples, outputs, strict=True):
+            if sample.place.first:
+                probabilities = softmax(output[0, self.slots :])
+                best = int(probabilities.argmax())
+                intent = self.intents[best]
+                if self.out_of_scope is not None and probabilities[best] < self.min_confidence:
+                    intent = self.out_of_scope
+                found[sample.example] = {
+                    "intent": intent,
+                    "confidence": float(probabilities[best]),
+                    **found[sample.example],
+                }
+        return found
+
+    def scores(self, examples: Sequence[WordsExample], predictions: Sequence[Prediction]) -> Scores:
+        slots = super().scores(examples, predictions)
+        numbers = {intent: number for number, intent in enumerate(self.intents)}
+        gold = np.array([numbers[str(example.intent)] for example in examples])
+        found = np.array([numbers[prediction["intent"]] for prediction in predictions])
+        intents = classification_scores(
+            gold, found, [p["confidence"] for p in predictions], self.intents, self.out_of_scope
+        )
+        same_slots = np.array(
+            [
+                list(example.tags or ()) == prediction["tags"]
+                for example, prediction in zip(examples, predictions, strict=True)
+            ]
+        )
+        return {
+            "both_right": float(((gold == found) & same_slots).mean()),
+            "slot_f1": slots["f1"],
+            **{f"intent_{name}": value for name, value in intents.items()},
+            "slot_classes": slots.get("classes", {}),
+        }

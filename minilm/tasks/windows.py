@@ -1,0 +1,54 @@
+"""Long token sequences cut into overlapping windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a sequence of tokens.
+
+    Attributes:
+        start, end: which tokens are in it.
+    """
+
+    start: int
+    end: int
+
+    def context(self, token: int) -> float:
+        """How much a token has around it here: its distance to the nearer end, and, between equals,
+        the longer window. (The rule of BERT's code for answers.)
+        """
+        return min(token - self.start, self.end - 1 - token) + 0.01 * (self.end - self.start)
+
+
+def cut(tokens: int, room: int, step: int) -> list[Window]:
+    """Windows over a sequence.
+
+    Args:
+        tokens: how many there are.
+        room: the most that a window may have.
+        step: from the beginning of one window to that of the next.
+
+    Example:
+        >>> [(w.start, w.end) for w in cut(10, room=6, step=3)]
+        [(0, 6), (3, 9), (6, 10)]
+    """
+    windows = [Window(0, min(room, tokens))]
+    while windows[-1].end < tokens:
+        start = windows[-1].start + step
+        windows.append(Window(start, min(start + room, tokens)))
+    return windows
+
+
+def homes(windows: Sequence[Window], tokens: int) -> list[int]:
+    """For every token, the window in which it has the most context; the first of equals."""
+    return [
+        max(
+            (n for n, w in enumerate(windows) if w.start <= token < w.end),
+            key=lambda n: windows[n].context(token),
+        )
+        for token in range(tokens)
+    ]
