@@ -18,7 +18,8 @@ import click
 import minilm
 from minilm.errors import MinilmError
 
-# command -> its module, which has a click command called `command`, and its line in --help
+# command -> its module, and the name of the click command in it unless that is `command`; and its
+# line in --help
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "verify": ("minilm.cli.verify", "Prove that a checkpoint gives Hugging Face's numbers."),
     "inspect": ("minilm.cli.inspect", "Show what a checkpoint is made of."),
@@ -30,6 +31,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "tokenize": ("minilm.cli.tokenize", "Turn text files into a store of tokens to train on."),
     "pretrain": ("minilm.cli.pretrain", "Train a model to predict masked tokens."),
     "distill": ("minilm.cli.distill", "Distil DistilBERT from BERT."),
+    "finetune": ("minilm.cli.finetune", "Train a model for a task on labelled data."),
+    "evaluate": ("minilm.cli.evaluate", "Score a fine-tuned model."),
+    "predict": ("minilm.cli.predict", "Predict with a fine-tuned model, for whole files."),
+    "classify": ("minilm.cli.predict:classify", "Say the class of texts."),
+    "tag": ("minilm.cli.predict:tag", "Find the entities in texts."),
+    "answer": ("minilm.cli.predict:answer", "Answer a question from a text."),
     "compare": ("minilm.cli.compare", "Compare checkpoints: size, speed, memory, scores."),
     "plot": ("minilm.cli.plot", "Draw the curves of training runs."),
     "bench": ("minilm.cli.bench", "Measure speed and memory, side by side with other engines."),
@@ -45,7 +52,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name or "command")
         assert isinstance(command, click.Command)
         return command
 

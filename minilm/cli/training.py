@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -36,20 +36,25 @@ MASKING = {
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def training_options(**defaults: Any) -> Callable[[Command], Command]:
+Option = Callable[[Command], Command]
+_COUNT = click.IntRange(min=1)
+_NATURAL = click.IntRange(min=0)
+_POSITIVE = click.FloatRange(min=0)
+OUTPUT = click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Directory of the run and, at the end, of the model.",
+)
+
+
+def training_options(**defaults: Any) -> Option[Any]:
     """The options of corpus and loop.
 
     Args:
         **defaults: by option name; what a command has to differ in.
     """
-
-    def option(name: str, kind: Any, text: str, default: Any) -> Callable[[Command], Command]:
-        default = defaults.get(name.removeprefix("--").replace("-", "_"), default)
-        return click.option(name, type=kind, default=default, show_default=True, help=text)
-
-    count = click.IntRange(min=1)
-    natural = click.IntRange(min=0)
-    positive = click.FloatRange(min=0)
+    option = _with(defaults)
     options = [
         click.option(
             "--corpus",
@@ -57,15 +62,10 @@ def training_options(**defaults: Any) -> Callable[[Command], Command]:
             type=click.Path(path_type=Path),
             help="Token store, made by `minilm tokenize`.",
         ),
-        click.option(
-            "--output",
-            required=True,
-            type=click.Path(path_type=Path),
-            help="Directory of the run and, at the end, of the model.",
-        ),
-        option("--held-out", natural, "Documents at the end of the store for evaluation.", 0),
-        option("--max-length", count, "Longest sequence in tokens.", 128),
-        option("--min-length", count, "Shorter sequences are left out.", 12),
+        OUTPUT,
+        option("--held-out", _NATURAL, "Documents at the end of the store for evaluation.", 0),
+        option("--max-length", _COUNT, "Longest sequence in tokens.", 128),
+        option("--min-length", _COUNT, "Shorter sequences are left out.", 12),
         option(
             "--masking",
             click.Choice(list(MASKING)),
@@ -73,63 +73,43 @@ def training_options(**defaults: Any) -> Callable[[Command], Command]:
             "more often (DistilBERT).",
             "tokens",
         ),
-        option("--max-ngram", count, "Words of the longest run, with --masking ngrams.", 3),
-        option("--mask-probability", positive, "Share of tokens that is predicted.", 0.15),
-        option("--max-predictions", count, "At most so many in one sequence.", None),
-        option("--tokens-per-step", count, "Size of a step, over all processes.", 8192),
-        option("--steps", count, "Updates of the weights; instead of --epochs.", None),
-        option("--epochs", count, "Passes over the corpus.", None),
-        option("--learning-rate", positive, "The highest one.", 5e-4),
-        option("--schedule", click.Choice(get_args(Schedule)), "After the warm-up.", "linear"),
-        option("--power", positive, "Of the polynomial schedule.", 1.0),
-        option("--warmup", positive, "In steps, or below 1 as a share of all steps.", 0.05),
-        option("--optimiser", click.Choice(get_args(Optimiser)), "LAMB for large steps.", "adamw"),
-        option("--betas", (float, float), "Of the optimiser.", (0.9, 0.999)),
-        option("--epsilon", positive, "Of the optimiser.", 1e-6),
-        option("--weight-decay", positive, "Never on norms and biases.", 0.01),
-        option("--max-gradient-norm", positive, "Clipping; 0 = none.", 1.0),
-        option("--accumulation", count, "Micro-batches of a step, to save memory.", 1),
-        option(
-            "--precision",
-            click.Choice(["auto", *get_args(Precision)]),
-            "Of matrix products; auto = bfloat16 where the hardware computes in it.",
-            "auto",
-        ),
-        option("--seed", click.IntRange(0, 2**63 - 1), "Of weights, order, masks and dropout.", 0),
-        option("--log-every", natural, "Steps between lines of log.jsonl.", 1),
+        option("--max-ngram", _COUNT, "Words of the longest run, with --masking ngrams.", 3),
+        option("--mask-probability", _POSITIVE, "Share of tokens that is predicted.", 0.15),
+        option("--max-predictions", _COUNT, "At most so many in one sequence.", None),
+        option("--tokens-per-step", _COUNT, "Size of a step, over all processes.", 8192),
+        option("--steps", _COUNT, "Updates of the weights; instead of --epochs.", None),
+        option("--epochs", _COUNT, "Passes over the corpus.", None),
+        option("--learning-rate", _POSITIVE, "The highest one.", 5e-4),
+        option("--warmup", _POSITIVE, "In steps, or below 1 as a share of all steps.", 0.05),
+        option("--evaluation-tokens", _COUNT, "Held-out tokens to look at.", 65536),
         option(
             "--evaluate-every",
-            natural,
+            _NATURAL,
             f"Steps; 0 = at the end; default: {EVALUATIONS} times.",
             None,
         ),
-        option("--evaluation-tokens", count, "Held-out tokens to look at.", 65536),
         option(
-            "--snapshot-every", natural, f"Steps; 0 = at the end; default: {SNAPSHOTS} times.", None
+            "--snapshot-every",
+            _NATURAL,
+            f"Steps; 0 = at the end; default: {SNAPSHOTS} times.",
+            None,
         ),
-        option("--keep-snapshots", click.IntRange(min=2), "The newest ones.", 2),
-        option("--workers", natural, "Threads that prepare batches ahead.", 0),
-        option("--threads", count, "Of torch. Default: torch's choice.", None),
-        option("--device", str, "Default: a GPU if there is one.", None),
-        option(
-            "--on-nonfinite",
-            click.Choice(get_args(OnNonfinite)),
-            "When loss or gradient is not finite: end the run, or leave the step out.",
-            "raise",
-        ),
-        option("--max-skips", natural, "At most so many steps are left out in a row.", 3),
-        option(
-            "--on-save-error",
-            click.Choice(get_args(OnSaveError)),
-            "When a snapshot cannot be written, though an older one is there.",
-            "warn",
-        ),
-        click.option("--allow-changes", is_flag=True, help="Go on with other settings."),
+        *_loop(defaults),
         click.option(
             "--dry-run", is_flag=True, help="Measure a few steps, print the plan, write nothing."
         ),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     ]
+    return together(options)
+
+
+def loop_options(**defaults: Any) -> Option[Any]:
+    """The options of the loop that every kind of training has."""
+    return together(_loop(defaults))
+
+
+def together(options: Sequence[Option[Any]]) -> Option[Any]:
+    """Several options as one decorator, in this order."""
 
     def decorate(function: Command) -> Command:
         for add in reversed(options):
@@ -137,6 +117,54 @@ def training_options(**defaults: Any) -> Callable[[Command], Command]:
         return function
 
     return decorate
+
+
+def _with(defaults: Mapping[str, Any]) -> Callable[[str, Any, str, Any], Option[Any]]:
+    def option(name: str, kind: Any, text: str, default: Any) -> Option[Any]:
+        default = defaults.get(name.removeprefix("--").replace("-", "_"), default)
+        return click.option(name, type=kind, default=default, show_default=True, help=text)
+
+    return option
+
+
+def _loop(defaults: Mapping[str, Any]) -> list[Option[Any]]:
+    option = _with(defaults)
+    return [
+        option("--schedule", click.Choice(get_args(Schedule)), "After the warm-up.", "linear"),
+        option("--power", _POSITIVE, "Of the polynomial schedule.", 1.0),
+        option("--optimiser", click.Choice(get_args(Optimiser)), "LAMB for large steps.", "adamw"),
+        option("--betas", (float, float), "Of the optimiser.", (0.9, 0.999)),
+        option("--epsilon", _POSITIVE, "Of the optimiser.", 1e-6),
+        option("--weight-decay", _POSITIVE, "Never on norms and biases.", 0.01),
+        option("--max-gradient-norm", _POSITIVE, "Clipping; 0 = none.", 1.0),
+        option("--accumulation", _COUNT, "Micro-batches of a step, to save memory.", 1),
+        option(
+            "--precision",
+            click.Choice(["auto", *get_args(Precision)]),
+            "Of matrix products; auto = bfloat16 where the hardware computes in it.",
+            "auto",
+        ),
+        option("--seed", click.IntRange(0, 2**63 - 1), "Of weights, order, masks and dropout.", 0),
+        option("--log-every", _NATURAL, "Steps between lines of log.jsonl.", 1),
+        option("--keep-snapshots", click.IntRange(min=2), "The newest ones.", 2),
+        option("--workers", _NATURAL, "Threads that prepare batches ahead.", 0),
+        option("--threads", _COUNT, "Of torch. Default: torch's choice.", None),
+        option("--device", str, "Default: a GPU if there is one.", None),
+        option(
+            "--on-nonfinite",
+            click.Choice(get_args(OnNonfinite)),
+            "When loss or gradient is not finite: end the run, or leave the step out.",
+            "raise",
+        ),
+        option("--max-skips", _NATURAL, "At most so many steps are left out in a row.", 3),
+        option(
+            "--on-save-error",
+            click.Choice(get_args(OnSaveError)),
+            "When a snapshot cannot be written, though an older one is there.",
+            "warn",
+        ),
+        click.option("--allow-changes", is_flag=True, help="Go on with other settings."),
+    ]
 
 
 def corpus_settings(options: Mapping[str, Any], **more: Any) -> CorpusSettings:
@@ -211,6 +239,8 @@ def run(options: Mapping[str, Any], build: Callable[[Processes], Recipe]) -> Non
 
 
 def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) -> TrainingSettings:
+    from minilm.training.updates import best_precision
+
     steps = options["steps"]
     if steps is None:
         steps = sum(len(recipe.data.steps(epoch)) for epoch in range(options["epochs"]))
@@ -224,38 +254,38 @@ def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) 
 
     precision = options["precision"]
     if precision == "auto":
-        precision = _best_precision(processes)
+        precision = best_precision(processes.device)
     return TrainingSettings(
         steps=steps,
         learning_rate=options["learning_rate"],
-        schedule=options["schedule"],
         warmup=round(warmup * steps if warmup < 1 else warmup),
-        power=options["power"],
-        optimiser=options["optimiser"],
-        betas=options["betas"],
-        epsilon=options["epsilon"],
-        weight_decay=options["weight_decay"],
-        max_gradient_norm=options["max_gradient_norm"] or None,
-        accumulation=options["accumulation"],
-        precision=precision,
-        seed=options["seed"],
-        log_every=options["log_every"],
         evaluate_every=every("evaluate_every", EVALUATIONS),
         snapshot_every=every("snapshot_every", SNAPSHOTS),
-        keep_snapshots=options["keep_snapshots"],
-        workers=options["workers"],
-        on_nonfinite=options["on_nonfinite"],
-        max_skips=options["max_skips"],
-        on_save_error=options["on_save_error"],
+        **{**loop_settings(options), "precision": precision},
     )
 
 
-def _best_precision(processes: Processes) -> Precision:
-    import torch
-
-    if processes.device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+def loop_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `TrainingSettings` that the options of the loop give."""
+    names = (
+        "schedule",
+        "power",
+        "optimiser",
+        "betas",
+        "epsilon",
+        "weight_decay",
+        "accumulation",
+        "precision",
+        "seed",
+        "log_every",
+        "keep_snapshots",
+        "workers",
+        "on_nonfinite",
+        "max_skips",
+        "on_save_error",
+    )
+    found = {name: options[name] for name in names}
+    return {**found, "max_gradient_norm": options["max_gradient_norm"] or None}
 
 
 def _headline(recipe: Recipe, settings: TrainingSettings, processes: Processes) -> str:

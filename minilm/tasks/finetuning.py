@@ -38,6 +38,7 @@ from minilm.tasks.tasks import SETTINGS, task_class
 from minilm.tokenization import Tokenizer
 from minilm.training.distributed import Processes
 from minilm.training.settings import Precision, TrainingSettings
+from minilm.training.updates import best_precision
 
 Record = Mapping[str, Any]
 # longest rows unless told: without padding, a limit above the usual costs nothing
@@ -270,13 +271,6 @@ def defaults(model: PretrainedModel, task: str) -> dict[str, Any]:
     return {"learning_rate": rate, "batch_size": 32, "epochs": 3, "warmup": 0.1}
 
 
-def best_precision(model: PretrainedModel) -> Precision:
-    """bfloat16 where the hardware computes in it."""
-    if model.device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
-
-
 def split_off(
     records: Sequence[Record], share: float, seed: int
 ) -> tuple[Sequence[Record], Sequence[Record]]:
@@ -437,7 +431,7 @@ def _loop(
         "warmup": round(warmup * steps),
         "evaluate_every": max(an_epoch // 2, 1) if every is None else every,
         "snapshot_every": an_epoch,
-        "precision": settings.precision or best_precision(model),
+        "precision": settings.precision or best_precision(model.device),
         "seed": settings.seed,
         "select": select if judged and select != "last" else None,
         "patience": settings.patience if judged else None,

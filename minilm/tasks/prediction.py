@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from minilm.checkpoints.hub import resolve
-from minilm.data.records.base import Skips
-from minilm.errors import InputError
+from minilm.data.records.base import Policy, Records, Skips
+from minilm.errors import DataError, InputError
 from minilm.loader import load
 from minilm.models.base import PretrainedModel
 from minilm.tasks.learning import batches
@@ -104,16 +104,37 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """The same, a thousand records at a time, without ever holding all of them."""
         skips = skips or Skips()
-        if isinstance(records, Sequence):
-            chunks: Iterator[Sequence[Mapping[str, Any]]] = (
-                records[start : start + CHUNK] for start in range(0, len(records), CHUNK)
-            )
-        else:
-            rest = iter(records)
-            chunks = iter(lambda: list(islice(rest, CHUNK)), [])
-        for chunk in chunks:
-            examples = self.task.examples(chunk, skips, labelled=False)
-            yield from self._decode(examples)[0]
+        for chunk in _chunks(records):
+            yield from self._decode(self.task.examples(chunk, skips, labelled=False))[0]
+
+    def predict_each(
+        self, records: Iterable[Mapping[str, Any]], policy: Policy = "raise"
+    ) -> Iterator[tuple[Mapping[str, Any], Prediction]]:
+        """Every record with its prediction.
+
+        Args:
+            records: as for `predict`.
+            policy: "skip" = a bad record's prediction is {"error": what is wrong with it}.
+
+        Raises:
+            DataError: a bad record, unless it is skipped.
+        """
+        for chunk in _chunks(records):
+            problems: dict[int, str] = {}
+            examples = []
+            for number in range(len(chunk)):
+                try:
+                    examples += self.task.examples(
+                        chunk[number : number + 1], Skips(), labelled=False
+                    )
+                except DataError as problem:
+                    if policy == "raise":
+                        raise
+                    problems[number] = str(problem)
+            found = iter(self._decode(examples)[0])
+            for number in range(len(chunk)):
+                wrong = problems.get(number)
+                yield chunk[number], next(found) if wrong is None else {"error": wrong}
 
     def evaluate(
         self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None
@@ -151,3 +172,16 @@ class Predictor:
             for number, output in zip(batch.samples, self.task.outputs(logits, moved), strict=True):
                 found[number] = output
         return found
+
+
+def _chunks(records: Iterable[Mapping[str, Any]]) -> Iterator[Records]:
+    """A thousand records at a time, which know their numbers."""
+    if isinstance(records, Records):
+        for start in range(0, len(records), CHUNK):
+            yield records[start : start + CHUNK]
+        return
+    rest, start = iter(records), 0
+    while chunk := list(islice(rest, CHUNK)):
+        places = [f"record {start + number}" for number in range(len(chunk))]
+        yield Records(chunk, places, "input")  # type: ignore[arg-type]
+        start += len(chunk)

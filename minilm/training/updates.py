@@ -23,7 +23,7 @@ from minilm.errors import TrainingError
 from minilm.training.distributed import Processes
 from minilm.training.optimiser import build_optimiser, optimiser_tensors, restore_optimiser
 from minilm.training.schedules import learning_rate
-from minilm.training.settings import TrainingSettings
+from minilm.training.settings import Precision, TrainingSettings
 
 Samples = npt.NDArray[np.int64]
 
@@ -268,6 +268,15 @@ class Updater:
         if isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()
         return nullcontext()
+
+
+def best_precision(device: torch.device) -> Precision:
+    """bfloat16 where the hardware computes in it, else float32."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast else "float32"
 
 
 def _dropout_seed(*numbers: int) -> int:

@@ -59,7 +59,7 @@ def read_records(
         InputError: the format or an option is unknown.
     """
     path = Path(path)
-    format = format or _format_of(path)
+    format = format or format_of(path)
     if format.startswith(_GLUE):
         reader: Callable[..., Records] = partial(read_glue, task=format.removeprefix(_GLUE))
     elif format in _READERS:
@@ -76,7 +76,12 @@ def read_records(
     return reader(path, skips=skips, **options)
 
 
-def _format_of(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """The format that a name stands for.
+
+    Raises:
+        InputError: it stands for none.
+    """
     if path.is_dir():
         if (path / FILES[0]).exists():
             return "utterances"

@@ -1,0 +1,281 @@
+"""`minilm finetune`: a model for a task, from a checkpoint and labelled data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minilm.cli.record_options import read, record_options
+from minilm.cli.training import OUTPUT, loop_options, loop_settings
+from minilm.data.records.base import Skips
+
+if TYPE_CHECKING:
+    from minilm.tasks.finetuning import Finetuned, FinetuningSettings
+
+TASKS = (
+    "classification",
+    "multi-label",
+    "regression",
+    "tagging",
+    "answering",
+    "choice",
+    "utterances",
+)
+BALANCE = ("none", "weights", "sampling")
+_COUNT = click.IntRange(min=1)
+# options of the tasks themselves
+TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer")
+
+
+@click.command()
+@click.option("--task", required=True, type=click.Choice(TASKS), help="What is to be learned.")
+@click.option("--model", metavar="MODEL", help="Checkpoint to start from.")
+@click.option("--train", required=True, type=click.Path(path_type=Path), help="Data to learn from.")
+@click.option("--dev", type=click.Path(path_type=Path), help="Data to judge by.")
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Instead of --dev: a share of the training data, drawn at random.",
+)
+@OUTPUT
+@record_options()
+@click.option(
+    "--teacher", metavar="MODEL", help="Also learn the predictions of this fine-tuned model."
+)
+@click.option(
+    "--layers",
+    help="Instead of --model: start from these layers of the teacher: every_other, published or a "
+    "list such as 0,2,4.",
+)
+@click.option(
+    "--temperature",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="With --teacher: softens the predictions of both.",
+)
+@click.option(
+    "--soft-targets",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="With --teacher: weight of its predictions.",
+)
+@click.option(
+    "--labels",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="With --teacher: weight of the labels.",
+)
+@click.option("--epochs", type=_COUNT, help="Passes over the data. Default: 2 to 4, by the task.")
+@click.option("--batch-size", type=_COUNT, help="Samples of a step. Default: 16 or 32.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0),
+    help="The highest one. Default: 5e-5, ALBERT 2e-5, models narrower than 512 1e-4.",
+)
+@click.option(
+    "--warmup",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of the steps. Default: 0.1.",
+)
+@click.option("--max-length", type=_COUNT, help="Longest row in tokens. Default: 128 to 384.")
+@click.option(
+    "--evaluate-every", type=click.IntRange(min=0), help="Steps. Default: twice an epoch."
+)
+@click.option("--snapshot-every", type=click.IntRange(min=0), help="Steps. Default: once an epoch.")
+@click.option(
+    "--select",
+    help="Score by which the best evaluation is kept. Default: the task's; last = none.",
+)
+@click.option("--patience", type=_COUNT, help="End after so many evaluations without a better one.")
+@click.option(
+    "--balance",
+    type=click.Choice(BALANCE),
+    default="none",
+    show_default=True,
+    help="Of classes of unequal frequency: weigh the loss, or draw all equally often.",
+)
+@click.option("--freeze-embeddings", is_flag=True, help="Do not train the embeddings.")
+@click.option(
+    "--freeze-layers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Do not train so many layers from below.",
+)
+@click.option("--seeds", type=_COUNT, help="So many runs, with --seed and the numbers after it.")
+@click.option("--out-of-scope", help="The label that means none of the others.")
+@click.option("--doc-stride", type=_COUNT, help="Of answering: tokens between windows. [128]")
+@click.option("--max-query", type=_COUNT, help="Of answering: longest question in tokens. [64]")
+@click.option("--n-best", type=_COUNT, help="Of answering: candidates that are looked at. [20]")
+@click.option("--max-answer", type=_COUNT, help="Of answering: longest answer in tokens. [30]")
+@loop_options(log_every=10)
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+def command(
+    task: str,
+    model: str | None,
+    train: Path,
+    dev: Path | None,
+    hold_out: float | None,
+    output: Path,
+    teacher: str | None,
+    layers: str | None,
+    seeds: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Fine-tune a model, and leave a checkpoint that minilm and transformers load.
+
+    Tasks: classification (one label for a text or a pair), multi-label, regression, tagging
+    (entities, parts of speech), answering (SQuAD), choice, utterances (intent and slots together).
+    The best evaluation's weights are kept. Interrupt it as you like: the same command goes on where
+    it stopped. Under torchrun it uses all processes.
+
+    \b
+    Examples:
+      minilm finetune --task classification --model distilbert-base-uncased \\
+        --train train.tsv --dev dev.tsv --output sentiment
+      minilm finetune --task tagging --model bert-base-cased --train train.conll --dev dev.conll \\
+        --output entities
+      minilm finetune --task classification --teacher sentiment-bert --layers every_other \\
+        --train train.tsv --dev dev.tsv --output sentiment-small --seeds 3
+    """
+    import torch
+
+    from minilm.tasks.finetuning import finetune, mean_and_deviation, split_off
+    from minilm.training.distributed import join
+
+    if dev is not None and hold_out is not None:
+        raise click.UsageError("Give --dev or --hold-out, not both.")
+    if (model is None) == (layers is None):
+        raise click.UsageError("Give one of --model and --layers.")
+    if layers is not None and teacher is None:
+        raise click.UsageError("--layers are those of a --teacher.")
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    skips = Skips(options["on_bad_record"])
+    records = read(train, options, skips)
+    judged = None if dev is None else read(dev, options, skips)
+    if hold_out is not None:
+        records, judged = split_off(records, hold_out, seed=0)
+    runs: list[Finetuned] = []
+    with join(options["device"]) as processes:
+
+        def say(text: str) -> None:
+            if processes.first:
+                click.echo(text, err=True)
+
+        for number in range(seeds or 1):
+            options["seed"] += bool(number)
+            if seeds:
+                say(f"seed {options['seed']}")
+            runs.append(
+                finetune(
+                    task,
+                    model,
+                    records,
+                    output / f"seed-{options['seed']}" if seeds else output,
+                    dev=judged,
+                    teacher=teacher,
+                    layers=_layers(layers),
+                    settings=_settings(options),
+                    skips=skips,
+                    processes=processes,
+                    allow_changes=options["allow_changes"],
+                    say=say,
+                )
+            )
+            if not runs[-1].finished:
+                raise SystemExit(runs[-1].exit_code)
+        if processes.first:
+            scores = [run.scores for run in runs]
+            summary = mean_and_deviation(scores) if seeds and judged is not None else scores[0]
+            _print(output, runs, summary, as_json)
+
+
+def _settings(options: Mapping[str, Any]) -> FinetuningSettings:
+    from minilm.tasks.finetuning import FinetuningSettings
+    from minilm.tasks.learning import SoftTargets
+
+    loop = loop_settings(options)
+    precision, seed = loop.pop("precision"), loop.pop("seed")
+    if options["snapshot_every"] is not None:
+        loop["snapshot_every"] = options["snapshot_every"]
+    same = (
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "warmup",
+        "max_length",
+        "evaluate_every",
+        "select",
+        "patience",
+        "balance",
+        "freeze_embeddings",
+        "freeze_layers",
+    )
+    return FinetuningSettings(
+        **{name: options[name] for name in same},
+        options={n: options[n] for n in TASK_OPTIONS if options[n] is not None},
+        soft_targets=SoftTargets(
+            options["temperature"], options["soft_targets"], options["labels"]
+        ),
+        precision=None if precision == "auto" else precision,
+        seed=seed,
+        loop=loop,
+    )
+
+
+def _layers(text: str | None) -> Any:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    return [int(part) for part in parts] if all(map(str.isdecimal, parts)) else text
+
+
+def _print(output: Path, runs: list[Finetuned], summary: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        found = {
+            "output": str(output),
+            "scores": summary,
+            "runs": [
+                {"output": str(run.output), "steps": run.steps, "chosen": run.chosen, **run.scores}
+                for run in runs
+            ],
+        }
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(show_scores(summary))
+    chosen = ", ".join(f"{run.chosen:,} of {run.steps:,}" for run in runs)
+    click.echo(f"{output}: weights after step {chosen}", err=True)
+
+
+def show_scores(scores: Mapping[str, Any]) -> str:
+    """Scores as lines of text: numbers first, then a table of classes if there are some."""
+    lines = []
+    for name, value in scores.items():
+        label = name.replace("_", " ")
+        if isinstance(value, int):
+            lines.append(f"{label:<24}{value:>10,}")
+        elif isinstance(value, float):
+            lines.append(f"{label:<24}{value:>10.4f}")
+        elif isinstance(value, dict) and "mean" in value:
+            spread = f"{value['mean']:>10.4f} ± {value['deviation']:.4f}"
+            lines.append(f"{label:<24}{spread}  ({value['lowest']:.4f} to {value['highest']:.4f})")
+    for name, table in scores.items():
+        if name.endswith("classes") and table:
+            width = max(len("class"), *map(len, table)) + 2
+            lines.append("")
+            lines.append(f"{'class':<{width}}precision    recall        f1   support")
+            lines += [
+                f"{label:<{width}}{row['precision']:>9.4f}{row['recall']:>10.4f}"
+                f"{row['f1']:>10.4f}{row['support']:>10,}"
+                for label, row in table.items()
+            ]
+    return "\n".join(lines)

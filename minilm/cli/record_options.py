@@ -1,0 +1,82 @@
+"""How labelled data is to be read: options of every command that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minilm.cli.training import Option, together
+from minilm.data.records.base import Skips
+from minilm.data.records.files import format_of, read_records
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# option -> our name of the field
+COLUMNS = {"text_column": "text", "pair_column": "text_pair", "label_column": "label"}
+
+
+def record_options() -> Option[Any]:
+    """--format and what goes with it."""
+    return together(
+        [
+            click.option(
+                "--format",
+                help="csv, tsv, jsonl, conll, squad, utterances, or glue:TASK such as glue:sst2. "
+                "Default: by the file's name.",
+            ),
+            click.option("--text-column", help="Field with the text. Default: text, sentence, ..."),
+            click.option("--pair-column", help="Field with the second text of pairs."),
+            click.option("--label-column", help="Field with the label. Default: label, ..."),
+            click.option(
+                "--no-header",
+                is_flag=True,
+                help="The first line of a table is data; its columns are called 1, 2, ...",
+            ),
+            click.option("--delimiter", help="Of a table's columns. Default: by the format."),
+            click.option("--encoding", help="Of the file's bytes. Default: utf-8."),
+            click.option(
+                "--on-bad-record",
+                type=click.Choice(["raise", "skip"]),
+                default="raise",
+                show_default=True,
+                help="Stop at a record that cannot be used, or leave it out, count and report it.",
+            ),
+            click.option(
+                "--repair-offsets",
+                is_flag=True,
+                help="Of squad: move an answer that is not at its offset, but occurs only once.",
+            ),
+        ]
+    )
+
+
+def read(
+    path: Path, options: Mapping[str, Any], skips: Skips, *, labelled: bool = True
+) -> Sequence[Mapping[str, Any]]:
+    """The records of a file, their fields under our names.
+
+    Args:
+        path: the file.
+        options: of the command.
+        skips: what becomes of bad records.
+        labelled: answers are needed.
+    """
+    from minilm.tasks.fields import renamed
+
+    given: dict[str, Any] = {}
+    if options["no_header"]:
+        given["header"] = False
+    for name in ("delimiter", "encoding"):
+        if options[name] is not None:
+            given[name] = options[name].replace("\\t", "\t")
+    if options["repair_offsets"]:
+        given["repair_offsets"] = True
+    unlabelled = {"squad": "labelled", "conll": "tagged"}.get(options["format"] or format_of(path))
+    if unlabelled and not labelled:
+        given[unlabelled] = False
+    records = read_records(path, format=options["format"], skips=skips, **given)
+    return renamed(records, {name: options[option] for option, name in COLUMNS.items()})
