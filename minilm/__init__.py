@@ -63,6 +63,9 @@ _HOMES = {
     "minilm.sharing": ("share", "unshare"),
     "minilm.starts": ("head_start",),
     "minilm.students": ("init_student",),
+    "minilm.tasks.finetuning": ("FinetuningSettings", "finetune"),
+    "minilm.tasks.learning": ("SoftTargets",),
+    "minilm.tasks.prediction": ("Predictor",),
     "minilm.tokenization": ("Batch", "Tokenizer"),
     "minilm.tokenizer_training": ("train_tokenizer",),
     "minilm.training.lamb": ("Lamb",),
@@ -167,6 +170,16 @@ if TYPE_CHECKING:
     )
     from minilm.students import (
         init_student as init_student,
+    )
+    from minilm.tasks.finetuning import (
+        FinetuningSettings as FinetuningSettings,
+        finetune as finetune,
+    )
+    from minilm.tasks.learning import (
+        SoftTargets as SoftTargets,
+    )
+    from minilm.tasks.prediction import (
+        Predictor as Predictor,
     )
     from minilm.tokenization import (
         Batch as Batch,

@@ -57,7 +57,7 @@ def write(predictor: Predictor, records: Iterable[Mapping[str, Any]], policy: Po
     """Prints a line of JSON for every record, as soon as a few are ready."""
     from tqdm import tqdm
 
-    total = len(records) if hasattr(records, "__len__") else None
+    total = len(records) if isinstance(records, Sized) else None
     skipped = 0
     with tqdm(
         total=total, unit=" records", file=sys.stderr, disable=not sys.stderr.isatty()

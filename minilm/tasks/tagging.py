@@ -311,6 +311,7 @@ def _scheme(records: Sequence[Mapping[str, Any]]) -> Scheme | None:
 
 
 def _tag_order(labels: set[str]) -> list[str]:
-    """O first, then by type, B before I; every type of an I has a B."""
-    labels = labels | {f"B-{label[2:]}" for label in labels if label.startswith("I-")}
+    """O first, then by type, B before I; every type has both."""
+    types = {label[2:] for label in labels if label[:2] in ("B-", "I-")}
+    labels = labels | {f"{letter}-{kind}" for letter in "BI" for kind in types}
     return sorted(labels, key=lambda label: (label != OUTSIDE, label[2:], label))
