@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +59,8 @@ def write(predictor: Predictor, records: Iterable[Mapping[str, Any]], policy: Po
 
     total = len(records) if isinstance(records, Sized) else None
     skipped = 0
-    with tqdm(
-        total=total, unit=" records", file=sys.stderr, disable=not sys.stderr.isatty()
-    ) as bar:
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=total, unit=" records", file=sys.stderr, disable=quiet) as bar:
         for record, prediction in predictor.predict_each(records, policy):
             skipped += "error" in prediction
             line = {**({"id": record["id"]} if "id" in record else {}), **prediction}
