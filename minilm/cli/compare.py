@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +20,14 @@ count = click.IntRange(min=1)
     type=click.Path(path_type=Path),
     help="Text to predict masked words of: one paragraph a line, a blank line between documents "
     "(.txt or .jsonl, perhaps .gz or .xz). Default: Python's help topics.",
+)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="[FORMAT=]FILE",
+    help="Labelled data that the models were fine-tuned for, as in `minilm evaluate`; may be "
+    "given several times.",
 )
 @click.option(
     "--max-tokens",
@@ -38,6 +48,7 @@ count = click.IntRange(min=1)
 def command(
     models: tuple[str, ...],
     text: Path | None,
+    tasks: tuple[str, ...],
     max_tokens: int,
     texts: int,
     rounds: int,
@@ -47,7 +58,10 @@ def command(
     as_markdown: bool,
     html: Path | None,
 ) -> None:
-    """Compare checkpoints: parameters, files, memory, speed, and masked words predicted right.
+    """Compare checkpoints: parameters, files, memory, speed, and what they get right.
+
+    That is masked words, for models with a head for them, and the answers to a task, for models
+    that were fine-tuned for it.
 
     The first MODEL is what the others are compared with. Without any, the three models of the
     repository are: a BERT, the DistilBERT distilled from it, and an ALBERT.
@@ -56,6 +70,7 @@ def command(
     Examples:
       minilm compare
       minilm compare bert-base-uncased distilbert-base-uncased albert-base-v2 --html page.html
+      minilm compare sst2-bert sst2-distilbert --task glue:sst2=dev.tsv
     """
     import torch
 
@@ -82,6 +97,7 @@ def command(
         documents,
         settings,
         lambda line: click.echo(line, err=True),
+        tasks={_task_name(task): _records(task) for task in tasks},
         source="Python's help topics" if text is None else text.name,
     )
     if html is not None:
@@ -90,6 +106,18 @@ def command(
         click.echo(json.dumps(result, indent=2))
     else:
         click.echo(markdown(result) if as_markdown else table(result))
+
+
+def _task_name(task: str) -> str:
+    form, _, file = task.rpartition("=")
+    return f"{form.removeprefix('glue:')} {Path(file).name}".strip()
+
+
+def _records(task: str) -> Sequence[Mapping[str, Any]]:
+    from minilm.data.records.files import read_records
+
+    form, _, file = task.rpartition("=")
+    return read_records(file, format=form or None)
 
 
 def _own_weights() -> list[Path]:

@@ -25,6 +25,8 @@ from minilm.errors import CheckpointError, InputError
 from minilm.loader import load
 from minilm.models.base import EncoderModel, PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
+from minilm.tasks.prediction import Predictor
+from minilm.tasks.tasks import is_finetuned
 from minilm.tokenization import Tokenizer
 
 CARD = "card.json"  # beside a checkpoint: what its makers say of it
@@ -63,6 +65,7 @@ def compare(
     say: Callable[[str], None] = lambda _: None,
     *,
     source: str = "the text",
+    tasks: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Measures checkpoints side by side; ratios are to the first.
 
@@ -72,13 +75,15 @@ def compare(
         settings: what to measure.
         say: is told what happens next.
         source: what the reports call the documents.
+        tasks: labelled records by a name, to score models on that were fine-tuned for them.
 
     Returns:
         What `minilm compare --json` prints: "machine", "workload", and "models", a list of
         dictionaries: "name", "class", "card", "architecture", "layers", "components" (parameters),
         "parameters", "file_bytes", "flops_per_token", "one_text_seconds", "tokens_per_second",
         "memory" ("weights" held and "peak", bytes), "scores" (see `TextScores`; None without a
-        masked-LM head), and "relative", all figures of a kind divided by the first model's.
+        masked-LM head), "tasks" (by name: "metric" and "score"; for models with a task's head), and
+        "relative", all figures of a kind divided by the first model's.
 
     Raises:
         InputError: no model, or two of the same name.
@@ -93,6 +98,7 @@ def compare(
     for name, directory in directories.items():
         say(f"{name}: reading the text")
         rows[name] = describe(name, directory, documents, settings)
+        rows[name]["tasks"] = score_tasks(directory, tasks or {}, say)
     encoders = {
         name: load_base(directory, torch.float32).eval() for name, directory in directories.items()
     }
@@ -166,6 +172,24 @@ def describe(
     }
 
 
+def score_tasks(
+    directory: Path,
+    tasks: Mapping[str, Sequence[Mapping[str, Any]]],
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, dict[str, Any]]:
+    """The main score of a fine-tuned checkpoint on every task, 0 to 1; {} without a head for one."""
+    if not tasks or not is_finetuned(directory):
+        return {}
+    predictor = Predictor.from_pretrained(directory)
+    metric = predictor.task.metric
+    found = {}
+    for name, records in tasks.items():
+        say(f"{directory.name}: {name}")
+        score = float(predictor.evaluate(records)[metric]) / predictor.task.best_score
+        found[name] = {"metric": metric, "score": score}
+    return found
+
+
 def read_card(directory: Path) -> dict[str, Any]:
     """What stands in card.json beside a checkpoint; {} without one.
 
@@ -234,5 +258,9 @@ def _relative(row: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, flo
         "flops_per_token": row["flops_per_token"] / first["flops_per_token"],
         "one_text_speed": first["one_text_seconds"] / row["one_text_seconds"],
         "bulk_speed": row["tokens_per_second"] / first["tokens_per_second"],
+        **{
+            f"task {name}": share(found["score"], first["tasks"].get(name, {}).get("score"))
+            for name, found in row["tasks"].items()
+        },
         "masked_accuracy": share(scores.get("masked_accuracy"), base_scores.get("masked_accuracy")),
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from minilm.compare.report import UNKNOWN, remarks, rows_of
+from minilm.compare.report import UNKNOWN, remarks, rows_of, task_titles
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #5c6670;
@@ -84,8 +84,18 @@ def _charts(result: Mapping[str, Any]) -> str:
         shares = [model["components"][part] / largest for part in PARTS]
         charts += _bar(model["name"], f"{model['parameters'] / 1e6:.2f} million", shares)
     charts += "</section>\n"
-    for heading, kind, name, shown in CHARTS:
-        found = [(m["name"], (m if kind is None else m[kind] or {}).get(name)) for m in models]
+    figures = [
+        (
+            heading,
+            [(m["name"], (m if kind is None else m[kind] or {}).get(name)) for m in models],
+            f,
+        )
+        for heading, kind, name, f in CHARTS
+    ]
+    for name, title in task_titles(models).items():
+        found = [(m["name"], m["tasks"].get(name, {}).get("score")) for m in models]
+        figures.append((title[0].upper() + title[1:], found, "{:.1%}"))
+    for heading, found, shown in figures:
         numbers = [number for _, number in found if number is not None]
         if not numbers:
             continue

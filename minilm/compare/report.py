@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 UNKNOWN = "–"
@@ -50,7 +50,18 @@ def rows_of(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         row("masked words right", lambda m: _score(m, "masked_accuracy")),
         row("sentence order right", lambda m: _score(m, "sentence_order_accuracy")),
     ]
+    for name, title in task_titles(models).items():
+        rows.append(row(title, lambda m, name=name: _task_score(m, name)))
     return [found for found in rows if set(found[1]) != {UNKNOWN}]
+
+
+def task_titles(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A heading for every task that a model was scored on."""
+    return {
+        name: f"{found['metric'].replace('_', ' ')} on {name}"
+        for model in models
+        for name, found in model["tasks"].items()
+    }
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -110,6 +121,14 @@ def _with_share(text: str, model: Mapping[str, Any], name: str) -> str:
 def _with_speed(text: str, model: Mapping[str, Any], name: str) -> str:
     ratio = model["relative"][name]
     return text if ratio == 1 else f"{text} ({ratio:.2f} x)"
+
+
+def _task_score(model: Mapping[str, Any], name: str) -> str:
+    found = model["tasks"].get(name)
+    if found is None:
+        return UNKNOWN
+    share = model["relative"].get(f"task {name}")
+    return f"{found['score']:.1%}" + (f" ({share:.1%})" if share not in (None, 1) else "")
 
 
 def _score(model: Mapping[str, Any], name: str) -> str:

@@ -89,6 +89,7 @@ class QuestionAnswering(Task[QuestionExample]):
     name: ClassVar[str] = "answering"
     head: ClassVar[str] = "ForQuestionAnswering"
     metric: ClassVar[str] = "f1"
+    best_score: ClassVar[float] = 100.0  # as SQuAD's scripts count
     doc_stride: int = 128
     max_query: int = 64
     n_best: int = 20

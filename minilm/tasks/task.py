@@ -126,11 +126,13 @@ class Task(ABC, Generic[Example]):
         name: as in `minilm finetune --task`.
         head: the end of the name of the model classes that have the head for it.
         metric: the score by which the best evaluation is chosen.
+        best_score: its highest value.
     """
 
     name: ClassVar[str]
     head: ClassVar[str]
     metric: ClassVar[str]
+    best_score: ClassVar[float] = 1.0
 
     def __init__(self, labels: Sequence[str], max_length: int) -> None:
         self.labels = tuple(labels)

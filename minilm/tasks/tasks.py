@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.json_file import read_json
 from minilm.errors import CheckpointError, InputError, MinilmError
 from minilm.loader import find_class
@@ -81,9 +80,9 @@ def task_of(directory: Path, model: PretrainedModel) -> Task[Any]:
         raise CheckpointError(f"{path}: {problem}") from problem
 
 
-def is_finetuned(path_or_repo: str) -> bool:
+def is_finetuned(directory: Path) -> bool:
     """Whether a checkpoint has a head for a task."""
-    name = find_class(resolve(path_or_repo)).__name__
+    name = find_class(directory).__name__
     return any(name.endswith(task.head) for task in TASKS.values())
 
 
