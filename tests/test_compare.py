@@ -205,3 +205,33 @@ def test_a_damaged_card_is_named(place: Path, tmp_path: Path) -> None:
     minilm.Tokenizer.from_pretrained(place / "teacher").save_pretrained(tmp_path / "model")
     with pytest.raises(CheckpointError, match=r"card\.json"):
         compare([tmp_path / "model"], help_topics()[:2], SMALL)
+
+
+def test_fine_tuned_models_are_scored_on_their_task(place: Path, tmp_path: Path) -> None:
+    records = [
+        {"text": f"{word} number {number}", "label": word}
+        for number in range(20)
+        for word in ("import", "class")
+    ]
+    data = tmp_path / "dev.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    settings = minilm.FinetuningSettings(epochs=1, learning_rate=1e-3, select="last")
+    for name in ("teacher", "student"):
+        minilm.finetune("classification", place / name, records, tmp_path / name, settings=settings)
+    models = [tmp_path / "teacher", tmp_path / "student", place / "shared"]
+    found = json.loads(run(*models, "--task", f"jsonl={data}", "--json", *FAST).stdout)["models"]
+    scores = [minilm.Predictor.from_pretrained(m).evaluate(records)["accuracy"] for m in models[:2]]
+    assert [model["tasks"] for model in found] == [
+        {"jsonl dev.jsonl": {"metric": "accuracy", "score": scores[0]}},
+        {"jsonl dev.jsonl": {"metric": "accuracy", "score": scores[1]}},
+        {},
+    ]
+    shares = [model["relative"].get("task jsonl dev.jsonl") for model in found]
+    assert shares == [1.0, scores[1] / scores[0], None]
+
+    html = tmp_path / "page.html"
+    shown = run(*models, "--task", data, "--html", html, *FAST).stdout
+    line = next(line for line in shown.splitlines() if "accuracy on dev.jsonl" in line)
+    assert f"{scores[0]:.1%}" in line
+    assert line.rstrip().endswith("–")
+    assert "Accuracy on dev.jsonl" in html.read_text()

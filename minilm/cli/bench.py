@@ -15,6 +15,7 @@ from minilm.bench.measure import Settings, bench_encode
 from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS
 from minilm.checkpoints.hub import resolve
 from minilm.cli.bench_distill import distill
+from minilm.cli.bench_finetune import finetune
 from minilm.cli.bench_pretrain import pretrain
 
 OWN = ("minilm", "minilm-packed")
@@ -32,6 +33,7 @@ def command() -> None:
 
 
 command.add_command(distill)
+command.add_command(finetune)
 command.add_command(pretrain)
 
 

@@ -177,7 +177,7 @@ def score_tasks(
     tasks: Mapping[str, Sequence[Mapping[str, Any]]],
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, dict[str, Any]]:
-    """The main score of a fine-tuned checkpoint on every task, 0 to 1; {} without a head for one."""
+    """The main score of a fine-tuned checkpoint on every task, 0 to 1; {} without a head."""
     if not tasks or not is_finetuned(directory):
         return {}
     predictor = Predictor.from_pretrained(directory)

@@ -88,9 +88,9 @@ def _charts(result: Mapping[str, Any]) -> str:
         (
             heading,
             [(m["name"], (m if kind is None else m[kind] or {}).get(name)) for m in models],
-            f,
+            shown,
         )
-        for heading, kind, name, f in CHARTS
+        for heading, kind, name, shown in CHARTS
     ]
     for name, title in task_titles(models).items():
         found = [(m["name"], m["tasks"].get(name, {}).get("score")) for m in models]
