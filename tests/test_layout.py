@@ -93,6 +93,17 @@ def test_every_execution_of_packed_attention_agrees(monkeypatch: pytest.MonkeyPa
     assert maps is None
     padded = layout._attend_padded(query, key, value, 0.0)
     torch.testing.assert_close(padded, expected, rtol=0, atol=1e-12)
+    # as in training in bfloat16, where sequences of similar length share a call
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(layout_module, "spells_out", lambda *_: True)
+        real = layout_module.attention_context
+        patch.setattr(
+            layout_module, "attention_context", lambda *a: calls.append(a[0].shape) or real(*a)
+        )
+        similar, _ = layout.attend(query, key, value, 0.0, False)
+    torch.testing.assert_close(similar, expected, rtol=0, atol=1e-12)
+    assert [tuple(shape) for shape in calls] == [(1, 2, 1, 4), (1, 2, 2, 4), (3, 2, 6, 4)]
 
     def varlen_attn(
         q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, key_bounds: Tensor, longest: int, same: int

@@ -60,12 +60,17 @@ def attention_context(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
 ) -> Tensor:
     """The same context, (B, A, S, D), by the execution that takes less time."""
-    if (
+    if spells_out(query, query.shape[-2]):
+        return explicit_attention(query, key, value, mask, dropout)[0]
+    return fused_attention(query, key, value, mask, dropout)
+
+
+def spells_out(query: Tensor, length: int) -> bool:
+    """Whether sequences of this length are better off with the formula than with the kernel."""
+    return (
         torch.is_grad_enabled()
         and query.dtype is torch.bfloat16
         and query.device.type == "cpu"
-        and query.shape[-2] <= SPELLED_OUT_UNTIL
+        and length <= SPELLED_OUT_UNTIL
         and not torch.compiler.is_compiling()
-    ):
-        return explicit_attention(query, key, value, mask, dropout)[0]
-    return fused_attention(query, key, value, mask, dropout)
+    )

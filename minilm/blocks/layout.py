@@ -13,12 +13,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from minilm.blocks.attention import additive_mask, attention_context, explicit_attention
+from minilm.blocks.attention import (
+    additive_mask,
+    attention_context,
+    explicit_attention,
+    spells_out,
+)
+
+# Sequences go together up to this ratio of their lengths, see `Packed._attend_by_length`. Measured
+# on batches of 32 short texts: 8 % of a fine-tuning step in bfloat16 on AMX.
+SIMILAR = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,30 +197,29 @@ class Packed:
     def _attend_by_length(
         self, query: Tensor, key: Tensor, value: Tensor, dropout: float
     ) -> Tensor:
-        """One call for each group of sequences of equal length."""
-        groups = [(length, len(list(same))) for length, same in groupby(self.lengths)]
-        sizes = [length * count for length, count in groups]
+        """One call for each group of sequences of equal length.
+
+        Where the formula is spelled out, a call of many small steps costs more than a little
+        padding: sequences of similar length then go together.
+        """
+        slack = SIMILAR if spells_out(query, self.lengths[-1]) else 1.0
+        groups = _groups(self.lengths, slack)
         contexts = []
         # split, not slices: its backward is one concatenation instead of a full-size sum a group
-        parts = (x.split_with_sizes(sizes) for x in (query, key, value))
-        for (length, count), q, k, v in zip(groups, *parts, strict=True):
-            q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))
+        parts = (x.split_with_sizes([sum(group) for group in groups]) for x in (query, key, value))
+        for group, q, k, v in zip(groups, *parts, strict=True):
+            if group[0] < group[-1]:
+                contexts.append(_attend_padded(group, q, k, v, dropout))
+                continue
+            shape = (len(group), group[0])
+            q, k, v = (x.unflatten(0, shape).transpose(1, 2) for x in (q, k, v))
             context = attention_context(q, k, v, None, dropout)  # (count, A, length, D)
             contexts.append(context.transpose(1, 2).flatten(0, 1))  # (count * length, A, D)
         return torch.cat(contexts)
 
     def _attend_padded(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
         """Padding inside attention alone; runs on any device."""
-        device = query.device
-        lengths = torch.tensor(self.lengths, device=device)  # (B,)
-        mask = torch.arange(self.lengths[-1], device=device) < lengths[:, None]  # (B, S)
-        where = mask.nonzero(as_tuple=True)
-        q, k, v = (
-            x.new_zeros((*mask.shape, *x.shape[1:])).index_put(where, x).transpose(1, 2)
-            for x in (query, key, value)
-        )  # (B, A, S, D)
-        context = attention_context(q, k, v, additive_mask(mask, q.dtype), dropout)
-        return context.transpose(1, 2)[where]  # (T, A, D)
+        return _attend_padded(self.lengths, query, key, value, dropout)
 
     def _attend_varlen(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The GPU kernel that takes ragged sequences directly."""
@@ -224,6 +231,31 @@ class Packed:
         context = varlen_attn(query, key, value, bounds, bounds, longest, longest)
         assert isinstance(context, Tensor)
         return context
+
+
+def _groups(lengths: tuple[int, ...], slack: float) -> list[tuple[int, ...]]:
+    """Ascending lengths cut into runs whose last is at most `slack` times their first."""
+    groups, start = [], 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths) or lengths[end] > slack * lengths[start]:
+            groups.append(lengths[start:end])
+            start = end
+    return groups
+
+
+def _attend_padded(
+    lengths: tuple[int, ...], query: Tensor, key: Tensor, value: Tensor, dropout: float
+) -> Tensor:
+    """Attention within sequences, (T, A, D), that are padded to the longest just for it."""
+    device = query.device
+    mask = torch.arange(lengths[-1], device=device) < torch.tensor(lengths, device=device)[:, None]
+    where = mask.nonzero(as_tuple=True)  # of (B, S)
+    q, k, v = (
+        x.new_zeros((*mask.shape, *x.shape[1:])).index_put(where, x).transpose(1, 2)
+        for x in (query, key, value)
+    )  # (B, A, S, D)
+    context = attention_context(q, k, v, additive_mask(mask, q.dtype), dropout)
+    return context.transpose(1, 2)[where]  # (T, A, D)
 
 
 Layout = Padded | Packed

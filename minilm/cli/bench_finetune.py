@@ -25,6 +25,7 @@ from minilm.bench.finetuning import (
 from minilm.bench.workload import SEED
 from minilm.checkpoints.hub import resolve
 from minilm.cli.bench_distill import PRECISIONS
+from minilm.training.memory import keep_freed_memory
 
 count = click.IntRange(min=1)
 
@@ -93,6 +94,7 @@ def finetune(
         raise click.UsageError("--bucketed is a loop of transformers: leave out --alone.")
     if threads is not None:
         torch.set_num_threads(threads)
+    keep_freed_memory()  # as `minilm finetune` does; here both sides have it
     if dtype == "auto":
         dtype = "both" if computes_bfloat16() else "float32"
     settings = FinetuningBenchSettings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,7 @@ def command(
 
     from minilm.tasks.finetuning import finetune, mean_and_deviation, split_off
     from minilm.training.distributed import join
+    from minilm.training.memory import keep_freed_memory
 
     if dev is not None and hold_out is not None:
         raise click.UsageError("Give --dev or --hold-out, not both.")
@@ -159,6 +161,7 @@ def command(
         raise click.UsageError("--layers are those of a --teacher.")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
+    keep_freed_memory()
     skips = Skips(options["on_bad_record"])
     records = read(train, options, skips)
     judged = None if dev is None else read(dev, options, skips)
@@ -185,7 +188,7 @@ def command(
                     teacher=teacher,
                     layers=_layers(layers),
                     settings=_settings(options),
-                    skips=skips,
+                    skips=deepcopy(skips),  # of this run alone, beside what the readers counted
                     processes=processes,
                     allow_changes=options["allow_changes"],
                     say=say,
@@ -251,7 +254,8 @@ def _print(output: Path, runs: list[Finetuned], summary: Mapping[str, Any], as_j
         }
         click.echo(json.dumps(found, indent=2))
         return
-    click.echo(show_scores(summary))
+    if summary:
+        click.echo(show_scores(summary))
     chosen = ", ".join(f"{run.chosen:,} of {run.steps:,}" for run in runs)
     click.echo(f"{output}: weights after step {chosen}", err=True)
 
