@@ -47,13 +47,15 @@ ARCHITECTURES = ("bert", "distilbert", "albert")
 
 
 def tiny_model(architecture: str, head: str = "Model", seed: int = 0, **more: Any) -> Any:
-    """A model with this head, every parameter drawn anew."""
+    """A model with this head, every parameter drawn anew, norms near 1 so that it can learn."""
     stem = STEMS[architecture]
     sizes = {**SIZES, **({"embedding_size": 8} if architecture == "albert" else {}), **more}
     torch.manual_seed(seed)
     model = CLASSES[stem + head](getattr(minilm, f"{stem}Config")(**sizes)).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn_like(parameter)
+            parameter.copy_(0.3 * noise if parameter.dim() > 1 else parameter + 0.1 * noise)
     return model
 
 

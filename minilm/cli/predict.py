@@ -12,8 +12,9 @@ import click
 
 from minilm.cli.encode import read_lines
 from minilm.cli.evaluate import set_confidence
-from minilm.cli.record_options import read, record_options
-from minilm.data.records.base import Policy, Skips
+from minilm.cli.record_options import COLUMNS, read, record_options
+from minilm.data.records.base import Policy, RecordError, Skips
+from minilm.data.records.json_lines import strict_json
 from minilm.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def command(model: str, data: str, min_confidence: float | None, **options: Any)
     set_confidence(predictor.task, min_confidence)
     policy = options["on_bad_record"]
     if data == "-":
-        records: Iterable[Mapping[str, Any]] = _from_stdin(predictor)
+        records: Iterable[Mapping[str, Any]] = _from_stdin(options)
     else:
         records = read(Path(data), options, Skips("raise"), labelled=False)
     write(predictor, records, policy)
@@ -70,7 +71,10 @@ def write(predictor: Predictor, records: Iterable[Mapping[str, Any]], policy: Po
         click.echo(f'{skipped} records skipped: see "error" in the output', err=True)
 
 
-def _from_stdin(predictor: Predictor) -> Iterator[dict[str, Any]]:
+def _from_stdin(options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    from minilm.tasks.fields import under_our_names
+
+    columns = {name: options[option] for option, name in COLUMNS.items()}
     for number, line in enumerate(read_lines(sys.stdin.buffer, "standard input"), 1):
         if not line.strip():
             continue
@@ -78,10 +82,10 @@ def _from_stdin(predictor: Predictor) -> Iterator[dict[str, Any]]:
             yield {"text": line}
             continue
         try:
-            record = json.loads(line)
-        except ValueError as problem:
-            raise InputError(f"standard input, line {number} is no JSON: {problem}.") from problem
-        yield record
+            record = strict_json(line)
+        except RecordError as problem:
+            raise InputError(f"standard input, line {number}: {problem}") from problem
+        yield under_our_names(record, columns)
 
 
 def _texts(texts: tuple[str, ...]) -> Iterable[dict[str, Any]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -62,7 +63,9 @@ def soft_target_loss(kind: Kind, student: Tensor, teacher: Tensor, temperature: 
     student, teacher = student.float(), teacher.float()
     if kind == "value":
         return (student - teacher).square().sum()
-    p, q = student / temperature, teacher / temperature
+    # the smallest number stands where nothing is; divided by less than 1 it must not become -inf
+    least = torch.finfo(torch.float32).min
+    p, q = ((logits / temperature).clamp(min=least) for logits in (student, teacher))
     if kind == "classes":
         divergence = F.kl_div(
             F.log_softmax(p, dim=-1), F.log_softmax(q, dim=-1), reduction="sum", log_target=True

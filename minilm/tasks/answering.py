@@ -27,7 +27,7 @@ from minilm.tasks.task import (
     as_rows,
     softmax,
 )
-from minilm.tasks.windows import cut, homes
+from minilm.tasks.windows import Window, cut, homes
 from minilm.tokenization import Tokenizer
 
 NO_ANSWER = (0, 0)  # start and end at [CLS]
@@ -38,13 +38,13 @@ class QuestionExample:
     """A question about a text.
 
     Attributes:
-        id: of the question.
+        id: of the question; None = it has none.
         question, context: the texts.
         answers: (text, where it starts in the context) of each right one; none = it has no answer;
             None = not known.
     """
 
-    id: str
+    id: Any
     question: str
     context: str
     answers: tuple[tuple[str, int], ...] | None = None
@@ -89,6 +89,7 @@ class QuestionAnswering(Task[QuestionExample]):
     name: ClassVar[str] = "answering"
     head: ClassVar[str] = "ForQuestionAnswering"
     metric: ClassVar[str] = "f1"
+    parts: ClassVar[tuple[str, ...]] = ("start", "end")
     best_score: ClassVar[float] = 100.0  # as SQuAD's scripts count
     doc_stride: int = 128
     max_query: int = 64
@@ -133,13 +134,14 @@ class QuestionAnswering(Task[QuestionExample]):
         return {**super().settings(), **{name: getattr(self, name) for name in names}}
 
     def config(self) -> dict[str, Any]:
-        return {}
+        # start and end: transformers makes a head of as many outputs as there are labels
+        return {"id2label": {0: "LABEL_0", 1: "LABEL_1"}}
 
     def examples(
         self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
     ) -> list[QuestionExample]:
         found = []
-        for number, _, record, checking in checked(records, skips):
+        for _, _, record, checking in checked(records, skips):
             with checking:
                 question = text_of(need(record, "question", "the question"), "question")
                 context = text_of(need(record, "context", "the text with the answer"), "context")
@@ -154,8 +156,7 @@ class QuestionAnswering(Task[QuestionExample]):
                             reason="no list of answers",
                         )
                     _check(answers, context)
-                identity = str(record.get("id", number))
-                found.append(QuestionExample(identity, question, context, answers))
+                found.append(QuestionExample(record.get("id"), question, context, answers))
         return found
 
     def samples(self, examples: Sequence[QuestionExample], tokenizer: Tokenizer) -> list[Sample]:
@@ -180,6 +181,7 @@ class QuestionAnswering(Task[QuestionExample]):
                 windows = cut(len(context.ids), room, min(self.doc_stride, room))
                 windows_of[key] = windows, np.array(homes(windows, len(context.ids)), np.int64)
             windows, home = windows_of[key]
+            answer = _span(example.answers, context.offsets)
             for part, window in enumerate(windows):
                 row = tokenizer.join(query, context.ids[window.start : window.end])
                 place = Place(
@@ -187,7 +189,9 @@ class QuestionAnswering(Task[QuestionExample]):
                     context.offsets[window.start : window.end],
                     home[window.start : window.end] == part,
                 )
-                label = None if example.answers is None else _span(example.answers, place)
+                label = None
+                if example.answers is not None:
+                    label = _label(answer, window, row.starts[1])
                 samples.append(Sample(number, (row,), label, place))
         return samples
 
@@ -274,7 +278,7 @@ class QuestionAnswering(Task[QuestionExample]):
         none = not found or (self.unanswerable and no_answer > self.null_threshold)
         nothing = {"answer": "", "start": None, "end": None, "confidence": probabilities[-1]}
         return {
-            "id": example.id,
+            **({} if example.id is None else {"id": example.id}),
             "question": example.question,
             **(nothing if none else best[0]),
             "no_answer_score": float(min(no_answer, 1e9)),
@@ -284,10 +288,7 @@ class QuestionAnswering(Task[QuestionExample]):
     def scores(
         self, examples: Sequence[QuestionExample], predictions: Sequence[Prediction]
     ) -> Scores:
-        golds = {
-            str(n): [text for text, _ in example.answers or ()]
-            for n, example in enumerate(examples)
-        }
+        golds = _golds(examples)
         found = {str(n): prediction["answer"] for n, prediction in enumerate(predictions)}
         if all(golds.values()):
             result = squad_v1(found, golds)
@@ -299,15 +300,21 @@ class QuestionAnswering(Task[QuestionExample]):
         """The task with the null threshold that gives these predictions the highest F1."""
         if not self.unanswerable or all(example.answers for example in examples):
             return self
-        best = {str(n): _best(prediction) for n, prediction in enumerate(predictions)}
-        golds = {
-            str(n): [text for text, _ in example.answers or ()]
-            for n, example in enumerate(examples)
-        }
-        margins = {str(n): p["no_answer_score"] for n, p in enumerate(predictions)}
-        found = squad_v2(best, golds, margins)
+        margins = np.array([prediction["no_answer_score"] for prediction in predictions])
+        gains = np.array(
+            [
+                squad_v2({n: _best(prediction)}, {n: gold})["f1"]
+                - squad_v2({n: ""}, {n: gold})["f1"]
+                for (n, gold), prediction in zip(_golds(examples).items(), predictions, strict=True)
+            ]
+        )
+        levels, level = np.unique(margins, return_inverse=True)
+        # what is gained by answering nothing, then all questions up to each level
+        gained = np.append(0.0, np.bincount(level, gains).cumsum())
+        # thresholds below, halfway between and above the levels, where rounding changes nothing
+        between = (np.append(levels[0] - 2, levels) + np.append(levels, levels[-1] + 2)) / 2
         tuned = type(self).restore((), self.settings())
-        tuned.null_threshold = found["best_f1_thresh"]
+        tuned.null_threshold = float(between[gained.argmax()])
         return tuned
 
 
@@ -359,15 +366,23 @@ def _check(answers: Sequence[tuple[str, int]], context: str) -> None:
             )
 
 
-def _span(answers: Sequence[tuple[str, int]], place: Place) -> tuple[int, int]:
-    """Start and end of the first answer within a row; [CLS] if it is not wholly there."""
+def _span(answers: Sequence[tuple[str, int]] | None, offsets: Integers) -> tuple[int, int] | None:
+    """The first and the last token of the first answer; None if it has none."""
     if not answers:
-        return NO_ANSWER
+        return None
     text, begin = answers[0]
-    end = begin + len(text)
-    if not len(place.offsets) or begin < place.offsets[0, 0] or end > place.offsets[-1, 1]:
+    inside = np.flatnonzero((offsets[:, 1] > begin) & (offsets[:, 0] < begin + len(text)))
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+
+def _label(answer: tuple[int, int] | None, window: Window, first: int) -> tuple[int, int]:
+    """Start and end of an answer within a row; [CLS] if it is not wholly in the window.
+
+    Args:
+        answer: its first and last token in the context.
+        window: the part of the context that the row has.
+        first: where in the row the window begins.
+    """
+    if answer is None or answer[0] < window.start or answer[1] >= window.end:
         return NO_ANSWER
-    inside = np.flatnonzero((place.offsets[:, 1] > begin) & (place.offsets[:, 0] < end))
-    if not len(inside):
-        return NO_ANSWER
-    return place.first + int(inside[0]), place.first + int(inside[-1])
+    return first + answer[0] - window.start, first + answer[1] - window.start

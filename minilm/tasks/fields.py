@@ -44,13 +44,17 @@ def renamed(records: Sequence[Record], columns: Mapping[str, str | None]) -> Seq
                 f"{where(records, 0)}: there is no field {column!r} for {name}; it has "  # type: ignore[arg-type]
                 f"{', '.join(map(repr, records[0]))}."
             )
-
-    def under_our_names(row: Record) -> dict[str, Any]:
-        return {**row, **{name: row[column] for name, column in wanted.items() if column in row}}
-
     if isinstance(records, Records):
-        return records.map(under_our_names)
-    return [under_our_names(row) for row in records]
+        return records.map(lambda record: under_our_names(record, wanted))
+    return [under_our_names(record, wanted) for record in records]
+
+
+def under_our_names(record: Record, columns: Mapping[str, str | None]) -> dict[str, Any]:
+    """The same record; see `renamed`. Fields that it does not have are left out."""
+    found = {
+        name: record[column] for name, column in columns.items() if column and column in record
+    }
+    return {**record, **found}
 
 
 def checked(records: Sequence[Record], skips: Skips) -> Iterator[tuple[int, str, Record, Checking]]:
@@ -65,9 +69,19 @@ def checked(records: Sequence[Record], skips: Skips) -> Iterator[tuple[int, str,
             skips.total += 1
         place = where(records, number)  # type: ignore[arg-type]
         record = records[number]
-        if not isinstance(record, Mapping):
-            raise DataError(f"{place} is a {type(record).__name__}: expected a dictionary.")
+        _check_dictionary(record, place)
         yield number, place, record, Checking(place, skips)
+
+
+def check_dictionaries(records: Sequence[Record]) -> None:
+    """Raise DataError unless all records are dictionaries."""
+    for number in range(len(records)):
+        _check_dictionary(records[number], where(records, number))  # type: ignore[arg-type]
+
+
+def _check_dictionary(record: Any, place: str) -> None:
+    if not isinstance(record, Mapping):
+        raise DataError(f"{place} is a {type(record).__name__}: expected a dictionary.")
 
 
 class Checking:
@@ -161,7 +175,7 @@ def number_of(value: Any) -> float:
     """
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
         raise RecordError(
@@ -188,6 +202,6 @@ def label_number(name: str, numbers: Mapping[str, int]) -> int:
 
 def in_order(labels: set[str]) -> list[str]:
     """Labels in the order of their numbers if they are numbers, else of the alphabet."""
-    if all(label.lstrip("-").isdecimal() for label in labels):
-        return sorted(labels, key=int)
+    if all(label.removeprefix("-").isdecimal() for label in labels):
+        return sorted(labels, key=lambda label: (int(label), label))
     return sorted(labels)

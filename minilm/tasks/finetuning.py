@@ -22,6 +22,7 @@ from minilm.loader import CLASSES, STEMS, find_class, load
 from minilm.models.base import PretrainedModel
 from minilm.recipes.runs import Recipe, digest
 from minilm.students import LayerChoice, init_student
+from minilm.tasks.fields import check_dictionaries
 from minilm.tasks.learning import (
     Balance,
     SoftTargets,
@@ -200,8 +201,11 @@ def prepare(
         raise InputError(f"max_length is {length}: the model takes 1 to {limit} tokens.")
     if not len(train):
         raise InputError("There are no records to train on.")
+    check_dictionaries(train)
     made = cls.learn(train, length, settings.options)
     examples = made.examples(train, skips, labelled=True)
+    if not examples:
+        raise InputError(f"There is nothing to train on. {skips.summary()}")
     samples = made.samples(examples, tokenizer)
     _say_counts("training", made, examples, samples, say)
 
@@ -248,7 +252,7 @@ def prepare(
         "balance": settings.balance,
         "frozen": [settings.freeze_embeddings, settings.freeze_layers],
     }
-    also = _Finish(made, network, tokenizer, dev_examples, description)
+    also = _Finish(made, network, tokenizer, dev_examples)
     recipe = Recipe(learner, data, held_out, network, tokenizer, description, also)
     return recipe, _loop(settings, own, data, made, network, bool(held_out))
 
@@ -329,11 +333,9 @@ class _Finish:
         model: PretrainedModel,
         tokenizer: Tokenizer,
         dev: Sequence[Any],
-        description: Mapping[str, Any],
     ) -> None:
         self._task, self._model, self._tokenizer = task, model, tokenizer
         self._dev = dev
-        self._description = description
         self.scores: Scores = {}
 
     def __call__(self, directory: Path) -> None:
@@ -422,6 +424,8 @@ def _loop(
     warmup = own["warmup"] if settings.warmup is None else settings.warmup
     if not 0 <= warmup < 1:
         raise InputError(f"warmup is {warmup}: expected a share of all steps, from 0 to below 1.")
+    if not judged and (settings.patience or settings.select not in (None, "last")):
+        raise InputError("select and patience need records to judge by: give dev records.")
     select = settings.select or task.metric
     rate = own["learning_rate"] if settings.learning_rate is None else settings.learning_rate
     every = settings.evaluate_every

@@ -164,7 +164,9 @@ class TaskLearner(Learner):
 
     def counts(self, batch: TaskBatch | NoBatch) -> Mapping[str, int]:
         """How many predictions each term has."""
-        return {} if isinstance(batch, NoBatch) else self.task.counts(batch)
+        if isinstance(batch, NoBatch):  # the same names as in processes that have one
+            return dict.fromkeys(self.task.parts, 0)
+        return self.task.counts(batch)
 
     def forward(self, batch: TaskBatch | NoBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
         """ "loss" and its parts: "labels", and with a teacher "soft_targets"."""

@@ -105,6 +105,8 @@ class Predictor:
         """The same, a thousand records at a time, without ever holding all of them."""
         skips = skips or Skips()
         for chunk in _chunks(records):
+            if not isinstance(records, Records):  # whose reader has counted them
+                skips.total += len(chunk)
             yield from self._decode(self.task.examples(chunk, skips, labelled=False))[0]
 
     def predict_each(

@@ -92,6 +92,7 @@ class Tagging(Task[WordsExample]):
     name: ClassVar[str] = "tagging"
     head: ClassVar[str] = "ForTokenClassification"
     metric: ClassVar[str] = "f1"
+    parts: ClassVar[tuple[str, ...]] = ("tag",)
 
     def __init__(self, labels: Sequence[str], max_length: int) -> None:
         super().__init__(labels, max_length)

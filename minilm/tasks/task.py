@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from minilm.data.records.base import Skips
+from minilm.errors import InputError
 from minilm.models.base import PretrainedModel
 from minilm.objectives.soft_targets import Kind
 from minilm.tokenization import Joined, Tokenizer
@@ -127,12 +128,14 @@ class Task(ABC, Generic[Example]):
         head: the end of the name of the model classes that have the head for it.
         metric: the score by which the best evaluation is chosen.
         best_score: its highest value.
+        parts: the names of the terms of the loss.
     """
 
     name: ClassVar[str]
     head: ClassVar[str]
     metric: ClassVar[str]
     best_score: ClassVar[float] = 1.0
+    parts: ClassVar[tuple[str, ...]] = ("label",)
 
     def __init__(self, labels: Sequence[str], max_length: int) -> None:
         self.labels = tuple(labels)
@@ -236,8 +239,15 @@ class Task(ABC, Generic[Example]):
         return self
 
     def imbalance(self, samples: Sequence[Sample]) -> Integers:
-        """(N,) the class of every sample, for what makes up for unequal frequencies."""
-        raise NotImplementedError
+        """(N,) the class of every sample, for what makes up for unequal frequencies.
+
+        Raises:
+            InputError: samples of this task have no classes.
+        """
+        raise InputError(
+            f"balance: {self.name} has not one class for each sample. Only classification can be "
+            "balanced; leave it out."
+        )
 
 
 def collate(task: Task[Any], samples: Sequence[Sample], numbers: Integers) -> TaskBatch:

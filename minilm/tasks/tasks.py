@@ -67,15 +67,16 @@ def task_of(directory: Path, model: PretrainedModel) -> Task[Any]:
             f"{path}: max_length is {settings['max_length']!r}, expected 1 to {limit}."
         )
     labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    name = settings.get("task") or _guess(model, labels)
-    if name not in TASKS or not type(model).__name__.endswith(TASKS[name].head):
+    name = settings["task"] if "task" in settings else _guess(model, labels)
+    cls = TASKS.get(name) if isinstance(name, str) else None
+    if cls is None or not type(model).__name__.endswith(cls.head):
         raise CheckpointError(
             f"{directory} is a {type(model).__name__}, with no head for a task"
-            + (f" {name!r}" if name else "")
+            + ("" if name is None else f" {name!r}")
             + ". Fine-tune it first: minilm finetune --help."
         )
     try:
-        return TASKS[name].restore(labels, settings)
+        return cls.restore(labels, settings)
     except (TypeError, ValueError, MinilmError) as problem:
         raise CheckpointError(f"{path}: {problem}") from problem
 

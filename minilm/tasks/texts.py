@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -164,6 +164,7 @@ class Classification(TextTask):
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
         task = super().restore(labels, settings)
         task.out_of_scope = settings.get("out_of_scope")
+        check_out_of_scope(task.out_of_scope, labels)
         return task
 
     def settings(self) -> dict[str, Any]:
@@ -373,7 +374,7 @@ def known_labels(records: Sequence[Mapping[str, Any]], field: str) -> set[str]:
     return labels
 
 
-def check_out_of_scope(name: str | None, labels: set[str]) -> None:
+def check_out_of_scope(name: str | None, labels: Collection[str]) -> None:
     """Raise DataError unless the class is among the labels."""
     if name is not None and name not in labels:
         raise DataError(f"out_of_scope is {name!r}, but no training record has this label.")

@@ -50,6 +50,7 @@ class Utterances(Tagging):
 
     name: ClassVar[str] = "utterances"
     metric: ClassVar[str] = "both_right"
+    parts: ClassVar[tuple[str, ...]] = ("tag", "intent")
     out_of_scope: str | None = None
     min_confidence: float = 0.0
 
@@ -58,6 +59,7 @@ class Utterances(Tagging):
         self.intents = tuple(
             label.removeprefix(INTENT) for label in self.labels if label.startswith(INTENT)
         )
+        self.intent_numbers = {intent: number for number, intent in enumerate(self.intents)}
         self.slots = len(self.labels) - len(self.intents)  # how many labels are tags
 
     @classmethod
@@ -77,6 +79,7 @@ class Utterances(Tagging):
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
         task = super().restore(labels, settings)
         task.out_of_scope = settings.get("out_of_scope")
+        check_out_of_scope(task.out_of_scope, task.intents)
         return task
 
     def settings(self) -> dict[str, Any]:
@@ -89,7 +92,7 @@ class Utterances(Tagging):
         if not labelled:
             return example
         intent = label_name(need(record, "intent", "the name of the intent"))
-        label_number(INTENT + intent, self.numbers)
+        label_number(intent, self.intent_numbers)
         return WordsExample(example.text, example.spans, example.tags, example.given, intent)
 
     def _row_labels(self, example: WordsExample, place: Place, length: int) -> Integers:
@@ -146,9 +149,8 @@ class Utterances(Tagging):
 
     def scores(self, examples: Sequence[WordsExample], predictions: Sequence[Prediction]) -> Scores:
         slots = super().scores(examples, predictions)
-        numbers = {intent: number for number, intent in enumerate(self.intents)}
-        gold = np.array([numbers[str(example.intent)] for example in examples])
-        found = np.array([numbers[prediction["intent"]] for prediction in predictions])
+        gold = np.array([self.intent_numbers[str(example.intent)] for example in examples])
+        found = np.array([self.intent_numbers[prediction["intent"]] for prediction in predictions])
         intents = classification_scores(
             gold, found, [p["confidence"] for p in predictions], self.intents, self.out_of_scope
         )

@@ -45,10 +45,9 @@ def cut(tokens: int, room: int, step: int) -> list[Window]:
 
 def homes(windows: Sequence[Window], tokens: int) -> list[int]:
     """For every token, the window in which it has the most context; the first of equals."""
-    return [
-        max(
-            (n for n, w in enumerate(windows) if w.start <= token < w.end),
-            key=lambda n: windows[n].context(token),
-        )
-        for token in range(tokens)
-    ]
+    found, most = [0] * tokens, [-1.0] * tokens
+    for number, window in enumerate(windows):
+        for token in range(window.start, window.end):
+            if window.context(token) > most[token]:
+                found[token], most[token] = number, window.context(token)
+    return found
