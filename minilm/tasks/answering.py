@@ -90,6 +90,7 @@ class QuestionAnswering(Task[QuestionExample]):
     head: ClassVar[str] = "ForQuestionAnswering"
     metric: ClassVar[str] = "f1"
     parts: ClassVar[tuple[str, ...]] = ("start", "end")
+    option_names: ClassVar[tuple[str, ...]] = ("doc_stride", "max_query", "n_best", "max_answer")
     best_score: ClassVar[float] = 100.0  # as SQuAD's scripts count
     doc_stride: int = 128
     max_query: int = 64
@@ -114,8 +115,8 @@ class QuestionAnswering(Task[QuestionExample]):
         return task
 
     def _set(self, options: Mapping[str, Any]) -> None:
-        for name in ("doc_stride", "max_query", "n_best", "max_answer"):
-            value = options.get(name) or getattr(self, name)
+        for name in self.option_names:
+            value = options.get(name, getattr(self, name))
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {value!r}: expected a whole number from 1.")
             setattr(self, name, value)

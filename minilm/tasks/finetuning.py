@@ -89,6 +89,12 @@ class FinetuningSettings:
     seed: int = 0
     loop: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "max_length", "patience"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"{name} is {value!r}: expected a whole number from 1.")
+
 
 @dataclass(frozen=True)
 class Finetuned:
@@ -199,6 +205,9 @@ def prepare(
     length = settings.max_length or min(MAX_LENGTH.get(task, MAX_LENGTH_OF_TEXTS), limit)
     if not 1 <= length <= limit:
         raise InputError(f"max_length is {length}: the model takes 1 to {limit} tokens.")
+    if unknown := [name for name in settings.options if name not in cls.option_names]:
+        known = ", ".join(cls.option_names) or "none"
+        raise InputError(f"{unknown[0]!r} is no option of {task}; it has {known}.")
     if not len(train):
         raise InputError("There are no records to train on.")
     check_dictionaries(train)

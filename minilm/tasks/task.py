@@ -129,6 +129,7 @@ class Task(ABC, Generic[Example]):
         metric: the score by which the best evaluation is chosen.
         best_score: its highest value.
         parts: the names of the terms of the loss.
+        option_names: what `learn` takes as options.
     """
 
     name: ClassVar[str]
@@ -136,6 +137,7 @@ class Task(ABC, Generic[Example]):
     metric: ClassVar[str]
     best_score: ClassVar[float] = 1.0
     parts: ClassVar[tuple[str, ...]] = ("label",)
+    option_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, labels: Sequence[str], max_length: int) -> None:
         self.labels = tuple(labels)

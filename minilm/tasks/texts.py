@@ -147,6 +147,7 @@ class Classification(TextTask):
     metric: ClassVar[str] = "accuracy"
     problem_type: ClassVar[str] = "single_label_classification"
     kind: ClassVar[Kind] = "classes"
+    option_names: ClassVar[tuple[str, ...]] = ("out_of_scope",)
     out_of_scope: str | None = None
     min_confidence: float = 0.0
 

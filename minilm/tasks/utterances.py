@@ -51,6 +51,7 @@ class Utterances(Tagging):
     name: ClassVar[str] = "utterances"
     metric: ClassVar[str] = "both_right"
     parts: ClassVar[tuple[str, ...]] = ("tag", "intent")
+    option_names: ClassVar[tuple[str, ...]] = ("out_of_scope",)
     out_of_scope: str | None = None
     min_confidence: float = 0.0
 
