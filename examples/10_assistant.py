@@ -133,14 +133,14 @@ def question(number: int) -> dict[str, object]:
     return {"id": str(number), "question": query, "context": context, "answers": answers}
 
 
-questions = [question(number) for number in range(500)]
+questions = [question(number) for number in range(900)]
 result = minilm.finetune(
     "answering",
     START,
     questions[60:],
     home / "answering",
     dev=questions[:60],
-    settings=minilm.FinetuningSettings(epochs=4, batch_size=16, learning_rate=5e-4, max_length=128),
+    settings=minilm.FinetuningSettings(epochs=4, batch_size=16, learning_rate=3e-4, max_length=128),
 )
 print(f"answers: exact {result.scores['exact']:.1f} %, F1 {result.scores['f1']:.1f} %")
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 import minilm
 from minilm.cli import main
 from minilm.cli.finetune import TASKS as NAMES
-from minilm.tasks.tasks import TASKS
+from minilm.tasks.catalogue import TASKS
 from task_data import (
     Record,
     colour_pairs,

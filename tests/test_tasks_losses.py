@@ -13,6 +13,7 @@ from torch import Tensor
 from minilm.data.records.base import Skips
 from minilm.errors import InputError
 from minilm.objectives.soft_targets import Kind, label_loss, soft_target_loss
+from minilm.tasks.catalogue import TASKS
 from minilm.tasks.learning import (
     NoBatch,
     SoftTargets,
@@ -22,7 +23,6 @@ from minilm.tasks.learning import (
     class_weights,
 )
 from minilm.tasks.task import Sample, Task, TaskBatch, collate
-from minilm.tasks.tasks import TASKS
 from minilm.tokenization import Tokenizer
 from task_data import ARCHITECTURES, RECORDS, colour_texts, save_start, tiny_model
 

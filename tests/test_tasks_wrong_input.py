@@ -12,10 +12,10 @@ import pytest
 
 from minilm.data.records.base import Records, Skips
 from minilm.errors import CheckpointError, DataError, InputError, MinilmError, TrainingError
+from minilm.tasks.catalogue import TASKS, is_finetuned, task_class
 from minilm.tasks.fields import in_order
 from minilm.tasks.finetuning import finetune, prepare
 from minilm.tasks.prediction import Predictor
-from minilm.tasks.tasks import TASKS, is_finetuned, task_class
 from task_data import RECORDS, VOCABULARY, Record, colour_texts, quick, save_start, settings_of
 
 WORDS = ["the", "red", "thing"]

@@ -25,8 +25,8 @@ from minilm.errors import CheckpointError, InputError
 from minilm.loader import load
 from minilm.models.base import EncoderModel, PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
+from minilm.tasks.catalogue import is_finetuned
 from minilm.tasks.prediction import Predictor
-from minilm.tasks.tasks import is_finetuned
 from minilm.tokenization import Tokenizer
 
 CARD = "card.json"  # beside a checkpoint: what its makers say of it

@@ -22,6 +22,7 @@ from minilm.loader import CLASSES, STEMS, find_class, load
 from minilm.models.base import PretrainedModel
 from minilm.recipes.runs import Recipe, digest
 from minilm.students import LayerChoice, init_student
+from minilm.tasks.catalogue import SETTINGS, task_class
 from minilm.tasks.fields import check_dictionaries
 from minilm.tasks.learning import (
     Balance,
@@ -35,7 +36,6 @@ from minilm.tasks.learning import (
 )
 from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
 from minilm.tasks.task import Scores, Task
-from minilm.tasks.tasks import SETTINGS, task_class
 from minilm.tokenization import Tokenizer
 from minilm.training.distributed import Processes
 from minilm.training.settings import Precision, TrainingSettings

@@ -15,9 +15,9 @@ from minilm.data.records.base import Policy, Records, Skips
 from minilm.errors import DataError, InputError
 from minilm.loader import load
 from minilm.models.base import PretrainedModel
+from minilm.tasks.catalogue import task_of
 from minilm.tasks.learning import batches
 from minilm.tasks.task import Floats, Prediction, Sample, Scores, Task
-from minilm.tasks.tasks import task_of
 from minilm.tokenization import Tokenizer
 
 CHUNK = 1024  # records that are read, sorted and packed together

@@ -102,7 +102,7 @@ class Tagging(Task[WordsExample]):
     def learn(
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
-        return cls(_tag_order(_tags_in(records)), max_length)
+        return cls(tag_order(tags_in(records)), max_length)
 
     @classmethod
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
@@ -274,7 +274,7 @@ def _tags_of(record: Mapping[str, Any], words: int, scheme: Scheme | None) -> tu
         raise RecordError(str(problem), reason="malformed tag") from problem
 
 
-def _tags_in(records: Sequence[Mapping[str, Any]]) -> set[str]:
+def tags_in(records: Sequence[Mapping[str, Any]]) -> set[str]:
     """All labels of training records, in IOB2 if they are entities.
 
     Raises:
@@ -311,7 +311,7 @@ def _scheme(records: Sequence[Mapping[str, Any]]) -> Scheme | None:
         return "IOB2"
 
 
-def _tag_order(labels: set[str]) -> list[str]:
+def tag_order(labels: set[str]) -> list[str]:
     """O first, then by type, B before I; every type has both."""
     types = {label[2:] for label in labels if label[:2] in ("B-", "I-")}
     labels = labels | {f"{letter}-{kind}" for letter in "BI" for kind in types}

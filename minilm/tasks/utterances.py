@@ -17,7 +17,7 @@ from minilm.data.records.tag_schemes import Scheme
 from minilm.errors import DataError
 from minilm.objectives.tasks import IGNORED_LABEL
 from minilm.tasks.fields import in_order, label_name, label_number, need
-from minilm.tasks.tagging import Place, Tagging, WordsExample, _tag_order, _tags_in
+from minilm.tasks.tagging import Place, Tagging, WordsExample, tag_order, tags_in
 from minilm.tasks.task import (
     Floats,
     Integers,
@@ -68,7 +68,7 @@ class Utterances(Tagging):
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
         intents = known_labels(records, "intent")
-        tags = _tag_order(_tags_in(records))
+        tags = tag_order(tags_in(records))
         if clash := [tag for tag in tags if tag.startswith(INTENT)]:
             raise DataError(f"The tag {clash[0]!r} begins with {INTENT!r}, which intents do here.")
         task = cls([*tags, *(INTENT + intent for intent in in_order(intents))], max_length)
