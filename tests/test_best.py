@@ -54,6 +54,11 @@ def test_of_a_loss_the_lowest_is_the_best(tmp_path: Path) -> None:
     assert run(tmp_path, Loss(3, 1, 2), evaluate_every=4, select="skill_loss").chosen == 8
 
 
+def test_what_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    assert run(tmp_path, Scripted(0.1, float("nan"), 0.05), evaluate_every=4, select="skill"
+               ).chosen == 4  # fmt: skip
+
+
 def test_without_select_the_last_weights_are_the_result(tmp_path: Path) -> None:
     learner = Scripted(0.9, 0.1, 0.1)
     assert run(tmp_path, learner, evaluate_every=4).chosen == 12
@@ -145,5 +150,4 @@ def test_scores_of_batches_are_means_as_before(tmp_path: Path) -> None:
         json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()
     ]
     found = {row["step"]: row["held_out"]["squared_error"] for row in rows if "held_out" in row}
-    # not called a loss, so the highest is taken
-    assert result.held_out["squared_error"] == max(found.values())
+    assert result.held_out["squared_error"] == min(found.values())

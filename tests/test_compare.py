@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 import minilm
 from minilm.cli import main
+from minilm.cli.compare import _task_names
 from minilm.compare.measure import CompareSettings, compare, component_sizes
 from minilm.compare.page import page
 from minilm.compare.report import markdown, rows_of, table
@@ -235,3 +236,8 @@ def test_fine_tuned_models_are_scored_on_their_task(place: Path, tmp_path: Path)
     assert f"{scores[0]:.1%}" in line
     assert line.rstrip().endswith("–")
     assert "Accuracy on dev.jsonl" in html.read_text()
+
+
+def test_tasks_of_the_same_file_name_are_told_apart() -> None:
+    assert _task_names(["glue:sst2=a/dev.tsv", "b/dev.tsv"]) == ["sst2 dev.tsv", "dev.tsv"]
+    assert _task_names(["a/dev.tsv", "b/dev.tsv"]) == ["a/dev.tsv", "b/dev.tsv"]

@@ -413,6 +413,7 @@ def test_evaluate_refuses_what_does_not_fit() -> None:
     refused(run("evaluate", "colours", "dev.conll"), "There is no 'text'")
     refused(run("evaluate", "colours", "nowhere.tsv"), "nowhere.tsv does not exist")
     refused(run("evaluate", "nowhere", "dev.tsv"), "nowhere")
+    refused(run("evaluate", "tags", "dev.conll", "--confusion"), "tagging has no confusion matrix")
     for command in ("evaluate", "predict"):
         refused(run(command, "colours", "dev.tsv", "--min-confidence", 0.5),
                 "no out-of-scope label (finetune --out-of-scope)")  # fmt: skip
@@ -544,6 +545,10 @@ def test_classify_says_values_labels_and_intents(tmp_path: Path) -> None:
     done(finetune("multi-label", tmp_path / "sets.jsonl", tmp_path / "sets", "--epochs", 4))
     assert done(run("classify", tmp_path / "sets", "the thing")).stdout == "-\tthe thing\n"
     done(finetune("utterances", "spoken", tmp_path / "spoken", "--epochs", 4))
+    refused(run("classify", tmp_path / "spoken", "go", "--pair", "stop"), "takes one text")
+    assert (
+        "rows: true" in done(run("evaluate", tmp_path / "spoken", "spoken", "--confusion")).stdout
+    )
     shown = done(run("classify", tmp_path / "spoken", "is the red thing in paris")).stdout
     assert shown.split("\t")[0] in ("ask", "tell", "other")
     tags = done(run("tag", tmp_path / "spoken", "is the red thing in paris", "--json")).stdout

@@ -21,8 +21,10 @@ TOKENIZER_FILES = (
 MODULES = "modules.json"
 MAX_LENGTH = "sentence_bert_config.json"
 POOLING = "1_Pooling/config.json"
+# What `minilm finetune` says of the task: its name, lengths and thresholds.
+TASK = "task.json"
 # Everything beside the weights that goes with a model.
-COMPANIONS = (*TOKENIZER_FILES, MODULES, MAX_LENGTH, POOLING)
+COMPANIONS = (*TOKENIZER_FILES, MODULES, MAX_LENGTH, POOLING, TASK)
 
 MAX_INDEX_BYTES = 10_000_000
 MAX_SHARDS = 128

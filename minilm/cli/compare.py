@@ -97,7 +97,7 @@ def command(
         documents,
         settings,
         lambda line: click.echo(line, err=True),
-        tasks={_task_name(task): _records(task) for task in tasks},
+        tasks=dict(zip(_task_names(tasks), map(_records, tasks), strict=True)),
         source="Python's help topics" if text is None else text.name,
     )
     if html is not None:
@@ -108,9 +108,15 @@ def command(
         click.echo(markdown(result) if as_markdown else table(result))
 
 
-def _task_name(task: str) -> str:
-    form, _, file = task.rpartition("=")
-    return f"{form.removeprefix('glue:')} {Path(file).name}".strip()
+def _task_names(tasks: Sequence[str]) -> list[str]:
+    """Format and file of each task; with the whole path where that is not enough."""
+    names = []
+    for task in tasks:
+        form, _, file = task.rpartition("=")
+        names.append(f"{form.removeprefix('glue:')} {Path(file).name}".strip())
+    return [
+        task if names.count(name) > 1 else name for task, name in zip(tasks, names, strict=True)
+    ]
 
 
 def _records(task: str) -> Sequence[Mapping[str, Any]]:

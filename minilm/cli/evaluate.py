@@ -12,6 +12,9 @@ from minilm.cli.finetune import show_scores
 from minilm.cli.record_options import read, record_options
 from minilm.data.records.base import Skips
 
+# tasks with a confusion matrix: what the names of its scores begin with
+CONFUSED = {"classification": "", "utterances": "intent_"}
+
 
 @click.command()
 @click.argument("model")
@@ -43,6 +46,8 @@ def command(
     skips = Skips(options["on_bad_record"])
     predictor = Predictor.from_pretrained(model)
     set_confidence(predictor.task, min_confidence)
+    if confusion and predictor.task.name not in CONFUSED:
+        raise click.UsageError(f"--confusion: {predictor.task.name} has no confusion matrix.")
     scores = predictor.evaluate(read(data, options, skips), skips=skips)
     if skips.count or skips.repaired:
         click.echo(skips.summary(), err=True)
@@ -50,11 +55,12 @@ def command(
         click.echo(json.dumps(scores, indent=2))
         return
     click.echo(show_scores(scores))
-    if confusion and "confusion" in scores:
-        labels = predictor.task.labels
+    if confusion:
+        prefix = CONFUSED[predictor.task.name]
+        labels = list(scores[f"{prefix}classes"])
         width = max(map(len, labels)) + 2
         click.echo(f"\nrows: true, columns: predicted ({', '.join(labels)})")
-        for label, row in zip(labels, scores["confusion"], strict=True):
+        for label, row in zip(labels, scores[f"{prefix}confusion"], strict=True):
             click.echo(f"{label:<{width}}" + "".join(f"{count:>8,}" for count in row))
 
 

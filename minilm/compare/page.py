@@ -100,7 +100,7 @@ def _charts(result: Mapping[str, Any]) -> str:
         if not numbers:
             continue
         top = 1.0 if "%" in shown else max(numbers)
-        charts += f"<section><h2>{heading}</h2>"
+        charts += f"<section><h2>{escape(heading)}</h2>"
         for model, number in found:
             if number is None:
                 charts += _bar(model, UNKNOWN, [])

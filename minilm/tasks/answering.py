@@ -25,6 +25,7 @@ from minilm.tasks.task import (
     TaskBatch,
     Term,
     as_rows,
+    run_model,
     softmax,
 )
 from minilm.tasks.windows import Window, cut, homes
@@ -200,13 +201,7 @@ class QuestionAnswering(Task[QuestionExample]):
         return torch.tensor([sample.label for sample in samples])
 
     def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
-        has_types = model.base.embeddings.token_type is not None
-        found = model(
-            batch.input_ids,
-            None,
-            batch.token_type_ids if has_types else None,
-            lengths=batch.lengths,
-        )
+        found = run_model(model, batch, batch.lengths)
         return torch.stack([found.start_logits, found.end_logits], dim=-1)  # (T, 2)
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:

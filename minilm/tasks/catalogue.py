@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from minilm.checkpoints.file_names import TASK
 from minilm.checkpoints.json_file import read_json
 from minilm.errors import CheckpointError, InputError, MinilmError
 from minilm.loader import find_class
@@ -28,7 +29,6 @@ TASKS: dict[str, type[Task[Any]]] = {
         Utterances,
     )
 }
-SETTINGS = "task.json"  # beside config.json
 LONGEST = 384  # tokens of a row, for a checkpoint that does not say
 
 
@@ -56,7 +56,7 @@ def task_of(directory: Path, model: PretrainedModel) -> Task[Any]:
     Raises:
         CheckpointError: it has no head for a task, or task.json is damaged.
     """
-    path = directory / SETTINGS
+    path = directory / TASK
     settings: dict[str, Any] = {}
     if path.exists():
         settings = read_json(path, max_bytes=1_000_000, error=CheckpointError)

@@ -23,6 +23,7 @@ from minilm.tasks.task import (
     TaskBatch,
     Term,
     as_rows,
+    run_model,
     softmax,
 )
 from minilm.tokenization import Joined, Tokenizer
@@ -118,13 +119,8 @@ class MultipleChoice(Task[ChoiceExample]):
         return torch.tensor([sample.label for sample in samples])
 
     def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
-        has_types = model.base.embeddings.token_type is not None
-        found = model(
-            batch.input_ids,
-            None,
-            batch.token_type_ids if has_types else None,
-            lengths=batch.lengths[:, None],  # questions of one choice: the scores, one by one
-        )
+        # questions of one choice: the scores, one by one
+        found = run_model(model, batch, batch.lengths[:, None])
         scores: Tensor = found.logits[:, 0]  # (R,)
         return as_rows(scores, batch.rows)  # (B, C)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from minilm.checkpoints.atomic import replace_files
+from minilm.checkpoints.file_names import TASK
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.json_file import json_bytes
 from minilm.config import AlbertConfig
@@ -22,7 +24,7 @@ from minilm.loader import CLASSES, STEMS, find_class, load
 from minilm.models.base import PretrainedModel
 from minilm.recipes.runs import Recipe, digest
 from minilm.students import LayerChoice, init_student
-from minilm.tasks.catalogue import SETTINGS, task_class
+from minilm.tasks.catalogue import task_class
 from minilm.tasks.fields import check_dictionaries
 from minilm.tasks.learning import (
     Balance,
@@ -37,7 +39,7 @@ from minilm.tasks.learning import (
 from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
 from minilm.tasks.task import Scores, Task
 from minilm.tokenization import Tokenizer
-from minilm.training.distributed import Processes
+from minilm.training.distributed import Processes, join
 from minilm.training.settings import Precision, TrainingSettings
 from minilm.training.updates import best_precision
 
@@ -160,20 +162,21 @@ def finetune(
         >>> train = [{"text": "win a prize", "label": "spam"}, {"text": "see you", "label": "ham"}]
         >>> minilm.finetune("classification", "bert-base-uncased", train, "spam-filter")
     """
-    settings = settings or FinetuningSettings()
-    recipe, loop = prepare(
-        task,
-        model,
-        train,
-        dev=dev,
-        teacher=teacher,
-        layers=layers,
-        settings=settings,
-        skips=skips or Skips(),
-        device=None if processes is None else processes.device,
-        say=say,
-    )
-    result = recipe.train(loop, output, processes=processes, allow_changes=allow_changes, say=say)
+    # joined before anything else: the device decides about the precision
+    with join() if processes is None else nullcontext(processes) as joined:
+        recipe, loop = prepare(
+            task,
+            model,
+            train,
+            dev=dev,
+            teacher=teacher,
+            layers=layers,
+            settings=settings or FinetuningSettings(),
+            skips=skips or Skips(),
+            device=joined.device,
+            say=say,
+        )
+        result = recipe.train(loop, output, processes=joined, allow_changes=allow_changes, say=say)
     scores = getattr(recipe.also, "scores", {})
     return Finetuned(
         Path(output), result.finished, scores, result.step, result.chosen, result.exit_code
@@ -190,7 +193,7 @@ def prepare(
     layers: LayerChoice | None,
     settings: FinetuningSettings,
     skips: Skips,
-    device: torch.device | None,
+    device: torch.device,
     say: Callable[[str], None],
 ) -> tuple[Recipe, TrainingSettings]:
     """Everything before the first step; see `finetune`."""
@@ -225,8 +228,7 @@ def prepare(
     else:
         assert instructor is not None
         network = _student(instructor, layers, made)
-    if device is not None:
-        network.to(device)
+    network.to(device)
     freeze(network, embeddings=settings.freeze_embeddings, layers=settings.freeze_layers)
     learner = TaskLearner(
         network,
@@ -356,7 +358,7 @@ class _Finish:
             predictions = task.decode(self._dev, samples, outputs)
             self.scores = {**task.scores(self._dev, predictions), "examples": len(self._dev)}
         content = json_bytes({"task": task.name, **task.settings(), "dev": numbers_of(self.scores)})
-        replace_files({directory / SETTINGS: lambda path: path.write_bytes(content)})
+        replace_files({directory / TASK: lambda path: path.write_bytes(content)})
 
 
 def _with_head(directory: Path, task: Task[Any]) -> PretrainedModel:

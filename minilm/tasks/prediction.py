@@ -73,13 +73,15 @@ class Predictor:
             pair: the second text; of question answering, the text with the answer.
 
         Raises:
-            InputError: the task needs more than texts.
+            InputError: the task needs more than texts, or takes no pair.
             DataError: a text is empty.
         """
         if self.task.name == "answering":
             record = {"question": text, "context": pair}
         elif self.task.name == "choice":
             raise InputError("Multiple choice needs choices: use predict([{...}]).")
+        elif pair is not None and self.task.name in ("tagging", "utterances"):
+            raise InputError(f"{self.task.name} takes one text, not a pair.")
         else:
             record = {"text": text} if pair is None else {"text": text, "text_pair": pair}
         return self.predict([record])[0]

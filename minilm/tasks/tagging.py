@@ -46,14 +46,12 @@ class WordsExample:
         text: what the words are parts of.
         spans: where each word is in it.
         tags: the label of each word; None = not known.
-        given: the words were given, not found in the text.
         intent: of an utterance; see `minilm.tasks.utterances`.
     """
 
     text: str
     spans: tuple[tuple[int, int], ...]
     tags: tuple[str, ...] | None = None
-    given: bool = True
     intent: str | None = None
 
     @property
@@ -123,7 +121,7 @@ class Tagging(Task[WordsExample]):
     ) -> WordsExample:
         if not labelled and find(record, "tokens") is None:
             text = text_of(need(record, "text", "--text-column"), "text")
-            return WordsExample(text, tuple(m.span() for m in _WORD.finditer(text)), given=False)
+            return WordsExample(text, tuple(m.span() for m in _WORD.finditer(text)))
         words = need(record, "tokens", "a list of words")
         if not isinstance(words, list | tuple) or not words:
             raise RecordError(

@@ -204,14 +204,7 @@ class Task(ABC, Generic[Example]):
 
     def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
         """What the model gives: (B, C), (T, C) or, for spans, (T, 2)."""
-        has_types = model.base.embeddings.token_type is not None
-        found = model(
-            batch.input_ids,
-            None,
-            batch.token_type_ids if has_types else None,
-            lengths=batch.lengths,
-        )
-        logits: Tensor = found.logits
+        logits: Tensor = run_model(model, batch, batch.lengths).logits
         return logits
 
     @abstractmethod
@@ -271,6 +264,19 @@ def collate(task: Task[Any], samples: Sequence[Sample], numbers: Integers) -> Ta
         torch.tensor([len(sample.rows) for sample in chosen]),
         task.labels_of(chosen) if labelled else None,
     )
+
+
+def run_model(model: PretrainedModel, batch: TaskBatch, lengths: Tensor) -> Any:
+    """The model's output for a batch.
+
+    Args:
+        model: with a task's head.
+        batch: packed.
+        lengths: (R,), or (R, C) for questions of C choices each.
+    """
+    has_types = model.base.embeddings.token_type is not None
+    types = batch.token_type_ids if has_types else None
+    return model(batch.input_ids, None, types, lengths=lengths)
 
 
 def as_rows(values: Tensor, lengths: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class Classification(TextTask):
     Options of `learn`: `out_of_scope`, the class that means none of the others.
 
     Attributes:
-        out_of_scope: its number, or None.
+        out_of_scope: that class, or None.
         min_confidence: predictions of a smaller probability become `out_of_scope`.
     """
 

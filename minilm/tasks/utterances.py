@@ -94,7 +94,7 @@ class Utterances(Tagging):
             return example
         intent = label_name(need(record, "intent", "the name of the intent"))
         label_number(intent, self.intent_numbers)
-        return WordsExample(example.text, example.spans, example.tags, example.given, intent)
+        return WordsExample(example.text, example.spans, example.tags, intent)
 
     def _row_labels(self, example: WordsExample, place: Place, length: int) -> Integers:
         labels = super()._row_labels(example, place, length)

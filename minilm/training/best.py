@@ -6,6 +6,7 @@ a better one is found, so what the run remembers is never more than one evaluati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,9 @@ class Best:
         self._scores = dict(state["scores"])
 
     def _worth(self, scores: Mapping[str, float]) -> float:
-        """Higher is better."""
+        """Higher is better, not a number worse than anything."""
         assert self._name is not None
-        return -scores[self._name] if self._name.endswith("loss") else scores[self._name]
+        score = scores[self._name]
+        if math.isnan(score):
+            return -math.inf
+        return -score if self._name.endswith(("loss", "error")) else score

@@ -98,6 +98,10 @@ def train(
         TrainingError: other settings or data than the run was started with; another process is at
             it; numbers that are not finite; a snapshot that cannot be written.
     """
+    if settings.select is not None and not held_out:
+        raise TrainingError(
+            f"select is {settings.select!r}, but nothing is held out to evaluate on."
+        )
     run = (output / LOG).parent
     with ExitStack() as stack:
         if processes.first:
@@ -119,10 +123,6 @@ def train(
                 "description": dict(description or {}),
             }
             check_record(run, record, circumstances(processes), allow_changes, say)
-        if settings.select is not None and not held_out:
-            raise TrainingError(
-                f"select is {settings.select!r}, but nothing is held out to evaluate on."
-            )
         processes.wait()
         updater = Updater(learner, settings, processes)
         snapshot = _common_snapshot(run / SNAPSHOTS, processes, say)
@@ -209,6 +209,7 @@ class _Session:
 
     def choose(self) -> int:
         """Goes back to the best weights if the settings say so; the step they are of."""
+        self._processes.wait()  # until the first process has written them
         found = self._best.weights()
         if found is None:
             return self.step

@@ -15,7 +15,8 @@ Precision = Literal["float32", "bfloat16"]
 OnNonfinite = Literal["raise", "skip"]
 OnSaveError = Literal["warn", "raise"]
 
-# settings that may differ when a run goes on: they change no weight
+# settings that may differ when a run goes on: they change no weight (with `select`, evaluate_every
+# says which weights are compared)
 FREE: tuple[str, ...] = (
     "log_every",
     "evaluate_every",
@@ -52,8 +53,8 @@ class TrainingSettings:
         max_skips: see `on_nonfinite`.
         on_save_error: what a full disk does to a run that has an older snapshot.
         select: a held-out score, such as "accuracy": the run ends with the weights of the
-            evaluation where it was best. Of a score whose name ends in "loss" the lowest is the
-            best, of all others the highest. None = the run ends with the last weights.
+            evaluation where it was best. Of a score whose name ends in "loss" or "error" the lowest
+            is the best, of all others the highest. None = the run ends with the last weights.
         patience: with `select`: the run ends after so many evaluations in a row that were no
             better than the best; None = it never does.
     """

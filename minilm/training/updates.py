@@ -245,7 +245,9 @@ class Updater:
         if sums["stopped"]:
             return None
         if judged is not None:
-            return judged
+            # rounding may differ between processes, what follows from the scores must not
+            mine = judged if processes.first else dict.fromkeys(judged, 0.0)
+            return processes.sum(mine)
         return {name: sums[f"sum {name}"] / max(sums[f"count {name}"], 1.0) for name in names}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
