@@ -231,7 +231,12 @@ def test_fine_tuned_models_are_scored_on_their_task(place: Path, tmp_path: Path)
     assert shares == [1.0, scores[1] / scores[0], None]
 
     html = tmp_path / "page.html"
-    shown = run(*models, "--task", data, "--html", html, *FAST).stdout
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"tokens": ["a"], "tags": ["O"]}\n')
+    told = run(*models, "--task", data, "--task", other, "--html", html, *FAST)
+    assert "teacher: not scored on other.jsonl" in told.stderr
+    assert "other.jsonl" not in told.stdout
+    shown = told.stdout
     line = next(line for line in shown.splitlines() if "accuracy on dev.jsonl" in line)
     assert f"{scores[0]:.1%}" in line
     assert line.rstrip().endswith("–")

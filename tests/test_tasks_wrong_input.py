@@ -285,7 +285,7 @@ def test_records_that_teach_nothing(
         ({"patience": 2}, InputError, "patience need records to judge by: give dev records"),
         ({"select": "accuracy"}, InputError, "select and patience need records to judge by"),
         ({"patience": 2, "select": "last", "dev": True}, TrainingError, "patience has no meaning"),
-        ({"select": "f7", "dev": True}, TrainingError, "select is 'f7': the evaluation gives accu"),
+        ({"select": "f7", "dev": True}, InputError, "select is 'f7': classification gives accu"),
         ({"balance": "some"}, InputError, "balance is 'some': expected one of none, weights"),
         ({"batch_size": -1}, InputError, "batch_size is -1: expected a whole number from 1"),
         ({"epochs": -1}, InputError, "epochs is -1: expected a whole number from 1"),

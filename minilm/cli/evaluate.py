@@ -20,6 +20,7 @@ CONFUSED = {"classification": "", "utterances": "intent_"}
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
 @record_options()
+@click.option("--device", help="Where the model runs. Default: the CPU.")
 @click.option(
     "--min-confidence",
     type=click.FloatRange(0, 1),
@@ -44,7 +45,7 @@ def command(
     from minilm.tasks.prediction import Predictor
 
     skips = Skips(options["on_bad_record"])
-    predictor = Predictor.from_pretrained(model)
+    predictor = Predictor.from_pretrained(model, device=options["device"])
     set_confidence(predictor.task, min_confidence)
     if confusion and predictor.task.name not in CONFUSED:
         raise click.UsageError(f"--confusion: {predictor.task.name} has no confusion matrix.")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.argument("data", default="-")
 @record_options()
+@click.option("--device", help="Where the model runs. Default: the CPU.")
 @click.option(
     "--min-confidence",
     type=click.FloatRange(0, 1),
@@ -36,6 +37,7 @@ def command(model: str, data: str, min_confidence: float | None, **options: Any)
     DATA is a file as `minilm finetune` takes it, labels not needed; "-" is standard input: plain
     texts, one a line, or JSON objects, one a line. Output is one JSON object for each record, in
     the same order, with the record's own "id" if it has one; a record that was skipped has "error".
+    A row that cannot be parsed always ends the command.
 
     \b
     Examples:
@@ -44,7 +46,7 @@ def command(model: str, data: str, min_confidence: float | None, **options: Any)
     """
     from minilm.tasks.prediction import Predictor
 
-    predictor = Predictor.from_pretrained(model)
+    predictor = Predictor.from_pretrained(model, device=options["device"])
     set_confidence(predictor.task, min_confidence)
     policy = options["on_bad_record"]
     if data == "-":

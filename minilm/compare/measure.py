@@ -21,7 +21,7 @@ from minilm.checkpoints.json_file import read_json
 from minilm.compare.text_scores import score_text
 from minilm.config import AlbertConfig
 from minilm.costs import cost
-from minilm.errors import CheckpointError, InputError
+from minilm.errors import CheckpointError, DataError, InputError
 from minilm.loader import load
 from minilm.models.base import EncoderModel, PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
@@ -185,7 +185,11 @@ def score_tasks(
     found = {}
     for name, records in tasks.items():
         say(f"{directory.name}: {name}")
-        score = float(predictor.evaluate(records)[metric]) / predictor.task.best_score
+        try:
+            score = float(predictor.evaluate(records)[metric]) / predictor.task.best_score
+        except DataError as problem:  # it was fine-tuned for another task
+            say(f"{directory.name}: not scored on {name}: {problem}")
+            continue
         found[name] = {"metric": metric, "score": score}
     return found
 

@@ -221,13 +221,14 @@ def prepare(
     samples = made.samples(examples, tokenizer)
     _say_counts("training", made, examples, samples, say)
 
-    torch.manual_seed(settings.seed)
-    instructor = None if teacher is None else _teacher(teacher, made, tokenizer)
-    if layers is None:
-        network = _with_head(start, made)
-    else:
-        assert instructor is not None
-        network = _student(instructor, layers, made)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        instructor = None if teacher is None else _teacher(teacher, made, tokenizer)
+        if layers is None:
+            network = _with_head(start, made)
+        else:
+            assert instructor is not None
+            network = _student(instructor, layers, made)
     network.to(device)
     freeze(network, embeddings=settings.freeze_embeddings, layers=settings.freeze_layers)
     learner = TaskLearner(
@@ -248,6 +249,7 @@ def prepare(
             raise InputError(f"There is nothing to evaluate on. {skips.summary()}")
         dev_samples = made.samples(dev_examples, tokenizer)
         _say_counts("dev", made, dev_examples, dev_samples, say)
+        _check_select(settings.select, made, dev_examples, tokenizer, network)
         held_out = learner.hold_out(dev_examples, dev_samples, TOKENS_PER_BATCH)
     if skips.count or skips.repaired:
         say(skips.summary())
@@ -359,6 +361,24 @@ class _Finish:
             self.scores = {**task.scores(self._dev, predictions), "examples": len(self._dev)}
         content = json_bytes({"task": task.name, **task.settings(), "dev": numbers_of(self.scores)})
         replace_files({directory / TASK: lambda path: path.write_bytes(content)})
+
+
+def _check_select(
+    name: str | None,
+    task: Task[Any],
+    examples: Sequence[Any],
+    tokenizer: Tokenizer,
+    model: PretrainedModel,
+) -> None:
+    """Raise InputError unless the task gives a score of this name, before anything is trained."""
+    if name in (None, "last", "loss", task.metric):
+        return
+    few = examples[:64]
+    samples = task.samples(few, tokenizer)
+    outputs = Predictor(model, tokenizer, task).outputs(samples)
+    known = [*numbers_of(task.scores(few, task.decode(few, samples, outputs))), "loss"]
+    if name not in known:
+        raise InputError(f"select is {name!r}: {task.name} gives {', '.join(known)}; or last.")
 
 
 def _with_head(directory: Path, task: Task[Any]) -> PretrainedModel:
