@@ -66,6 +66,7 @@ def test_the_claims_of_the_readme() -> None:
     readme = (WEIGHTS.parent / "README.md").read_text()
     for name, size in sizes.items():
         assert re.search(rf"\| {size:,} ?(?:\(\d+%\) )?\|", readme), name
-    scores = {name: card(name)["figures"] for name in NAMES}
-    kept = scores["distilbert-mini"]["masked_accuracy"] / scores["bert-mini"]["masked_accuracy"]  # type: ignore[index]
-    assert 0.85 < kept < 1
+    bert, distilbert, albert = (card(name)["figures"]["masked_accuracy"] for name in NAMES)  # type: ignore[index]
+    assert bert >= 0.35
+    assert 0.95 < distilbert / bert < 1
+    assert albert >= 0.25
