@@ -23,10 +23,11 @@ from minilm.tasks.task import (
     TaskBatch,
     Term,
     as_rows,
+    rows_of,
     run_model,
     softmax,
 )
-from minilm.tokenization import Joined, Tokenizer
+from minilm.tokenization import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,7 @@ class MultipleChoice(Task[ChoiceExample]):
             max_length=self.max_length,
             layout="packed",
         )
-        ends = batch["lengths"].cumsum(0).numpy()[:-1]
-        rows = [
-            Joined(ids, types, (1, 1))
-            for ids, types in zip(
-                np.split(batch["input_ids"].numpy(), ends),
-                np.split(batch["token_type_ids"].numpy(), ends),
-                strict=True,
-            )
-        ]
+        rows = rows_of(batch)
         cut, samples, done = set(batch.truncated), [], 0
         for number, example in enumerate(examples):
             end = done + len(example.choices)

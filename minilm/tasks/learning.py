@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from minilm.data.batches import split_evenly
 from minilm.data.randomness import Stream, generator
+from minilm.encoder import pack
 from minilm.errors import InputError
 from minilm.models.base import PretrainedModel
 from minilm.objectives.soft_targets import label_loss, soft_target_loss
+from minilm.recipes.masked_lm import empty_terms
 from minilm.tasks.task import Floats, Integers, Sample, Scores, Task, TaskBatch, collate
 from minilm.training.updates import Learner
 
@@ -172,9 +174,7 @@ class TaskLearner(Learner):
         """ "loss" and its parts: "labels", and with a teacher "soft_targets"."""
         names = ("labels", "soft_targets") if self._outside else ("labels",)
         if isinstance(batch, NoBatch):
-            trained = [p for p in self.parameters() if p.requires_grad]
-            loss = torch.stack([p.flatten()[:0].sum() for p in trained]).sum()
-            return {"loss": loss, **{name: torch.zeros_like(loss) for name in names}}
+            return empty_terms(self, names)
         logits = self.task.logits(self.model, batch)
         terms = self.task.terms(logits, batch)
         weights: Any = self._weights
@@ -234,20 +234,8 @@ def numbers_of(scores: Scores) -> dict[str, float]:
 
 def batches(task: Task[Any], samples: Sequence[Sample], tokens_per_batch: int) -> list[TaskBatch]:
     """All samples in batches of at most so many tokens, shortest first."""
-    order = np.argsort([sample.tokens for sample in samples], kind="stable")
-    found: list[TaskBatch] = []
-    chosen: list[int] = []
-    used = 0
-    for number in order.tolist():
-        tokens = samples[number].tokens
-        if chosen and used + tokens > tokens_per_batch:
-            found.append(collate(task, samples, np.array(chosen)))
-            chosen, used = [], 0
-        chosen.append(number)
-        used += tokens
-    if chosen:
-        found.append(collate(task, samples, np.array(chosen)))
-    return found
+    lengths = [sample.tokens for sample in samples]
+    return [collate(task, samples, np.array(rows)) for rows in pack(lengths, tokens_per_batch)]
 
 
 def class_weights(task: Task[Any], samples: Sequence[Sample], balance: Balance) -> Tensor | None:

@@ -28,7 +28,7 @@ from minilm.data.records.base import Skips
 from minilm.errors import InputError
 from minilm.models.base import PretrainedModel
 from minilm.objectives.soft_targets import Kind
-from minilm.tokenization import Joined, Tokenizer
+from minilm.tokenization import Batch, Joined, Tokenizer
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -277,6 +277,13 @@ def run_model(model: PretrainedModel, batch: TaskBatch, lengths: Tensor) -> Any:
     has_types = model.base.embeddings.token_type is not None
     types = batch.token_type_ids if has_types else None
     return model(batch.input_ids, None, types, lengths=lengths)
+
+
+def rows_of(batch: Batch) -> list[Joined]:
+    """The texts of a packed batch one by one, where [CLS] is all that stands before them."""
+    ends = batch["lengths"].cumsum(0).numpy()[:-1]
+    parts = (np.split(batch[name].numpy(), ends) for name in ("input_ids", "token_type_ids"))
+    return [Joined(ids, types, (1, 1)) for ids, types in zip(*parts, strict=True)]
 
 
 def as_rows(values: Tensor, lengths: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, TypeVar
@@ -43,9 +44,10 @@ from minilm.tasks.task import (
     Task,
     TaskBatch,
     Term,
+    rows_of,
     softmax,
 )
-from minilm.tokenization import Joined, Tokenizer
+from minilm.tokenization import Tokenizer
 
 Target = TypeVar("Target")
 SHOWN = 10  # classes for which a prediction lists the probability
@@ -79,13 +81,13 @@ class TextTask(Task[TextExample]):
     def config(self) -> dict[str, Any]:
         return {**super().config(), "problem_type": self.problem_type}
 
+    @abstractmethod
     def label(self, record: Mapping[str, Any]) -> Any:
         """The label of a record, checked.
 
         Raises:
             RecordError: it has none, or an unknown one.
         """
-        raise NotImplementedError
 
     def examples(
         self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
@@ -111,12 +113,8 @@ class TextTask(Task[TextExample]):
                 max_length=self.max_length,
                 layout="packed",
             )
-            ends = batch["lengths"].cumsum(0).numpy()[:-1]
-            ids = np.split(batch["input_ids"].numpy(), ends)
-            types = np.split(batch["token_type_ids"].numpy(), ends)
             cut = set(batch.truncated)
-            for place, n in enumerate(numbers):
-                row = Joined(ids[place], types[place], (1, 1))
+            for place, (n, row) in enumerate(zip(numbers, rows_of(batch), strict=True)):
                 samples[n] = Sample(n, (row,), examples[n].label, place in cut)
         return [sample for sample in samples if sample is not None]
 
