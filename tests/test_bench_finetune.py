@@ -17,7 +17,6 @@ from minilm.bench.finetuning import (
     LOOPS,
     SHORTER,
     BucketedLoop,
-    DisagreementError,
     FinetuningBenchSettings,
     MinilmLoop,
     Texts,
@@ -31,6 +30,7 @@ from minilm.bench.finetuning import (
     save_start,
     training_settings,
 )
+from minilm.bench.measure import DisagreementError
 from minilm.cli import main
 from minilm.cli.bench_finetune import table
 from minilm.config import BertConfig, DistilBertConfig

@@ -34,11 +34,11 @@ from minilm.bench.distillation_loops import (
     distillation_flops,
     labelled_batches,
 )
-from minilm.bench.measure import peak_flops, take_turns
+from minilm.bench.measure import compare_steps, peak_flops, take_turns
 from minilm.bench.memory import in_fresh_process, peak_resident
 from minilm.bench.workload import SEED, draw_lengths, padding_ratio
 from minilm.config import EncoderConfig
-from minilm.errors import InputError, MinilmError
+from minilm.errors import InputError
 from minilm.models.base import DTYPES
 from minilm.training.settings import Precision
 
@@ -143,21 +143,11 @@ def check_agreement(loops: Mapping[str, Loop], batch: LabelledBatch, precision: 
     """The largest relative difference between what the loops compute.
 
     Raises:
-        MinilmError: more than rounding explains; a comparison would be of different steps.
+        DisagreementError: more than rounding explains; a comparison would be of different steps.
     """
-    first, *others = observed = {name: observe(loop, batch) for name, loop in loops.items()}
-    worst = 0.0
-    for name in others:
-        for term, value in observed[name].items():
-            expected = observed[first][term]
-            difference = abs(value - expected) / max(abs(expected), 1e-30)
-            if not difference <= TOLERANCE[precision]:
-                raise MinilmError(
-                    f"{name} and {first} differ in {term} for the same weights: {value:.8g} and "
-                    f"{expected:.8g}. A comparison of their speeds would mean nothing."
-                )
-            worst = max(worst, difference)
-    return worst
+    return compare_steps(
+        {name: observe(loop, batch) for name, loop in loops.items()}, TOLERANCE[precision]
+    )
 
 
 def lengths_of(tokens: int, longest: int) -> list[int]:

@@ -31,12 +31,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from minilm.bench.contenders import BASE_CONFIGS, read_base_config
 from minilm.bench.distillation import computes_bfloat16, contender_name, measure_peaks
-from minilm.bench.measure import take_turns
+from minilm.bench.measure import compare_steps, observe_step, take_turns
 from minilm.bench.workload import SEED, encoder_flops
 from minilm.config import BertConfig, EncoderConfig
 from minilm.data.records.base import Skips
 from minilm.data.records.files import read_records
-from minilm.errors import DependencyError, InputError, MinilmError
+from minilm.errors import DependencyError, InputError
 from minilm.loader import CLASSES, STEMS, find_class
 from minilm.models.base import PretrainedModel
 from minilm.tasks.learning import TaskData, TaskLearner
@@ -94,10 +94,6 @@ SHORTER: Mapping[int, float] = {
 
 # Largest relative difference of the loss or the gradient's norm that rounding explains.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-2}
-
-
-class DisagreementError(MinilmError):
-    """Loops that should take the same step do not."""
 
 
 @dataclass(frozen=True)
@@ -374,18 +370,8 @@ def training_settings(precision: Precision, steps: int) -> TrainingSettings:
 
 
 def observe(loop: Loop, numbers: Integers) -> dict[str, float]:
-    """The loss and the norm of its gradient, without dropout; leaves the loop in train mode."""
-    loop.model.zero_grad()
-    loop.model.eval()
-    try:
-        loss = loop.loss(numbers)
-        torch.autograd.backward(loss)
-        gradients = [p.grad for p in loop.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        return {"loss": float(loss.detach()), "gradient norm": norm}
-    finally:
-        loop.model.zero_grad()
-        loop.model.train()
+    """The loss and the norm of its gradient; see `observe_step`."""
+    return observe_step(loop.model, lambda: loop.loss(numbers))
 
 
 def check_agreement(loops: Mapping[str, Loop], numbers: Integers, precision: str) -> float:
@@ -394,19 +380,9 @@ def check_agreement(loops: Mapping[str, Loop], numbers: Integers, precision: str
     Raises:
         DisagreementError: more than rounding explains.
     """
-    first, *others = observed = {name: observe(loop, numbers) for name, loop in loops.items()}
-    worst = 0.0
-    for name in others:
-        for what, value in observed[name].items():
-            expected = observed[first][what]
-            difference = abs(value - expected) / max(abs(expected), 1e-30)
-            if not difference <= TOLERANCE[precision]:
-                raise DisagreementError(
-                    f"{name} and {first} differ in {what} for the same weights: {value:.8g} and "
-                    f"{expected:.8g}. A comparison of their speeds would mean nothing."
-                )
-            worst = max(worst, difference)
-    return worst
+    return compare_steps(
+        {name: observe(loop, numbers) for name, loop in loops.items()}, TOLERANCE[precision]
+    )
 
 
 def bench_finetuning(

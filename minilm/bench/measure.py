@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from minilm.bench.contenders import CONTENDERS, Contender, read_base_config
 from minilm.bench.memory import held_by_tensors, in_fresh_process, peak_resident
@@ -104,6 +105,55 @@ def check_agreement(contenders: Mapping[str, Contender], batch: Batch, dtype: st
                 f"{difference:.1e}): a comparison of their speeds would mean nothing."
             )
         worst = max(worst, difference)
+    return worst
+
+
+class DisagreementError(MinilmError):
+    """Loops that should take the same step do not."""
+
+
+def observe_step(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, float]:
+    """The "loss" and its "gradient norm", without dropout; leaves the model in train mode.
+
+    Args:
+        model: that the loss is of.
+        loss: computes it.
+    """
+    model.zero_grad()
+    model.eval()
+    try:
+        found = loss()
+        torch.autograd.backward(found)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        return {"loss": float(found.detach()), "gradient norm": norm}
+    finally:
+        model.zero_grad()
+        model.train()
+
+
+def compare_steps(observed: Mapping[str, Mapping[str, float]], tolerance: float) -> float:
+    """The largest relative difference between what several loops compute for one step.
+
+    Args:
+        observed: for every loop, the first one the reference: what is computed, and the number.
+        tolerance: what rounding explains.
+
+    Raises:
+        DisagreementError: more than that; a comparison would be of different steps.
+    """
+    first, *others = observed
+    worst = 0.0
+    for name in others:
+        for what, value in observed[name].items():
+            expected = observed[first][what]
+            difference = abs(value - expected) / max(abs(expected), 1e-30)
+            if not difference <= tolerance:
+                raise DisagreementError(
+                    f"{name} and {first} differ in {what} for the same weights: {value:.8g} and "
+                    f"{expected:.8g}. A comparison of their speeds would mean nothing."
+                )
+            worst = max(worst, difference)
     return worst
 
 

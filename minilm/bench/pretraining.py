@@ -32,12 +32,12 @@ from minilm.bench.distillation import (
     measure_peaks,
 )
 from minilm.bench.distillation_loops import LabelledBatch, labelled_batches
-from minilm.bench.measure import take_turns
+from minilm.bench.measure import compare_steps, observe_step, take_turns
 from minilm.bench.memory import in_fresh_process, peak_resident
 from minilm.bench.workload import SEED, draw_lengths, encoder_flops, padding_ratio
 from minilm.config import AlbertConfig
 from minilm.data.batches import TokenBatch
-from minilm.errors import DependencyError, InputError, MinilmError
+from minilm.errors import DependencyError, InputError
 from minilm.models.albert import AlbertForPreTraining
 from minilm.recipes.pretraining import PretrainingLearner
 from minilm.training.distributed import Processes
@@ -194,39 +194,20 @@ def _packed(batch: LabelledBatch) -> TokenBatch:
     )
 
 
-def observe(loop: Loop, batch: LabelledBatch) -> tuple[float, float]:
-    """The loss and the norm of its gradient, without dropout; leaves the loop in train mode."""
-    loop.model.zero_grad()
-    loop.model.eval()
-    try:
-        loss = loop.loss(batch)
-        torch.autograd.backward(loss)
-        gradients = [p.grad for p in loop.model.parameters() if p.grad is not None]
-        return float(loss.detach()), float(torch.nn.utils.get_total_norm(gradients))
-    finally:
-        loop.model.zero_grad()
-        loop.model.train()
+def observe(loop: Loop, batch: LabelledBatch) -> dict[str, float]:
+    """The loss and the norm of its gradient; see `observe_step`."""
+    return observe_step(loop.model, lambda: loop.loss(batch))
 
 
 def check_agreement(loops: Mapping[str, Loop], batch: LabelledBatch, precision: str) -> float:
     """The largest relative difference between the losses and gradients of the loops.
 
     Raises:
-        MinilmError: more than rounding explains; a comparison would be of different steps.
+        DisagreementError: more than rounding explains; a comparison would be of different steps.
     """
-    first, *others = observed = {name: observe(loop, batch) for name, loop in loops.items()}
-    worst = 0.0
-    for name in others:
-        for value, expected in zip(observed[name], observed[first], strict=True):
-            difference = abs(value - expected) / max(abs(expected), 1e-30)
-            if not difference <= TOLERANCE[precision]:
-                raise MinilmError(
-                    f"{name} and {first} differ in loss or gradient for the same weights: "
-                    f"{value:.8g} and {expected:.8g}. A comparison of their speeds would mean "
-                    "nothing."
-                )
-            worst = max(worst, difference)
-    return worst
+    return compare_steps(
+        {name: observe(loop, batch) for name, loop in loops.items()}, TOLERANCE[precision]
+    )
 
 
 def pretraining_flops(config: AlbertConfig, lengths: Sequence[int]) -> int:

@@ -15,13 +15,13 @@ from minilm.bench.distillation import computes_bfloat16
 from minilm.bench.finetuning import (
     BATCH_SIZE,
     CONFIGS,
-    DisagreementError,
     FinetuningBenchSettings,
     bench_finetuning,
     random_texts,
     read_texts,
     save_start,
 )
+from minilm.bench.measure import DisagreementError
 from minilm.bench.workload import SEED
 from minilm.checkpoints.hub import resolve
 from minilm.cli.bench_distill import PRECISIONS
