@@ -515,7 +515,7 @@ def test_what_is_not_said_suits_model_and_task(starts: dict[str, Path]) -> None:
                        layers=None, settings=FinetuningSettings(**settings), skips=Skips(),
                        device=None, say=lambda _: None)  # fmt: skip
 
-    recipe, settings = loop("classification", "bert")
+    recipe, settings, _ = loop("classification", "bert")
     assert (settings.steps, settings.learning_rate, settings.warmup) == (6, 1e-4, 1)
     assert (settings.select, settings.snapshot_every) == (None, 2)
     assert recipe.description["labels"] == ["blue", "green", "red"]

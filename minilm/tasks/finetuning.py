@@ -34,7 +34,6 @@ from minilm.tasks.learning import (
     class_weights,
     freeze,
     numbers_of,
-    soft_targets_description,
 )
 from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
 from minilm.tasks.task import Scores, Task
@@ -164,7 +163,7 @@ def finetune(
     """
     # joined before anything else: the device decides about the precision
     with join() if processes is None else nullcontext(processes) as joined:
-        recipe, loop = prepare(
+        recipe, loop, finish = prepare(
             task,
             model,
             train,
@@ -177,9 +176,8 @@ def finetune(
             say=say,
         )
         result = recipe.train(loop, output, processes=joined, allow_changes=allow_changes, say=say)
-    scores = getattr(recipe.also, "scores", {})
     return Finetuned(
-        Path(output), result.finished, scores, result.step, result.chosen, result.exit_code
+        Path(output), result.finished, finish.scores, result.step, result.chosen, result.exit_code
     )
 
 
@@ -195,7 +193,7 @@ def prepare(
     skips: Skips,
     device: torch.device,
     say: Callable[[str], None],
-) -> tuple[Recipe, TrainingSettings]:
+) -> tuple[Recipe, TrainingSettings, _Finish]:
     """Everything before the first step; see `finetune`."""
     cls = task_class(task)
     if (model is None) == (layers is None):
@@ -261,13 +259,13 @@ def prepare(
         "config": network.config.to_dict(),
         "initial_weights": digest(network),
         "teacher": None if instructor is None else digest(instructor),
-        "soft_targets": soft_targets_description(learner),
+        "soft_targets": learner.description,
         "balance": settings.balance,
         "frozen": [settings.freeze_embeddings, settings.freeze_layers],
     }
-    also = _Finish(made, network, tokenizer, dev_examples)
-    recipe = Recipe(learner, data, held_out, network, tokenizer, description, also)
-    return recipe, _loop(settings, own, data, made, network, bool(held_out))
+    finish = _Finish(made, network, tokenizer, dev_examples)
+    recipe = Recipe(learner, data, held_out, network, tokenizer, description, finish)
+    return recipe, _loop(settings, own, data, made, network, bool(held_out)), finish
 
 
 def defaults(model: PretrainedModel, task: str) -> dict[str, Any]:

@@ -150,6 +150,11 @@ class TaskLearner(Learner):
         self.register_buffer("_weights", class_weights, persistent=False)
         self._held_out: tuple[Sequence[Any], Sequence[Sample]] = ((), ())
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """JSON values that say how a teacher is used; {} without one."""
+        return asdict(self.soft_targets) if self._outside else {}
+
     def hold_out(
         self, examples: Sequence[Any], samples: Sequence[Sample], tokens_per_batch: int
     ) -> list[TaskBatch]:
@@ -299,8 +304,3 @@ def digest(samples: Sequence[Sample]) -> str:
         label = sample.label
         summary.update(label.tobytes() if isinstance(label, np.ndarray) else repr(label).encode())
     return summary.hexdigest()
-
-
-def soft_targets_description(learner: TaskLearner) -> dict[str, Any]:
-    """JSON values that say how the teacher is used."""
-    return asdict(learner.soft_targets) if learner._outside else {}
