@@ -8,6 +8,7 @@ twelve times. That is why ALBERT has a tenth of BERT's parameters and is no fast
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import cast
@@ -17,6 +18,7 @@ from torch import nn
 
 from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.initialisation import unallocated
+from minilm.blocks.layout import block_width
 from minilm.blocks.transformer import TransformerLayer
 from minilm.config import AlbertConfig, EncoderConfig
 from minilm.errors import InputError
@@ -171,13 +173,16 @@ def cost(
 
         embeddings      an id for each table, norm E + 2, dropout p E, projection E (ALBERT)
         attention       input H; query, key and value 3 H; context H; with dropout on the maps
-                        3 A S for them, without it H + A; p H for what attention adds
+                        3 A S for them, without it A; p H for what attention adds
         feed-forward    input H; before and after the activation 2 I (ReLU: I); p H
         each norm       H + 2
         pooler          2 H for each sequence
         masked-LM head  H + 4 E (ReLU: 3 E) for each masked token, and the gradient of the
                         vocabulary, V E + V, which the loss keeps instead of logits
         other heads     what goes in and out for each token or sequence, and p H
+
+    With dropout on the maps, sequences lie in blocks of at least 64 tokens and multiples of 32:
+    query, key, value and maps are larger by what that adds, and S is the width of a block.
 
     Layers count every time they are applied, whether they share weights or not. Left out is what
     does not stay: gradients of activations, buffers within an operation, the logits the loss is
@@ -271,10 +276,17 @@ def _kept_for_backward(
     width = embeddings.word.embedding_dim
     layer = layers[0]  # the others are like it
     heads = layer.attention.num_heads
-    context = 3 * heads * length if layer.attention.dropout else hidden + heads
+    # query, key, value and context; with dropout, all but the context lie in blocks
+    states: float = 5 * hidden + heads
+    indices = 0
+    if layer.attention.dropout:
+        block = block_width(length, tokens)
+        slots = block * math.ceil(batch / (block // length))
+        states = hidden + slots * (3 * hidden + 3 * heads * block) / tokens
+        indices = INDEX * (tokens + slots)  # the same for all layers
     inner = INNER_STATES.get(model.config.hidden_act, OTHER_INNER_STATES)
     inner *= model.config.intermediate_size
-    attention = 5 * hidden + context + _mask(layer.attention_dropout, hidden)
+    attention = hidden + states + _mask(layer.attention_dropout, hidden)
     feed_forward = hidden + inner + _mask(layer.feed_forward_dropout, hidden)
     applied = tokens * len(layers)
     return {
@@ -283,7 +295,7 @@ def _kept_for_backward(
         "token types": tokens * INDEX,
         "embedding norm": tokens * (width + 2 + _mask(embeddings.dropout, width)),
         "embedding projection": tokens * width,
-        "attention": applied * attention,
+        "attention": applied * attention + indices,
         "feed-forward": applied * feed_forward,
         "attention norm": applied * (hidden + 2),
         "feed-forward norm": applied * (hidden + 2),

@@ -93,17 +93,6 @@ def test_every_execution_of_packed_attention_agrees(monkeypatch: pytest.MonkeyPa
     assert maps is None
     padded = layout._attend_padded(query, key, value, 0.0)
     torch.testing.assert_close(padded, expected, rtol=0, atol=1e-12)
-    # as in training in bfloat16, where sequences of similar length share a call
-    calls = []
-    with monkeypatch.context() as patch:
-        patch.setattr(layout_module, "spells_out", lambda *_: True)
-        real = layout_module.attention_context
-        patch.setattr(
-            layout_module, "attention_context", lambda *a: calls.append(a[0].shape) or real(*a)
-        )
-        similar, _ = layout.attend(query, key, value, 0.0, False)
-    torch.testing.assert_close(similar, expected, rtol=0, atol=1e-12)
-    assert [tuple(shape) for shape in calls] == [(1, 2, 1, 4), (1, 2, 2, 4), (3, 2, 6, 4)]
 
     def varlen_attn(
         q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, key_bounds: Tensor, longest: int, same: int
@@ -123,6 +112,45 @@ def test_every_execution_of_packed_attention_agrees(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
     ragged = layout._attend_varlen(query, key, value)
     torch.testing.assert_close(ragged, expected, rtol=0, atol=1e-12)
+
+
+@given(st.lists(st.integers(1, 9) | st.integers(1, 200), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_attention_in_blocks_is_the_same(lengths: list[int]) -> None:
+    """As in training: values and gradients of whole sequences that share a block."""
+    layout = Packed.from_lengths(torch.tensor(lengths))
+    states = torch.randn(3, sum(lengths), 2, 4, dtype=torch.float64)
+    results = []
+    for execution in (layout._attend_by_length, layout._attend_in_blocks):
+        leaf = states.clone().requires_grad_()
+        context = execution(*leaf, 0.0)
+        (gradient,) = torch.autograd.grad(context.sin().sum(), leaf)
+        results.append((context, gradient))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shapes"),
+    [
+        ([4, 1, 6, 4, 2], [(1, 32)]),
+        ([30, 40, 20, 10, 60], [(3, 64)]),
+        ([30, 64, 65, 97, 98, 90], [(2, 64), (3, 128), (1, 128)]),
+        ([100, 140, 150], [(3, 160)]),
+    ],
+)  # fmt: skip
+def test_how_sequences_share_blocks(
+    lengths: list[int], shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    real = layout_module.explicit_attention
+    monkeypatch.setattr(
+        layout_module, "explicit_attention", lambda *a: found.append(a[0].shape) or real(*a)
+    )
+    layout = Packed.from_lengths(torch.tensor(lengths))
+    states = torch.randn(3, sum(lengths), 2, 4, requires_grad=True)
+    layout.attend(*states, 0.1, False)
+    assert [(shape[0], shape[2]) for shape in found] == shapes
 
 
 def test_explicit_and_fused_arithmetic_agree_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +194,7 @@ def test_sequences_of_equal_length_share_one_call(monkeypatch: pytest.MonkeyPatc
         shapes.append(tuple(query.shape))
         return fused_attention(query, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(layout_module, "attention_context", counted)
+    monkeypatch.setattr(layout_module, "fused_attention", counted)
     layout = Packed.from_lengths(torch.tensor([3, 5, 3, 5, 3]))
     layout.attend(*torch.randn(3, 19, 2, 4), 0.0, False)
     assert shapes == [(3, 2, 3, 4), (2, 2, 5, 4)]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import minilm
+from minilm.blocks import dropout as dropout_module
 from minilm.blocks.activations import ACTIVATIONS
 from minilm.errors import InputError
 from minilm.loader import STEMS
@@ -179,6 +180,7 @@ def test_position_ids_and_word_vectors(stem: str) -> None:
 def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout becomes a function. Fused attention receives its probability and applies it."""
     monkeypatch.setattr(F, "dropout", steady_dropout)
+    monkeypatch.setattr(dropout_module, "_drop_by_words", steady_dropout)
     monkeypatch.setattr(F, "scaled_dot_product_attention", plain_attention)
 
 

@@ -102,6 +102,33 @@ def test_the_loss_is_that_of_the_model(name: str, architecture: str, tokenizer: 
     assert not found["labels"].requires_grad
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_round_number_of_tokens_changes_nothing(
+    name: str, architecture: str, tokenizer: Tokenizer
+) -> None:
+    """In bfloat16 a row fills a batch up; autocast leaves float64, so the numbers are exact."""
+    task, samples = task_and_samples(name, tokenizer)
+    learner = learner_of(task, architecture).double().eval()
+    word = learner.model.base.embeddings.word
+    seen: list[int] = []
+    word.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    for count in (1, 2, 5, 12):
+        batch = collate(task, samples, np.arange(count))
+        results = []
+        for filled in (False, True):
+            learner.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=filled):
+                loss = learner(batch, learner.counts(batch))["loss"]
+            loss.backward()
+            assert word.weight.grad is not None
+            results.append((task.logits(learner.model, batch), loss, word.weight.grad.clone()))
+            assert seen.pop() == batch.tokens
+            assert seen.pop() == (-(-batch.tokens // 32) * 32 if filled else batch.tokens)
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", RECORDS)
 @pytest.mark.parametrize("taught", [False, True])
 def test_the_loss_of_parts_adds_up_to_that_of_the_step(

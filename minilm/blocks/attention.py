@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minilm.blocks.dropout import dropout as drop_out
+
 # Up to this length, the backward of torch's fused kernel takes 2 to 10 times as long in bfloat16 on
 # a CPU as that of the formula spelled out (measured with 4 and 12 heads of 64, on AMX).
 SPELLED_OUT_UNTIL = 256
@@ -42,10 +44,10 @@ def explicit_attention(
     Returns:
         The context (B, A, S, D) and the attention maps (B, A, S, S), after dropout.
     """
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, A, S, S)
-    if mask is not None:
-        scores = scores + mask
-    maps = F.dropout(scores.softmax(dim=-1), dropout)  # (B, A, S, S)
+    scores = query @ key.transpose(-1, -2)  # (B, A, S, S)
+    scale = query.shape[-1] ** -0.5
+    scores = scores * scale if mask is None else torch.add(mask, scores, alpha=scale)
+    maps = drop_out(scores.softmax(dim=-1), dropout)  # (B, A, S, S)
     return maps @ value, maps  # (B, A, S, D)
 
 
@@ -60,17 +62,14 @@ def attention_context(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
 ) -> Tensor:
     """The same context, (B, A, S, D), by the execution that takes less time."""
-    if spells_out(query, query.shape[-2]):
+    if spells_out(query, query.shape[-2], dropout):
         return explicit_attention(query, key, value, mask, dropout)[0]
     return fused_attention(query, key, value, mask, dropout)
 
 
-def spells_out(query: Tensor, length: int) -> bool:
+def spells_out(query: Tensor, length: int, dropout: float) -> bool:
     """Whether sequences of this length are better off with the formula than with the kernel."""
-    return (
-        torch.is_grad_enabled()
-        and query.dtype is torch.bfloat16
-        and query.device.type == "cpu"
-        and length <= SPELLED_OUT_UNTIL
-        and not torch.compiler.is_compiling()
-    )
+    if not torch.is_grad_enabled() or query.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    # with dropout torch's function spells it out itself, and draws its masks slowly
+    return dropout > 0 or (query.dtype is torch.bfloat16 and length <= SPELLED_OUT_UNTIL)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from minilm.blocks.dropout import Dropout
+
 
 class Embeddings(nn.Module):
     """What the first layer sees.
@@ -41,7 +43,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(max_positions, embedding_size)
         self.token_type = nn.Embedding(token_types, embedding_size) if token_types else None
         self.norm = nn.LayerNorm(embedding_size, eps=norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.projection = (
             None if projection_size is None else nn.Linear(embedding_size, projection_size)
         )

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from minilm.blocks.dropout import Dropout
 from minilm.blocks.feed_forward import FeedForward
 from minilm.blocks.layout import Layout
 
@@ -84,12 +85,12 @@ class TransformerLayer(nn.Module):
         self.attention = SelfAttention(
             hidden_size=hidden_size, num_heads=num_heads, dropout=attention_dropout
         )
-        self.attention_dropout = nn.Dropout(attention_output_dropout)
+        self.attention_dropout = Dropout(attention_output_dropout)
         self.attention_norm = nn.LayerNorm(hidden_size, eps=norm_eps)
         self.feed_forward = FeedForward(
             hidden_size=hidden_size, intermediate_size=intermediate_size, activation=activation
         )
-        self.feed_forward_dropout = nn.Dropout(feed_forward_dropout)
+        self.feed_forward_dropout = Dropout(feed_forward_dropout)
         self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=norm_eps)
 
     def forward(

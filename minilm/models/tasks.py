@@ -13,6 +13,7 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor, nn
 
+from minilm.blocks.dropout import Dropout
 from minilm.blocks.heads import MaskedLMHead
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
@@ -116,7 +117,7 @@ class ForPreTraining(TaskModel):
     def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
         super().__init__(config, pools=True)
         self.masked_lm_head = self.new_masked_lm_head()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     @property
     @abstractmethod
@@ -135,7 +136,7 @@ class ForSequenceClassification(TaskModel):
 
     def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
         super().__init__(config, pools=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = self.new_linear(config.num_labels)
 
     def forward(
@@ -176,7 +177,7 @@ class ForTokenClassification(TaskModel):
 
     def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
         super().__init__(config, pools=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = self.new_linear(config.num_labels)
 
     def forward(
@@ -216,7 +217,7 @@ class ForQuestionAnswering(TaskModel):
 
     def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
         super().__init__(config, pools=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.span_head = self.new_linear(2)
 
     def forward(
@@ -268,7 +269,7 @@ class ForMultipleChoice(TaskModel):
 
     def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
         super().__init__(config, pools=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = self.new_linear(1)
 
     def forward(

@@ -201,8 +201,8 @@ class QuestionAnswering(Task[QuestionExample]):
         return torch.tensor([sample.label for sample in samples])
 
     def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
-        found = run_model(model, batch, batch.lengths)
-        return torch.stack([found.start_logits, found.end_logits], dim=-1)  # (T, 2)
+        names = ("start_logits", "end_logits")
+        return torch.stack(run_model(model, batch, batch.lengths, names), dim=-1)  # (T, 2)
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
         return {"start": len(batch.samples), "end": len(batch.samples)}

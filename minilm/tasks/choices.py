@@ -113,9 +113,8 @@ class MultipleChoice(Task[ChoiceExample]):
 
     def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
         # questions of one choice: the scores, one by one
-        found = run_model(model, batch, batch.lengths[:, None])
-        scores: Tensor = found.logits[:, 0]  # (R,)
-        return as_rows(scores, batch.rows)  # (B, C)
+        (scores,) = run_model(model, batch, batch.lengths[:, None])  # (R, 1)
+        return as_rows(scores[:, 0], batch.rows)  # (B, C)
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
         return {"label": len(batch.samples)}

@@ -37,6 +37,8 @@ Scores = dict[str, Any]
 
 Example = TypeVar("Example")
 
+ROUND = 32  # tokens, see `_filler`
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -204,8 +206,7 @@ class Task(ABC, Generic[Example]):
 
     def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
         """What the model gives: (B, C), (T, C) or, for spans, (T, 2)."""
-        logits: Tensor = run_model(model, batch, batch.lengths).logits
-        return logits
+        return run_model(model, batch, batch.lengths)[0]
 
     @abstractmethod
     def counts(self, batch: TaskBatch) -> dict[str, int]:
@@ -266,17 +267,39 @@ def collate(task: Task[Any], samples: Sequence[Sample], numbers: Integers) -> Ta
     )
 
 
-def run_model(model: PretrainedModel, batch: TaskBatch, lengths: Tensor) -> Any:
-    """The model's output for a batch.
+def run_model(
+    model: PretrainedModel, batch: TaskBatch, lengths: Tensor, names: Sequence[str] = ("logits",)
+) -> list[Tensor]:
+    """What the model gives for a batch.
 
     Args:
         model: with a task's head.
         batch: packed.
         lengths: (R,), or (R, C) for questions of C choices each.
+        names: of the outputs that are wanted, one for each row or one for each token.
     """
+    ids, types = batch.input_ids, batch.token_type_ids
+    filler = _filler(model, len(ids))
+    rows, tokens = len(lengths), len(ids)
+    if filler:  # one more row, which no other sees
+        ids, types = (torch.cat([x, x.new_zeros(filler)]) for x in (ids, types))
+        lengths = torch.cat([lengths, torch.full_like(lengths[:1], filler)])
     has_types = model.base.embeddings.token_type is not None
-    types = batch.token_type_ids if has_types else None
-    return model(batch.input_ids, None, types, lengths=lengths)
+    found = model(ids, None, types if has_types else None, lengths=lengths)
+    values = [getattr(found, name) for name in names]
+    return [value[: rows if len(value) == len(lengths) else tokens] for value in values]
+
+
+def _filler(model: PretrainedModel, tokens: int) -> int:
+    """How many tokens are missing to a round number.
+
+    For every new number of tokens, oneDNN prepares its products in bfloat16 anew, for 10 to 30 ms
+    of a step, and keeps a thousand of them, for a gigabyte of memory.
+    """
+    if model.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return 0
+    missing = -tokens % ROUND
+    return missing if missing <= model.config.max_position_embeddings else 0
 
 
 def rows_of(batch: Batch) -> list[Joined]:
