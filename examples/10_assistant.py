@@ -100,9 +100,8 @@ print(f"intent and all slots right: {result.scores['both_right']:.1%}")
 
 # %% [markdown]
 # ## Answers
-# The knowledge is a text, and an answer is a part of it. Training texts have the same kinds of
-# sentences about other things. Every fourth question is about something that the text does not
-# mention: there the answer is none.
+# The knowledge is a list of sentences, and an answer is a part of one. Training sentences are of
+# the same kinds, about other things. Every fourth question is not answered by its sentence.
 
 # %%
 THINGS = ["boat", "library", "workshop", "stable", "museum", "tower", "chapel", "barn", "pool"]
@@ -110,53 +109,71 @@ PEOPLE = ["Mr Ash", "Mrs Birch", "Tom", "Ellen", "the gardener", "Dr Rowan", "Au
 PLACES = ["under the stairs", "behind the door", "in the blue box", "on the upper shelf"]
 TIMES = ["at nine", "at half past ten", "on Mondays", "in the evening", "after lunch"]
 FACTS = [
-    ("{} looks after the {}.", "Who looks after the {}?", PEOPLE, True),
-    ("The key of the {} is {}.", "Where is the key of the {}?", PLACES, False),
-    ("The {} opens {}.", "When does the {} open?", TIMES, False),
+    ("{value} looks after the {thing}.", "Who looks after the {thing}?", PEOPLE),
+    ("The key of the {thing} is {value}.", "Where is the key of the {thing}?", PLACES),
+    ("The {thing} opens {value}.", "When does the {thing} open?", TIMES),
 ]
 
 
 def question(number: int) -> dict[str, object]:
-    """A made-up text with a question about it."""
-    context, asked = "", []
-    for thing in draw.sample(THINGS, 3):
-        sentence, query, values, first = draw.choice(FACTS)
-        value = draw.choice(values)
-        before = len(context)
-        context += sentence.format(*((value, thing) if first else (thing, value))) + " "
-        asked.append((query.format(thing), value, context.index(value, before)))
-    query, text, start = draw.choice(asked)
-    answers = [{"text": text, "answer_start": start}]
+    """A made-up sentence with a question."""
+    thing, (sentence, query, values) = draw.choice(THINGS), draw.choice(FACTS)
+    value = draw.choice(values)
+    context = sentence.format(value=value, thing=thing)
+    answers = [{"text": value, "answer_start": context.index(value)}]
     if number % 4 == 0:
-        absent = draw.choice([thing for thing in THINGS if thing not in context])
-        query, answers = draw.choice(FACTS)[1].format(absent), []
-    return {"id": str(number), "question": query, "context": context, "answers": answers}
+        query, answers = draw.choice([fact for _, fact, _ in FACTS if fact != query]), []
+    return {
+        "id": str(number),
+        "question": query.format(thing=thing),
+        "context": context,
+        "answers": answers,
+    }
 
 
-questions = [question(number) for number in range(900)]
+questions = [question(number) for number in range(600)]
 result = minilm.finetune(
     "answering",
     START,
     questions[60:],
     home / "answering",
     dev=questions[:60],
-    settings=minilm.FinetuningSettings(epochs=4, batch_size=16, learning_rate=3e-4, max_length=128),
+    settings=minilm.FinetuningSettings(epochs=3, batch_size=16, learning_rate=3e-4, max_length=64),
 )
 print(f"answers: exact {result.scores['exact']:.1f} %, F1 {result.scores['f1']:.1f} %")
 
 # %% [markdown]
 # ## The conversation
-# What is missing is asked for, and the answer to that is taken as the missing detail.
+# What is missing is asked for, and the answer to that is taken as the missing detail. For a
+# question, the sentences that mention its thing are read one after the other.
 
 # %%
-KNOWLEDGE = (
-    "Mrs Birch looks after the kitchen. The key of the cellar is behind the door. "
-    "The garden opens after lunch. Tom looks after the office."
-)
+KNOWLEDGE = [
+    "Mrs Snow looks after the kitchen.",
+    "The key of the cellar is in the third drawer.",
+    "The garden opens after breakfast.",
+    "Tom looks after the cellar.",
+]
 NEEDED = {"light": ["room", "state"], "timer": ["duration"]}
 ASK = {"room": "In which room?", "state": "On or off?", "duration": "For how long?"}
 understand = minilm.Predictor.from_pretrained(home / "understanding")
-look_up = minilm.Predictor.from_pretrained(home / "answering")
+read = minilm.Predictor.from_pretrained(home / "answering")
+
+
+def words(text: str) -> set[str]:
+    return set(text.lower().rstrip("?.!").split())
+
+
+USUAL = words(" ".join(query.format(thing="") for _, query, _ in FACTS).replace("?", ""))
+
+
+def look_up(question: str) -> str:
+    for sentence in KNOWLEDGE:
+        if words(sentence) & (words(question) - USUAL):
+            answer = read(question, sentence)["answer"]
+            if answer:
+                return answer[0].upper() + answer[1:] + "."
+    return "I do not know."
 
 
 class Assistant:
@@ -173,8 +190,7 @@ class Assistant:
             self.intent = found["intent"]
             self.slots = {entity["type"]: entity["text"] for entity in found["entities"]}
         if self.intent == "question":
-            answer = look_up(text, KNOWLEDGE)["answer"]
-            return answer[0].upper() + answer[1:] + "." if answer else "I do not know."
+            return look_up(text)
         if self.intent not in NEEDED:
             return "I cannot help with that."
         missing = [name for name in NEEDED[self.intent] if name not in self.slots]
@@ -188,22 +204,18 @@ class Assistant:
 
 
 assistant = Assistant()
-said = []
-for text in (
-    "Turn on the light in the kitchen",
-    "Set a timer for the rice",
-    "ten minutes",
-    "Who looks after the office?",
-    "Where is the key of the cellar?",
-    "Book a flight to the south",
+for said, expected in (
+    ("Turn on the light in the kitchen", "The light in the kitchen is on."),
+    ("Set a timer for the rice", "For how long?"),
+    ("ten minutes", "A timer for the rice: ten minutes."),
+    ("Who looks after the cellar?", "Tom."),
+    ("Where is the key of the cellar?", "In the third drawer."),
+    ("When does the kitchen open?", "I do not know."),
+    ("Book a flight to the south", "I cannot help with that."),
 ):
-    said.append(assistant.reply(text))
-    print(f"> {text}\n  {said[-1]}")
-assert said[0] == "The light in the kitchen is on."
-assert said[1] == "For how long?"
-assert said[2].startswith("A timer")
-assert said[2].endswith("ten minutes.")
-assert said[5] == "I cannot help with that."
+    reply = assistant.reply(said)
+    print(f"> {said}\n  {reply}")
+    assert reply == expected
 
 # %%
 if "--talk" in sys.argv:
