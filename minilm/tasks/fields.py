@@ -50,10 +50,18 @@ def renamed(records: Sequence[Record], columns: Mapping[str, str | None]) -> Seq
 
 
 def under_our_names(record: Record, columns: Mapping[str, str | None]) -> dict[str, Any]:
-    """The same record; see `renamed`. Fields that it does not have are left out."""
+    """The same record; see `renamed`. Fields that it does not have are left out.
+
+    "label" means what the task calls so: a list becomes "labels" and "tags" as well, anything else
+    "labels" and "intent", whatever else the record has under these names.
+    """
     found = {
         name: record[column] for name, column in columns.items() if column and column in record
     }
+    if "label" in found:
+        value = found["label"]
+        others = ("labels", "tags" if isinstance(value, list | tuple) else "intent")
+        found |= dict.fromkeys(others, value)
     return {**record, **found}
 
 
