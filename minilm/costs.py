@@ -66,6 +66,7 @@ HEADS = {
     "question-answering": "ForQuestionAnswering",
     "multiple-choice": "ForMultipleChoice",
 }
+ON_FIRST_TOKEN = ("sequence-classification", "multiple-choice")
 ON_EVERY_TOKEN = ("token-classification", "question-answering")
 
 # how many I-wide states the backward pass of a feed-forward block needs: what goes into the
@@ -184,6 +185,9 @@ def cost(
     With dropout on the maps, sequences lie in blocks of at least 64 tokens and multiples of 32:
     query, key, value and maps are larger by what that adds, and S is the width of a block.
 
+    Where a head reads the first token alone, the last layer computes no other: one row a sequence
+    there, but for keys, values and what they are made of.
+
     Layers count every time they are applied, whether they share weights or not. Left out is what
     does not stay: gradients of activations, buffers within an operation, the logits the loss is
     working on. On a GPU dropout takes a byte for each number, and fused attention keeps no maps.
@@ -222,8 +226,9 @@ def cost(
     modules |= {"pooler": _present(base, "pooler")}
     modules |= {name: _present(model, path) for name, path in ON_TOP.items()}
     copies = {name: [getattr(layer, path) for layer in distinct] for name, path in LAYER.items()}
-    flops: dict[str, float] = {**_flops(config, length)}
-    kept = _kept_for_backward(model, layers, length, batch)
+    only_first = head in ON_FIRST_TOKEN
+    flops: dict[str, float] = {**_flops(config, length, only_first)}
+    kept = _kept_for_backward(model, layers, length, batch, only_first)
     for name, (work, numbers) in _on_top(model, head, length, batch).items():
         flops[name], kept[name] = work, numbers
 
@@ -268,7 +273,11 @@ def _present(module: nn.Module, name: str) -> list[nn.Module]:
 
 
 def _kept_for_backward(
-    model: PretrainedModel, layers: Sequence[TransformerLayer], length: int, batch: int
+    model: PretrainedModel,
+    layers: Sequence[TransformerLayer],
+    length: int,
+    batch: int,
+    only_first: bool,
 ) -> dict[str, float]:
     """Numbers that autograd keeps, by part of the encoder; the formula in `cost`."""
     tokens, hidden = length * batch, model.config.hidden_size
@@ -288,14 +297,18 @@ def _kept_for_backward(
     inner *= model.config.intermediate_size
     attention = hidden + states + _mask(layer.attention_dropout, hidden)
     feed_forward = hidden + inner + _mask(layer.feed_forward_dropout, hidden)
-    applied = tokens * len(layers)
+    applied, alone = tokens * len(layers), 0.0
+    if only_first:  # in the last layer one row a sequence, but for keys, values and the input
+        applied += batch - tokens
+        maps = 3 * heads * length if layer.attention.dropout else hidden + heads
+        alone = tokens * 3 * hidden + batch * (3 * hidden + maps) - batch * (hidden + states)
     return {
         "word embeddings": tokens * INDEX,
         "position embeddings": tokens * INDEX,
         "token types": tokens * INDEX,
         "embedding norm": tokens * (width + 2 + _mask(embeddings.dropout, width)),
         "embedding projection": tokens * width,
-        "attention": applied * attention + indices,
+        "attention": applied * attention + alone + indices,
         "feed-forward": applied * feed_forward,
         "attention norm": applied * (hidden + 2),
         "feed-forward norm": applied * (hidden + 2),
@@ -339,16 +352,19 @@ def _on_top(
 
 def layer_flops(config: EncoderConfig, length: int) -> int:
     """Floating-point operations for a token, without the pooler."""
-    return sum(_flops(config, length).values())
+    return round(sum(_flops(config, length).values()))
 
 
-def _flops(config: EncoderConfig, length: int) -> dict[str, int]:
-    """For a token, by part."""
-    hidden, layers, flops = config.hidden_size, config.num_hidden_layers, {}
+def _flops(config: EncoderConfig, length: int, only_first: bool = False) -> dict[str, float]:
+    """For a token, by part; with only_first, the last layer does one token of a sequence."""
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    flops: dict[str, float] = {}
     if isinstance(config, AlbertConfig):
         layers *= config.inner_group_num
         flops["embedding projection"] = 2 * config.embedding_size * hidden
     # query, key, value and output; then scores and their weighted sum over all tokens
-    flops["attention"] = layers * (2 * 4 * hidden**2 + 4 * length * hidden)
-    flops["feed-forward"] = layers * 2 * 2 * hidden * config.intermediate_size
+    asking = layers - 1 + 1 / length if only_first else layers
+    flops["attention"] = layers * 2 * 2 * hidden**2
+    flops["attention"] += asking * (2 * 2 * hidden**2 + 4 * length * hidden)
+    flops["feed-forward"] = asking * 2 * 2 * hidden * config.intermediate_size
     return flops

@@ -285,6 +285,54 @@ def test_gradient_checkpointing_changes_nothing_but_memory(name: str) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+FIRST_TOKEN = [name for name in ALL_CLASSES if "SequenceClass" in name or "Choice" in name]
+
+
+@pytest.mark.parametrize("name", FIRST_TOKEN)
+@pytest.mark.parametrize("call", ["full rows", "holes", "packed", "checkpointing"])
+def test_where_the_first_token_is_all_that_is_read_the_last_layer_computes_no_other(
+    name: str, call: str
+) -> None:
+    """Hidden states ask for all of them: logits and gradients are the same."""
+    model = tiny(name).train(call == "checkpointing")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for layer in model.base.virtual_layers():
+        layer.attention.dropout = 0.0
+    if call == "checkpointing":
+        model.gradient_checkpointing_enable()
+    batch = ragged((6, 6, 6) if call == "full rows" else (7, 3, 1, 7, 5, 2))
+    if architecture(name) == "distilbert":
+        del batch["token_type_ids"]
+    if call == "holes":
+        batch["attention_mask"][0, 2] = 0
+    if call == "packed":
+        batch = packed(batch)
+    if "Choice" in name:
+        batch = {
+            key: value if value.dim() == 1 and key != "lengths" else value.unflatten(0, (-1, 3))
+            for key, value in batch.items()
+        }
+    shapes = []
+    *_, last = model.base.virtual_layers()
+    last.register_forward_hook(lambda _, __, output: shapes.append(output[0].shape[:-1]))
+
+    def observed(**options: bool) -> list[torch.Tensor]:
+        shapes.clear()
+        logits = model(**batch, **options).logits
+        gradients = torch.autograd.grad(logits.sin().sum(), list(model.parameters()))
+        return [logits, *gradients]
+
+    found = observed()
+    rows = 3 if call == "full rows" else 6
+    assert shapes[-1] == (rows,)
+    expected = observed(output_hidden_states=True)
+    assert shapes[-1] != (rows,)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
 def test_fresh_weights_follow_hugging_face() -> None:
     torch.manual_seed(0)
     model = minilm.BertForMaskedLM(minilm.BertConfig(num_hidden_layers=1))

@@ -89,6 +89,11 @@ class Padded:
             context = attention_context(query, key, value, mask, dropout)
         return context.transpose(1, 2), maps if return_maps else None  # (B, S, A, D)
 
+    def attend_first(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+        """Attention of the first tokens alone: (B, A, D) queries and contexts."""
+        context, _ = self.attend(query[:, None], key, value, dropout, False)
+        return context[:, 0]
+
 
 @dataclass(frozen=True, eq=False)
 class Packed:
@@ -200,6 +205,13 @@ class Packed:
         if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
             return self._attend_varlen(query, key, value), None
         return self._attend_padded(query, key, value, dropout), None
+
+    def attend_first(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+        """Attention of the first tokens alone: (B, A, D) queries and contexts."""
+        mask = self.rows(torch.ones_like(self.column, dtype=torch.bool), False)  # (B, S)
+        rows = Padded(mask)
+        key, value = (self.rows(x, 0.0) for x in (key, value))  # (B, S, A, D)
+        return rows.attend_first(query, key, value, dropout)
 
     def _attend_by_length(
         self, query: Tensor, key: Tensor, value: Tensor, dropout: float

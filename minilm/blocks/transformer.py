@@ -26,7 +26,7 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(hidden_size, hidden_size)
 
     def forward(
-        self, hidden: Tensor, layout: Layout, return_maps: bool = False
+        self, hidden: Tensor, layout: Layout, return_maps: bool = False, only_first: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Mix information between the tokens of each sequence.
 
@@ -34,16 +34,23 @@ class SelfAttention(nn.Module):
             hidden: (..., H) in the order of `layout`.
             layout: says which tokens belong together.
             return_maps: also return the attention maps (padded layout only).
+            only_first: only for the first token of each sequence.
 
         Returns:
-            The mixed states (..., H), before residual and norm, and the maps (B, A, S, S) or None.
+            The mixed states (..., H), or (B, H) of the first tokens, before residual and norm, and
+            the maps (B, A, S, S) or None.
         """
         heads = (self.num_heads, -1)
-        query: Tensor = self.query(hidden).unflatten(-1, heads)  # (..., A, D)
+        asking = layout.first(hidden) if only_first else hidden
+        query: Tensor = self.query(asking).unflatten(-1, heads)  # (..., A, D)
         key: Tensor = self.key(hidden).unflatten(-1, heads)  # (..., A, D)
         value: Tensor = self.value(hidden).unflatten(-1, heads)  # (..., A, D)
         dropout = self.dropout if self.training else 0.0
-        context, maps = layout.attend(query, key, value, dropout, return_maps)
+        maps: Tensor | None = None
+        if only_first:
+            context = layout.attend_first(query, key, value, dropout)  # (B, A, D)
+        else:
+            context, maps = layout.attend(query, key, value, dropout, return_maps)
         mixed: Tensor = self.output(context.flatten(-2))  # (..., H)
         return mixed, maps
 
@@ -94,10 +101,16 @@ class TransformerLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=norm_eps)
 
     def forward(
-        self, hidden: Tensor, layout: Layout, return_maps: bool = False
+        self, hidden: Tensor, layout: Layout, return_maps: bool = False, only_first: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """(..., H) -> (..., H), and the attention maps (B, A, S, S) if asked for."""
-        mixed, maps = self.attention(hidden, layout, return_maps)
+        """(..., H) -> (..., H), and the attention maps (B, A, S, S) if asked for.
+
+        With only_first, (B, H): the states of the first tokens, for which all others are read, but
+        nothing else is computed.
+        """
+        mixed, maps = self.attention(hidden, layout, return_maps, only_first)
+        if only_first:
+            hidden = layout.first(hidden)
         hidden = self.attention_norm(hidden + self.attention_dropout(mixed))
         widened: Tensor = self.feed_forward(hidden)
         hidden = self.feed_forward_norm(hidden + self.feed_forward_dropout(widened))

@@ -306,15 +306,22 @@ class Encoded:
 
     Attributes:
         layout: where sequences begin and end.
-        last: the last layer's states, (B, S, H) or (T, H).
+        last: the last layer's states, (B, S, H) or (T, H), or (B, H) if only_first.
         hidden_states: states after the embeddings and after every layer, in the caller's order.
         attentions: (B, A, S, S) for every layer.
+        only_first: the last layer computed the states of the first tokens alone.
     """
 
     layout: Layout
     last: Tensor
     hidden_states: tuple[Tensor, ...] | None
     attentions: tuple[Tensor, ...] | None
+    only_first: bool = False
+
+    @property
+    def first(self) -> Tensor:
+        """The last state of the first token of every sequence: (B, H)."""
+        return self.last if self.only_first else self.layout.first(self.last)
 
 
 class EncoderModel(PretrainedModel):
@@ -388,7 +395,7 @@ class EncoderModel(PretrainedModel):
             reads_first=self.pooler is not None,
         )
         layout = encoded.layout
-        pooled = None if self.pooler is None else self.pooler(layout.first(encoded.last))
+        pooled = None if self.pooler is None else self.pooler(encoded.first)
         return EncoderOutput(
             layout.restore(encoded.last), pooled, encoded.hidden_states, encoded.attentions
         )
@@ -400,6 +407,7 @@ class EncoderModel(PretrainedModel):
         token_type_ids: Tensor | None,
         *,
         reads_first: bool,
+        reads_others: bool = True,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
@@ -410,6 +418,8 @@ class EncoderModel(PretrainedModel):
 
         Args:
             reads_first: the caller will read the state of column 0, which must then exist.
+            reads_others: the caller will read the other states too. Otherwise the last layer leaves
+                them out, unless hidden states or attention maps are asked for.
             Others: see `forward`.
         """
         table = self.embeddings.token_type
@@ -430,13 +440,16 @@ class EncoderModel(PretrainedModel):
         layout = inputs.layout
         hidden: Tensor = self.embeddings(inputs.words, inputs.position_ids, inputs.token_type_ids)
         states, maps = [hidden], []
-        for layer in self.virtual_layers():
+        layers = list(self.virtual_layers())
+        only_first = not (reads_others or output_hidden_states or output_attentions)
+        for number, layer in enumerate(layers, 1):
+            alone = only_first and number == len(layers)
             if self.gradient_checkpointing and self.training:
                 hidden, layer_maps = checkpoint(
-                    layer, hidden, layout, output_attentions, use_reentrant=False
+                    layer, hidden, layout, output_attentions, alone, use_reentrant=False
                 )
             else:
-                hidden, layer_maps = layer(hidden, layout, output_attentions)
+                hidden, layer_maps = layer(hidden, layout, output_attentions, alone)
             if output_hidden_states:
                 states.append(hidden)
             maps.append(layer_maps)
@@ -445,4 +458,5 @@ class EncoderModel(PretrainedModel):
             hidden,
             tuple(layout.restore(state) for state in states) if output_hidden_states else None,
             tuple(maps) if output_attentions else None,
+            only_first,
         )

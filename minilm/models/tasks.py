@@ -126,7 +126,7 @@ class ForPreTraining(TaskModel):
 
     def pair_logits(self, encoded: Encoded) -> Tensor:
         """(B, 2) scores of the answers, from the pooled first token of every sequence."""
-        pooled = self.pool(encoded.layout.first(encoded.last))
+        pooled = self.pool(encoded.first)
         logits: Tensor = self.pair_head(self.dropout(pooled))
         return logits
 
@@ -159,9 +159,14 @@ class ForSequenceClassification(TaskModel):
             None, by the kind of labels (see `sequence_loss`).
         """
         encoded = self.encoder.encode(
-            input_ids, attention_mask, token_type_ids, reads_first=True, **options
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            reads_first=True,
+            reads_others=False,
+            **options,
         )
-        pooled = self.pool(encoded.layout.first(encoded.last))
+        pooled = self.pool(encoded.first)
         logits: Tensor = self.classifier(self.dropout(pooled))  # (B, C)
         loss = None
         if labels is not None:
@@ -323,13 +328,14 @@ class ForMultipleChoice(TaskModel):
             flat(attention_mask),
             flat(token_type_ids),
             reads_first=True,
+            reads_others=False,
             position_ids=flat(position_ids),
             inputs_embeds=flat(inputs_embeds),
             lengths=None if lengths is None else lengths.flatten(),
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        pooled = self.pool(encoded.layout.first(encoded.last))  # (B * C, H)
+        pooled = self.pool(encoded.first)  # (B * C, H)
         scores: Tensor = self.classifier(self.dropout(pooled))  # (B * C, 1)
         logits = scores.view(-1, choices)  # (B, C)
         loss = None
