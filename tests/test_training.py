@@ -13,7 +13,12 @@ from torch import nn
 import toy
 from minilm.errors import MinilmError, TrainingError
 from minilm.training.log import Log
-from minilm.training.optimiser import build_optimiser, optimiser_tensors, parameter_groups
+from minilm.training.optimiser import (
+    build_optimiser,
+    clip_gradients,
+    optimiser_tensors,
+    parameter_groups,
+)
 from minilm.training.schedules import learning_rate
 from minilm.training.settings import TrainingSettings
 from minilm.training.updates import Updater
@@ -62,6 +67,30 @@ def test_frozen_parameters_are_in_no_group() -> None:
     model = tiny("DistilBertModel", freeze_position_embeddings=True)
     params = [id(p) for group in parameter_groups(model, 0.1) for p in group["params"]]
     assert id(model.base.embeddings.position.weight) not in params
+
+
+@pytest.mark.parametrize("limit", [None, 0.01, 1e9, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gradients_are_clipped_as_by_torch(limit: float | None, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    both = [[nn.Parameter(torch.zeros(3, 4, dtype=dtype)) for _ in range(3)] for _ in range(2)]
+    for own, other in zip(*both, strict=True):
+        own.grad = torch.randn(4, 3, dtype=dtype).T  # not contiguous
+        other.grad = own.grad.clone()
+    both[0][2].grad = both[1][2].grad = None
+    norm = clip_gradients(both[0], limit)
+    wanted = nn.utils.clip_grad_norm_(both[1], float("inf") if limit is None else limit)
+    assert norm == pytest.approx(float(wanted), rel=2 * torch.finfo(dtype).eps)
+    for own, other in zip(both[0][:2], both[1][:2], strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_the_norm_shows_that_a_gradient_is_not_finite(bad: float) -> None:
+    parameter = nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.tensor([1.0, bad, 0.0])
+    assert not math.isfinite(clip_gradients([parameter], 1.0))
+    assert clip_gradients([nn.Parameter(torch.zeros(3))], 1.0) == 0.0
 
 
 @pytest.mark.parametrize(

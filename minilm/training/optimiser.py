@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,30 @@ def build_optimiser(module: nn.Module, settings: TrainingSettings) -> torch.opti
         eps=settings.epsilon,
         fused=True,
     )
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
+    """The norm of all gradients together; above the limit they are scaled down to it.
+
+    The same as `nn.utils.clip_grad_norm_`, but on a CPU the products of BLAS take a third of the
+    time of its norms.
+
+    Args:
+        parameters: those without a gradient are passed over.
+        limit: None = only the norm.
+
+    Returns:
+        The norm before scaling; infinite or NaN if a gradient is.
+    """
+    gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
+    if all(gradient.device.type == "cpu" for gradient in gradients):
+        squares = sum(float(torch.dot(gradient, gradient)) for gradient in gradients)
+        norm = torch.tensor(squares, dtype=torch.float64).sqrt()
+    else:
+        norm = nn.utils.get_total_norm(gradients)
+    if limit is not None and float(norm) > limit:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:

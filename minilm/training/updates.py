@@ -21,7 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from minilm.errors import TrainingError
 from minilm.training.distributed import Processes
-from minilm.training.optimiser import build_optimiser, optimiser_tensors, restore_optimiser
+from minilm.training.optimiser import (
+    build_optimiser,
+    clip_gradients,
+    optimiser_tensors,
+    restore_optimiser,
+)
 from minilm.training.schedules import learning_rate
 from minilm.training.settings import Precision, TrainingSettings
 
@@ -184,8 +189,7 @@ class Updater:
             for name, value in values.items():
                 terms[name] = terms.get(name, 0.0) + value
 
-        limit = settings.max_gradient_norm
-        norm = float(nn.utils.clip_grad_norm_(self._trained, math.inf if limit is None else limit))
+        norm = clip_gradients(self._trained, settings.max_gradient_norm)
         totals = processes.sum({**terms, "stop": float(stop_requested())})
         stop = totals.pop("stop") > 0
         # sums over processes and the norm are the same everywhere, so all stop or none does
