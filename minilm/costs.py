@@ -186,7 +186,7 @@ def cost(
     query, key, value and maps are larger by what that adds, and S is the width of a block.
 
     Where a head reads the first token alone, the last layer computes no other: one row a sequence
-    there, but for keys, values and what they are made of.
+    there, but for what its attention reads and weighs (5 H a token).
 
     Layers count every time they are applied, whether they share weights or not. Left out is what
     does not stay: gradients of activations, buffers within an operation, the logits the loss is
@@ -298,10 +298,10 @@ def _kept_for_backward(
     attention = hidden + states + _mask(layer.attention_dropout, hidden)
     feed_forward = hidden + inner + _mask(layer.feed_forward_dropout, hidden)
     applied, alone = tokens * len(layers), 0.0
-    if only_first:  # in the last layer one row a sequence, but for keys, values and the input
+    if only_first:  # in the last layer one row a sequence, but not of what attention reads
         applied += batch - tokens
-        maps = 3 * heads * length if layer.attention.dropout else hidden + heads
-        alone = tokens * 3 * hidden + batch * (3 * hidden + maps) - batch * (hidden + states)
+        maps = heads * (3 if layer.attention.dropout else 2)
+        alone = tokens * (5 * hidden + maps + 2 * INDEX) + batch * (hidden - states)
     return {
         "word embeddings": tokens * INDEX,
         "position embeddings": tokens * INDEX,

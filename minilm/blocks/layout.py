@@ -26,6 +26,7 @@ from minilm.blocks.attention import (
     fused_attention,
     spells_out,
 )
+from minilm.blocks.dropout import dropout as drop_out
 
 # Of `_in_blocks`. A CPU takes exponentials 16 or 32 at a time, and those that are left over one by
 # one: a softmax over 13 numbers costs ten times that over 16.
@@ -208,10 +209,13 @@ class Packed:
 
     def attend_first(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
         """Attention of the first tokens alone: (B, A, D) queries and contexts."""
-        mask = self.rows(torch.ones_like(self.column, dtype=torch.bool), False)  # (B, S)
-        rows = Padded(mask)
-        key, value = (self.rows(x, 0.0) for x in (key, value))  # (B, S, A, D)
-        return rows.attend_first(query, key, value, dropout)
+        wide = torch.promote_types(query.dtype, torch.float32)  # of sums, as in a product
+        products = query.index_select(0, self.sequence) * key  # (T, A, D)
+        scores = products.sum(-1, dtype=wide) * query.shape[-1] ** -0.5  # (T, A)
+        maps = drop_out(self.rows(scores, -math.inf).softmax(dim=1), dropout)  # (B, S, A)
+        weighted = maps[self.sequence, self.column, :, None] * value
+        context = torch.zeros(query.shape, dtype=wide, device=query.device)
+        return context.index_add_(0, self.sequence, weighted).to(query.dtype)
 
     def _attend_by_length(
         self, query: Tensor, key: Tensor, value: Tensor, dropout: float
