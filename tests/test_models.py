@@ -9,8 +9,10 @@ import torch
 
 import minilm
 from minilm import ConfigError, InputError
+from minilm.blocks import dropout as dropout_module
 from minilm.blocks.feed_forward import FeedForward
 from minilm.blocks.layout import Packed, Padded
+from oracle import steady_dropout
 from tiny import ALL_CLASSES, architecture, packed, ragged, tiny
 
 TYPED = [name for name in ALL_CLASSES if architecture(name) != "distilbert"]
@@ -291,15 +293,12 @@ FIRST_TOKEN = [name for name in ALL_CLASSES if "SequenceClass" in name or "Choic
 @pytest.mark.parametrize("name", FIRST_TOKEN)
 @pytest.mark.parametrize("call", ["full rows", "holes", "packed", "checkpointing"])
 def test_where_the_first_token_is_all_that_is_read_the_last_layer_computes_no_other(
-    name: str, call: str
+    name: str, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hidden states ask for all of them: logits and gradients are the same."""
-    model = tiny(name).train(call == "checkpointing")
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    for layer in model.base.virtual_layers():
-        layer.attention.dropout = 0.0
+    """Hidden states ask for all of them: logits and gradients are the same, dropout included."""
+    monkeypatch.setattr(dropout_module, "_drop_by_words", steady_dropout)
+    rates = {"hidden_dropout_prob": 0.11, "attention_probs_dropout_prob": 0.23}
+    model = tiny(name, **rates).train()
     if call == "checkpointing":
         model.gradient_checkpointing_enable()
     batch = ragged((6, 6, 6) if call == "full rows" else (7, 3, 1, 7, 5, 2))

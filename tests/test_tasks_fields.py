@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from minilm.data.records.base import Skips
 from minilm.errors import DataError
 from minilm.tasks.catalogue import TASKS
 from minilm.tasks.fields import renamed
@@ -48,9 +47,3 @@ def test_a_column_that_is_not_there_is_named() -> None:
 def test_without_columns_records_stay_as_they_are() -> None:
     records = [{"text": "a", "label": "x"}]
     assert renamed(records, {"text": None, "label": None}) is records
-    examples = (
-        TASKS["classification"]
-        .learn([*records, {"text": "b", "label": "y"}], 16, {})
-        .examples(records, Skips(), labelled=True)
-    )
-    assert len(examples) == 1

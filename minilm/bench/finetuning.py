@@ -403,8 +403,9 @@ def bench_finetuning(
         What `minilm bench finetune --json` prints: "model", "workload", "machine" and "contenders".
         For each of these: seconds (of a step, the mean over the batches, the median over rounds),
         tokens_per_second, examples_per_second, share_of_peak (of matrix products in the same
-        precision), padding (share of positions), and ratios to the loops of transformers in the
-        same precision: median, lowest and highest over rounds, above 1 = faster than it.
+        precision; the last layer counts whole, of which minilm computes the first tokens alone),
+        padding (share of positions), and ratios to the loops of transformers in the same precision:
+        median, lowest and highest over rounds, above 1 = faster than it.
 
     Raises:
         DisagreementError: a loop gives other results than the rest.

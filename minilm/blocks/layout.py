@@ -6,7 +6,8 @@ layers, norms and heads never touch padding. Attention is the one operation that
 difference, so the layout owns it.
 
 Inside a packed batch the sequences are sorted by length: neighbours of equal length then share one
-attention call. `gather` and `restore` translate between the caller's order and the inner one.
+attention call, or in training on a CPU neighbours of similar length a block. `gather` and `restore`
+translate between the caller's order and the inner one.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def build_optimiser(module: nn.Module, settings: TrainingSettings) -> torch.opti
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
     """The norm of all gradients together; above the limit they are scaled down to it.
 
-    The same as `nn.utils.clip_grad_norm_`, but on a CPU the products of BLAS take a third of the
-    time of its norms.
+    The same as `nn.utils.clip_grad_norm_`, but on a CPU the products of BLAS take half the time
+    of its norms or less.
 
     Args:
         parameters: those without a gradient are passed over.
