@@ -277,7 +277,7 @@ def test_encode_options_and_standard_input(tiny_dir: Path, tmp_path: Path) -> No
 def test_encode_streams_in_chunks(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minilm.encoder.CHUNK", 7)
+    monkeypatch.setattr("minilm.sentence.encoder.CHUNK", 7)
     lines, output = make_texts(50), tmp_path / "vectors.npy"
     result = run("encode", tiny_dir, "-", "-o", output, stdin="\n".join(lines).encode())
     assert result.exit_code == 0, result.stderr

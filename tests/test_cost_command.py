@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 
 import minilm
 import minilm.cli.cost
-from minilm import costs
 from minilm.cli import main
+from minilm.costs import counting as costs
+from minilm.costs.presets import PUBLISHED, find_config
 from minilm.errors import ConfigError, InputError
-from minilm.published import PUBLISHED, find_config
 from minilm.training.settings import Optimiser
 from saved import save_tiny
 

@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import minilm
 from minilm.config import EncoderConfig
-from minilm.costs import HEADS, Cost, Part
+from minilm.costs.counting import HEADS, Cost, Part
+from minilm.costs.presets import PUBLISHED, find_config
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
 from minilm.loader import CLASSES, STEMS
-from minilm.published import PUBLISHED, find_config
 from minilm.recipes.masked_lm import MaskedLMLearner
 from minilm.recipes.pretraining import PretrainingLearner
 from minilm.training.optimiser import build_optimiser

@@ -12,9 +12,9 @@ import transformers
 from hypothesis import given, strategies as st
 
 import minilm
-import minilm.encoder
+import minilm.sentence.encoder
 from minilm import ConfigError, Encoder, InputError
-from minilm.encoder import pack
+from minilm.sentence.encoder import pack
 from saved import make_texts, save_tiny
 
 
@@ -96,7 +96,7 @@ def test_a_stream_reads_and_gives_chunks_in_order(
 ) -> None:
     texts = make_texts(20)
     whole = encoder.encode(texts)
-    monkeypatch.setattr(minilm.encoder, "CHUNK", 8)
+    monkeypatch.setattr(minilm.sentence.encoder, "CHUNK", 8)
     read = 0
 
     def reader() -> Iterator[str]:
@@ -218,7 +218,7 @@ def test_one_string_is_refused(encoder: Encoder) -> None:
 def test_wrong_items_are_named_by_their_place_in_the_stream(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(minilm.encoder, "CHUNK", 4)
+    monkeypatch.setattr(minilm.sentence.encoder, "CHUNK", 4)
     with pytest.raises(InputError, match=r"texts\[5\] must be a string, not int"):
         encoder.encode([*make_texts(5), 7])  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"After the first 4 texts: text 1 has a lone surrogate"):

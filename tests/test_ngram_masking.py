@@ -12,7 +12,7 @@ from minilm.data.ngram_masking import NGramMasking
 from minilm.data.randomness import TokenDraw
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 WORDS = [f"w{i}" for i in range(60)] + [f"##p{i}" for i in range(40)]
 VOCABULARY = Vocabulary.of(wordpiece(*WORDS))

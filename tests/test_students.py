@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 import minilm
+from minilm.compression.students import chosen_layers, init_student
 from minilm.errors import ConfigError, InputError
 from minilm.models.base import PretrainedModel
 from minilm.models.bert import BertModel
 from minilm.models.distilbert import DistilBertForMaskedLM, DistilBertModel
-from minilm.students import chosen_layers, init_student
 from tiny import ragged, tiny
 
 # what each part of the student is copied from; the fold adds to the position table

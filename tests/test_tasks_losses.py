@@ -23,7 +23,7 @@ from minilm.tasks.learning import (
     class_weights,
 )
 from minilm.tasks.task import Sample, Task, TaskBatch, collate
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 from task_data import ARCHITECTURES, RECORDS, colour_texts, save_start, tiny_model
 
 EXACT: dict[str, Any] = {"rtol": 0, "atol": 1e-5}

@@ -20,7 +20,7 @@ from minilm.tasks.tagging import Tagging, WordsExample
 from minilm.tasks.task import Floats, Sample
 from minilm.tasks.utterances import Utterances
 from minilm.tasks.windows import Window, cut, homes
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 from task_data import COLOURS, FILLERS, PLACES, Record, save_start
 
 QUICK = settings(deadline=None, max_examples=150)

@@ -22,10 +22,10 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer as Backend, models, pre_tokenizers, trainers
 
 import minilm
-from minilm import tokenizer_training
 from minilm.cli import main
 from minilm.errors import CheckpointError, DataError, InputError, MinilmError
-from minilm.tokenizer_training import Kind, train_tokenizer
+from minilm.tokenization import training as tokenizer_training
+from minilm.tokenization.training import Kind, train_tokenizer
 
 KINDS: list[Kind] = ["wordpiece", "unigram"]
 SIZE = 600
@@ -128,7 +128,7 @@ def test_same_text_same_files_whatever_the_threads(corpus: Path, tmp_path: Path)
     """The library's hash tables are seeded anew in every process."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from minilm.tokenizer_training import train_tokenizer\n"
+        "from minilm.tokenization.training import train_tokenizer\n"
         f"for kind in {KINDS!r}:\n"
         "    destination = Path(sys.argv[2], kind)\n"
         f"    train_tokenizer(sys.argv[1:2], destination, kind=kind, vocab_size={SIZE})"

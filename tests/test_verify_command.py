@@ -16,13 +16,12 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
 import minilm
-from minilm import reference_values
 from minilm.cli import main
 from minilm.errors import CheckpointError, DependencyError, InputError
 from minilm.loader import CLASSES
 from minilm.models.base import PretrainedModel
-from minilm.parity import CALLS, MASKS, ParityReport, Row, stored_classes, verify
-from minilm.reference_values import REFERENCES, Case, verify_as
+from minilm.parity import CALLS, MASKS, ParityReport, Row, reference_values, stored_classes, verify
+from minilm.parity.reference_values import REFERENCES, Case, verify_as
 from tiny import ALL_CLASSES, tiny
 
 

@@ -42,7 +42,7 @@ from minilm.models.base import PretrainedModel
 from minilm.tasks.learning import TaskData, TaskLearner
 from minilm.tasks.task import Integers, Sample
 from minilm.tasks.texts import Classification
-from minilm.tokenization import Joined, Tokenizer
+from minilm.tokenization.tokenizer import Joined, Tokenizer
 from minilm.training.distributed import Processes
 from minilm.training.optimiser import parameter_groups
 from minilm.training.schedules import learning_rate

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minilm.config import EncoderConfig
-from minilm.costs import layer_flops
+from minilm.costs.counting import layer_flops
 
 TEXTS = 512
 SEED = 11

@@ -80,8 +80,8 @@ def command(
     Example:
       minilm cost albert-base-v2 bert-base-uncased --head pretraining
     """
-    from minilm.costs import cost, table
-    from minilm.published import find_config
+    from minilm.costs.counting import cost, table
+    from minilm.costs.presets import find_config
 
     found = [
         (model, cost(find_config(model), length=length, batch=batch, head=head, dtype=dtype))

@@ -107,12 +107,12 @@ def command(
 
     def build(_: Processes) -> Recipe:
         from minilm.checkpoints.hub import resolve
+        from minilm.compression.students import init_student
         from minilm.loader import load_masked_lm
         from minilm.models.distilbert import DistilBertForMaskedLM
         from minilm.objectives.distillation import DistillationLoss
         from minilm.recipes.runs import distillation
-        from minilm.students import init_student
-        from minilm.tokenization import Tokenizer
+        from minilm.tokenization.tokenizer import Tokenizer
 
         directory = resolve(teacher)
         model = load_masked_lm(directory)

@@ -13,9 +13,9 @@ import click
 import numpy as np
 
 from minilm.checkpoints.atomic import replace_files
-from minilm.encoder import TOKENS_PER_BATCH, Encoder, Pooling, Vectors
 from minilm.errors import InputError
 from minilm.models.base import DTYPES
+from minilm.sentence.encoder import TOKENS_PER_BATCH, Encoder, Pooling, Vectors
 
 
 def read_lines(file: BinaryIO, name: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from minilm.checkpoints.hub import resolve
 from minilm.errors import InputError
 from minilm.loader import load_masked_lm
 from minilm.models.tasks import ForMaskedLM
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 
 @torch.inference_mode()

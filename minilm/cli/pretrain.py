@@ -149,12 +149,12 @@ def command(
 
     def build(_: Processes) -> Recipe:
         from minilm.checkpoints.hub import resolve
-        from minilm.growth import deepen
+        from minilm.compression.growth import deepen
         from minilm.loader import load_masked_lm, load_pretraining
         from minilm.models.tasks import ForMaskedLM, ForPreTraining
         from minilm.recipes.corpus import with_head_start
         from minilm.recipes.runs import masked_lm, pretraining
-        from minilm.tokenization import Tokenizer
+        from minilm.tokenization.tokenizer import Tokenizer
         from minilm.training.memory import hand_back_freed_memory
 
         corpus = corpus_settings(

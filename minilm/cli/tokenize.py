@@ -15,7 +15,7 @@ from minilm.cli.text_options import text_options
 from minilm.data.text_files import EncodingErrors
 from minilm.data.token_store import TokenStore
 from minilm.data.tokenize import SHARD_TOKENS, Progress, tokenize_corpus
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 _SECONDS_BETWEEN_LINES = 10.0
 

@@ -12,7 +12,7 @@ import click
 
 from minilm.cli.text_options import text_options
 from minilm.data.text_files import EncodingErrors
-from minilm.tokenizer_training import CHARACTER_COVERAGE, Kind, train_tokenizer
+from minilm.tokenization.training import CHARACTER_COVERAGE, Kind, train_tokenizer
 
 
 @click.command()

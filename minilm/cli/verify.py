@@ -8,7 +8,7 @@ import math
 import click
 
 from minilm.parity import verify
-from minilm.reference_values import verify_as
+from minilm.parity.reference_values import verify_as
 
 
 @click.command()

@@ -20,14 +20,14 @@ from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.json_file import read_json
 from minilm.compare.text_scores import score_text
 from minilm.config import AlbertConfig
-from minilm.costs import cost
+from minilm.costs.counting import cost
 from minilm.errors import CheckpointError, DataError, InputError
 from minilm.loader import load
 from minilm.models.base import EncoderModel, PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.tasks.catalogue import is_finetuned
 from minilm.tasks.prediction import Predictor
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 CARD = "card.json"  # beside a checkpoint: what its makers say of it
 MAX_CARD = 2**20  # bytes

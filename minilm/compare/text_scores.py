@@ -10,13 +10,13 @@ import torch
 
 from minilm.data.batches import TokenBatch
 from minilm.data.sentences import split_sentences
-from minilm.encoder import pack
 from minilm.errors import InputError
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.objectives.tasks import IGNORED_LABEL
 from minilm.recipes.masked_lm import MaskedLMLearner
 from minilm.recipes.pretraining import PretrainingLearner
-from minilm.tokenization import Tokenizer
+from minilm.sentence.encoder import pack
+from minilm.tokenization.tokenizer import Tokenizer
 
 MAX_LENGTH = 128  # tokens to which paragraphs and pairs are cut
 MASKED = 0.15  # of a paragraph's tokens

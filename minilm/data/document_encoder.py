@@ -26,7 +26,7 @@ from minilm.data.token_store import Integers, Tokens
 from minilm.errors import DataError
 
 if TYPE_CHECKING:
-    from minilm.tokenization import Tokenizer
+    from minilm.tokenization.tokenizer import Tokenizer
 
 _BATCH = 2**18  # characters of text that a process gets at a time
 

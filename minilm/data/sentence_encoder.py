@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm.errors import DataError
-from minilm.tokenizer_files import guarded
+from minilm.tokenization.files import guarded
 
 if TYPE_CHECKING:
     import tokenizers

@@ -37,7 +37,7 @@ from minilm.data.token_store import Integers
 from minilm.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
-    from minilm.tokenization import Tokenizer
+    from minilm.tokenization.tokenizer import Tokenizer
 
 
 class StoreWriter:

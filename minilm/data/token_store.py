@@ -34,7 +34,7 @@ from minilm.data.store_manifest import AGAIN, COUNTS, Manifest, shard_file, toke
 from minilm.errors import DataError, InputError
 
 if TYPE_CHECKING:
-    from minilm.tokenization import Tokenizer
+    from minilm.tokenization.tokenizer import Tokenizer
 
 Tokens: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -124,7 +124,7 @@ class TokenStore:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the store was made with."""
-        from minilm.tokenization import Tokenizer
+        from minilm.tokenization.tokenizer import Tokenizer
 
         return Tokenizer.from_pretrained(self.path)
 

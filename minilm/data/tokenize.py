@@ -33,7 +33,7 @@ from minilm.data.token_store import TokenStore, tokenizer_fingerprint
 from minilm.errors import DataError, InputError
 
 if TYPE_CHECKING:
-    from minilm.tokenization import Tokenizer
+    from minilm.tokenization.tokenizer import Tokenizer
 
 SHARD_TOKENS = 2**23  # an interruption costs at most the time for so many
 MANY_UNKNOWN = 0.1  # a larger share of unknown tokens gets a warning

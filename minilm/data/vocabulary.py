@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm.errors import InputError
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 # Of ALBERT's released code: pieces made of these alone go on with a word. The apostrophe and < = >
 # are not among them, so that "'s" is a word of its own.

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from minilm.compression.warm_start import head_start
 from minilm.data.batches import SampleSource, SentenceTask, TokenBatch
 from minilm.data.masked_lm import MaskedLMData, evaluation_batches
 from minilm.data.masking import Masking, RareTokenMasking, TokenMasking, WholeWordMasking
@@ -17,8 +18,7 @@ from minilm.data.vocabulary import Vocabulary
 from minilm.data.word_vectors import count_word_vectors
 from minilm.errors import DataError
 from minilm.models.base import PretrainedModel
-from minilm.starts import head_start
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 MaskingName = Literal["tokens", "whole_words", "ngrams", "rare_tokens"]
 Segments = Literal["single", "sentence_order", "next_sentence"]

@@ -21,7 +21,7 @@ from minilm.recipes.corpus import Corpus, CorpusSettings, open_corpus
 from minilm.recipes.distillation import DistillationLearner
 from minilm.recipes.masked_lm import MaskedLMLearner
 from minilm.recipes.pretraining import PretrainingLearner
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.distributed import Processes, join
 from minilm.training.log import LOG
 from minilm.training.loop import Result, train

@@ -29,7 +29,7 @@ from minilm.tasks.task import (
     softmax,
 )
 from minilm.tasks.windows import Window, cut, homes
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 NO_ANSWER = (0, 0)  # start and end at [CLS]
 

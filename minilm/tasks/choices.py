@@ -27,7 +27,7 @@ from minilm.tasks.task import (
     run_model,
     softmax,
 )
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

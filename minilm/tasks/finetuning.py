@@ -17,13 +17,13 @@ from minilm.checkpoints.atomic import replace_files
 from minilm.checkpoints.file_names import TASK
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.json_file import json_bytes
+from minilm.compression.students import LayerChoice, init_student
 from minilm.config import AlbertConfig
 from minilm.data.records.base import Records, Skips
 from minilm.errors import InputError
 from minilm.loader import CLASSES, STEMS, find_class, load
 from minilm.models.base import PretrainedModel
 from minilm.recipes.runs import Recipe, digest
-from minilm.students import LayerChoice, init_student
 from minilm.tasks.catalogue import task_class
 from minilm.tasks.fields import check_dictionaries
 from minilm.tasks.learning import (
@@ -37,7 +37,7 @@ from minilm.tasks.learning import (
 )
 from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
 from minilm.tasks.task import Scores, Task
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.distributed import Processes, join
 from minilm.training.settings import Precision, TrainingSettings
 from minilm.training.updates import best_precision

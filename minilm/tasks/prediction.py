@@ -18,7 +18,7 @@ from minilm.models.base import PretrainedModel
 from minilm.tasks.catalogue import task_of
 from minilm.tasks.learning import batches
 from minilm.tasks.task import Floats, Prediction, Sample, Scores, Task
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 CHUNK = 1024  # records that are read, sorted and packed together
 TOKENS_PER_BATCH = 4096

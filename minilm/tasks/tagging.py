@@ -30,7 +30,7 @@ from minilm.tasks.task import (
     softmax,
 )
 from minilm.tasks.windows import cut, homes
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 OUTSIDE = "O"
 OVERLAP = 4  # windows begin a quarter of their room before the last one ends

@@ -28,7 +28,7 @@ from minilm.data.records.base import Skips
 from minilm.errors import InputError
 from minilm.models.base import PretrainedModel
 from minilm.objectives.soft_targets import Kind
-from minilm.tokenization import Batch, Joined, Tokenizer
+from minilm.tokenization.tokenizer import Batch, Joined, Tokenizer
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

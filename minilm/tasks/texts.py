@@ -47,7 +47,7 @@ from minilm.tasks.task import (
     rows_of,
     softmax,
 )
-from minilm.tokenization import Tokenizer
+from minilm.tokenization.tokenizer import Tokenizer
 
 Target = TypeVar("Target")
 SHOWN = 10  # classes for which a prediction lists the probability

@@ -26,8 +26,8 @@ from minilm.checkpoints.atomic import new_directory
 from minilm.checkpoints.json_file import json_bytes
 from minilm.data.text_files import EncodingErrors, TextFormat, check_text_file, read_documents
 from minilm.errors import DataError, InputError, MinilmError
-from minilm.tokenization import Tokenizer
-from minilm.tokenizer_files import guarded
+from minilm.tokenization.files import guarded
+from minilm.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers

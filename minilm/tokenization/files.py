@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from minilm.checkpoints.json_file import read_bytes, read_json
 from minilm.errors import MinilmError, TokenizerFileError
-from minilm.sentencepiece_file import read_sentencepiece
+from minilm.tokenization.sentencepiece import read_sentencepiece
 
 if TYPE_CHECKING:
     import tokenizers

@@ -1,7 +1,7 @@
 """Text to ids and back: WordPiece (BERT, DistilBERT) and unigram (ALBERT).
 
 The work is done by the Rust library `tokenizers`; this module makes it read every layout of model
-directory (see `minilm.tokenizer_files`) and return batches that go straight into a model.
+directory (see `minilm.tokenization.files`) and return batches that go straight into a model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from minilm.checkpoints.atomic import replace_files
 from minilm.checkpoints.json_file import json_bytes
 from minilm.errors import CheckpointError, InputError, MinilmError, TokenizerFileError
-from minilm.tokenizer_files import complete, guarded, read_tokenizer
+from minilm.tokenization.files import complete, guarded, read_tokenizer
 
 if TYPE_CHECKING:
     import tokenizers

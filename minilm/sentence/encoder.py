@@ -19,8 +19,8 @@ from minilm.checkpoints.hub import resolve
 from minilm.errors import InputError
 from minilm.loader import load
 from minilm.models.base import PretrainedModel
-from minilm.sentence_files import read_sentence_settings
-from minilm.tokenization import Tokenizer
+from minilm.sentence.files import read_sentence_settings
+from minilm.tokenization.tokenizer import Tokenizer
 
 Pooling = Literal["mean", "cls"]
 Vectors = npt.NDArray[np.float32]

@@ -1,0 +1,80 @@
+"""The public names, each stated once: read by type checkers, and by `__init__.py` to import
+each name on its first use."""
+
+from .compression.growth import deepen as deepen
+from .compression.sharing import (
+    share as share,
+    unshare as unshare,
+)
+from .compression.students import init_student as init_student
+from .compression.warm_start import head_start as head_start
+from .config import (
+    AlbertConfig as AlbertConfig,
+    BertConfig as BertConfig,
+    DistilBertConfig as DistilBertConfig,
+)
+from .costs.counting import cost as cost
+from .data.token_store import TokenStore as TokenStore
+from .data.tokenize import tokenize_corpus as tokenize_corpus
+from .data.word_vectors import count_word_vectors as count_word_vectors
+from .errors import (
+    CheckpointError as CheckpointError,
+    ConfigError as ConfigError,
+    DataError as DataError,
+    DependencyError as DependencyError,
+    HubError as HubError,
+    InputError as InputError,
+    MinilmError as MinilmError,
+    TokenizerFileError as TokenizerFileError,
+    TrainingError as TrainingError,
+)
+from .loader import load as load
+from .models.albert import (
+    AlbertForMaskedLM as AlbertForMaskedLM,
+    AlbertForMultipleChoice as AlbertForMultipleChoice,
+    AlbertForPreTraining as AlbertForPreTraining,
+    AlbertForQuestionAnswering as AlbertForQuestionAnswering,
+    AlbertForSequenceClassification as AlbertForSequenceClassification,
+    AlbertForTokenClassification as AlbertForTokenClassification,
+    AlbertModel as AlbertModel,
+)
+from .models.bert import (
+    BertForMaskedLM as BertForMaskedLM,
+    BertForMultipleChoice as BertForMultipleChoice,
+    BertForPreTraining as BertForPreTraining,
+    BertForQuestionAnswering as BertForQuestionAnswering,
+    BertForSequenceClassification as BertForSequenceClassification,
+    BertForTokenClassification as BertForTokenClassification,
+    BertModel as BertModel,
+)
+from .models.distilbert import (
+    DistilBertForMaskedLM as DistilBertForMaskedLM,
+    DistilBertForMultipleChoice as DistilBertForMultipleChoice,
+    DistilBertForQuestionAnswering as DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification as DistilBertForSequenceClassification,
+    DistilBertForTokenClassification as DistilBertForTokenClassification,
+    DistilBertModel as DistilBertModel,
+)
+from .objectives.distillation import (
+    DistillationLoss as DistillationLoss,
+    DistillationTerms as DistillationTerms,
+    distillation_terms as distillation_terms,
+)
+from .recipes.corpus import CorpusSettings as CorpusSettings
+from .sentence.encoder import Encoder as Encoder
+from .tasks.finetuning import (
+    FinetuningSettings as FinetuningSettings,
+    finetune as finetune,
+)
+from .tasks.learning import SoftTargets as SoftTargets
+from .tasks.prediction import Predictor as Predictor
+from .tokenization.tokenizer import (
+    Batch as Batch,
+    Tokenizer as Tokenizer,
+)
+from .tokenization.training import train_tokenizer as train_tokenizer
+from .training.lamb import Lamb as Lamb
+from .training.optimiser import parameter_groups as parameter_groups
+from .training.settings import TrainingSettings as TrainingSettings
+
+__version__: str

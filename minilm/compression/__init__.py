@@ -1,0 +1,1 @@
+"""Small models from large ones: students, shared layers, growth and starts."""

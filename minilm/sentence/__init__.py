@@ -1,0 +1,1 @@
+"""Texts to vectors, and the files of sentence-transformers that say how."""

@@ -1,0 +1,1 @@
+"""Text to ids and back: reading every layout of tokenizer files, and training a vocabulary."""
