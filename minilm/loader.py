@@ -10,7 +10,7 @@ from minilm.checkpoints.names import ARCHITECTURES, architecture_of
 from minilm.checkpoints.weights import open_directory
 from minilm.errors import CheckpointError
 from minilm.models import albert, bert, distilbert
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 
 CLASSES: dict[str, type[PretrainedModel]] = {

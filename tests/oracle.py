@@ -8,7 +8,7 @@ import transformers
 from torch import Tensor
 
 from minilm.loader import STEMS
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 
 
 def hugging_face(ours: PretrainedModel) -> Any:

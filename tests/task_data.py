@@ -12,7 +12,7 @@ import torch
 
 import minilm
 from minilm.loader import CLASSES, STEMS
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.finetuning import Finetuned, FinetuningSettings, finetune
 from minilm.tasks.learning import SoftTargets
 

@@ -36,7 +36,7 @@ from minilm.cli.bench_finetune import table
 from minilm.config import BertConfig, DistilBertConfig
 from minilm.errors import DependencyError, InputError
 from minilm.loader import CLASSES, STEMS
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from tiny import tiny
 
 TEXTS = [("a fine film", "pos"), ("dull and long , very long", "neg"), ('" so " it is', "pos")]

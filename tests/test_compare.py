@@ -17,7 +17,7 @@ from minilm.compare.page import page
 from minilm.compare.report import markdown, rows_of, table
 from minilm.compare.text_scores import help_topics, score_text
 from minilm.errors import CheckpointError, InputError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 
 SHAPE = {
     "vocab_size": 300,

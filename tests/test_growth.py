@@ -8,7 +8,7 @@ import torch
 import minilm
 from minilm.errors import ConfigError, InputError
 from minilm.loader import CLASSES
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from tiny import ALL_CLASSES, tiny
 
 

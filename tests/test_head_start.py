@@ -9,7 +9,7 @@ from minilm.compression.warm_start import OFFSETS, SHARED_OFFSETS, head_start
 from minilm.data.token_store import TokenStore
 from minilm.data.word_vectors import WordVectors, count_word_vectors
 from minilm.errors import InputError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.recipes.corpus import CorpusSettings, with_head_start
 
 ANIMALS, PLACES = ("cat", "dog", "mouse"), ("hill", "river", "house")

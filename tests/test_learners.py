@@ -14,7 +14,7 @@ from torch import Tensor
 import minilm
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
 from minilm.objectives.distillation import DistillationLoss, distillation_terms
 from minilm.recipes.distillation import DistillationLearner

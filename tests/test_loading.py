@@ -16,7 +16,7 @@ from torch import Tensor
 import minilm
 from minilm import CheckpointError, ConfigError, InputError
 from minilm.checkpoints.names import ARCHITECTURES, ENCODER
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from tiny import ALL_CLASSES, architecture, ragged, tiny
 
 Tensors = dict[str, Tensor]

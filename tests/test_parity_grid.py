@@ -18,7 +18,7 @@ from minilm.blocks import dropout as dropout_module
 from minilm.blocks.activations import ACTIVATIONS
 from minilm.errors import InputError
 from minilm.loader import STEMS
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.parity import (
     MASKS,
     Inputs,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import minilm
 from minilm.loader import STEMS
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.parity import (
     MASKS,
     Inputs,

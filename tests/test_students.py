@@ -10,9 +10,9 @@ from torch import Tensor
 import minilm
 from minilm.compression.students import chosen_layers, init_student
 from minilm.errors import ConfigError, InputError
-from minilm.models.base import PretrainedModel
 from minilm.models.bert import BertModel
 from minilm.models.distilbert import DistilBertForMaskedLM, DistilBertModel
+from minilm.models.pretrained import PretrainedModel
 from tiny import ragged, tiny
 
 # what each part of the student is copied from; the fold adds to the position table

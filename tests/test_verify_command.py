@@ -19,7 +19,7 @@ import minilm
 from minilm.cli import main
 from minilm.errors import CheckpointError, DependencyError, InputError
 from minilm.loader import CLASSES
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.parity import CALLS, MASKS, ParityReport, Row, reference_values, stored_classes, verify
 from minilm.parity.reference_values import REFERENCES, Case, verify_as
 from tiny import ALL_CLASSES, tiny

@@ -6,7 +6,7 @@ import torch
 
 import minilm
 from minilm.loader import CLASSES, STEMS
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 
 SIZES = {
     "vocab_size": 61,

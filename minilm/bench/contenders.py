@@ -14,7 +14,8 @@ from minilm.checkpoints.config_file import naming, read_config
 from minilm.config import AlbertConfig, BertConfig, DistilBertConfig, EncoderConfig
 from minilm.errors import DependencyError
 from minilm.loader import CLASSES, STEMS, find_class
-from minilm.models.base import EncoderModel, PretrainedModel
+from minilm.models.encoder import EncoderModel
+from minilm.models.pretrained import PretrainedModel
 
 # configurations that --model knows by name: the published base models
 BASE_CONFIGS: Mapping[str, type[EncoderConfig]] = {

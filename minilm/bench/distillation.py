@@ -39,7 +39,7 @@ from minilm.bench.memory import in_fresh_process, peak_resident
 from minilm.bench.workload import SEED, draw_lengths, padding_ratio
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
-from minilm.models.base import DTYPES
+from minilm.models.pretrained import DTYPES
 from minilm.training.settings import Precision
 
 REFERENCE = "transformers"

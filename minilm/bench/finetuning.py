@@ -38,7 +38,7 @@ from minilm.data.records.base import Skips
 from minilm.data.records.files import read_records
 from minilm.errors import DependencyError, InputError
 from minilm.loader import CLASSES, STEMS, find_class
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.learning import TaskData, TaskLearner
 from minilm.tasks.task import Integers, Sample
 from minilm.tasks.texts import Classification

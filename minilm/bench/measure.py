@@ -26,7 +26,7 @@ from minilm.bench.workload import (
 )
 from minilm.config import EncoderConfig
 from minilm.errors import InputError, MinilmError
-from minilm.models.base import DTYPES
+from minilm.models.pretrained import DTYPES
 
 ONE_TEXT = 32  # tokens of the text whose latency is measured
 SAMPLE = (17, 40, 6)  # tokens of the texts on which all contenders must agree

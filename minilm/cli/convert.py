@@ -12,7 +12,7 @@ from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.pickled import convert_pickle
 from minilm.errors import CheckpointError
 from minilm.loader import load
-from minilm.models.base import DTYPES
+from minilm.models.pretrained import DTYPES
 
 
 def rewrite(source: str, destination: Path, dtype: str) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from minilm.checkpoints.atomic import replace_files
 from minilm.errors import InputError
-from minilm.models.base import DTYPES
+from minilm.models.pretrained import DTYPES
 from minilm.sentence.encoder import TOKENS_PER_BATCH, Encoder, Pooling, Vectors
 
 

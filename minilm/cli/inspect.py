@@ -14,7 +14,7 @@ from torch import nn
 from minilm.checkpoints.file_names import weight_files
 from minilm.checkpoints.hub import resolve
 from minilm.loader import load
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from minilm.cli.training import corpus_settings, run, training_options
 
 if TYPE_CHECKING:
-    from minilm.models.base import PretrainedModel
+    from minilm.models.pretrained import PretrainedModel
     from minilm.recipes.runs import Recipe
     from minilm.training.distributed import Processes
 

@@ -23,7 +23,8 @@ from minilm.config import AlbertConfig
 from minilm.costs.counting import cost
 from minilm.errors import CheckpointError, DataError, InputError
 from minilm.loader import load
-from minilm.models.base import EncoderModel, PretrainedModel
+from minilm.models.encoder import EncoderModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.tasks.catalogue import is_finetuned
 from minilm.tasks.prediction import Predictor

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from minilm.errors import InputError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 
 Model = TypeVar("Model", bound=PretrainedModel)
 

@@ -13,7 +13,7 @@ import torch
 
 from minilm.config import AlbertConfig
 from minilm.errors import InputError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 
 Model = TypeVar("Model", bound=PretrainedModel)
 

@@ -14,9 +14,9 @@ from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.initialisation import allocate, unallocated
 from minilm.config import DistilBertConfig
 from minilm.errors import ConfigError, InputError
-from minilm.models.base import PretrainedModel
 from minilm.models.bert import BertModel
 from minilm.models.distilbert import DistilBertForMaskedLM, DistilBertModel
+from minilm.models.pretrained import PretrainedModel
 
 LayerChoice = Literal["every_other", "published"] | list[int] | tuple[int, ...] | range
 

@@ -29,7 +29,7 @@ from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.transformer import SelfAttention, TransformerLayer
 from minilm.data.word_vectors import WordVectors
 from minilm.errors import InputError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 
 # where the first heads of the first and the second layer look, in tokens
 OFFSETS = ((-1, 1, -2, 2), (-1, 1, -3, 3))

@@ -23,7 +23,7 @@ from minilm.blocks.transformer import TransformerLayer
 from minilm.config import AlbertConfig, EncoderConfig
 from minilm.errors import InputError
 from minilm.loader import CLASSES, STEMS
-from minilm.models.base import PretrainedModel, parse_dtype
+from minilm.models.pretrained import PretrainedModel, parse_dtype
 
 LENGTH = 128
 BATCH = 32

@@ -17,8 +17,9 @@ from minilm.blocks.heads import Pooler
 from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.names import BERT, HubNames
 from minilm.config import BertConfig, EncoderConfig
-from minilm.models.base import EncoderModel, EncoderOptions, PretrainedModel
+from minilm.models.encoder import EncoderModel, EncoderOptions
 from minilm.models.inputs import check_labels
+from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import (
     ForMaskedLM,
     ForMultipleChoice,

@@ -19,7 +19,8 @@ from minilm.blocks.embeddings import Embeddings, sinusoidal_table
 from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.names import DISTILBERT, HubNames
 from minilm.config import DistilBertConfig, EncoderConfig
-from minilm.models.base import Encoded, EncoderModel, PretrainedModel
+from minilm.models.encoder import Encoded, EncoderModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import (
     ForMaskedLM,
     ForMultipleChoice,

@@ -17,8 +17,9 @@ from minilm.blocks.dropout import Dropout
 from minilm.blocks.heads import MaskedLMHead
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
-from minilm.models.base import Encoded, EncoderModel, EncoderOptions, PretrainedModel
+from minilm.models.encoder import Encoded, EncoderModel, EncoderOptions
 from minilm.models.inputs import check_labels, gather_labels
+from minilm.models.pretrained import PretrainedModel
 from minilm.objectives.tasks import problem_type, sequence_loss, span_loss, token_loss
 from minilm.outputs import HeadOutput, QuestionAnsweringOutput
 

@@ -18,7 +18,7 @@ from minilm.checkpoints.weights import open_weights
 from minilm.config import EncoderConfig
 from minilm.errors import CheckpointError, DependencyError, InputError
 from minilm.loader import CLASSES, STEMS
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.parity.comparison import Tolerances, rows_of
 from minilm.parity.inputs import MASKS, ragged_inputs
 from minilm.parity.observation import Observation, observe_theirs

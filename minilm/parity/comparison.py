@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.parity.inputs import Inputs
 from minilm.parity.observation import GRADIENT, Observation, observe_ours, observe_theirs
 from minilm.parity.report import ParityReport, Row

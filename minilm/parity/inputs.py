@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.objectives.tasks import IGNORED_LABEL
 
 MASKS = ("none", "right", "left", "holes", "empty row")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilm.checkpoints.names import ARCHITECTURES
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.parity.inputs import CHOICES, Inputs
 
 OUTPUTS = (

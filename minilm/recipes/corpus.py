@@ -17,7 +17,7 @@ from minilm.data.token_store import TokenStore
 from minilm.data.vocabulary import Vocabulary
 from minilm.data.word_vectors import count_word_vectors
 from minilm.errors import DataError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.tokenization.tokenizer import Tokenizer
 
 MaskingName = Literal["tokens", "whole_words", "ngrams", "rare_tokens"]

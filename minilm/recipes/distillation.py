@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
 from minilm.objectives.distillation import DistillationLoss, States
 from minilm.objectives.vocabulary import vocabulary_sums

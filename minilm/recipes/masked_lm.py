@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from minilm.blocks.heads import MaskedLMHead
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
-from minilm.models.base import Encoded, PretrainedModel
+from minilm.models.encoder import Encoded
+from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
 from minilm.objectives.distillation import States
 from minilm.objectives.tasks import IGNORED_LABEL

@@ -14,7 +14,7 @@ from torch import nn
 
 from minilm.checkpoints.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
 from minilm.errors import InputError, TrainingError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.objectives.distillation import DistillationLoss
 from minilm.recipes.corpus import Corpus, CorpusSettings, open_corpus

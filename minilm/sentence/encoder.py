@@ -18,7 +18,7 @@ from torch import Tensor
 from minilm.checkpoints.hub import resolve
 from minilm.errors import InputError
 from minilm.loader import load
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.sentence.files import read_sentence_settings
 from minilm.tokenization.tokenizer import Tokenizer
 

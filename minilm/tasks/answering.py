@@ -13,7 +13,7 @@ from torch import Tensor
 from minilm.data.records.base import RecordError, Skips
 from minilm.errors import InputError
 from minilm.metrics.answers import squad_v1, squad_v2
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.fields import checked, need, text_of
 from minilm.tasks.task import (
     Floats,

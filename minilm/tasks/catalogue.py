@@ -9,7 +9,7 @@ from minilm.checkpoints.file_names import TASK
 from minilm.checkpoints.json_file import read_json
 from minilm.errors import CheckpointError, InputError, MinilmError
 from minilm.loader import find_class
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.answering import QuestionAnswering
 from minilm.tasks.choices import MultipleChoice
 from minilm.tasks.tagging import Tagging

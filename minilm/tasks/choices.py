@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
 from minilm.metrics.classification import accuracy
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.fields import checked, find, need, text_of
 from minilm.tasks.task import (
     Floats,

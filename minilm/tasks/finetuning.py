@@ -22,7 +22,7 @@ from minilm.config import AlbertConfig
 from minilm.data.records.base import Records, Skips
 from minilm.errors import InputError
 from minilm.loader import CLASSES, STEMS, find_class, load
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.recipes.runs import Recipe, digest
 from minilm.tasks.catalogue import task_class
 from minilm.tasks.fields import check_dictionaries

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from minilm.data.batches import split_evenly
 from minilm.data.randomness import Stream, generator
 from minilm.errors import InputError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.objectives.soft_targets import label_loss, soft_target_loss
 from minilm.recipes.masked_lm import empty_terms
 from minilm.sentence.encoder import pack

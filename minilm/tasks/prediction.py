@@ -14,7 +14,7 @@ from minilm.checkpoints.hub import resolve
 from minilm.data.records.base import Policy, Records, Skips
 from minilm.errors import DataError, InputError
 from minilm.loader import load
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.catalogue import task_of
 from minilm.tasks.learning import batches
 from minilm.tasks.task import Floats, Prediction, Sample, Scores, Task

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from minilm.data.records.base import Skips
 from minilm.errors import InputError
-from minilm.models.base import PretrainedModel
+from minilm.models.pretrained import PretrainedModel
 from minilm.objectives.soft_targets import Kind
 from minilm.tokenization.tokenizer import Batch, Joined, Tokenizer
 
