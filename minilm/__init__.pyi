@@ -1,6 +1,7 @@
 """The public names, each stated once: read by type checkers, and by `__init__.py` to import
 each name on its first use."""
 
+from .blocks.kernels import attention as attention
 from .compression.growth import deepen as deepen
 from .compression.sharing import (
     share as share,
@@ -41,6 +42,7 @@ from .models.albert import (
 from .models.bert import (
     BertForMaskedLM as BertForMaskedLM,
     BertForMultipleChoice as BertForMultipleChoice,
+    BertForNextSentencePrediction as BertForNextSentencePrediction,
     BertForPreTraining as BertForPreTraining,
     BertForQuestionAnswering as BertForQuestionAnswering,
     BertForSequenceClassification as BertForSequenceClassification,

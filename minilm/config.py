@@ -31,6 +31,9 @@ REQUIRED_VALUES: dict[str, tuple[Any, ...]] = {
     "pruned_heads": ({}, None),
 }
 
+# Fields that are written only when they differ from the default.
+UNLESS_DEFAULT = ("problem_type", "output_attentions", "output_hidden_states")
+
 # A file is refused before anything is allocated if it describes more parameters than this.
 MAX_PARAMETERS = 2**35
 
@@ -76,6 +79,7 @@ class EncoderConfig:
         num_labels: classes of a classification head. Taken from `id2label` where that is given.
         id2label: class names by class number; LABEL_0, LABEL_1, ... by default.
         problem_type: which loss a sequence classifier uses; None = decided from the labels.
+        output_attentions, output_hidden_states: what calls return when they are not told.
         extra: keys of config.json that minilm does not use; written back untouched.
     """
 
@@ -105,6 +109,8 @@ class EncoderConfig:
     num_labels: int = 2
     id2label: Mapping[int, str] = field(default_factory=dict)
     problem_type: str | None = _choice(None, (None, *PROBLEM_TYPES))
+    output_attentions: bool = _bool(False)
+    output_hidden_states: bool = _bool(False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __new__(cls, **values: Any) -> Self:
@@ -222,7 +228,7 @@ class EncoderConfig:
             value = getattr(self, spec.name)
             if spec.name in ("extra", "num_labels", "id2label", *self.not_stored):
                 continue
-            if spec.name in self.own_options or spec.name == "problem_type":
+            if spec.name in (*self.own_options, *UNLESS_DEFAULT):
                 if value != spec.default:
                     data[spec.name] = value
             else:

@@ -162,6 +162,8 @@ def _head(own: dict[str, tuple[int, ...]]) -> str | None:
     if "masked_lm_head.dense.weight" in own:
         pairs = {"next_sentence_head.weight", "sentence_order_head.weight"} & own.keys()
         return "ForPreTraining" if pairs else "ForMaskedLM"
+    if "next_sentence_head.weight" in own:
+        return "ForNextSentencePrediction"
     if "span_head.weight" in own:
         return "ForQuestionAnswering"
     if "classifier.weight" not in own:

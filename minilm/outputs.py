@@ -1,57 +1,75 @@
-"""What models return: frozen dataclasses that also index and unpack like Hugging Face's.
+"""What models return: dictionaries with attributes, in the way of Hugging Face's ModelOutput.
 
     out = model(**batch)
-    out.logits; out["logits"]; out[0]; loss, logits = out[:2]
+    out.logits; out["logits"]; out[0]; loss, logits = out.to_tuple()
 
-Fields that are None do not exist for indexing, iterating and `keys()`. All classes are pytrees, so
-they pass through torch.export, torch.func and DDP.
+A field that is None is no item: `keys()`, iteration (over names) and positions leave it out; only
+the attribute says None. All classes are pytrees, so they pass through torch.export,
+torch.func, FSDP and DDP.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, overload
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+if TYPE_CHECKING:
+    from minilm.blocks.layout import Layout
 
-class ModelOutput:
-    """Tuple-like and dict-like access to the fields that are not None."""
 
-    def keys(self) -> tuple[str, ...]:
-        """Names of the fields that are not None, in order."""
-        names = (spec.name for spec in dataclasses.fields(self))  # type: ignore[arg-type]
-        return tuple(name for name in names if getattr(self, name) is not None)
+class ModelOutput(dict[str, Any]):
+    """A dictionary whose items are attributes, too, and that also counts them: `out[0]`."""
 
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Values of the fields that are not None, in order."""
-        return tuple(getattr(self, name) for name in self.keys())
+    def __init_subclass__(cls) -> None:
+        def flatten(out: ModelOutput) -> tuple[list[Any], Any]:
+            return list(out.values()), (tuple(out), vars(out))
 
-    @overload
-    def __getitem__(self, key: str | int) -> Any: ...
-    @overload
-    def __getitem__(self, key: slice) -> tuple[Any, ...]: ...
+        def unflatten(values: Iterable[Any], context: Any) -> ModelOutput:
+            out = cls(zip(context[0], values, strict=True))
+            vars(out).update(context[1])
+            return out
+
+        def flatten_with_keys(out: ModelOutput) -> tuple[list[Any], Any]:
+            return [(pytree.MappingKey(k), v) for k, v in out.items()], (tuple(out), vars(out))
+
+        pytree.register_pytree_node(
+            cls,
+            flatten,
+            unflatten,
+            serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+            flatten_with_keys_fn=flatten_with_keys,
+            to_dumpable_context=lambda context: list(context[0]),
+            from_dumpable_context=lambda context: (tuple(context), {}),
+        )
+
+    def to_tuple(self) -> Any:
+        """The values in order, a tuple."""
+        return tuple(self.values())
+
     def __getitem__(self, key: str | int | slice) -> Any:
         if isinstance(key, str):
-            if key not in self.keys():
-                raise KeyError(f"{key!r} is not among {', '.join(self.keys())}")
-            return getattr(self, key)
+            return super().__getitem__(key)
         return self.to_tuple()[key]
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.to_tuple())
+    def __getattr__(self, name: str) -> Any:
+        if name in inspect.get_annotations(type(self)):
+            return self.get(name)
+        raise AttributeError(f"{type(self).__name__} has no {name!r}, only {', '.join(self)}")
 
-    def __len__(self) -> int:
-        return len(self.keys())
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.keys()
+    def __reduce__(self) -> Any:
+        return type(self), (dict(self),)
+
+    def __copy__(self) -> Self:
+        return type(self)(self)
 
 
-@dataclass(frozen=True, eq=False)
 class EncoderOutput(ModelOutput):
     """Of `BertModel`, `DistilBertModel` and `AlbertModel`.
 
@@ -61,17 +79,21 @@ class EncoderOutput(ModelOutput):
         pooler_output: (B, H), if the model has a pooler.
         hidden_states: one such tensor after the embeddings and after each layer, on request.
         attentions: one (B, A, S, S) tensor a layer, on request.
+        states, layout, records: no items, for heads: the last states, (..., H) in the order of
+            this layout or (B, H) of the first tokens; hidden states and attentions by name.
     """
 
     last_hidden_state: Tensor
-    pooler_output: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+    pooler_output: Tensor | None
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+    states: Tensor
+    layout: Layout
+    records: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
 class HeadOutput(ModelOutput):
-    """Of masked-LM, sequence, token and multiple-choice heads.
+    """Of masked-LM, sequence, token, next-sentence and multiple-choice heads.
 
     Attributes:
         loss: scalar, if labels were given.
@@ -80,13 +102,12 @@ class HeadOutput(ModelOutput):
         hidden_states, attentions: as in `EncoderOutput`.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+    loss: Tensor | None
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
 
 
-@dataclass(frozen=True, eq=False)
 class QuestionAnsweringOutput(ModelOutput):
     """Of span heads.
 
@@ -97,14 +118,13 @@ class QuestionAnsweringOutput(ModelOutput):
         hidden_states, attentions: as in `EncoderOutput`.
     """
 
-    loss: Tensor | None = None
-    start_logits: Tensor | None = None
-    end_logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+    loss: Tensor | None
+    start_logits: Tensor
+    end_logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
 
 
-@dataclass(frozen=True, eq=False)
 class BertPreTrainingOutput(ModelOutput):
     """Of `BertForPreTraining`.
 
@@ -115,14 +135,13 @@ class BertPreTrainingOutput(ModelOutput):
         hidden_states, attentions: as in `EncoderOutput`.
     """
 
-    loss: Tensor | None = None
-    prediction_logits: Tensor | None = None
-    seq_relationship_logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+    loss: Tensor | None
+    prediction_logits: Tensor
+    seq_relationship_logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
 
 
-@dataclass(frozen=True, eq=False)
 class AlbertPreTrainingOutput(ModelOutput):
     """Of `AlbertForPreTraining`.
 
@@ -133,18 +152,8 @@ class AlbertPreTrainingOutput(ModelOutput):
         hidden_states, attentions: as in `EncoderOutput`.
     """
 
-    loss: Tensor | None = None
-    prediction_logits: Tensor | None = None
-    sop_logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-for _cls in (
-    EncoderOutput,
-    HeadOutput,
-    QuestionAnsweringOutput,
-    BertPreTrainingOutput,
-    AlbertPreTrainingOutput,
-):
-    pytree.register_dataclass(_cls)
+    loss: Tensor | None
+    prediction_logits: Tensor
+    sop_logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from minilm.blocks.dropout import Dropout, dropout
+from minilm.blocks.dropout import Dropout
+from minilm.blocks.kernels import drop
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -13,7 +14,7 @@ def test_numbers_are_dropped_as_often_as_asked_and_the_others_scaled(
     dtype: torch.dtype, probability: float
 ) -> None:
     torch.manual_seed(0)
-    found = dropout(torch.ones(250, 401, dtype=dtype), probability)
+    found = drop(torch.ones(250, 401, dtype=dtype), probability)
     assert found.dtype is dtype
     kept = 1 / (1 - probability)
     values = found.unique().tolist()
@@ -28,7 +29,7 @@ def test_numbers_are_dropped_as_often_as_asked_and_the_others_scaled(
 
 def test_neighbours_and_calls_are_independent() -> None:
     torch.manual_seed(1)
-    first, second = (dropout(torch.ones(100_000), 0.5) / 2 for _ in range(2))
+    first, second = (drop(torch.ones(100_000), 0.5) / 2 for _ in range(2))
     for other in (second, first.roll(1), first.roll(4)):
         assert abs(float((first * other).mean()) - 0.25) < 0.006
 
@@ -36,7 +37,7 @@ def test_neighbours_and_calls_are_independent() -> None:
 def test_the_seed_decides() -> None:
     def drawn(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return dropout(torch.ones(1000), 0.3)
+        return drop(torch.ones(1000), 0.3)
 
     assert torch.equal(drawn(5), drawn(5))
     assert not torch.equal(drawn(5), drawn(6))
@@ -44,7 +45,7 @@ def test_the_seed_decides() -> None:
 
 def test_the_gradient_passes_where_a_number_was_kept() -> None:
     x = torch.rand(7, 9, dtype=torch.float64, requires_grad=True)
-    found = dropout(x, 0.4)
+    found = drop(x, 0.4)
     found.sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad * x, found)
@@ -53,10 +54,10 @@ def test_the_gradient_passes_where_a_number_was_kept() -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (2, 3, 7)])
 def test_any_shape(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
-    assert dropout(x, 0.5).shape == x.shape
-    assert torch.equal(dropout(x, 0.0), x)
-    assert torch.equal(dropout(x, 1e-9), x)
-    assert torch.equal(dropout(x, 1.0), torch.zeros(shape))
+    assert drop(x, 0.5).shape == x.shape
+    assert torch.equal(drop(x, 0.0), x)
+    assert torch.equal(drop(x, 1e-9), x)
+    assert torch.equal(drop(x, 1.0), torch.zeros(shape))
 
 
 def test_the_module_acts_in_training_alone() -> None:
@@ -68,6 +69,6 @@ def test_the_module_acts_in_training_alone() -> None:
 
 def test_it_compiles_and_runs_on_other_devices_as_torchs() -> None:
     x = torch.ones(10, device="meta")
-    assert dropout(x, 0.5).device.type == "meta"
+    assert drop(x, 0.5).device.type == "meta"
     compiled = torch.compile(Dropout(0.5), backend="eager", fullgraph=True)
     assert set(compiled(torch.ones(100)).unique().tolist()) == {0.0, 2.0}

@@ -1,37 +1,102 @@
-"""Outputs behave like Hugging Face's: by name, by number, unpacked, without the None fields."""
+"""Outputs behave like Hugging Face's ModelOutput: mappings with attributes and numbers."""
 
-import dataclasses
+import copy
+import io
+import pickle
+from collections.abc import Mapping
 
 import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from minilm.outputs import HeadOutput, QuestionAnsweringOutput
+import minilm
+from minilm.outputs import EncoderOutput, HeadOutput, QuestionAnsweringOutput
+from tiny import ALL_CLASSES, tiny
 
 
-def test_fields_that_are_none_do_not_exist() -> None:
+def test_fields_that_are_none_are_no_items() -> None:
     out = HeadOutput(logits=torch.ones(2, 3))
-    assert out.keys() == ("logits",)
-    assert out[0] is out["logits"] is out.logits
+    assert list(out.keys()) == list(out) == ["logits"]
+    assert out[0] is out["logits"] is out.logits is out.get("logits")
     assert len(out) == 1
+    assert out.loss is None
     assert "loss" not in out
-    with pytest.raises(KeyError, match="'loss' is not among logits"):
+    assert out.get("loss", 5) == 5
+    with pytest.raises(KeyError, match="loss"):
         out["loss"]
     with pytest.raises(IndexError):
         out[1]
+    with pytest.raises(AttributeError, match="HeadOutput has no 'start_logits', only logits"):
+        _ = out.start_logits
 
 
 def test_loss_comes_first_and_everything_unpacks() -> None:
-    loss, start, end = QuestionAnsweringOutput(*torch.arange(3))
-    assert (int(loss), int(start), int(end)) == (0, 1, 2)
-    out = HeadOutput(torch.tensor(1.0), torch.tensor(2.0))
-    assert out[:2] == out.to_tuple()
+    out = QuestionAnsweringOutput(loss=0, start_logits=1, end_logits=2)
+    assert out.to_tuple() == out[:] == (0, 1, 2)
+    loss, *_ = out.to_tuple()
+    assert loss == 0
+    assert out[1:] == (1, 2)
+    assert list(out.items()) == [("loss", 0), ("start_logits", 1), ("end_logits", 2)]
 
 
-def test_outputs_are_frozen_and_pass_through_tree_functions() -> None:
-    out = HeadOutput(torch.tensor(1.0), None, (torch.tensor(2.0), torch.tensor(3.0)))
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        out.loss = None  # type: ignore[misc]
-    doubled = pytree.tree_map_only(torch.Tensor, lambda value: value * 2, out)
-    assert isinstance(doubled, HeadOutput)
-    assert float(doubled.hidden_states[1]) == 6.0
+def test_items_and_attributes_can_be_set() -> None:
+    out = HeadOutput(logits=torch.zeros(2))
+    out.logits = torch.ones(2)
+    assert float(out["logits"].sum()) == 2
+    out["loss"] = torch.tensor(1.0)
+    assert float(out.loss) == 1
+    assert isinstance(out, dict)
+    assert isinstance(out, Mapping)
+
+
+def test_other_libraries_rebuild_outputs() -> None:
+    """From a dictionary, or from pairs, as gathering over devices and changes of dtype do."""
+    out = HeadOutput(loss=torch.tensor(1.0), logits=torch.zeros(2))
+    for again in (
+        type(out)({name: value.double() for name, value in out.items()}),
+        type(out)((name, value.double()) for name, value in out.items()),
+        copy.copy(out),
+        copy.deepcopy(out),
+        pickle.loads(pickle.dumps(out)),  # noqa: S301
+    ):
+        assert type(again) is HeadOutput
+        assert list(again) == ["loss", "logits"]
+        assert float(again.loss) == 1
+
+
+def test_outputs_pass_through_tree_functions_with_what_heads_read() -> None:
+    model = tiny("BertForMaskedLM")
+    encoded = model.base(torch.ones(2, 3, dtype=torch.int64), reads="all")
+    doubled = pytree.tree_map_only(torch.Tensor, lambda value: value * 2, encoded)
+    assert isinstance(doubled, EncoderOutput)
+    assert torch.equal(doubled.last_hidden_state, 2 * encoded.last_hidden_state)
+    assert doubled.layout is encoded.layout
+    paths, _ = pytree.tree_flatten_with_path(HeadOutput(logits=torch.ones(1)))
+    assert pytree.keystr(paths[0][0]) == "['logits']"
+
+
+def test_an_exported_program_with_outputs_is_saved_and_loaded() -> None:
+    model = tiny("AlbertForSequenceClassification")
+    ids, mask = torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)
+    program = torch.export.export(model, (ids, mask))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    mask[0, 3:] = 0
+    again = torch.export.load(file).module()(ids, mask)
+    torch.testing.assert_close(again.logits, model(ids, mask).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL_CLASSES)
+def test_return_dict_false_gives_a_tuple(name: str) -> None:
+    model = tiny(name)
+    shape = (1, 2, 4) if name.endswith("MultipleChoice") else (2, 4)
+    ids = torch.ones(shape, dtype=torch.int64)
+    wanted = model(ids, output_hidden_states=True)
+    values = model(ids, output_hidden_states=True, return_dict=False)
+    assert type(values) is tuple
+    for value, expected in zip(values, wanted.values(), strict=True):
+        for one, other in zip(pytree.tree_leaves(value), pytree.tree_leaves(expected), strict=True):
+            assert torch.equal(one, other)
+    assert isinstance(model(ids, return_dict=True), dict)
+    assert minilm.MinilmError

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import minilm
-from minilm.blocks import dropout as dropout_module
+from minilm.blocks import kernels
 from minilm.blocks.activations import ACTIVATIONS
 from minilm.errors import InputError
 from minilm.loader import STEMS
+from minilm.models.encoder import LayerRun
 from minilm.models.pretrained import PretrainedModel
 from minilm.parity import (
     MASKS,
@@ -112,13 +113,17 @@ def test_albert_groups(groups: int, inner: int, embedding_size: int) -> None:
     check(compared(model), limit=1e-10)
 
 
-def test_albert_groups_where_rounding_decides() -> None:
+def test_albert_groups_where_rounding_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first case in which Hugging Face's formula and i * G // L choose different groups."""
     model = tiny("AlbertModel", num_hidden_layers=18, num_hidden_groups=14)
     check(compared(model), limit=1e-10)
-    model.virtual_layers = lambda: [  # type: ignore[attr-defined, method-assign]
-        layer for i in range(18) for layer in model.groups[i * 14 // 18].layers
-    ]
+
+    def by_whole_numbers(hidden: Tensor, run: LayerRun) -> Tensor:
+        for i in range(18):
+            hidden = model.groups[i * 14 // 18](hidden, run)
+        return hidden
+
+    monkeypatch.setattr(model, "run_layers", by_whole_numbers)
     report = compared(model)
     assert report.first_divergence is not None
     assert report.first_divergence.module == "layer 9 maps"
@@ -180,7 +185,7 @@ def test_position_ids_and_word_vectors(stem: str) -> None:
 def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout becomes a function. Fused attention receives its probability and applies it."""
     monkeypatch.setattr(F, "dropout", steady_dropout)
-    monkeypatch.setattr(dropout_module, "_drop_by_words", steady_dropout)
+    monkeypatch.setattr(kernels, "drop", steady_dropout)
     monkeypatch.setattr(F, "scaled_dot_product_attention", plain_attention)
 
 

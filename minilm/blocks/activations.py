@@ -1,6 +1,7 @@
 """Activation functions by the names that configurations use."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,14 +9,9 @@ from torch import Tensor
 Activation = Callable[[Tensor], Tensor]
 
 
-def gelu(x: Tensor) -> Tensor:
-    """x * Phi(x), with Phi the exact normal distribution function."""
-    return F.gelu(x)
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """The tanh approximation of GELU, as in Google's BERT and ALBERT code."""
-    return F.gelu(x, approximate="tanh")
+gelu: Activation = F.gelu  # x * Phi(x), with Phi the exact normal distribution function
+# the tanh approximation of GELU, as in Google's BERT and ALBERT code
+gelu_tanh: Activation = partial(F.gelu, approximate="tanh")
 
 
 def gelu_10(x: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class Embeddings(nn.Module):
         projection_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.embedding_size = embedding_size
+        self.token_types = token_types
         self.word = nn.Embedding(vocab_size, embedding_size, padding_idx=padding_id)
         self.position = nn.Embedding(max_positions, embedding_size)
         self.token_type = nn.Embedding(token_types, embedding_size) if token_types else None
@@ -48,23 +50,27 @@ class Embeddings(nn.Module):
             None if projection_size is None else nn.Linear(embedding_size, projection_size)
         )
 
-    def forward(self, words: Tensor, position_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        position_ids: Tensor,
+        token_type_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
         """Embed tokens.
 
         Args:
-            words: (...) int64 token ids, or (..., E) word vectors to use instead.
+            input_ids: (...) int64 token ids.
             position_ids: int64, broadcastable to (...).
-            token_type_ids: (...) int64; None = all 0.
+            token_type_ids: int64, broadcastable to (...); not read without a token-type table.
+            inputs_embeds: (..., E) word vectors in place of input_ids.
 
         Returns:
             (..., E), or (..., H) with a projection.
         """
-        x: Tensor = words if words.is_floating_point() else self.word(words)  # (..., E)
+        x: Tensor = self.word(input_ids) if inputs_embeds is None else inputs_embeds  # (..., E)
         if self.token_type is not None:
-            if token_type_ids is None:
-                x = x + self.token_type.weight[0]
-            else:
-                x = x + self.token_type(token_type_ids)
+            x = x + self.token_type(token_type_ids)
         x = self.norm(x + self.position(position_ids))
         x = self.dropout(x)
         return x if self.projection is None else self.projection(x)

@@ -53,11 +53,17 @@ class MaskedLMHead(nn.Module):
         self.norm = nn.LayerNorm(embedding_size, eps=norm_eps)
         self.bias = nn.Parameter(self.dense.weight.new_zeros(vocab_size))
 
-    def transform(self, hidden: Tensor) -> Tensor:
-        """(..., H) -> (..., E): the vectors that are compared with the word embeddings."""
-        transformed: Tensor = self.norm(self.activation(self.dense(hidden)))
-        return transformed
+    def forward(self, hidden: Tensor, word_embeddings: Tensor | None = None) -> Tensor:
+        """Score the vocabulary.
 
-    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
-        """(..., H) and (V, E) -> logits (..., V)."""
-        return F.linear(self.transform(hidden), word_embeddings, self.bias)
+        Args:
+            hidden: (..., H).
+            word_embeddings: (V, E); None = leave the comparison to the caller.
+
+        Returns:
+            Logits (..., V); without `word_embeddings` the vectors (..., E) that are compared.
+        """
+        transformed: Tensor = self.norm(self.activation(self.dense(hidden)))  # (..., E)
+        if word_embeddings is None:
+            return transformed
+        return F.linear(transformed, word_embeddings, self.bias)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from minilm.blocks import kernels
 from minilm.blocks.dropout import Dropout
 from minilm.blocks.feed_forward import FeedForward
 from minilm.blocks.layout import Layout
@@ -13,7 +14,7 @@ class SelfAttention(nn.Module):
     Args:
         hidden_size: H, a multiple of `num_heads`.
         num_heads: A.
-        dropout: dropout on the attention maps.
+        dropout: dropout on the attention probabilities.
     """
 
     def __init__(self, *, hidden_size: int, num_heads: int, dropout: float) -> None:
@@ -26,33 +27,40 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(hidden_size, hidden_size)
 
     def forward(
-        self, hidden: Tensor, layout: Layout, return_maps: bool = False, only_first: bool = False
+        self,
+        hidden: Tensor,
+        layout: Layout,
+        first_only: bool = False,
+        return_probs: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Mix information between the tokens of each sequence.
 
         Args:
             hidden: (..., H) in the order of `layout`.
             layout: says which tokens belong together.
-            return_maps: also return the attention maps (padded layout only).
-            only_first: only for the first token of each sequence.
+            first_only: only for the first token of each sequence.
+            return_probs: also return the attention probabilities (padded layout only).
 
         Returns:
             The mixed states (..., H), or (B, H) of the first tokens, before residual and norm, and
-            the maps (B, A, S, S) or None.
+            the probabilities (B, A, S, S) or None.
         """
         heads = (self.num_heads, -1)
-        asking = layout.first(hidden) if only_first else hidden
-        query: Tensor = self.query(asking).unflatten(-1, heads)  # (..., A, D)
+        query_states = layout.first(hidden) if first_only else hidden
+        query: Tensor = self.query(query_states).unflatten(-1, heads)  # (..., A, D)
         key: Tensor = self.key(hidden).unflatten(-1, heads)  # (..., A, D)
         value: Tensor = self.value(hidden).unflatten(-1, heads)  # (..., A, D)
-        dropout = self.dropout if self.training else 0.0
-        maps: Tensor | None = None
-        if only_first:
-            context = layout.attend_first(query, key, value, dropout)  # (B, A, D)
-        else:
-            context, maps = layout.attend(query, key, value, dropout, return_maps)
+        context, probs = kernels.attend(
+            query,
+            key,
+            value,
+            layout,
+            self.dropout if self.training else 0.0,
+            first_only=first_only,
+            return_probs=return_probs,
+        )
         mixed: Tensor = self.output(context.flatten(-2))  # (..., H)
-        return mixed, maps
+        return mixed, probs
 
 
 class TransformerLayer(nn.Module):
@@ -69,7 +77,7 @@ class TransformerLayer(nn.Module):
         intermediate_size: I.
         activation: a name of `ACTIVATIONS`.
         norm_eps: epsilon of both norms.
-        attention_dropout: dropout on the attention maps.
+        attention_dropout: dropout on the attention probabilities.
         attention_output_dropout: dropout on what attention adds to the residual.
         feed_forward_dropout: dropout on what the feed-forward block adds to the residual.
 
@@ -101,17 +109,29 @@ class TransformerLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=norm_eps)
 
     def forward(
-        self, hidden: Tensor, layout: Layout, return_maps: bool = False, only_first: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """(..., H) -> (..., H), and the attention maps (B, A, S, S) if asked for.
+        self,
+        hidden: Tensor,
+        layout: Layout,
+        first_only: bool = False,
+        probs: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Apply the layer.
 
-        With only_first, (B, H): the states of the first tokens, for which all others are read, but
-        nothing else is computed.
+        Args:
+            hidden: (..., H) in the order of `layout`.
+            layout: says which tokens belong together.
+            first_only: compute the states of the first tokens alone, for which all others are read.
+            probs: a list to which the attention probabilities (B, A, S, S) are appended.
+
+        Returns:
+            (..., H), or (B, H) with `first_only`.
         """
-        mixed, maps = self.attention(hidden, layout, return_maps, only_first)
-        if only_first:
+        update, attention_probs = self.attention(hidden, layout, first_only, probs is not None)
+        if probs is not None:
+            probs.append(attention_probs)
+        if first_only:
             hidden = layout.first(hidden)
-        hidden = self.attention_norm(hidden + self.attention_dropout(mixed))
-        widened: Tensor = self.feed_forward(hidden)
-        hidden = self.feed_forward_norm(hidden + self.feed_forward_dropout(widened))
-        return hidden, maps
+        hidden = self.attention_norm(hidden + self.attention_dropout(update))
+        update = self.feed_forward(hidden)
+        normed: Tensor = self.feed_forward_norm(hidden + self.feed_forward_dropout(update))
+        return normed

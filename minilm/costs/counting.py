@@ -18,7 +18,7 @@ from torch import nn
 
 from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.initialisation import unallocated
-from minilm.blocks.layout import block_width
+from minilm.blocks.kernels import block_width
 from minilm.blocks.transformer import TransformerLayer
 from minilm.config import AlbertConfig, EncoderConfig
 from minilm.errors import InputError
@@ -61,12 +61,13 @@ HEADS = {
     "none": "Model",
     "masked-lm": "ForMaskedLM",
     "pretraining": "ForPreTraining",
+    "next-sentence": "ForNextSentencePrediction",
     "sequence-classification": "ForSequenceClassification",
     "token-classification": "ForTokenClassification",
     "question-answering": "ForQuestionAnswering",
     "multiple-choice": "ForMultipleChoice",
 }
-ON_FIRST_TOKEN = ("sequence-classification", "multiple-choice")
+ON_FIRST_TOKEN = ("next-sentence", "sequence-classification", "multiple-choice")
 ON_EVERY_TOKEN = ("token-classification", "question-answering")
 
 # how many I-wide states the backward pass of a feed-forward block needs: what goes into the

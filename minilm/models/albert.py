@@ -14,8 +14,7 @@ Representations"; modeling.py of google-research/albert.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, Unpack, cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -24,8 +23,7 @@ from minilm.blocks.heads import Pooler
 from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.names import ALBERT, HubNames
 from minilm.config import AlbertConfig, EncoderConfig
-from minilm.models.encoder import EncoderModel, EncoderOptions
-from minilm.models.inputs import check_labels
+from minilm.models.encoder import EncoderModel, LayerRun
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import (
     ForMaskedLM,
@@ -34,9 +32,7 @@ from minilm.models.tasks import (
     ForQuestionAnswering,
     ForSequenceClassification,
     ForTokenClassification,
-    TaskModel,
 )
-from minilm.objectives.tasks import token_loss
 from minilm.outputs import AlbertPreTrainingOutput
 
 # what "attention" and "feed_forward" mean in `AlbertConfig.shared_between_groups`: each norm goes
@@ -58,6 +54,12 @@ class LayerGroup(nn.Module):
     def __init__(self, layers: list[TransformerLayer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+
+    def forward(self, hidden: Tensor, run: LayerRun) -> Tensor:
+        """(..., H) -> (..., H)."""
+        for layer in self.layers:
+            hidden = run(layer, hidden)
+        return hidden
 
 
 class AlbertModel(EncoderModel):
@@ -119,101 +121,75 @@ class AlbertModel(EncoderModel):
                 for part in parts:
                     setattr(layer, part, getattr(source, part))
 
-    def virtual_layers(self) -> list[nn.Module]:
-        """The layers in the order they are applied; a shared one appears as often as it is used."""
-        applications = self.config.num_hidden_layers
-        layers: list[nn.Module] = []
-        for i in range(applications):
+    def run_layers(self, hidden: Tensor, run: LayerRun) -> Tensor:
+        """L applications of G groups: with one group, the same weights L times."""
+        depth = self.config.num_hidden_layers
+        for i in range(depth):
             # Hugging Face's formula to the letter: i * G // L rounds differently for some L and G
-            group = cast(LayerGroup, self.groups[int(i / (applications / len(self.groups)))])
-            layers.extend(group.layers)
-        return layers
+            hidden = self.groups[int(i / (depth / len(self.groups)))](hidden, run)
+        return hidden
+
+    def virtual_layers(self) -> list[nn.Module]:
+        depth = self.config.num_hidden_layers
+        groups = (self.groups[int(i / (depth / len(self.groups)))] for i in range(depth))
+        return [layer for group in groups for layer in cast(LayerGroup, group).layers]
 
 
-class _AlbertTask(TaskModel):
-    encoder_class: ClassVar[Callable[..., EncoderModel]] = AlbertModel
-    config_class: ClassVar[type[EncoderConfig]] = AlbertConfig
-    hub_names: ClassVar[HubNames] = ALBERT
-
-
-class AlbertForMaskedLM(_AlbertTask, ForMaskedLM):
+class AlbertForMaskedLM(ForMaskedLM):
     """ALBERT that predicts masked tokens."""
 
+    encoder_class = AlbertModel
 
-class AlbertForSequenceClassification(_AlbertTask, ForSequenceClassification):
+
+class AlbertForSequenceClassification(ForSequenceClassification):
     """ALBERT with a classifier on the pooled first token."""
 
+    encoder_class = AlbertModel
+
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__(config, dropout=config.classifier_dropout)
 
 
-class AlbertForTokenClassification(_AlbertTask, ForTokenClassification):
+class AlbertForTokenClassification(ForTokenClassification):
     """ALBERT with a classifier on every token."""
 
+    encoder_class = AlbertModel
+
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__(config, dropout=config.classifier_dropout)
 
 
-class AlbertForQuestionAnswering(_AlbertTask, ForQuestionAnswering):
+class AlbertForQuestionAnswering(ForQuestionAnswering):
     """ALBERT with a span head; no dropout before it."""
+
+    encoder_class = AlbertModel
 
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__(config, dropout=0.0)
 
 
-class AlbertForMultipleChoice(_AlbertTask, ForMultipleChoice):
+class AlbertForMultipleChoice(ForMultipleChoice):
     """ALBERT with a score for the pooled first token of every choice."""
 
+    encoder_class = AlbertModel
+
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__(config, dropout=config.classifier_dropout)
 
 
-class AlbertForPreTraining(_AlbertTask, ForPreTraining):
+class AlbertForPreTraining(ForPreTraining):
     """ALBERT as it was pretrained: masked tokens and "are the two segments in order?"."""
 
+    encoder_class = AlbertModel
+    pair_head_name = "sentence_order_head"
+    pair_label = "sentence_order_label"
+    pair_logits_name = "sop_logits"
+    output_class = AlbertPreTrainingOutput
+
+    sentence_order_head: nn.Linear
+
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__(config, dropout=config.classifier_dropout)
-        self.sentence_order_head = self.new_linear(2)
-
-    @property
-    def pair_head(self) -> nn.Linear:
-        return self.sentence_order_head
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        *,
-        labels: Tensor | None = None,
-        sentence_order_label: Tensor | None = None,
-        **options: Unpack[EncoderOptions],
-    ) -> AlbertPreTrainingOutput:
-        """Both predictions.
-
-        Args:
-            input_ids, attention_mask, token_type_ids, **options: as in `EncoderModel.forward`.
-            labels: (B, S) or (T,) int64 true ids; -100 = not predicted here.
-            sentence_order_label: (B,) int64; 0 = original order, 1 = swapped.
-
-        Returns:
-            prediction_logits (B, S, V) or (T, V); sop_logits (B, 2), always two classes (differs
-            from Hugging Face, where `num_labels` changes them and breaks the loss); loss, the sum
-            of the mean cross-entropies whose labels were given (differs from Hugging Face, which
-            needs both).
-        """
-        encoded = self.encoder.encode(
-            input_ids, attention_mask, token_type_ids, reads_first=True, **options
-        )
-        logits, loss = self.masked_lm(self.masked_lm_head, encoded, labels)
-        order = self.pair_logits(encoded)  # (B, 2)
-        if sentence_order_label is not None:
-            check_labels("sentence_order_label", sentence_order_label, 2, (order.shape[0],))
-            order_loss = token_loss(order, sentence_order_label)
-            loss = order_loss if loss is None else loss + order_loss
-        return AlbertPreTrainingOutput(
-            loss, logits, order, encoded.hidden_states, encoded.attentions
-        )
 
 
 CLASSES: dict[str, type[PretrainedModel]] = {

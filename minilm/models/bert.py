@@ -7,7 +7,7 @@ References: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from minilm.blocks.heads import Pooler
 from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.names import BERT, HubNames
 from minilm.config import BertConfig, EncoderConfig
-from minilm.models.encoder import EncoderModel, EncoderOptions
+from minilm.models.encoder import EncoderModel, EncoderOptions, LayerRun
 from minilm.models.inputs import check_labels
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import (
@@ -30,7 +30,7 @@ from minilm.models.tasks import (
     TaskModel,
 )
 from minilm.objectives.tasks import token_loss
-from minilm.outputs import BertPreTrainingOutput
+from minilm.outputs import BertPreTrainingOutput, EncoderOutput, HeadOutput
 
 
 class BertModel(EncoderModel):
@@ -76,14 +76,13 @@ class BertModel(EncoderModel):
         self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
         self._initialise(self)
 
+    def run_layers(self, hidden: Tensor, run: LayerRun) -> Tensor:
+        for layer in self.layers:
+            hidden = run(layer, hidden)
+        return hidden
+
     def virtual_layers(self) -> Iterable[nn.Module]:
         return self.layers
-
-
-class _BertTask(TaskModel):
-    encoder_class: ClassVar[Callable[..., EncoderModel]] = BertModel
-    config_class: ClassVar[type[EncoderConfig]] = BertConfig
-    hub_names: ClassVar[HubNames] = BERT
 
 
 def _classifier_dropout(config: BertConfig) -> float:
@@ -92,83 +91,103 @@ def _classifier_dropout(config: BertConfig) -> float:
     return config.classifier_dropout
 
 
-class BertForMaskedLM(_BertTask, ForMaskedLM):
+class BertForMaskedLM(ForMaskedLM):
     """BERT that predicts masked tokens."""
 
+    encoder_class = BertModel
 
-class BertForSequenceClassification(_BertTask, ForSequenceClassification):
+
+class BertForSequenceClassification(ForSequenceClassification):
     """BERT with a classifier on the pooled first token."""
 
+    encoder_class = BertModel
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config, dropout=_classifier_dropout(config))
 
 
-class BertForTokenClassification(_BertTask, ForTokenClassification):
+class BertForTokenClassification(ForTokenClassification):
     """BERT with a classifier on every token."""
 
+    encoder_class = BertModel
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config, dropout=_classifier_dropout(config))
 
 
-class BertForQuestionAnswering(_BertTask, ForQuestionAnswering):
+class BertForQuestionAnswering(ForQuestionAnswering):
     """BERT with a span head; no dropout before it."""
 
+    encoder_class = BertModel
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config, dropout=0.0)
 
 
-class BertForMultipleChoice(_BertTask, ForMultipleChoice):
+class BertForMultipleChoice(ForMultipleChoice):
     """BERT with a score for the pooled first token of every choice."""
+
+    encoder_class = BertModel
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config, dropout=_classifier_dropout(config))
 
 
-class BertForPreTraining(_BertTask, ForPreTraining):
+class BertForPreTraining(ForPreTraining):
     """BERT as it was pretrained: masked tokens and "does the second segment follow the first?"."""
+
+    encoder_class = BertModel
+    pair_head_name = "next_sentence_head"
+    pair_label = "next_sentence_label"
+    pair_logits_name = "seq_relationship_logits"
+    output_class = BertPreTrainingOutput
+
+    next_sentence_head: nn.Linear
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config, dropout=0.0)
-        self.next_sentence_head = self.new_linear(2)
 
-    @property
-    def pair_head(self) -> nn.Linear:
-        return self.next_sentence_head
+
+class BertForNextSentencePrediction(TaskModel):
+    """BERT that answers "does the second segment follow the first?"."""
+
+    encoder_class = BertModel
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config, pools=True)
+        self.next_sentence_head = self.new_linear(2)
 
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         *,
         labels: Tensor | None = None,
-        next_sentence_label: Tensor | None = None,
+        return_dict: bool | None = None,
         **options: Unpack[EncoderOptions],
-    ) -> BertPreTrainingOutput:
-        """Both predictions.
+    ) -> HeadOutput:
+        """Score the two answers.
 
         Args:
-            input_ids, attention_mask, token_type_ids, **options: as in `EncoderModel.forward`.
-            labels: (B, S) or (T,) int64 true ids; -100 = not predicted here.
-            next_sentence_label: (B,) int64; 0 = it follows, 1 = it is a random one.
+            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
+                `EncoderModel.forward`.
+            labels: (B,) int64; 0 = it follows, 1 = it is a random one.
 
         Returns:
-            prediction_logits (B, S, V) or (T, V); seq_relationship_logits (B, 2); loss, the sum of
-            the mean cross-entropies whose labels were given (differs from Hugging Face, which
-            needs both).
+            logits (B, 2); loss, the mean cross-entropy, if labels are given.
         """
-        encoded = self.encoder.encode(
-            input_ids, attention_mask, token_type_ids, reads_first=True, **options
+        encoded: EncoderOutput = self.encoder(
+            input_ids, attention_mask, token_type_ids, position_ids, reads="first", **options
         )
-        logits, loss = self.masked_lm(self.masked_lm_head, encoded, labels)
-        relationship = self.pair_logits(encoded)  # (B, 2)
-        if next_sentence_label is not None:
-            check_labels("next_sentence_label", next_sentence_label, 2, (relationship.shape[0],))
-            next_loss = token_loss(relationship, next_sentence_label)
-            loss = next_loss if loss is None else loss + next_loss
-        return BertPreTrainingOutput(
-            loss, logits, relationship, encoded.hidden_states, encoded.attentions
-        )
+        logits: Tensor = self.next_sentence_head(self.pool(encoded))  # (B, 2)
+        loss = {}
+        if labels is not None:
+            check_labels("labels", labels, 2, (logits.shape[0],))
+            loss = {"loss": token_loss(logits, labels)}
+        output = HeadOutput(**loss, logits=logits, **encoded.records)
+        return output if return_dict is not False else output.to_tuple()
 
 
 CLASSES: dict[str, type[PretrainedModel]] = {
@@ -177,6 +196,7 @@ CLASSES: dict[str, type[PretrainedModel]] = {
         BertModel,
         BertForMaskedLM,
         BertForPreTraining,
+        BertForNextSentencePrediction,
         BertForSequenceClassification,
         BertForTokenClassification,
         BertForQuestionAnswering,

@@ -7,11 +7,9 @@ References: Sanh et al. 2019, "DistilBERT, a distilled version of BERT".
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +17,7 @@ from minilm.blocks.embeddings import Embeddings, sinusoidal_table
 from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.names import DISTILBERT, HubNames
 from minilm.config import DistilBertConfig, EncoderConfig
-from minilm.models.encoder import Encoded, EncoderModel
+from minilm.models.encoder import EncoderModel, LayerRun
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import (
     ForMaskedLM,
@@ -27,8 +25,8 @@ from minilm.models.tasks import (
     ForQuestionAnswering,
     ForSequenceClassification,
     ForTokenClassification,
-    TaskModel,
 )
+from minilm.outputs import EncoderOutput
 
 
 class DistilBertModel(EncoderModel):
@@ -74,72 +72,64 @@ class DistilBertModel(EncoderModel):
         if config.sinusoidal_position_embeddings:
             positions.data.copy_(sinusoidal_table(*positions.shape))
         positions.requires_grad_(not config.freeze_position_embeddings)
-        self._warned_of_token_types = False
+
+    def run_layers(self, hidden: Tensor, run: LayerRun) -> Tensor:
+        for layer in self.layers:
+            hidden = run(layer, hidden)
+        return hidden
 
     def virtual_layers(self) -> Iterable[nn.Module]:
         return self.layers
 
-    def encode(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        **options: Any,
-    ) -> Encoded:
-        if (
-            token_type_ids is not None
-            and not self._warned_of_token_types
-            and not torch.compiler.is_compiling()
-            and bool(token_type_ids.any())
-        ):
-            self._warned_of_token_types = True
-            warnings.warn(
-                "token_type_ids other than 0 are ignored: DistilBERT has no token types.",
-                stacklevel=2,
-            )
-        return super().encode(input_ids, attention_mask, token_type_ids, **options)
+
+def _pool(
+    self: DistilBertForSequenceClassification | DistilBertForMultipleChoice, encoded: EncoderOutput
+) -> Tensor:
+    """A dense layer and ReLU on the first token stand in for BERT's pooler: (B, H)."""
+    states = encoded.states
+    return F.relu(self.pre_classifier(states if states.dim() == 2 else states[:, 0]))
 
 
-class _DistilBertTask(TaskModel):
-    encoder_class: ClassVar[Callable[..., EncoderModel]] = DistilBertModel
-    config_class: ClassVar[type[EncoderConfig]] = DistilBertConfig
-    hub_names: ClassVar[HubNames] = DISTILBERT
-
-    pre_classifier: nn.Linear
-
-    def pool(self, first: Tensor) -> Tensor:
-        """A dense layer and ReLU stand in for BERT's pooler."""
-        return F.relu(self.pre_classifier(first))
-
-
-class DistilBertForMaskedLM(_DistilBertTask, ForMaskedLM):
+class DistilBertForMaskedLM(ForMaskedLM):
     """DistilBERT that predicts masked tokens."""
 
+    encoder_class = DistilBertModel
 
-class DistilBertForSequenceClassification(_DistilBertTask, ForSequenceClassification):
+
+class DistilBertForSequenceClassification(ForSequenceClassification):
     """DistilBERT with a dense layer, ReLU and a classifier on the first token."""
+
+    encoder_class = DistilBertModel
+    pool = _pool
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__(config, dropout=config.classifier_dropout)
         self.pre_classifier = self.new_linear(config.hidden_size)
 
 
-class DistilBertForTokenClassification(_DistilBertTask, ForTokenClassification):
+class DistilBertForTokenClassification(ForTokenClassification):
     """DistilBERT with a classifier on every token."""
+
+    encoder_class = DistilBertModel
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__(config, dropout=config.hidden_dropout_prob)
 
 
-class DistilBertForQuestionAnswering(_DistilBertTask, ForQuestionAnswering):
+class DistilBertForQuestionAnswering(ForQuestionAnswering):
     """DistilBERT with a span head."""
+
+    encoder_class = DistilBertModel
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__(config, dropout=config.qa_dropout)
 
 
-class DistilBertForMultipleChoice(_DistilBertTask, ForMultipleChoice):
+class DistilBertForMultipleChoice(ForMultipleChoice):
     """DistilBERT with a dense layer, ReLU and a score on the first token of every choice."""
+
+    encoder_class = DistilBertModel
+    pool = _pool
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__(config, dropout=config.classifier_dropout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypedDict
+from typing import ClassVar, Literal, TypedDict
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -15,67 +15,100 @@ from minilm.blocks.heads import Pooler
 from minilm.blocks.layout import Layout
 from minilm.checkpoints.names import ENCODER
 from minilm.config import EncoderConfig
-from minilm.models.inputs import prepare
+from minilm.models.inputs import LayoutChoice, prepare
 from minilm.models.pretrained import PretrainedModel
 from minilm.outputs import EncoderOutput
+
+Reads = Literal["all", "first"]
 
 
 class EncoderOptions(TypedDict, total=False):
     """Rarer arguments of every model, all keyword-only.
 
-    position_ids: (B, S), (S,) or (T,) int64; default: the column, or the place in its sequence.
     inputs_embeds: (B, S, E) or (T, E) word vectors instead of input_ids.
     lengths: (B,) sequence lengths of a packed call.
     output_attentions: return attention maps (padded calls only).
     output_hidden_states: return the state after the embeddings and after every layer.
     """
 
-    position_ids: Tensor | None
     inputs_embeds: Tensor | None
     lengths: Tensor | Sequence[int] | None
-    output_attentions: bool
-    output_hidden_states: bool
+    output_attentions: bool | None
+    output_hidden_states: bool | None
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """What an encoder computed, in the inner order of the call's layout.
+@dataclass(eq=False)
+class LayerRun:
+    """One call's way through the layers: applies each and records what the caller asked for.
 
     Attributes:
         layout: where sequences begin and end.
-        last: the last layer's states, (B, S, H) or (T, H), or (B, H) if only_first.
-        hidden_states: states after the embeddings and after every layer, in the caller's order.
-        attentions: (B, A, S, S) for every layer.
-        only_first: the last layer computed the states of the first tokens alone.
+        last: the number of the application that computes the first tokens alone; 0 = none.
+        checkpointing: keep only the input of each layer for the backward pass.
+        states: the states so far, in the caller's order; None = not recorded.
+        probs: attention probabilities so far; None = not recorded.
+        applied: how many layers have been applied.
     """
 
     layout: Layout
-    last: Tensor
-    hidden_states: tuple[Tensor, ...] | None
-    attentions: tuple[Tensor, ...] | None
-    only_first: bool = False
+    last: int
+    checkpointing: bool
+    states: list[Tensor] | None
+    probs: list[Tensor] | None
+    applied: int = 0
 
-    @property
-    def first(self) -> Tensor:
-        """The last state of the first token of every sequence: (B, H)."""
-        return self.last if self.only_first else self.layout.first(self.last)
+    def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """(..., H) -> (..., H), or (B, H) where only first tokens are computed."""
+        self.applied += 1
+        first_only = self.applied == self.last
+        if self.checkpointing:
+            hidden = checkpoint(
+                layer, hidden, self.layout, first_only, self.probs, use_reentrant=False
+            )
+        else:
+            hidden = layer(hidden, self.layout, first_only, self.probs)
+        return hidden if self.states is None else self.record(hidden)
+
+    def record(self, hidden: Tensor) -> Tensor:
+        """Keep a state. What comes back goes on from the kept one, so that it has a gradient."""
+        assert self.states is not None
+        self.states.append(self.layout.unpack(hidden))
+        return self.layout.merge(self.states[-1], hidden)
+
+    def records(self) -> dict[str, tuple[Tensor, ...]]:
+        """What was recorded, by the names that outputs use."""
+        found = {"hidden_states": self.states, "attentions": self.probs}
+        return {name: tuple(values) for name, values in found.items() if values is not None}
 
 
 class EncoderModel(PretrainedModel):
-    """Embeddings, layers and perhaps a pooler; the subclasses say which layers, in which order."""
+    """Embeddings, layers and perhaps a pooler; the subclasses say which layers, in which order.
+
+    Attributes:
+        layout: how padded calls are laid out inside. "padded": rows (B, S, ...) in the caller's
+            order, in every module, as in transformers: for hooks, attributions, per-sample
+            gradients. "packed": only attended tokens, always. "auto": packed where the mask has
+            zeros and nothing needs rows (see `prepare`), and where a head reads first tokens alone,
+            the last layer computes no other.
+    """
 
     own_prefix: ClassVar[str] = ENCODER
 
     embeddings: Embeddings
     pooler: Pooler | None
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, *, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.gradient_checkpointing = False
+        self.layout_choice: LayoutChoice = "auto"
 
     @property
     def base(self) -> EncoderModel:
         return self
+
+    @abstractmethod
+    def run_layers(self, hidden: Tensor, run: LayerRun) -> Tensor:
+        """Apply the layers to the embedded tokens: `hidden = run(layer, hidden)` for each."""
 
     @abstractmethod
     def virtual_layers(self) -> Iterable[nn.Module]:
@@ -89,18 +122,21 @@ class EncoderModel(PretrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        *,
         position_ids: Tensor | None = None,
+        *,
         inputs_embeds: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        reads: Reads | None = None,
     ) -> EncoderOutput:
         """Encode a batch of texts.
 
         There are two ways to call it. Padded: `model(input_ids (B, S), attention_mask (B, S))`.
-        Where the mask has zeros the model packs the tokens itself and unpacks what it returns.
-        Packed: `model(input_ids (T,), lengths=(B,))`, all texts in one line, no padding at all.
+        Where the mask has zeros the model packs the tokens itself and unpacks what it returns (see
+        `layout`). Packed: `model(input_ids (T,), lengths=(B,))`, all texts in one line, no padding
+        at all.
 
         Args:
             input_ids: (B, S) or (T,) int64 token ids.
@@ -110,8 +146,13 @@ class EncoderModel(PretrainedModel):
                 sequence.
             inputs_embeds: (B, S, E) or (T, E) word vectors instead of input_ids.
             lengths: (B,) sequence lengths of a packed call; they sum to T.
-            output_attentions: return attention maps (padded calls only).
-            output_hidden_states: return the state after the embeddings and after every layer.
+            output_attentions: return attention maps (padded calls only); None = as the
+                configuration says.
+            output_hidden_states: return the state after the embeddings and after every layer; None
+                = as the configuration says.
+            return_dict: False returns a tuple of the same values.
+            reads: for heads: which last states they read. The states are then left in the order of
+                `output.layout`; with "first" they may be those of the first tokens alone, (B, H).
 
         Returns:
             last_hidden_state (B, S, H) or (T, H), zero at unattended positions; pooler_output
@@ -120,80 +161,48 @@ class EncoderModel(PretrainedModel):
         Raises:
             InputError: an argument of a wrong shape, dtype or range; names it and both values.
         """
-        encoded = self.encode(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            lengths=lengths,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            reads_first=self.pooler is not None,
-        )
-        layout = encoded.layout
-        pooled = None if self.pooler is None else self.pooler(encoded.first)
-        return EncoderOutput(
-            layout.restore(encoded.last), pooled, encoded.hidden_states, encoded.attentions
-        )
-
-    def encode(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        *,
-        reads_first: bool,
-        reads_others: bool = True,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-    ) -> Encoded:
-        """Run the encoder and leave its states where they are, for a head to read.
-
-        Args:
-            reads_first: the caller will read the state of column 0, which must then exist.
-            reads_others: the caller will read the other states too. Otherwise the last layer leaves
-                them out, unless hidden states or attention maps are asked for.
-            Others: see `forward`.
-        """
-        table = self.embeddings.token_type
-        inputs = prepare(
+        config = self.config
+        maps = config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        tokens = prepare(
+            config,
+            self.embeddings,
+            self.layout_choice,
             input_ids,
             attention_mask,
             token_type_ids,
             position_ids,
             inputs_embeds,
             lengths,
-            vocab_size=self.config.vocab_size,
-            max_positions=self.config.max_position_embeddings,
-            token_types=0 if table is None else table.num_embeddings,
-            embedding_size=self.embeddings.word.embedding_dim,
-            reads_first=reads_first,
-            needs_rows=output_attentions,
+            reads_first=self.pooler is not None or reads == "first",
+            needs_rows=maps,
         )
-        layout = inputs.layout
-        hidden: Tensor = self.embeddings(inputs.words, inputs.position_ids, inputs.token_type_ids)
-        states, maps = [hidden], []
-        layers = list(self.virtual_layers())
-        only_first = not (reads_others or output_hidden_states or output_attentions)
-        for number, layer in enumerate(layers, 1):
-            alone = only_first and number == len(layers)
-            if self.gradient_checkpointing and self.training:
-                hidden, layer_maps = checkpoint(
-                    layer, hidden, layout, output_attentions, alone, use_reentrant=False
-                )
-            else:
-                hidden, layer_maps = layer(hidden, layout, output_attentions, alone)
-            if output_hidden_states:
-                states.append(hidden)
-            maps.append(layer_maps)
-        return Encoded(
+        layout, recorded = tokens.layout, output_hidden_states or maps
+        only_first = reads == "first" and self.layout_choice != "padded"
+        run = LayerRun(
             layout,
-            hidden,
-            tuple(layout.restore(state) for state in states) if output_hidden_states else None,
-            tuple(maps) if output_attentions else None,
-            only_first,
+            last=len(list(self.virtual_layers())) if only_first and not recorded else 0,
+            checkpointing=self.gradient_checkpointing and self.training,
+            states=[] if output_hidden_states else None,
+            probs=[] if maps else None,
         )
+        hidden: Tensor = self.embeddings(
+            tokens.input_ids, tokens.position_ids, tokens.token_type_ids, tokens.inputs_embeds
+        )
+        if run.states is not None:
+            hidden = run.record(hidden)
+        hidden = self.run_layers(hidden, run)
+        if only_first and not run.last:
+            hidden = layout.first(hidden)
+
+        output = EncoderOutput(last_hidden_state=layout.unpack(hidden) if reads is None else hidden)
+        if self.pooler is not None:
+            output["pooler_output"] = self.pooler(hidden if only_first else layout.first(hidden))
+        records = run.records() if recorded else {}
+        output.update(records)
+        # attributes, no items
+        object.__setattr__(output, "states", hidden)
+        object.__setattr__(output, "layout", layout)
+        object.__setattr__(output, "records", records)
+        return output if return_dict is not False else output.to_tuple()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from minilm.blocks import kernels
+from minilm.blocks.embeddings import Embeddings
 from minilm.blocks.layout import Layout, Packed, Padded
+from minilm.config import EncoderConfig
 from minilm.errors import InputError
 from minilm.objectives.tasks import IGNORED_LABEL
+
+LayoutChoice = Literal["auto", "padded", "packed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,18 +26,22 @@ class ModelInput:
 
     Attributes:
         layout: where sequences begin and end.
-        words: token ids (B, S) or (T,), or word vectors with a last dimension E.
-        position_ids: broadcastable to the tokens.
-        token_type_ids: like the tokens; None = all 0.
+        input_ids: (B, S) or (T,), or None.
+        inputs_embeds: (B, S, E) or (T, E) instead, or None.
+        position_ids, token_type_ids: broadcastable to the tokens.
     """
 
     layout: Layout
-    words: Tensor
+    input_ids: Tensor | None
+    inputs_embeds: Tensor | None
     position_ids: Tensor
-    token_type_ids: Tensor | None
+    token_type_ids: Tensor
 
 
 def prepare(
+    config: EncoderConfig,
+    embeddings: Embeddings,
+    choice: LayoutChoice,
     input_ids: Tensor | None,
     attention_mask: Tensor | None,
     token_type_ids: Tensor | None,
@@ -38,97 +49,132 @@ def prepare(
     inputs_embeds: Tensor | None,
     lengths: Tensor | Sequence[int] | None,
     *,
-    vocab_size: int,
-    max_positions: int,
-    token_types: int,
-    embedding_size: int,
     reads_first: bool,
     needs_rows: bool,
 ) -> ModelInput:
     """Check the arguments of a call and lay its tokens out.
 
-    A padded call whose mask has zeros is packed, unless something needs rows: attention maps,
-    compilation or export, or a head that reads column 0 of a row whose column 0 is unattended.
+    Shapes are always checked, values where they can be read (see `kernels.recording`).
 
     Args:
+        config, embeddings: of the model.
+        choice: the caller's, see `EncoderModel.layout`. "auto" packs a padded call whose mask has
+            zeros, unless something needs rows: attention maps, a call that is recorded or
+            transformed, or a head that reads column 0 of a row whose column 0 is unattended.
         input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, lengths: as given
             to the model.
-        vocab_size, max_positions, token_types, embedding_size: sizes of the embedding tables.
         reads_first: a pooler or a head reads the first token's state.
         needs_rows: attention maps were asked for.
 
     Raises:
         InputError: names the argument, what was found and what was expected.
     """
-    if (input_ids is None) == (inputs_embeds is None):
-        raise InputError("Give exactly one of input_ids and inputs_embeds.")
-    words = input_ids if input_ids is not None else inputs_embeds
-    assert words is not None
-    name = "input_ids" if input_ids is not None else "inputs_embeds"
+    name, tokens = "input_ids", input_ids
+    if inputs_embeds is not None:
+        name, tokens = "inputs_embeds", inputs_embeds
     packed_call = lengths is not None
-    expected = {
-        ("input_ids", False): "(B, S)",
-        ("input_ids", True): "(T,)",
-        ("inputs_embeds", False): "(B, S, E)",
-        ("inputs_embeds", True): "(T, E)",
-    }[name, packed_call]
-    if words.dim() != (1 if packed_call else 2) + (input_ids is None):
-        raise InputError(
-            f"{name} has shape {tuple(words.shape)}: expected {expected}. Padded rows come without "
-            "lengths, tokens in one line with them."
-        )
-    shape = tuple(words.shape[: 1 if packed_call else 2])
-    if 0 in shape:
-        raise InputError(f"{name} has shape {tuple(words.shape)}: there is no token in it.")
-    if input_ids is not None:
-        _check_ids("input_ids", input_ids, shape, vocab_size, "vocab_size")
-    elif words.shape[-1] != embedding_size:
-        raise InputError(
-            f"inputs_embeds has width {words.shape[-1]}: the embedding tables are "
-            f"{embedding_size} wide."
-        )
-    elif not words.is_floating_point():
-        raise InputError(f"inputs_embeds has dtype {words.dtype}: expected word vectors (floats).")
-    if token_type_ids is not None:
-        limit = token_types or 2**31  # a model without token types ignores their values
-        _check_ids("token_type_ids", token_type_ids, shape, limit, "type_vocab_size")
+    if not isinstance(tokens, Tensor) or (input_ids is not None and inputs_embeds is not None):
+        raise _not_one(input_ids, inputs_embeds)
+    if tokens.dim() != 2 - packed_call + (inputs_embeds is not None) or 0 in tokens.shape:
+        raise _wrong_shape(name, tokens, packed_call)
+    shape = tuple(tokens.shape[: 2 - packed_call])
+    if inputs_embeds is not None:
+        _check_vectors(inputs_embeds, embeddings.embedding_size)
+    if position_ids is not None:
+        if tuple(position_ids.shape) not in (shape, shape[-1:], (1, shape[-1])):
+            raise _misfit("position_ids", position_ids, shape)
+        position_ids = position_ids.expand(shape)
+    whole_numbers = (
+        ("input_ids", input_ids, config.vocab_size, "vocab_size"),
+        # a model without token types ignores their values
+        ("token_type_ids", token_type_ids, embeddings.token_types or 2**31, "type_vocab_size"),
+        ("position_ids", position_ids, config.max_position_embeddings, "max_position_embeddings"),
+    )
+    readable = not kernels.recording(tokens)
+    facts: list[Tensor] = []  # what has to be read is read at once: on a GPU every reading waits
+    for what, ids, _, _ in whole_numbers:
+        if ids is not None:
+            if tuple(ids.shape) != shape or ids.dtype not in (torch.int64, torch.int32):
+                raise _misfit(what, ids, shape)
+            if readable:
+                low, high = ids.aminmax()
+                facts += (low[None], high[None])
+    attended: Tensor | None = None
+    if attention_mask is not None:
+        if packed_call or tuple(attention_mask.shape) != shape:
+            raise _wrong_mask(attention_mask, shape, packed_call)
+        attended = attention_mask != 0
+        if readable:
+            valid = (attended == attention_mask).all()
+            facts += (valid[None], attended[:, 0].all()[None], attended.sum(dim=1))
+    values: list[int] = torch.cat(facts).tolist() if facts else []
+    if readable:
+        for what, ids, size, limit in whole_numbers:
+            if ids is not None:
+                least, most, *values = values
+                if least < 0 or most >= size:
+                    raise _out_of_range(what, least if least < 0 else most, size, limit)
+                if what == "token_type_ids" and most > 0 and not embeddings.token_types:
+                    _warn_of_token_types()
 
     layout: Layout
+    explicit, longest = kernels.execution == "explicit", shape[-1]
     if lengths is not None:
-        if attention_mask is not None:
-            raise InputError("A packed call (lengths) has no padding: leave attention_mask out.")
-        if needs_rows:
-            raise InputError("output_attentions needs padded rows: give (B, S) inputs, no lengths.")
-        layout = Packed.from_lengths(_checked_lengths(lengths, shape[0], words.device))
+        if needs_rows or choice == "padded":
+            raise _without_rows(needs_rows)
+        checked_lengths = _checked_lengths(lengths, longest, tokens.device)
+        layout = Packed.from_lengths(checked_lengths, explicit=explicit)
         longest = layout.lengths[-1]
+    elif not readable:
+        if choice == "packed":
+            raise _cannot_pack("the call is recorded or transformed, so that no mask can be read")
+        # expect the worst where it would matter: a row that attends to nothing, in training
+        worst = attended is not None and torch.is_grad_enabled()
+        layout = Padded(attended, explicit=explicit or worst)
     else:
-        layout = _choose_layout(attention_mask, shape, reads_first, needs_rows)
-        longest = shape[1]
-    if longest > max_positions:
+        valid_mask, first_attended, *counts = values or (1, 1, *[longest] * shape[0])
+        if not valid_mask:
+            raise InputError(
+                "attention_mask contains values other than 0 and 1: expected 1 = attend, 0 = "
+                "ignore."
+            )
+        rows = needs_rows or not any(counts) or (reads_first and not first_attended)
+        if choice == "packed" and rows:
+            raise _cannot_pack("attention maps or an unattended first token need rows")
+        ragged = sum(counts) < shape[0] * longest
+        if choice == "packed" or (choice == "auto" and ragged and not rows):
+            mask = tokens.new_ones(shape, dtype=torch.bool) if attended is None else attended
+            layout = Packed.from_mask(mask, counts, explicit=explicit)
+        else:
+            worst = 0 in counts and torch.is_grad_enabled()
+            layout = Padded(attended if ragged else None, explicit=explicit or worst)
+    if longest > config.max_position_embeddings:
         raise InputError(
-            f"{name} has {longest} tokens in a row, max_position_embeddings is {max_positions}: "
-            "truncate the text (tokenizer(..., max_length=...)) or split it."
+            f"{name} has {longest} tokens in a row, max_position_embeddings is "
+            f"{config.max_position_embeddings}: truncate the text (tokenizer(..., max_length=...)) "
+            "or split it."
         )
 
-    if position_ids is None:
-        if isinstance(layout, Packed):
-            position_ids = layout.column
-        else:
-            position_ids = torch.arange(shape[1], device=words.device)
+    if position_ids is not None:
+        position_ids = layout.pack(position_ids)
+    elif isinstance(layout, Packed):
+        position_ids = layout.position
     else:
-        if tuple(position_ids.shape) not in (shape, shape[-1:], (1, shape[-1])):
-            raise InputError(
-                f"position_ids has shape {tuple(position_ids.shape)}, the tokens have {shape}."
-            )
-        position_ids = position_ids.expand(shape)
-        _check_ids("position_ids", position_ids, shape, max_positions, "max_position_embeddings")
-        position_ids = layout.gather(position_ids)
-    if token_type_ids is not None:
-        token_type_ids = layout.gather(token_type_ids) if token_types else None
-    return ModelInput(layout, layout.gather(words), position_ids, token_type_ids)
+        position_ids = torch.arange(longest, device=tokens.device)
+    if token_type_ids is not None and embeddings.token_types:
+        token_type_ids = layout.pack(token_type_ids)
+    else:
+        token_type_ids = position_ids.new_zeros(1)
+    if choice == "padded":  # each table is asked for each token of each text
+        position_ids, token_type_ids = position_ids.expand(shape), token_type_ids.expand(shape)
+    if inputs_embeds is None:
+        input_ids = layout.pack(tokens)
+    else:
+        inputs_embeds = layout.pack(inputs_embeds)
+    return ModelInput(layout, input_ids, inputs_embeds, position_ids, token_type_ids)
 
 
-def gather_labels(layout: Layout, labels: Tensor, classes: int, shape: tuple[int, ...]) -> Tensor:
+def pack_labels(layout: Layout, labels: Tensor, classes: int, shape: tuple[int, ...]) -> Tensor:
     """Check token labels and bring them to the inner order.
 
     Args:
@@ -142,14 +188,14 @@ def gather_labels(layout: Layout, labels: Tensor, classes: int, shape: tuple[int
             Hugging Face, which trains on padding there).
     """
     check_labels("labels", labels, classes, shape)
-    inner = layout.gather(labels)
+    inner = layout.pack(labels)
     if isinstance(layout, Packed):
         lost = (labels != IGNORED_LABEL).sum() - (inner != IGNORED_LABEL).sum()
     elif layout.mask is not None:
         lost = ((labels != IGNORED_LABEL) & ~layout.mask).sum()
     else:
         return inner
-    if not torch.compiler.is_compiling() and int(lost):
+    if not kernels.recording(labels) and int(lost):
         raise InputError(
             f"labels has {int(lost)} labels other than -100 at unattended positions "
             "(attention_mask 0): set them to -100."
@@ -164,7 +210,7 @@ def check_labels(name: str, labels: Tensor, classes: int, shape: tuple[int, ...]
             f"{name} has shape {tuple(labels.shape)} and dtype {labels.dtype}: expected {shape} "
             "int64."
         )
-    if torch.compiler.is_compiling():
+    if kernels.recording(labels):
         return
     bad = (labels != IGNORED_LABEL) & ((labels < 0) | (labels >= classes))
     if bool(bad.any()):
@@ -173,17 +219,68 @@ def check_labels(name: str, labels: Tensor, classes: int, shape: tuple[int, ...]
         )
 
 
-def _check_ids(name: str, ids: Tensor, shape: tuple[int, ...], size: int, limit: str) -> None:
-    if tuple(ids.shape) != shape:
-        raise InputError(f"{name} has shape {tuple(ids.shape)}, the tokens have {shape}.")
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise InputError(f"{name} has dtype {ids.dtype}: expected whole numbers (int64).")
-    if torch.compiler.is_compiling():
-        return
-    low, high = ids.aminmax()
-    if int(low) < 0 or int(high) >= size:
-        wrong = int(low) if int(low) < 0 else int(high)
-        raise InputError(f"{name} contains {wrong}: {limit} is {size}, so 0 to {size - 1} exist.")
+def _not_one(input_ids: object, inputs_embeds: object) -> InputError:
+    if (input_ids is None) == (inputs_embeds is None):
+        return InputError("Give exactly one of input_ids and inputs_embeds.")
+    given = input_ids if inputs_embeds is None else inputs_embeds
+    return InputError(f"The tokens are a {type(given).__name__}: expected a tensor.")
+
+
+def _wrong_shape(name: str, tokens: Tensor, packed_call: bool) -> InputError:
+    if 0 in tokens.shape:
+        return InputError(f"{name} has shape {tuple(tokens.shape)}: there is no token in it.")
+    expected = {
+        ("input_ids", False): "(B, S)",
+        ("input_ids", True): "(T,)",
+        ("inputs_embeds", False): "(B, S, E)",
+        ("inputs_embeds", True): "(T, E)",
+    }[name, packed_call]
+    return InputError(
+        f"{name} has shape {tuple(tokens.shape)}: expected {expected}. Padded rows come without "
+        "lengths, tokens in one line with them."
+    )
+
+
+def _check_vectors(vectors: Tensor, width: int) -> None:
+    if not vectors.is_floating_point():
+        raise InputError(
+            f"inputs_embeds has dtype {vectors.dtype}: expected word vectors (floats)."
+        )
+    if vectors.shape[-1] != width:
+        raise InputError(
+            f"inputs_embeds has width {vectors.shape[-1]}: the embedding tables are {width} wide."
+        )
+
+
+def _misfit(name: str, values: Tensor, shape: tuple[int, ...]) -> InputError:
+    if tuple(values.shape) != shape:
+        return InputError(f"{name} has shape {tuple(values.shape)}, the tokens have {shape}.")
+    return InputError(f"{name} has dtype {values.dtype}: expected whole numbers (int64).")
+
+
+def _out_of_range(name: str, value: int, size: int, limit: str) -> InputError:
+    return InputError(f"{name} contains {value}: {limit} is {size}, so 0 to {size - 1} exist.")
+
+
+def _wrong_mask(mask: Tensor, shape: tuple[int, ...], packed_call: bool) -> InputError:
+    if packed_call:
+        return InputError("A packed call (lengths) has no padding: leave attention_mask out.")
+    return InputError(f"attention_mask has shape {tuple(mask.shape)}, the tokens have {shape}.")
+
+
+def _without_rows(maps: bool) -> InputError:
+    what = "output_attentions" if maps else "model.layout = 'padded'"
+    return InputError(f"{what} needs padded rows: give (B, S) inputs, no lengths.")
+
+
+def _cannot_pack(reason: str) -> InputError:
+    return InputError(f"model.layout is 'packed', but {reason}: set it to 'auto'.")
+
+
+def _warn_of_token_types() -> None:
+    warnings.warn(
+        "token_type_ids other than 0 are ignored: DistilBERT has no token types.", stacklevel=4
+    )
 
 
 def _checked_lengths(lengths: Tensor | Sequence[int], tokens: int, device: torch.device) -> Tensor:
@@ -201,26 +298,3 @@ def _checked_lengths(lengths: Tensor | Sequence[int], tokens: int, device: torch
     if int(lengths.sum()) != tokens:
         raise InputError(f"lengths adds up to {int(lengths.sum())}, there are {tokens} tokens.")
     return lengths.long()
-
-
-def _choose_layout(
-    mask: Tensor | None, shape: tuple[int, ...], reads_first: bool, needs_rows: bool
-) -> Layout:
-    if mask is None:
-        return Padded(None)
-    if tuple(mask.shape) != shape:
-        raise InputError(f"attention_mask has shape {tuple(mask.shape)}, the tokens have {shape}.")
-    attended = mask != 0
-    if torch.compiler.is_compiling():
-        # nothing can be looked at here, so expect the worst where it would matter: in training
-        return Padded(attended, explicit=torch.is_grad_enabled())
-    if mask.dtype != torch.bool and not bool((attended == mask).all()):
-        raise InputError(
-            "attention_mask contains values other than 0 and 1: expected 1 = attend, 0 = ignore."
-        )
-    if bool(attended.all()):
-        return Padded(None)
-    if needs_rows or not bool(attended.any()) or (reads_first and not bool(attended[:, 0].all())):
-        empty_row = not bool(attended.any(dim=1).all())
-        return Padded(attended, explicit=empty_row and torch.is_grad_enabled())
-    return Packed.from_mask(attended)

@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ from minilm.checkpoints.report import LoadReport
 from minilm.checkpoints.weights import open_directory, save_directory
 from minilm.config import EncoderConfig, ignored_keys
 from minilm.errors import ConfigError, InputError
+from minilm.models.inputs import LayoutChoice
 
 if TYPE_CHECKING:
     from minilm.models.encoder import EncoderModel
@@ -77,6 +78,20 @@ class PretrainedModel(nn.Module):
     @abstractmethod
     def base(self) -> EncoderModel:
         """The encoder: this model itself, or what its heads stand on."""
+
+    @property
+    def layout(self) -> LayoutChoice:
+        """How padded calls are laid out inside: "auto", "padded" or "packed".
+
+        See `EncoderModel`; can be set at any time.
+        """
+        return self.base.layout_choice
+
+    @layout.setter
+    def layout(self, choice: LayoutChoice) -> None:
+        if choice not in get_args(LayoutChoice):
+            raise InputError(f"layout is {choice!r}: expected 'auto', 'padded' or 'packed'.")
+        self.base.layout_choice = choice
 
     def like(self, config: EncoderConfig) -> Self:
         """A model of this class, on this device and in this dtype, from another configuration.

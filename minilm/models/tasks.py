@@ -6,22 +6,22 @@ albert.py only say which encoder that is and what differs.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Unpack
+from collections.abc import Sequence
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from minilm.blocks import kernels
 from minilm.blocks.dropout import Dropout
 from minilm.blocks.heads import MaskedLMHead
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
-from minilm.models.encoder import Encoded, EncoderModel, EncoderOptions
-from minilm.models.inputs import check_labels, gather_labels
+from minilm.models.encoder import EncoderModel, EncoderOptions
+from minilm.models.inputs import check_labels, pack_labels
 from minilm.models.pretrained import PretrainedModel
 from minilm.objectives.tasks import problem_type, sequence_loss, span_loss, token_loss
-from minilm.outputs import HeadOutput, QuestionAnsweringOutput
+from minilm.outputs import EncoderOutput, HeadOutput, ModelOutput, QuestionAnsweringOutput
 
 
 class TaskModel(PretrainedModel):
@@ -32,7 +32,13 @@ class TaskModel(PretrainedModel):
         pools: the head reads a vector for the whole sequence.
     """
 
-    encoder_class: ClassVar[Callable[..., EncoderModel]]
+    encoder_class: ClassVar[type[EncoderModel]]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "encoder_class" in cls.__dict__:
+            cls.config_class = cls.encoder_class.config_class
+            cls.hub_names = cls.encoder_class.hub_names
 
     def __init__(self, config: EncoderConfig, *, pools: bool) -> None:
         super().__init__(config)
@@ -42,17 +48,16 @@ class TaskModel(PretrainedModel):
     def base(self) -> EncoderModel:
         return self.encoder
 
-    def pool(self, first: Tensor) -> Tensor:
-        """A vector for the sequence from the state of its first token: (B, H) -> (B, H)."""
-        assert self.encoder.pooler is not None
-        pooled: Tensor = self.encoder.pooler(first)
-        return pooled
+    def pool(self, encoded: EncoderOutput) -> Tensor:
+        """A vector for each sequence, (B, H)."""
+        assert encoded.pooler_output is not None
+        return encoded.pooler_output
 
     def new_masked_lm_head(self) -> MaskedLMHead:
         """A fresh head that fits the encoder."""
         head = MaskedLMHead(
             hidden_size=self.config.hidden_size,
-            embedding_size=self.encoder.embeddings.word.embedding_dim,
+            embedding_size=self.encoder.embeddings.embedding_size,
             vocab_size=self.config.vocab_size,
             activation=self.config.hidden_act,
             norm_eps=self.config.layer_norm_eps,
@@ -65,18 +70,6 @@ class TaskModel(PretrainedModel):
         linear = nn.Linear(self.config.hidden_size, outputs)
         self._initialise(linear)
         return linear
-
-    def masked_lm(
-        self, head: MaskedLMHead, encoded: Encoded, labels: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Vocabulary logits in the caller's order, and the loss if there are labels."""
-        layout = encoded.layout
-        inner: Tensor = head(encoded.last, self.get_input_embeddings().weight)  # (..., V)
-        logits = layout.restore(inner)
-        if labels is None:
-            return logits, None
-        inner_labels = gather_labels(layout, labels, inner.shape[-1], tuple(logits.shape[:-1]))
-        return logits, token_loss(inner, inner_labels)
 
 
 class ForMaskedLM(TaskModel):
@@ -91,45 +84,126 @@ class ForMaskedLM(TaskModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         *,
         labels: Tensor | None = None,
+        return_dict: bool | None = None,
         **options: Unpack[EncoderOptions],
     ) -> HeadOutput:
         """Score every vocabulary entry at every position.
 
         Args:
-            input_ids, attention_mask, token_type_ids, **options: as in `EncoderModel.forward`.
+            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
+                `EncoderModel.forward`.
             labels: (B, S) or (T,) int64 true ids; -100 = not predicted here.
 
         Returns:
             logits (B, S, V) or (T, V), zero at unattended positions; loss, the mean cross-entropy
             over labelled positions, if labels are given.
         """
-        encoded = self.encoder.encode(
-            input_ids, attention_mask, token_type_ids, reads_first=False, **options
+        encoded: EncoderOutput = self.encoder(
+            input_ids, attention_mask, token_type_ids, position_ids, reads="all", **options
         )
-        logits, loss = self.masked_lm(self.masked_lm_head, encoded, labels)
-        return HeadOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        packed: Tensor = self.masked_lm_head(
+            encoded.states, self.encoder.embeddings.word.weight
+        )  # (..., V)
+        logits = encoded.layout.unpack(packed)
+        loss = {} if labels is None else {"loss": _token_loss(encoded, packed, labels, logits)}
+        output = HeadOutput(**loss, logits=logits, **encoded.records)
+        return output if return_dict is not False else output.to_tuple()
 
 
 class ForPreTraining(TaskModel):
-    """Predict masked tokens, and answer a question about two segments."""
+    """Predict masked tokens, and answer a question about two segments.
+
+    Attributes:
+        pair_head_name: the module that scores the two answers, H -> 2.
+        pair_label: the argument with the right answers.
+        pair_logits_name: the scores' name in the output.
+        output_class: of forward.
+    """
+
+    pair_head_name: ClassVar[str]
+    pair_label: ClassVar[str]
+    pair_logits_name: ClassVar[str]
+    output_class: ClassVar[type[ModelOutput]]
 
     def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
         super().__init__(config, pools=True)
         self.masked_lm_head = self.new_masked_lm_head()
         self.dropout = Dropout(dropout)
+        setattr(self, self.pair_head_name, self.new_linear(2))
 
     @property
-    @abstractmethod
-    def pair_head(self) -> nn.Linear:
+    def sentence_pair_head(self) -> nn.Linear:
         """Scores the two answers, H -> 2."""
+        head: nn.Linear = getattr(self, self.pair_head_name)
+        return head
 
-    def pair_logits(self, encoded: Encoded) -> Tensor:
+    def pair_logits(self, encoded: EncoderOutput) -> Tensor:
         """(B, 2) scores of the answers, from the pooled first token of every sequence."""
-        pooled = self.pool(encoded.first)
-        logits: Tensor = self.pair_head(self.dropout(pooled))
+        logits: Tensor = self.sentence_pair_head(self.dropout(self.pool(encoded)))
         return logits
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        *,
+        labels: Tensor | None = None,
+        next_sentence_label: Tensor | None = None,
+        sentence_order_label: Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Unpack[EncoderOptions],
+    ) -> Any:
+        """Both predictions.
+
+        Args:
+            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
+                `EncoderModel.forward`.
+            labels: (B, S) or (T,) int64 true ids; -100 = not predicted here.
+            next_sentence_label: of BERT; (B,) int64, 0 = the second segment follows, 1 = it is a
+                random one.
+            sentence_order_label: of ALBERT; (B,) int64, 0 = original order, 1 = swapped.
+
+        Returns:
+            `BertPreTrainingOutput` or `AlbertPreTrainingOutput`: prediction_logits (B, S, V) or
+            (T, V); seq_relationship_logits or sop_logits (B, 2), always two classes (differs from
+            Hugging Face's ALBERT, where `num_labels` changes them and breaks the loss); loss, the
+            sum of the mean cross-entropies whose labels were given (differs from Hugging Face,
+            which needs both).
+
+        Raises:
+            InputError: the label of the other architecture, or as in `EncoderModel.forward`.
+        """
+        given = {
+            "next_sentence_label": next_sentence_label,
+            "sentence_order_label": sentence_order_label,
+        }
+        pair_labels = given.pop(self.pair_label)
+        for name, other in given.items():
+            if other is not None:
+                raise InputError(f"{type(self).__name__} has no {name}: give {self.pair_label}.")
+        encoded: EncoderOutput = self.encoder(
+            input_ids, attention_mask, token_type_ids, position_ids, reads="all", **options
+        )
+        packed: Tensor = self.masked_lm_head(
+            encoded.states, self.encoder.embeddings.word.weight
+        )  # (..., V)
+        logits = encoded.layout.unpack(packed)
+        pair_logits = self.pair_logits(encoded)  # (B, 2)
+        losses = []
+        if labels is not None:
+            losses.append(_token_loss(encoded, packed, labels, logits))
+        if pair_labels is not None:
+            check_labels(self.pair_label, pair_labels, 2, (pair_logits.shape[0],))
+            losses.append(token_loss(pair_logits, pair_labels))
+        predictions = {"prediction_logits": logits, self.pair_logits_name: pair_logits}
+        loss = {"loss": torch.stack(losses).sum()} if losses else {}
+        output = self.output_class(**loss, **predictions, **encoded.records)
+        return output if return_dict is not False else output.to_tuple()
 
 
 class ForSequenceClassification(TaskModel):
@@ -145,37 +219,35 @@ class ForSequenceClassification(TaskModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         *,
         labels: Tensor | None = None,
+        return_dict: bool | None = None,
         **options: Unpack[EncoderOptions],
     ) -> HeadOutput:
         """Classify each sequence.
 
         Args:
-            input_ids, attention_mask, token_type_ids, **options: as in `EncoderModel.forward`.
+            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
+                `EncoderModel.forward`.
             labels: (B,) int64 classes, or floats for regression (B,) or several labels (B, C).
 
         Returns:
             logits (B, C); loss, the mean over sequences, by `config.problem_type` or, if that is
             None, by the kind of labels (see `sequence_loss`).
         """
-        encoded = self.encoder.encode(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            reads_first=True,
-            reads_others=False,
-            **options,
+        encoded: EncoderOutput = self.encoder(
+            input_ids, attention_mask, token_type_ids, position_ids, reads="first", **options
         )
-        pooled = self.pool(encoded.first)
-        logits: Tensor = self.classifier(self.dropout(pooled))  # (B, C)
-        loss = None
+        logits: Tensor = self.classifier(self.dropout(self.pool(encoded)))  # (B, C)
+        loss = {}
         if labels is not None:
             kind = problem_type(self.config.problem_type, logits, labels)
             if kind == "single_label_classification":
                 check_labels("labels", labels, self.config.num_labels, (logits.shape[0],))
-            loss = sequence_loss(logits, labels, kind)
-        return HeadOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+            loss = {"loss": sequence_loss(logits, labels, kind)}
+        output = HeadOutput(**loss, logits=logits, **encoded.records)
+        return output if return_dict is not False else output.to_tuple()
 
 
 class ForTokenClassification(TaskModel):
@@ -191,31 +263,31 @@ class ForTokenClassification(TaskModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         *,
         labels: Tensor | None = None,
+        return_dict: bool | None = None,
         **options: Unpack[EncoderOptions],
     ) -> HeadOutput:
         """Classify each token.
 
         Args:
-            input_ids, attention_mask, token_type_ids, **options: as in `EncoderModel.forward`.
+            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
+                `EncoderModel.forward`.
             labels: (B, S) or (T,) int64 classes; -100 = no label here.
 
         Returns:
             logits (B, S, C) or (T, C), zero at unattended positions; loss, the mean cross-entropy
             over labelled positions, if labels are given.
         """
-        encoded = self.encoder.encode(
-            input_ids, attention_mask, token_type_ids, reads_first=False, **options
+        encoded: EncoderOutput = self.encoder(
+            input_ids, attention_mask, token_type_ids, position_ids, reads="all", **options
         )
-        layout = encoded.layout
-        inner: Tensor = self.classifier(self.dropout(encoded.last))  # (..., C)
-        logits = layout.restore(inner)
-        loss = None
-        if labels is not None:
-            shape = tuple(logits.shape[:-1])
-            loss = token_loss(inner, gather_labels(layout, labels, inner.shape[-1], shape))
-        return HeadOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        packed: Tensor = self.classifier(self.dropout(encoded.states))  # (..., C)
+        logits = encoded.layout.unpack(packed)
+        loss = {} if labels is None else {"loss": _token_loss(encoded, packed, labels, logits)}
+        output = HeadOutput(**loss, logits=logits, **encoded.records)
+        return output if return_dict is not False else output.to_tuple()
 
 
 class ForQuestionAnswering(TaskModel):
@@ -231,15 +303,18 @@ class ForQuestionAnswering(TaskModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         *,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
+        return_dict: bool | None = None,
         **options: Unpack[EncoderOptions],
     ) -> QuestionAnsweringOutput:
         """Score every token as start and as end of the answer.
 
         Args:
-            input_ids, attention_mask, token_type_ids, **options: as in `EncoderModel.forward`.
+            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
+                `EncoderModel.forward`.
             start_positions, end_positions: (B,) int64, counted within each row or sequence;
                 positions beyond the row count as unlabelled.
 
@@ -251,23 +326,25 @@ class ForQuestionAnswering(TaskModel):
         Raises:
             InputError: a position that lies at an unattended place.
         """
-        encoded = self.encoder.encode(
-            input_ids, attention_mask, token_type_ids, reads_first=False, **options
+        encoded: EncoderOutput = self.encoder(
+            input_ids, attention_mask, token_type_ids, position_ids, reads="all", **options
         )
         layout = encoded.layout
-        inner: Tensor = self.span_head(self.dropout(encoded.last))  # (..., 2)
-        lowest = torch.finfo(inner.dtype).min
-        start_logits, end_logits = layout.restore(inner, lowest).unbind(-1)
-        loss = None
+        packed: Tensor = self.span_head(self.dropout(encoded.states))  # (..., 2)
+        lowest = torch.finfo(packed.dtype).min
+        start_logits, end_logits = layout.unpack(packed, lowest).unbind(-1)
+        loss = {}
         if start_positions is not None and end_positions is not None:
-            rows = layout.rows(inner, lowest)  # (B, S, 2)
-            attended = layout.rows(torch.ones_like(inner[..., 0], dtype=torch.bool), False)
+            rows = layout.to_padded(packed, lowest)  # (B, S, 2)
+            attended = layout.to_padded(torch.ones_like(packed[..., 0], dtype=torch.bool), False)
             _check_positions("start_positions", start_positions, attended)
             _check_positions("end_positions", end_positions, attended)
-            loss = span_loss(rows[..., 0], rows[..., 1], start_positions, end_positions)
-        return QuestionAnsweringOutput(
-            loss, start_logits, end_logits, encoded.hidden_states, encoded.attentions
+            span = span_loss(rows[..., 0], rows[..., 1], start_positions, end_positions)
+            loss = {"loss": span}
+        output = QuestionAnsweringOutput(
+            **loss, start_logits=start_logits, end_logits=end_logits, **encoded.records
         )
+        return output if return_dict is not False else output.to_tuple()
 
 
 class ForMultipleChoice(TaskModel):
@@ -283,13 +360,14 @@ class ForMultipleChoice(TaskModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         *,
         labels: Tensor | None = None,
-        position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         lengths: Tensor | Sequence[Sequence[int]] | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
     ) -> HeadOutput:
         """Score the choices of each question.
 
@@ -299,22 +377,23 @@ class ForMultipleChoice(TaskModel):
             labels: (B,) int64, the number of the right choice.
             inputs_embeds: (B, C, S, E) or (T, E).
             lengths: (B, C) sequence lengths of a packed call.
-            output_attentions, output_hidden_states: as in `EncoderModel.forward`, for B * C rows.
+            output_attentions, output_hidden_states, return_dict: as in `EncoderModel.forward`, for
+                B * C rows.
 
         Returns:
             logits (B, C); loss, the mean cross-entropy over questions, if labels are given.
         """
-        words = input_ids if input_ids is not None else inputs_embeds
-        if words is None:
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        if tokens is None:
             raise InputError("Give exactly one of input_ids and inputs_embeds.")
         if lengths is None:
-            if words.dim() != (3 if input_ids is not None else 4):
+            if tokens.dim() != (3 if input_ids is not None else 4):
                 raise InputError(
-                    f"Expected (B, C, S) inputs, one row a choice; got {tuple(words.shape)}."
+                    f"Expected (B, C, S) inputs, one row a choice; got {tuple(tokens.shape)}."
                 )
-            choices = words.shape[1]
+            choices = tokens.shape[1]
         else:
-            lengths = torch.as_tensor(lengths, device=words.device)
+            lengths = torch.as_tensor(lengths, device=tokens.device)
             if lengths.dim() != 2:
                 raise InputError(f"lengths has shape {tuple(lengths.shape)}: expected (B, C).")
             choices = lengths.shape[1]
@@ -324,26 +403,31 @@ class ForMultipleChoice(TaskModel):
                 return values  # one row for all, or packed
             return values.flatten(0, 1)
 
-        encoded = self.encoder.encode(
+        encoded: EncoderOutput = self.encoder(
             flat(input_ids),
             flat(attention_mask),
             flat(token_type_ids),
-            reads_first=True,
-            reads_others=False,
-            position_ids=flat(position_ids),
+            flat(position_ids),
+            reads="first",
             inputs_embeds=flat(inputs_embeds),
             lengths=None if lengths is None else lengths.flatten(),
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        pooled = self.pool(encoded.first)  # (B * C, H)
-        scores: Tensor = self.classifier(self.dropout(pooled))  # (B * C, 1)
+        scores: Tensor = self.classifier(self.dropout(self.pool(encoded)))  # (B * C, 1)
         logits = scores.view(-1, choices)  # (B, C)
-        loss = None
+        loss = {}
         if labels is not None:
             check_labels("labels", labels, choices, (logits.shape[0],))
-            loss = token_loss(logits, labels)
-        return HeadOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+            loss = {"loss": token_loss(logits, labels)}
+        output = HeadOutput(**loss, logits=logits, **encoded.records)
+        return output if return_dict is not False else output.to_tuple()
+
+
+def _token_loss(encoded: EncoderOutput, packed: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+    """The mean cross-entropy of (..., C) logits in the inner order; labels in the caller's."""
+    shape = tuple(logits.shape[:-1])
+    return token_loss(packed, pack_labels(encoded.layout, labels, packed.shape[-1], shape))
 
 
 def _check_positions(name: str, positions: Tensor, attended: Tensor) -> None:
@@ -354,7 +438,7 @@ def _check_positions(name: str, positions: Tensor, attended: Tensor) -> None:
             f"{name} has shape {tuple(positions.shape)} and dtype {positions.dtype}: expected "
             f"({batch},) int64."
         )
-    if torch.compiler.is_compiling():
+    if kernels.recording(positions):
         return
     inside = positions.clamp(0, length) < length
     found = attended.gather(1, positions.clamp(0, length - 1)[:, None])[:, 0]

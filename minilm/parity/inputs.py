@@ -118,6 +118,8 @@ def random_labels(
             real = torch.rand((rows, config.num_labels), generator=generator).double()
             return {"labels": real.round() if several else real}
         return {"labels": numbers(config.num_labels, rows)}
+    if head.endswith("NextSentencePrediction"):
+        return {"labels": numbers(2, rows)}
     if head.endswith("MultipleChoice"):
         return {"labels": numbers(CHOICES, rows // CHOICES)}
     if head.endswith("QuestionAnswering"):

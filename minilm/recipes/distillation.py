@@ -78,7 +78,7 @@ class DistillationLearner(Learner):
         if batch.tokens == 0:
             return empty_terms(self, (*self.loss.terms, "masked_share"))
         encoded = encode(self.student, batch, None)
-        labels = encoded.layout.gather(batch.labels)
+        labels = encoded.layout.pack(batch.labels)
         teacher = self._teacher_states(batch) if self.loss.needs_teacher else None
         terms: dict[str, Tensor] = self.loss(states(self.student, encoded), teacher, labels, counts)
         return {**terms, "masked_share": masked_share(labels, counts)}
@@ -95,7 +95,7 @@ class DistillationLearner(Learner):
         All are over masked tokens; masked_kl is at the loss's temperature, times its square.
         """
         encoded = encode(self.student, batch, None)
-        labels = encoded.layout.gather(batch.labels)
+        labels = encoded.layout.pack(batch.labels)
         student = states(self.student, encoded)
         scores = masked_lm_scores(student, labels)
         if self.loss.compares_logits:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from minilm.blocks.heads import MaskedLMHead
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
-from minilm.models.encoder import Encoded
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
 from minilm.objectives.distillation import States
 from minilm.objectives.tasks import IGNORED_LABEL
 from minilm.objectives.vocabulary import masked_scores, vocabulary_sums
+from minilm.outputs import EncoderOutput
 from minilm.training.updates import Learner
 
 MASKED_LM_SCORES = ("masked_loss", "masked_accuracy")
@@ -45,7 +45,7 @@ class MaskedLMLearner(Learner):
         if batch.tokens == 0:
             return empty_terms(self, ("mlm", "masked_share"))
         encoded = encode(self.model, batch, batch.token_type_ids)
-        labels = encoded.layout.gather(batch.labels)
+        labels = encoded.layout.pack(batch.labels)
         where = masked_places(labels)
         sums = vocabulary_sums(
             states(self.model, encoded).readout(where),
@@ -67,7 +67,7 @@ class MaskedLMLearner(Learner):
     def score(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
         """masked_loss and masked_accuracy, over masked tokens."""
         encoded = encode(self.model, batch, batch.token_type_ids)
-        return masked_lm_scores(states(self.model, encoded), encoded.layout.gather(batch.labels))
+        return masked_lm_scores(states(self.model, encoded), encoded.layout.pack(batch.labels))
 
 
 def check_masked_lm(name: str, model: PretrainedModel) -> None:
@@ -88,22 +88,21 @@ def encode(
     model: PretrainedModel,
     batch: TokenBatch,
     token_type_ids: Tensor | None,
-    *,
-    reads_first: bool = False,
-) -> Encoded:
+) -> EncoderOutput:
     """The encoder's states of a batch, in the inner order of its layout."""
-    return model.base.encode(
-        batch.input_ids, None, token_type_ids, lengths=batch.lengths, reads_first=reads_first
+    encoded: EncoderOutput = model.base(
+        batch.input_ids, None, token_type_ids, lengths=batch.lengths, reads="all"
     )
+    return encoded
 
 
-def states(model: PretrainedModel, encoded: Encoded) -> States:
+def states(model: PretrainedModel, encoded: EncoderOutput) -> States:
     """What a loss needs of a model's states, in the order they are in."""
     head = getattr(model, "masked_lm_head", None)
     matrix = model.get_input_embeddings().weight
     if not isinstance(head, MaskedLMHead):
-        return States(encoded.last, None, matrix, None)
-    return States(encoded.last, head.transform, matrix, head.bias)
+        return States(encoded.states, None, matrix, None)
+    return States(encoded.states, head, matrix, head.bias)
 
 
 def masked_places(labels: Tensor) -> Tensor:

@@ -57,8 +57,8 @@ class PretrainingLearner(Learner):
         """ "loss", its two terms "mlm" and the task's name, and "masked_share"."""
         if batch.tokens == 0:
             return empty_terms(self, ("mlm", self.task, "masked_share"))
-        encoded = encode(self.model, batch, batch.token_type_ids, reads_first=True)
-        labels = encoded.layout.gather(batch.labels)
+        encoded = encode(self.model, batch, batch.token_type_ids)
+        labels = encoded.layout.pack(batch.labels)
         where = masked_places(labels)
         sums = vocabulary_sums(
             states(self.model, encoded).readout(where),
@@ -89,9 +89,9 @@ class PretrainingLearner(Learner):
         next_sentence_accuracy, over pairs. One head answers both questions, whichever it was
         trained for.
         """
-        encoded = encode(self.model, batch, batch.token_type_ids, reads_first=True)
+        encoded = encode(self.model, batch, batch.token_type_ids)
         if batch.sentence_labels is None:
-            labels = encoded.layout.gather(batch.labels)
+            labels = encoded.layout.pack(batch.labels)
             return masked_lm_scores(states(self.model, encoded), labels)
         right = self.model.pair_logits(encoded).argmax(dim=1) == batch.sentence_labels
         return {f"{batch.sentence_task}_accuracy": (float(right.sum()), right.shape[0])}

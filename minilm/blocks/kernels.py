@@ -1,0 +1,394 @@
+"""How the arithmetic is executed: attention, feed-forward and dropout on whatever runs them.
+
+Every choice that depends on the device, on gradients, on a processor that somebody measured, or on
+what is watching the call is made in this file; the other blocks read like the papers. Every
+execution of attention equals the formula, `explicit_attention`, which `attention("explicit")`
+forces.
+
+References: Vaswani et al. 2017, section 3.2; Devlin et al. 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._C import _TorchDispatchModeKey as DispatchMode
+
+from minilm.blocks.layout import Layout, Packed, Padded
+from minilm.errors import InputError
+
+Execution = Literal["auto", "explicit"]
+AnyLayout = TypeVar("AnyLayout", Padded, Packed)
+Built = TypeVar("Built")
+
+# Up to this length, the backward of torch's fused kernel takes 2 to 10 times as long in bfloat16 on
+# a CPU as that of the formula (measured with 4 and 12 heads of 64, on AMX).
+EXPLICIT_UNTIL = 256
+# A CPU takes exponentials 16 or 32 at a time, and those that are left over one by one: a softmax
+# over 13 numbers costs ten times that over 16. So with the formula, short sequences share blocks of
+# at least BLOCK tokens, in multiples of VECTOR; longer ones up to this ratio of their lengths.
+BLOCK, VECTOR, SIMILAR = 64, 32, 1.5
+# Without gradients a CPU takes this many tokens at a time through the feed-forward block, so that
+# the (tokens, I) state between its layers stays in the cache; measured best between 256 and 512.
+TOKENS_AT_ONCE = 512
+DROPOUT_BITS = 16  # of a random word that decide about one number
+
+execution: Execution = "auto"  # see `attention`
+
+
+@contextmanager
+def attention(how: Execution) -> Iterator[None]:
+    """Choose how attention is executed, by all models of the process.
+
+    "auto" takes the fastest of several executions. "explicit" spells the formula out: slower, but
+    with derivatives of every order and in forward mode (Hessian-vector products, `torch.func.jvp`,
+    double backward), which the fused kernels lack. The results are equal up to rounding.
+
+    Args:
+        how: "auto" or "explicit", for the model calls inside the `with` block.
+
+    Raises:
+        InputError: it is neither.
+
+    Example:
+        >>> with minilm.attention("explicit"):
+        ...     loss = model(**batch).loss
+        ...     gradient = torch.autograd.grad(loss, weights, create_graph=True)
+    """
+    global execution
+    if how not in get_args(Execution):
+        raise InputError(f"attention({how!r}): expected 'auto' or 'explicit'.")
+    before, execution = execution, how
+    try:
+        yield
+    finally:
+        execution = before
+
+
+def recording(x: Tensor | None = None) -> bool:
+    """Whether something records or transforms the call, so that no value may decide anything.
+
+    So it is under torch.compile, torch.export, jit tracing, torch.func transforms, make_fx and
+    FakeTensorMode, and for an `x` without values (meta) or of a foreign class.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_dispatch_mode(DispatchMode.PROXY) is not None
+        or torch._C._get_dispatch_mode(DispatchMode.FAKE) is not None
+        or (x is not None and (x.is_meta or type(x) not in (Tensor, nn.Parameter)))
+    )
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    dropout: float,
+    *,
+    first_only: bool = False,
+    return_probs: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """softmax(Q K^T / sqrt(D)) V, within every sequence.
+
+    Args:
+        query: (..., A, D) in the order of `layout`, or (B, A, D) with `first_only`.
+        key, value: (..., A, D) in the order of `layout`.
+        layout: says which tokens belong together.
+        dropout: probability with which an attention probability is dropped; 0 outside training.
+        first_only: the queries are those of the first tokens alone.
+        return_probs: also return the attention probabilities (padded layout only).
+
+    Returns:
+        The context, shaped like `query`, and the probabilities (B, A, S, S) after dropout, or None.
+    """
+    if isinstance(layout, Padded):
+        return _in_rows(query, key, value, layout, dropout, first_only, return_probs)
+    assert not return_probs
+    if first_only:
+        return _of_first_tokens(query, key, value, layout, dropout), None
+    if not layout.explicit:
+        if query.device.type != "cpu":
+            half = query.dtype in (torch.float16, torch.bfloat16)
+            ragged = _varlen if query.is_cuda and half and dropout == 0.0 else _padded_inside
+            return ragged(query, key, value, layout, dropout), None
+        if torch.is_grad_enabled() and _prefers_formula(query, layout.lengths[-1], dropout):
+            return _in_blocks(query, key, value, layout, dropout), None
+
+    contexts = []
+    # split, not slices: its backward is one concatenation instead of a full-size sum a group
+    sizes = list(map(math.prod, layout.groups.items()))
+    _, heads, size = query.shape
+    queries, keys, values = (
+        query.split_with_sizes(sizes),
+        key.split_with_sizes(sizes),
+        value.split_with_sizes(sizes),
+    )
+    for (length, count), q, k, v in zip(layout.groups.items(), queries, keys, values, strict=True):
+        q = q.view(count, length, heads, size).transpose(1, 2)  # (count, A, length, D)
+        k = k.view(count, length, heads, size).transpose(1, 2)
+        v = v.view(count, length, heads, size).transpose(1, 2)
+        if layout.explicit:
+            context, _ = explicit_attention(q, k, v, None, dropout)
+        else:
+            context = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        contexts.append(context.transpose(1, 2).flatten(0, 1))  # (count * length, A, D)
+    return torch.cat(contexts), None
+
+
+def explicit_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """softmax(Q K^T / sqrt(D) + mask) V, step by step.
+
+    Args:
+        query, key, value: (B, A, S, D).
+        mask: what is added to the scores, broadcastable to (B, A, S, S), or None.
+        dropout: probability with which an attention probability is dropped; 0 outside training.
+
+    Returns:
+        The context (B, A, S, D) and the attention probabilities (B, A, S, S), after dropout. In
+        half precision the scores are rounded before the softmax; fused kernels do not do that.
+    """
+    scores = query @ key.transpose(-1, -2)  # (B, A, S, S)
+    scale = query.shape[-1] ** -0.5
+    scores = scores * scale if mask is None else torch.add(mask, scores, alpha=scale)
+    probs = drop(scores.softmax(dim=-1), dropout)  # (B, A, S, S)
+    return probs @ value, probs  # (B, A, S, D)
+
+
+def additive_mask(layout: Padded, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of padded rows.
+
+    A large finite number stands for "no": with minus infinity a row that attends to nothing would
+    be NaN, with a finite one it is an ordinary average. Half the smallest number leaves room for
+    the score, which must not round the sum to minus infinity in float16.
+
+    Returns:
+        (B, 1, 1, S) of `dtype`: 0 where attended, half the smallest finite value elsewhere.
+    """
+    assert layout.mask is not None
+    zeros = torch.zeros(layout.mask.shape, dtype=dtype, device=layout.mask.device)
+    return zeros.masked_fill(~layout.mask, torch.finfo(dtype).min / 2)[:, None, None, :]
+
+
+def _once(layout: Layout, build: Callable[..., Built], *options: object) -> Built:
+    """What an execution makes of a layout, `build(layout, *options)`, once for all layers."""
+    key = (build, *options)
+    if key not in layout.derived:
+        layout.derived[key] = build(layout, *options)
+    built: Built = layout.derived[key]
+    return built
+
+
+def _prefers_formula(query: Tensor, length: int, dropout: float) -> bool:
+    """Whether sequences of this length are better off with the formula than with the kernel."""
+    if not torch.is_grad_enabled() or query.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    # with dropout torch's function spells it out itself, and draws its masks slowly
+    return dropout > 0 or (query.dtype is torch.bfloat16 and length <= EXPLICIT_UNTIL)
+
+
+def _in_rows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Padded,
+    dropout: float,
+    first_only: bool,
+    return_probs: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """All rows in one call, padding masked."""
+    if first_only:
+        query = query[:, None]
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, A, S, D)
+    mask = None if layout.mask is None else _once(layout, additive_mask, q.dtype)
+    probs: Tensor | None = None
+    if layout.explicit or return_probs or _prefers_formula(q, q.shape[-2], dropout):
+        context, probs = explicit_attention(q, k, v, mask, dropout)
+    else:
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    context = context.transpose(1, 2)  # (B, S, A, D)
+    return context[:, 0] if first_only else context, probs if return_probs else None
+
+
+def _of_first_tokens(
+    query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropout: float
+) -> Tensor:
+    """One query a sequence, (B, A, D), over the (T, A, D) keys and values of its tokens."""
+    wide = torch.promote_types(query.dtype, torch.float32)  # of sums, as in a product
+    products = query.to(wide).index_select(0, layout.sequence) * key  # (T, A, D)
+    scores = products.sum(-1) * query.shape[-1] ** -0.5  # (T, A)
+    probs = drop(layout.to_padded(scores, -math.inf).softmax(dim=1), dropout)  # (B, S, A)
+    weighted = probs[layout.sequence, layout.position, :, None] * value
+    context = torch.zeros(query.shape, dtype=wide, device=query.device)
+    return context.index_add_(0, layout.sequence, weighted.to(wide)).to(query.dtype)
+
+
+def _in_blocks(query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropout: float) -> Tensor:
+    """Whole sequences side by side in blocks of equal width, masked from each other.
+
+    Where the formula is spelled out, a few large products cost less than many small ones, even
+    with some numbers computed in vain.
+    """
+    contexts = []
+    blocks = _once(layout, blocks_of)
+    sizes = [len(block.slots) for block in blocks]
+    parts = (x.split_with_sizes(sizes) for x in (query, key, value))
+    for block, *states in zip(blocks, *parts, strict=True):
+        count, _, width, _ = block.mask.shape
+        q, k, v = (
+            x.index_select(0, block.tokens).unflatten(0, (count, width)).transpose(1, 2)
+            for x in states
+        )  # (blocks, A, width, D)
+        context, _ = explicit_attention(q, k, v, block.mask.to(q.dtype), dropout)
+        contexts.append(context.transpose(1, 2).flatten(0, 1).index_select(0, block.slots))
+    return torch.cat(contexts)
+
+
+def _padded_inside(
+    query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropout: float
+) -> Tensor:
+    """Padding inside attention alone; runs on any device."""
+    mask, where = _once(layout, _rows)
+    q, k, v = (
+        x.new_zeros((*mask.shape, *x.shape[1:])).index_put(where, x).transpose(1, 2)
+        for x in (query, key, value)
+    )  # (B, A, S, D)
+    added = _once(layout, _rows_mask, q.dtype)
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=added, dropout_p=dropout)
+    return context.transpose(1, 2)[where]  # (T, A, D)
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropout: float) -> Tensor:
+    """The GPU kernel that takes ragged sequences directly."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    bounds, longest = _once(layout, _bounds), layout.lengths[-1]
+    context = varlen_attn(query, key, value, bounds, bounds, longest, longest)
+    assert isinstance(context, Tensor)
+    return context
+
+
+def _lengths(layout: Packed) -> Tensor:
+    return torch.tensor(layout.lengths, device=layout.sequence.device)
+
+
+def _bounds(layout: Packed) -> Tensor:
+    """Where sequences begin and end in the line: (B + 1,) int32, from 0 to T."""
+    return F.pad(_lengths(layout).cumsum(0), (1, 0)).int()
+
+
+def _rows(layout: Packed) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The sequences as rows of the longest: (B, S) True where a token is, and each one's place."""
+    lengths, (tokens,) = _lengths(layout), layout.sequence.shape
+    row = torch.repeat_interleave(lengths, output_size=tokens)  # (T,)
+    column = torch.arange(tokens, device=row.device) - _once(layout, _bounds)[row]
+    mask = torch.arange(layout.lengths[-1], device=row.device) < lengths[:, None]
+    return mask, (row, column)
+
+
+def _rows_mask(layout: Packed, dtype: torch.dtype) -> Tensor:
+    return additive_mask(Padded(_once(layout, _rows)[0]), dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Where the tokens of some sequences lie in blocks of equal width.
+
+    Attributes:
+        slots: (tokens,) int64: of every token, in the line of blocks.
+        tokens: (blocks * width,) int64: the token in every slot. In what is left of a block it is
+            the first one: a copy that only other copies attend to, and that nobody reads.
+        mask: (blocks, 1, width, width) float32, what is added to the scores: 0 within a sequence,
+            minus infinity between sequences.
+    """
+
+    slots: Tensor
+    tokens: Tensor
+    mask: Tensor
+
+
+def blocks_of(layout: Packed) -> list[Blocks]:
+    """The line cut where sequences get too unlike, each piece in blocks of its own width."""
+    pieces, start = [], 0
+    for end in range(1, len(layout.lengths) + 1):
+        limit = max(BLOCK, SIMILAR * layout.lengths[start])
+        if end == len(layout.lengths) or layout.lengths[end] > limit:
+            pieces.append(_fill_blocks(layout.lengths[start:end]))
+            start = end
+    return pieces
+
+
+def block_width(longest: int, tokens: int) -> int:
+    """How wide blocks are for sequences of up to so many tokens, and so many in all."""
+    return -(-max(longest, min(BLOCK, tokens)) // VECTOR) * VECTOR
+
+
+def _fill_blocks(lengths: tuple[int, ...]) -> Blocks:
+    """Ascending lengths, one sequence after the other into the first block with room."""
+    width = block_width(lengths[-1], sum(lengths))
+    starts: list[int] = []
+    end, limit = 0, 0
+    for length in lengths:
+        if end + length > limit:
+            end, limit = limit, limit + width
+        starts.append(end)
+        end += length
+    counts = torch.tensor(lengths)
+    sequence = torch.arange(len(lengths)).repeat_interleave(counts)  # (tokens,)
+    begins = torch.tensor(starts) - (counts.cumsum(0) - counts)
+    token = torch.arange(len(sequence))
+    slots = token + begins[sequence]
+    tokens = torch.zeros(limit, dtype=torch.int64).index_copy_(0, slots, token)
+    owner = torch.full((limit,), -1).index_copy_(0, slots, sequence).view(-1, 1, width)
+    apart = owner[..., :, None] != owner[..., None, :]  # (blocks, 1, width, width)
+    return Blocks(slots, tokens, torch.zeros(apart.shape).masked_fill_(apart, -math.inf))
+
+
+def feed_forward(
+    hidden: Tensor, up: nn.Module, activation: Callable[[Tensor], Tensor], down: nn.Module
+) -> Tensor:
+    """down(activation(up(hidden))), (..., H) -> (..., H); where it pays, some tokens at a time."""
+    if torch.is_grad_enabled() or hidden.device.type != "cpu" or recording():
+        dense: Tensor = down(activation(up(hidden)))
+        return dense
+    chunks = []
+    for chunk in torch.split(hidden.flatten(0, -2), TOKENS_AT_ONCE):
+        chunks.append(down(activation(up(chunk))))
+    return torch.cat(chunks).view(hidden.shape)
+
+
+def drop(x: Tensor, probability: float) -> Tensor:
+    """Dropout: zeroes every number with this probability, and scales the others to keep the mean.
+
+    On a CPU the probability is rounded to a multiple of 2^-16, and the scale is of the rounded one.
+    torch draws a number for every element there, which takes a tenth of a step of fine-tuning;
+    16 bits are enough, and take a quarter of the time.
+
+    Args:
+        x: any shape, floating.
+        probability: 0 to 1.
+
+    References: Srivastava et al. 2014.
+    """
+    if x.device.type != "cpu" or recording():
+        return F.dropout(x, probability)
+    kept = round((1 - probability) * (1 << DROPOUT_BITS))  # of 2^16 values of 16 bits
+    if kept == 1 << DROPOUT_BITS:
+        return x
+    count = x.numel()
+    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
+    values = words.view(torch.int16)[:count].view(x.shape)
+    mask = torch.empty(x.shape, dtype=x.dtype)
+    torch.lt(values, kept - (1 << (DROPOUT_BITS - 1)), out=mask)  # 1 where kept, else 0
+    return x * mask.mul_((1 << DROPOUT_BITS) / max(kept, 1))
