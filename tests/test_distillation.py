@@ -18,7 +18,7 @@ from minilm.objectives.distillation import (
     States,
     distillation_terms,
 )
-from minilm.objectives.vocabulary import Readout, masked_scores, vocabulary_sums
+from minilm.objectives.vocabulary import LogitInputs, fused_vocab_losses, masked_scores
 
 Positions = Literal["attended", "masked"]
 V, H, E = 19, 6, 5
@@ -51,8 +51,8 @@ def head_states(width: int, seed: int, tokens: int = TOKENS) -> tuple[States, li
 
 
 def logits_of(states: States) -> Tensor:
-    readout = states.readout(None)
-    return F.linear(readout.rows, readout.matrix, readout.bias)
+    inputs = states.logit_inputs(None)
+    return F.linear(inputs.rows, inputs.matrix, inputs.bias)
 
 
 def reference(
@@ -87,15 +87,15 @@ def assert_same_gradients(one: Tensor, other: Tensor, inputs: list[Tensor]) -> N
 
 
 @pytest.fixture(scope="module")
-def readouts() -> tuple[Readout, Readout, Tensor]:
+def logit_inputs() -> tuple[LogitInputs, LogitInputs, Tensor]:
     """A student that learns, a teacher of another width, labels for some rows."""
-    student = Readout(*(draw(*shape).requires_grad_() for shape in ((13, E), (V, E), (V,))))
-    teacher = Readout(*(draw(*shape, seed=7) for shape in ((13, E + 2), (V, E + 2), (V,))))
+    student = LogitInputs(*(draw(*shape).requires_grad_() for shape in ((13, E), (V, E), (V,))))
+    teacher = LogitInputs(*(draw(*shape, seed=7) for shape in ((13, E + 2), (V, E + 2), (V,))))
     return student, teacher, some_labels(13)
 
 
 def plain_sums(
-    student: Readout, teacher: Readout, labels: Tensor, temperature: float
+    student: LogitInputs, teacher: LogitInputs, labels: Tensor, temperature: float
 ) -> dict[str, Tensor]:
     s = F.linear(student.rows, student.matrix, student.bias)
     t = F.linear(teacher.rows, teacher.matrix, teacher.bias)
@@ -120,14 +120,14 @@ def plain_sums(
     ],
 )
 def test_chunked_sums_equal_the_plain_computation(
-    readouts: tuple[Readout, Readout, Tensor],
+    logit_inputs: tuple[LogitInputs, LogitInputs, Tensor],
     rows_at_once: int,
     factors: dict[str, float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    student, teacher, labels = readouts
+    student, teacher, labels = logit_inputs
     monkeypatch.setattr("minilm.objectives.vocabulary.BLOCK_BYTES", 2 * V * 8)
-    sums = vocabulary_sums(
+    sums = fused_vocab_losses(
         student, teacher, labels, **factors, temperature=1.7, chunk_bytes=rows_at_once * V * 8
     )
     plain = plain_sums(student, teacher, labels, 1.7)
@@ -143,13 +143,13 @@ def test_chunked_sums_equal_the_plain_computation(
 
 
 def test_gradcheck() -> None:
-    teacher = Readout(draw(5, 2), draw(7, 2, seed=1), draw(7, seed=2))
+    teacher = LogitInputs(draw(5, 2), draw(7, 2, seed=1), draw(7, seed=2))
     labels = torch.tensor([1, -100, 6, -100, 0])
 
     def total(rows: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
         factors = {"kl": 0.5, "mlm": 0.4, "mse": 0.1, "temperature": 2.0}
-        student = Readout(rows, matrix, bias)
-        return vocabulary_sums(student, teacher, labels, **factors, chunk_bytes=2 * 7 * 8).total
+        student = LogitInputs(rows, matrix, bias)
+        return fused_vocab_losses(student, teacher, labels, **factors, chunk_bytes=2 * 7 * 8).total
 
     inputs = [draw(*shape, seed=9).requires_grad_() for shape in ((5, 3), (7, 3), (7,))]
     assert torch.autograd.gradcheck(total, inputs)
@@ -157,18 +157,18 @@ def test_gradcheck() -> None:
 
 @pytest.mark.parametrize("frozen", ["rows", "matrix", "bias"])
 def test_what_needs_no_gradient_gets_none(
-    readouts: tuple[Readout, Readout, Tensor], frozen: str
+    logit_inputs: tuple[LogitInputs, LogitInputs, Tensor], frozen: str
 ) -> None:
-    student, teacher, labels = readouts
+    student, teacher, labels = logit_inputs
     parts = {name: getattr(student, name) for name in ("rows", "matrix", "bias")}
     parts[frozen] = parts[frozen].detach()
-    partly = Readout(**parts)
-    total = vocabulary_sums(partly, teacher, labels, kl=1.0, mlm=1.0).total
+    partly = LogitInputs(**parts)
+    total = fused_vocab_losses(partly, teacher, labels, kl=1.0, mlm=1.0).total
     plain = plain_sums(student, teacher, labels, 1.0)
     others = [value for name, value in parts.items() if name != frozen]
     assert_same_gradients(total, plain["kl"] + plain["mlm"], others)
     with torch.no_grad():
-        silent = vocabulary_sums(student, teacher, labels, kl=1.0, mlm=1.0).total
+        silent = fused_vocab_losses(student, teacher, labels, kl=1.0, mlm=1.0).total
     assert not silent.requires_grad
     torch.testing.assert_close(silent, total.detach(), rtol=0, atol=0)
 
@@ -176,18 +176,18 @@ def test_what_needs_no_gradient_gets_none(
 @pytest.mark.parametrize("unlabelled", ["no rows", "no labels"])
 def test_nothing_to_look_at_is_zero_with_zero_gradients(unlabelled: str) -> None:
     rows = 0 if unlabelled == "no rows" else 4
-    student = Readout(*(draw(*shape).requires_grad_() for shape in ((rows, E), (V, E), (V,))))
-    sums = vocabulary_sums(student, labels=torch.full((rows,), -100), mlm=2.0)
+    student = LogitInputs(*(draw(*shape).requires_grad_() for shape in ((rows, E), (V, E), (V,))))
+    sums = fused_vocab_losses(student, labels=torch.full((rows,), -100), mlm=2.0)
     assert sums.total.item() == 0
     for gradient in torch.autograd.grad(sums.total, [student.rows, student.matrix, student.bias]):
         assert bool((gradient == 0).all())
 
 
 def test_equal_logits_have_no_divergence() -> None:
-    student = Readout(
+    student = LogitInputs(
         draw(8, E).float().requires_grad_(), draw(V, E).float() * 9, draw(V).float() * 9
     )
-    sums = vocabulary_sums(student, student, kl=1.0, mse=1.0, temperature=3.0)
+    sums = fused_vocab_losses(student, student, kl=1.0, mse=1.0, temperature=3.0)
     assert (sums.kl.item(), sums.mse.item()) == (0.0, 0.0)
     assert bool((torch.autograd.grad(sums.total, student.rows)[0] == 0).all())
 
@@ -196,29 +196,31 @@ def test_equal_logits_have_no_divergence() -> None:
 @settings(max_examples=40, deadline=None)
 def test_the_divergence_is_never_negative(seed: int, scale: float, temperature: float) -> None:
     one, other = (
-        Readout(draw(3, E, seed=seed + i) * scale, draw(V, E, seed=seed + 5), draw(V, seed=seed))
+        LogitInputs(
+            draw(3, E, seed=seed + i) * scale, draw(V, E, seed=seed + 5), draw(V, seed=seed)
+        )
         for i in range(2)
     )
-    assert vocabulary_sums(one, other, kl=1.0, temperature=temperature).kl.item() >= -1e-9
+    assert fused_vocab_losses(one, other, kl=1.0, temperature=temperature).kl.item() >= -1e-9
 
 
 def test_huge_logits_stay_finite() -> None:
-    student = Readout(draw(4, E).float() * 1e3, draw(V, E).float() * 10, draw(V).float())
+    student = LogitInputs(draw(4, E).float() * 1e3, draw(V, E).float() * 10, draw(V).float())
     rows = student.rows.requires_grad_()
-    teacher = Readout(-student.rows.detach(), student.matrix, student.bias)
+    teacher = LogitInputs(-student.rows.detach(), student.matrix, student.bias)
     labels = torch.zeros(4, dtype=torch.int64)
-    sums = vocabulary_sums(student, teacher, labels, kl=1.0, mlm=1.0)
+    sums = fused_vocab_losses(student, teacher, labels, kl=1.0, mlm=1.0)
     assert math.isfinite(sums.total.item())
     assert bool(torch.autograd.grad(sums.total, rows)[0].isfinite().all())
 
 
 def test_products_follow_autocast_and_softmaxes_do_not() -> None:
-    student = Readout(*(draw(*s).float().requires_grad_() for s in ((9, 16), (V, 16), (V,))))
-    teacher = Readout(*(draw(*s, seed=4).float() for s in ((9, 16), (V, 16), (V,))))
+    student = LogitInputs(*(draw(*s).float().requires_grad_() for s in ((9, 16), (V, 16), (V,))))
+    teacher = LogitInputs(*(draw(*s, seed=4).float() for s in ((9, 16), (V, 16), (V,))))
     inputs = [student.rows, student.matrix, student.bias]
-    exact = vocabulary_sums(student, teacher, kl=1.0, temperature=2.0)
+    exact = fused_vocab_losses(student, teacher, kl=1.0, temperature=2.0)
     with torch.autocast("cpu", torch.bfloat16):
-        low = vocabulary_sums(student, teacher, kl=1.0, temperature=2.0)
+        low = fused_vocab_losses(student, teacher, kl=1.0, temperature=2.0)
     assert low.total.dtype == torch.float32
     assert low.total.item() != exact.total.item()
     torch.testing.assert_close(low.total, exact.total, rtol=0.05, atol=0.05)
@@ -233,11 +235,13 @@ def test_both_sides_have_a_precision_of_their_own(student_dtype: torch.dtype) ->
     """The chunks are those of the side that needs more memory."""
     other = torch.float32 if student_dtype == torch.bfloat16 else torch.bfloat16
     shapes = ((9, E), (V, E), (V,))
-    student = Readout(*(draw(*s).bfloat16().to(student_dtype).requires_grad_() for s in shapes))
-    teacher = Readout(*(draw(*s, seed=4).bfloat16().to(other) for s in shapes))
-    found = vocabulary_sums(student, teacher, kl=1.0, chunk_bytes=4 * V * 4)
-    exact = [Readout(*(x.double() for x in (r.rows, r.matrix, r.bias))) for r in (student, teacher)]
-    wanted = vocabulary_sums(*exact, kl=1.0)
+    student = LogitInputs(*(draw(*s).bfloat16().to(student_dtype).requires_grad_() for s in shapes))
+    teacher = LogitInputs(*(draw(*s, seed=4).bfloat16().to(other) for s in shapes))
+    found = fused_vocab_losses(student, teacher, kl=1.0, chunk_bytes=4 * V * 4)
+    exact = [
+        LogitInputs(*(x.double() for x in (r.rows, r.matrix, r.bias))) for r in (student, teacher)
+    ]
+    wanted = fused_vocab_losses(*exact, kl=1.0)
     torch.testing.assert_close(found.kl, wanted.kl.float(), rtol=0.03, atol=0.03)
     found.total.backward()
     assert student.matrix.grad is not None
@@ -260,11 +264,11 @@ def test_logits_never_exist_for_all_rows(monkeypatch: pytest.MonkeyPatch) -> Non
             return out
 
     shapes = ((rows, 4), (vocabulary, 4), (vocabulary,))
-    student = Readout(*(draw(*shape).requires_grad_() for shape in shapes))
-    teacher = Readout(*(draw(*shape, seed=3) for shape in shapes))
+    student = LogitInputs(*(draw(*shape).requires_grad_() for shape in shapes))
+    teacher = LogitInputs(*(draw(*shape, seed=3) for shape in shapes))
     labels = torch.arange(rows)
     with Watch():
-        sums = vocabulary_sums(
+        sums = fused_vocab_losses(
             student, teacher, labels, kl=1.0, mlm=1.0, chunk_bytes=8 * vocabulary * 8
         )
         sums.total.backward()
@@ -281,28 +285,28 @@ def test_logits_never_exist_for_all_rows(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"labels": torch.zeros(4)}, "torch.float32"),
         ({"labels": torch.full((4,), V)}, f"labels contains {V}: expected 0 to {V - 1}"),
         ({"labels": torch.full((4,), -1)}, "labels contains -1"),
-        ({"teacher": Readout(draw(4, E), draw(V + 1, E), draw(V + 1))}, f"teacher's {V + 1}"),
-        ({"teacher": Readout(draw(5, E), draw(V, E), draw(V))}, "4 rows, the teacher 5"),
+        ({"teacher": LogitInputs(draw(4, E), draw(V + 1, E), draw(V + 1))}, f"teacher's {V + 1}"),
+        ({"teacher": LogitInputs(draw(5, E), draw(V, E), draw(V))}, "4 rows, the teacher 5"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
-    fitting = Readout(draw(4, E), draw(V, E), draw(V))
+    fitting = LogitInputs(draw(4, E), draw(V, E), draw(V))
     arguments = {"teacher": fitting, "labels": some_labels(4), "kl": 1.0, "mlm": 1.0, **change}
     with pytest.raises(InputError) as caught:
-        vocabulary_sums(fitting, **arguments)
+        fused_vocab_losses(fitting, **arguments)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])
 def test_scores(rows_at_once: int) -> None:
-    readout = Readout(draw(10, E), draw(V, E, seed=1), draw(V, seed=2))
-    logits = F.linear(readout.rows, readout.matrix, readout.bias)
+    inputs = LogitInputs(draw(10, E), draw(V, E, seed=1), draw(V, seed=2))
+    logits = F.linear(inputs.rows, inputs.matrix, inputs.bias)
     labels = logits.argmax(-1)
     labels[:4] = (labels[:4] + 1) % V
-    loss, correct = masked_scores(readout, labels, chunk_bytes=rows_at_once * V * 8)
+    loss, correct = masked_scores(inputs, labels, chunk_bytes=rows_at_once * V * 8)
     assert correct.item() == 6
     torch.testing.assert_close(loss, F.cross_entropy(logits, labels, reduction="sum"), **EXACT)
-    loss, correct = masked_scores(Readout(draw(0, E), readout.matrix, readout.bias), labels[:0])
+    loss, correct = masked_scores(LogitInputs(draw(0, E), inputs.matrix, inputs.bias), labels[:0])
     assert (loss.item(), correct.item()) == (0.0, 0)
 
 
@@ -393,7 +397,10 @@ def test_nothing_chosen_gives_zeros() -> None:
     ("change", "message"),
     [
         ({"teacher_logits": draw(2, 3, V + 1)}, "teacher_logits (2, 3, 20): they must be equal"),
-        ({"labels": torch.zeros(2, 2)}, "labels has shape (2, 2), the logits (2, 3)"),
+        (
+            {"labels": torch.zeros(2, 2).long()},
+            "labels: expected (2, 3) int64, got (2, 2) torch.int64",
+        ),
         ({"attention_mask": torch.ones(3, 2)}, "attention_mask has shape (3, 2)"),
         ({"attention_mask": torch.zeros(2, 3)}, "at unattended positions"),
         ({"student_hidden": draw(2, 3, H)}, "Give both student_hidden and teacher_hidden"),

@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilm.errors import InputError
+from minilm.objectives.checks import check_classes, check_same_shape
+from minilm.objectives.precision import at_least_float32
 from minilm.objectives.tasks import IGNORED_LABEL
-from minilm.objectives.vocabulary import Readout, vocabulary_sums
+from minilm.objectives.vocabulary import LogitInputs, fused_vocab_losses
 
 Positions = Literal["attended", "masked"]
 TERMS = ("kl", "mlm", "cosine", "mse")
@@ -28,7 +30,7 @@ TERMS = ("kl", "mlm", "cosine", "mse")
 
 @dataclass(frozen=True, eq=False)
 class DistillationTerms:
-    """Scalars, all without weights.
+    """Scalars of at least float32, all without weights.
 
     Attributes:
         kl: Kullback-Leibler divergence of the student's softened predictions from the teacher's,
@@ -86,9 +88,8 @@ def distillation_terms(
     """
     _check_choices(temperature, positions)
     shape = student_logits.shape[:-1]
-    _check_shapes("student_logits", student_logits, "teacher_logits", teacher_logits)
-    if tuple(labels.shape) != tuple(shape):
-        raise InputError(f"labels has shape {tuple(labels.shape)}, the logits {tuple(shape)}.")
+    check_same_shape("student_logits", student_logits, "teacher_logits", teacher_logits)
+    check_classes(labels, shape)
     if attention_mask is None:
         attended = torch.ones_like(labels, dtype=torch.bool)
     elif tuple(attention_mask.shape) != tuple(shape):
@@ -106,17 +107,18 @@ def distillation_terms(
 
     chosen = attended if positions == "attended" else labelled
     count = max(int(chosen.sum()), 1)
-    student, teacher = _full(student_logits[chosen]), _full(teacher_logits[chosen])  # (N, V)
+    student = at_least_float32(student_logits[chosen])  # (N, V)
+    teacher = at_least_float32(teacher_logits[chosen])
     log_p = F.log_softmax(student / temperature, dim=-1)
     log_q = F.log_softmax(teacher / temperature, dim=-1)
     divergence = F.kl_div(log_p, log_q, reduction="sum", log_target=True)
 
-    predicted = _full(student_logits[labelled])
+    predicted = at_least_float32(student_logits[labelled])
     cross_entropy = F.cross_entropy(predicted, labels[labelled], reduction="sum")
 
-    cosine = student_logits.new_zeros(())
+    cosine = divergence.new_zeros(())
     if student_hidden is not None and teacher_hidden is not None:
-        _check_shapes("student_hidden", student_hidden, "teacher_hidden", teacher_hidden)
+        check_same_shape("student_hidden", student_hidden, "teacher_hidden", teacher_hidden)
         if student_hidden.shape[:-1] != shape:
             raise InputError(
                 f"student_hidden has shape {tuple(student_hidden.shape)}, the logits "
@@ -136,7 +138,8 @@ def distillation_terms(
 
 def cosine_distances(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - cos of the angle between two states: (N, H) and (N, H) -> (N,)."""
-    return 1 - F.cosine_similarity(_full(student), _full(teacher), dim=-1)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
+    return 1 - F.cosine_similarity(student, teacher, dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,12 +159,12 @@ class States:
     matrix: Tensor
     bias: Tensor | None
 
-    def readout(self, where: Tensor | None) -> Readout:
-        """The logits, not yet computed, of the tokens with the numbers `where`; None = of all."""
+    def logit_inputs(self, where: Tensor | None) -> LogitInputs:
+        """What the logits of the tokens with the numbers `where` are made of; None = of all."""
         if self.transform is None or self.bias is None:
             raise InputError("These states come from a model without a masked-LM head.")
         rows = self.hidden if where is None else self.hidden.index_select(0, where)
-        return Readout(self.transform(rows), self.matrix, self.bias)
+        return LogitInputs(self.transform(rows), self.matrix, self.bias)
 
 
 class DistillationLoss(nn.Module):
@@ -271,7 +274,7 @@ class DistillationLoss(nn.Module):
 
         Returns:
             "loss", the weighted sum, which carries the gradient; and for the log every term with a
-            weight, without weight and gradient.
+            weight, without weight and gradient. All of at least float32.
 
         Raises:
             InputError: vocabularies or widths do not fit.
@@ -286,9 +289,9 @@ class DistillationLoss(nn.Module):
         if self.compares_logits or self.mlm > 0:
             everywhere = self.compares_logits and self.positions == "attended"
             rows = None if everywhere else where
-            sums = vocabulary_sums(
-                student.readout(rows),
-                _given(teacher).readout(rows) if self.compares_logits else None,
+            sums = fused_vocab_losses(
+                student.logit_inputs(rows),
+                _given(teacher).logit_inputs(rows) if self.compares_logits else None,
                 labels if rows is None else labels[rows],
                 kl=self.kl / chosen,
                 mlm=self.mlm / masked,
@@ -330,11 +333,6 @@ def _given(teacher: States | None) -> States:
     return teacher
 
 
-def _full(values: Tensor) -> Tensor:
-    """At least float32."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -344,11 +342,3 @@ def _check_choices(temperature: float, positions: str) -> None:
         raise InputError(f"temperature is {temperature!r}: expected a finite number above 0.")
     if positions not in get_args(Positions):
         raise InputError(f"positions is {positions!r}: expected 'attended' or 'masked'.")
-
-
-def _check_shapes(name: str, one: Tensor, other_name: str, other: Tensor) -> None:
-    if one.shape != other.shape:
-        raise InputError(
-            f"{name} has shape {tuple(one.shape)}, {other_name} {tuple(other.shape)}: they must "
-            "be equal."
-        )

@@ -6,7 +6,8 @@ A head's scores are a list of *predictions* of one of three kinds, whatever the 
     "independent"  (N, C) each of C labels, yes or no
     "value"        (N, 1) a number
 
-All losses here are sums over predictions; whoever calls them knows what to divide by.
+All losses here are sums over predictions, in at least float32; whoever calls them knows what to
+divide by.
 
 References: Hinton et al. 2015; run_squad_w_distillation.py of the released DistilBERT code, where
 the softened divergences of start and end are averaged and multiplied by temperature squared.
@@ -19,6 +20,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from minilm.errors import InputError
+from minilm.objectives.checks import check_same_shape
+from minilm.objectives.precision import at_least_float32
 
 Kind = Literal["classes", "independent", "value"]
 
@@ -36,10 +41,21 @@ def label_loss(kind: Kind, logits: Tensor, labels: Tensor, weights: Tensor | Non
     Returns:
         Scalar, a sum over predictions: cross-entropy, mean binary cross-entropy of the C labels,
         squared error.
+
+    Raises:
+        InputError: labels of another shape.
     """
-    logits = logits.float()
+    expected = logits.shape if kind == "independent" else logits.shape[:1]
+    if labels.shape != expected:
+        raise InputError(
+            f"labels ({kind}): expected {tuple(expected)} for logits {tuple(logits.shape)}, got "
+            f"{tuple(labels.shape)}."
+        )
+    logits = at_least_float32(logits)
+    weights = None if weights is None else weights.to(logits.dtype)
     if kind == "classes":
         return F.cross_entropy(logits, labels, weights, reduction="sum")
+    labels = labels.to(logits.dtype)
     if kind == "independent":
         each = F.binary_cross_entropy_with_logits(
             logits, labels, pos_weight=weights, reduction="none"
@@ -59,13 +75,19 @@ def soft_target_loss(kind: Kind, student: Tensor, teacher: Tensor, temperature: 
     Returns:
         Scalar, a sum over predictions: Kullback-Leibler divergence times temperature squared, of
         independent labels its mean over the C labels; squared difference of values. 0 for equals.
+
+    Raises:
+        InputError: student and teacher of two shapes.
     """
-    student, teacher = student.float(), teacher.float()
+    check_same_shape("student", student, "teacher", teacher)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
     if kind == "value":
         return (student - teacher).square().sum()
     # the smallest number stands where nothing is; divided by less than 1 it must not become -inf
-    least = torch.finfo(torch.float32).min
-    p, q = ((logits / temperature).clamp(min=least) for logits in (student, teacher))
+    p, q = (
+        (logits / temperature).clamp(min=torch.finfo(logits.dtype).min)
+        for logits in (student, teacher)
+    )
     if kind == "classes":
         divergence = F.kl_div(
             F.log_softmax(p, dim=-1), F.log_softmax(q, dim=-1), reduction="sum", log_target=True

@@ -5,8 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilm.errors import InputError
+from minilm.objectives.checks import check_classes
+from minilm.objectives.precision import at_least_float32
 
 IGNORED_LABEL = -100
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -17,10 +20,14 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels: (...) int64; -100 = no label here.
 
     Returns:
-        Scalar, the mean over items whose label is not -100; 0 if there are none (differs from
-        Hugging Face, which returns NaN).
+        Scalar of at least float32, the mean over items whose label is not -100; 0 if there are none
+        (differs from Hugging Face, which returns NaN).
+
+    Raises:
+        InputError: labels of another shape or dtype.
     """
-    logits, labels = logits.flatten(0, -2), labels.flatten()
+    check_classes(labels, logits.shape[:-1])
+    logits, labels = at_least_float32(logits.flatten(0, -2)), labels.flatten()
     total = F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction="sum")
     return total / (labels != IGNORED_LABEL).sum().clamp(min=1)
 
@@ -35,14 +42,15 @@ def problem_type(declared: str | None, logits: Tensor, labels: Tensor) -> str:
 
     Returns:
         `declared`; else "regression" for one output, "single_label_classification" for
-        whole-number labels, "multi_label_classification" for others.
+        whole-number labels, "multi_label_classification" for floats and booleans.
     """
     if declared is not None:
         return declared
     if logits.shape[-1] == 1:
         return "regression"
-    whole = not labels.is_floating_point()
-    return "single_label_classification" if whole else "multi_label_classification"
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        return "multi_label_classification"
+    return "single_label_classification"
 
 
 def sequence_loss(logits: Tensor, labels: Tensor, declared: str | None = None) -> Tensor:
@@ -50,26 +58,32 @@ def sequence_loss(logits: Tensor, labels: Tensor, declared: str | None = None) -
 
     Args:
         logits: (B, C).
-        labels: (B,) int64 classes; (B,) or (B, C) floats for regression; (B, C) floats in [0, 1]
-            for several labels at once.
+        labels: (B,) int64 classes; (B, C) numbers for regression; (B, C) numbers in [0, 1] for
+            several labels at once. Numbers may be whole or booleans (differs from Hugging Face,
+            where several labels must be floats); where C is 1, (B,) will do.
         declared: see `problem_type`.
 
     Returns:
-        Scalar, the mean over sequences (and outputs, where each has a label): mean squared error
-        for regression, cross-entropy for single-label and binary cross-entropy for multi-label
-        problems.
+        Scalar of at least float32, the mean over sequences (and outputs, where each has a label):
+        mean squared error for regression, cross-entropy for single-label and binary cross-entropy
+        for multi-label problems.
 
     Raises:
-        InputError: labels of a shape or dtype that do not fit.
+        InputError: labels of a shape or dtype that do not fit, or no such problem.
     """
     kind = problem_type(declared, logits, labels)
+    if kind not in PROBLEM_TYPES:
+        raise InputError(f"problem_type is {kind!r}: expected one of {', '.join(PROBLEM_TYPES)}.")
+    shape, given = tuple(logits.shape), tuple(labels.shape)
     if kind == "single_label_classification":
-        if labels.is_floating_point() or labels.shape != logits.shape[:-1]:
-            raise _misfit(kind, f"{tuple(logits.shape[:-1])} whole numbers", labels)
+        if given != shape[:-1] or labels.dtype != torch.int64:
+            raise _misfit(kind, f"{shape[:-1]} int64", labels)
         return token_loss(logits, labels)
-    if labels.numel() != logits.numel():
-        raise _misfit(kind, f"{tuple(logits.shape)} numbers", labels)
-    target = labels.reshape(logits.shape).to(logits.dtype)
+    fitting = [shape, shape[:-1]] if shape[-1] == 1 else [shape]
+    if given not in fitting:
+        raise _misfit(kind, f"{' or '.join(map(str, fitting))} numbers", labels)
+    logits = at_least_float32(logits)
+    target = labels.reshape(shape).to(logits.dtype)
     if kind == "regression":
         return F.mse_loss(logits, target)
     return F.binary_cross_entropy_with_logits(logits, target)
@@ -84,7 +98,11 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
             Hugging Face's rule.
 
     Returns:
-        Scalar; each of the two terms is a mean over the sequences labelled for it.
+        Scalar of at least float32; each of the two terms is a mean over the sequences labelled for
+        it.
+
+    Raises:
+        InputError: positions of another shape or dtype.
     """
     length = start_logits.shape[1]
 

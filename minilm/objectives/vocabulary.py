@@ -5,6 +5,10 @@ time, for a chunk of rows after the other; what is kept is the gradient with res
 logits were made of, (N, E), (V, E) and (V,), and the backward pass only scales it. The products run
 over chunks, which are large enough for a matrix multiplication to be fast; the softmaxes run over
 blocks of a few rows, which stay in the processor's cache.
+
+Products in float16 need care: divided by a count, derivatives are too small for it, and a gradient
+scaler, which multiplies in the backward pass, comes too late. So they are kept in a unit of their
+own, and summed in float32.
 """
 
 from __future__ import annotations
@@ -20,16 +24,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minilm.errors import InputError
+from minilm.objectives.precision import at_least_float32, wide_dtype
 from minilm.objectives.tasks import IGNORED_LABEL
 
 CHUNK_BYTES = 2**26  # of logits that exist at once, for student and teacher each
 BLOCK_BYTES = 2**20  # of logits that a softmax works on at once
 CACHE_LINE = 64  # bytes
+LARGEST_HALF = 2**15  # derivatives in float16 stay below
 
 
 @dataclass(frozen=True, eq=False)
-class Readout:
-    """Vocabulary logits that nobody has computed yet: rows matrix^T + bias.
+class LogitInputs:
+    """What vocabulary logits are computed from: rows matrix^T + bias.
 
     Attributes:
         rows: (N, E) what a masked-LM head compares with the vocabulary.
@@ -48,8 +54,8 @@ class Readout:
 
 
 @dataclass(frozen=True, eq=False)
-class VocabularySums:
-    """Scalars, summed over rows.
+class FusedVocabLosses:
+    """Scalars of at least float32, summed over rows.
 
     Attributes:
         total: the sum with factors; the one that carries a gradient.
@@ -64,9 +70,9 @@ class VocabularySums:
     mse: Tensor
 
 
-def vocabulary_sums(
-    student: Readout,
-    teacher: Readout | None = None,
+def fused_vocab_losses(
+    student: LogitInputs,
+    teacher: LogitInputs | None = None,
     labels: Tensor | None = None,
     *,
     kl: float = 0.0,
@@ -74,7 +80,7 @@ def vocabulary_sums(
     mse: float = 0.0,
     temperature: float = 1.0,
     chunk_bytes: int = CHUNK_BYTES,
-) -> VocabularySums:
+) -> FusedVocabLosses:
     """Compares the student's logits with the teacher's and with labels.
 
     Under autocast the products run in its dtype; softmaxes and sums never in less than float32.
@@ -104,37 +110,37 @@ def vocabulary_sums(
         _check_labels(student, labels)
     else:
         labels = None
-    total, sums = _VocabularySums.apply(  # type: ignore[no-untyped-call]
+    total, sums = _FusedVocabLosses.apply(  # type: ignore[no-untyped-call]
         student.rows,
         student.matrix,
         student.bias,
         _Losses(teacher, labels, kl, mlm, mse, temperature, chunk_bytes, torch.is_grad_enabled()),
     )
-    return VocabularySums(total, *sums.unbind())
+    return FusedVocabLosses(total, *sums.unbind())
 
 
 @torch.no_grad()
 def masked_scores(
-    readout: Readout, labels: Tensor, *, chunk_bytes: int = CHUNK_BYTES
+    inputs: LogitInputs, labels: Tensor, *, chunk_bytes: int = CHUNK_BYTES
 ) -> tuple[Tensor, Tensor]:
     """How well labels are predicted, without gradients.
 
     Args:
-        readout: logits of N rows.
+        inputs: of the logits of N rows.
         labels: (N,) int64, every one a word.
         chunk_bytes: memory for logits.
 
     Returns:
         Scalars: the summed cross-entropy, and how many labels have the highest logit.
     """
-    _check_labels(readout, labels)
-    logits = _Logits(readout)
-    loss = torch.zeros((), dtype=logits.full_dtype, device=labels.device)
+    _check_labels(inputs, labels)
+    logits = _Logits(inputs)
+    loss = torch.zeros((), dtype=wide_dtype(logits.dtype), device=labels.device)
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
     for chunk in _chunks(chunk_bytes, logits):
-        found, expected = logits.compute(chunk), labels[chunk]
-        loss += F.cross_entropy(found.to(logits.full_dtype), expected, reduction="sum")
-        correct += (found.argmax(-1) == expected).sum()
+        student, expected = logits.compute(chunk), labels[chunk]
+        loss += F.cross_entropy(at_least_float32(student), expected, reduction="sum")
+        correct += (student.argmax(-1) == expected).sum()
     return loss, correct
 
 
@@ -143,14 +149,12 @@ class _Logits:
 
     Attributes:
         dtype: of the products.
-        full_dtype: of softmaxes and sums.
     """
 
-    def __init__(self, readout: Readout) -> None:
-        self.dtype = _product_dtype(readout)
-        self.full_dtype = torch.promote_types(self.dtype, torch.float32)
+    def __init__(self, inputs: LogitInputs) -> None:
+        self.dtype = _product_dtype(inputs)
         self.rows, self.matrix, self._bias = (
-            part.detach().to(self.dtype) for part in (readout.rows, readout.matrix, readout.bias)
+            part.detach().to(self.dtype) for part in (inputs.rows, inputs.matrix, inputs.bias)
         )
         self._buffer = self.rows.new_empty(0, self.matrix.shape[0])
 
@@ -174,10 +178,10 @@ class _Logits:
 
 @dataclass(frozen=True, eq=False)
 class _Losses:
-    """What `_VocabularySums` computes. In an object of its own the teacher is out of autograd's
+    """What `_FusedVocabLosses` computes. In an object of its own the teacher is out of autograd's
     sight."""
 
-    teacher: Readout | None
+    teacher: LogitInputs | None
     labels: Tensor | None
     kl: float
     mlm: float
@@ -185,6 +189,19 @@ class _Losses:
     temperature: float
     chunk_bytes: int
     with_gradient: bool
+
+    def unit(self, dtype: torch.dtype) -> float:
+        """What derivatives of logits are divided by before they are rounded to this dtype.
+
+        A power of two, so that nothing but the range changes. In float16 the largest derivative
+        there can be comes to at most `LARGEST_HALF`, and those of rare words keep their digits; all
+        other dtypes have room enough.
+        """
+        if dtype != torch.float16:
+            return 1.0
+        largest = self.kl * self.temperature + self.mlm
+        largest += self.mse * 4 * torch.finfo(dtype).max  # of logits as far apart as can be
+        return math.ldexp(1 / LARGEST_HALF, math.frexp(largest)[1])
 
     def evaluate(
         self, student: Tensor, teacher: Tensor | None, labels: Tensor | None
@@ -229,45 +246,49 @@ class _Losses:
         return value, p.sub_(q).mul_(self.kl * self.temperature) if self.with_gradient else None
 
 
-class _VocabularySums(torch.autograd.Function):
+class _FusedVocabLosses(torch.autograd.Function):
     """(rows, matrix, bias) -> the total, and the single sums without a gradient."""
 
     @staticmethod
     def forward(
         ctx: Any, rows: Tensor, matrix: Tensor, bias: Tensor, losses: _Losses
     ) -> tuple[Tensor, Tensor]:
-        logits = _Logits(Readout(rows, matrix, bias))
-        full = logits.full_dtype
-        teacher = None if losses.teacher is None else _Logits(losses.teacher)
+        logits = _Logits(LogitInputs(rows, matrix, bias))
+        wide, unit = wide_dtype(logits.dtype), losses.unit(logits.dtype)
+        teacher_logits = None if losses.teacher is None else _Logits(losses.teacher)
         for_rows, for_matrix, for_bias = (
-            torch.zeros_like(x, dtype=full) if losses.with_gradient and needed else None
+            torch.zeros_like(x, dtype=wide) if losses.with_gradient and needed else None
             for x, needed in zip((rows, matrix, bias), ctx.needs_input_grad, strict=False)
         )
-        sums = torch.zeros(3, dtype=full, device=rows.device)
-        for chunk in _chunks(losses.chunk_bytes, logits, teacher):
-            found = logits.compute(chunk)  # (chunk, V)
-            wanted = None if teacher is None else teacher.compute(chunk)
+        sums = torch.zeros(3, dtype=wide, device=rows.device)
+        for chunk in _chunks(losses.chunk_bytes, logits, teacher_logits):
+            student = logits.compute(chunk)  # (chunk, V)
+            teacher = None if teacher_logits is None else teacher_logits.compute(chunk)
             labels = None if losses.labels is None else losses.labels[chunk]
-            for block in _blocks(found, full):
+            for block in _blocks(student, wide):
                 block_sums, gradient = losses.evaluate(
-                    found[block].to(full),
-                    None if wanted is None else wanted[block].to(full),
+                    student[block].to(wide),
+                    None if teacher is None else teacher[block].to(wide),
                     None if labels is None else labels[block],
                 )
                 sums += block_sums
                 if gradient is not None:
-                    found[block] = gradient  # takes the place of the logits
                     if for_bias is not None:
                         for_bias += gradient.sum(0)
+                    # takes the place of the logits
+                    student[block] = gradient if unit == 1 else gradient.div_(unit)
             if for_rows is not None:
-                for_rows[chunk] = found @ logits.matrix
+                _add_product(for_rows[chunk], student, logits.matrix, unit)
             if for_matrix is not None:
-                _add_product(for_matrix, found.t(), logits.rows[chunk])
+                _add_product(for_matrix, student.t(), logits.rows[chunk], unit)
         factors = sums.new_tensor([losses.kl, losses.mlm, losses.mse])
+        ctx.dtypes = rows.dtype, matrix.dtype, bias.dtype
         ctx.save_for_backward(
             *(
-                None if gradient is None else gradient.to(x.dtype)
-                for gradient, x in ((for_rows, rows), (for_matrix, matrix), (for_bias, bias))
+                gradient if gradient is None or dtype == torch.float16 else gradient.to(dtype)
+                for gradient, dtype in zip(
+                    (for_rows, for_matrix, for_bias), ctx.dtypes, strict=True
+                )
             )
         )
         ctx.mark_non_differentiable(sums)
@@ -278,8 +299,8 @@ class _VocabularySums(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         unscaled = outer.device.type == "cpu" and outer.item() == 1.0  # spares a pass over (V, E)
         return *(
-            gradient if gradient is None or unscaled else gradient * outer
-            for gradient in ctx.saved_tensors
+            gradient if gradient is None else (gradient if unscaled else gradient * outer).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ), None
 
 
@@ -293,17 +314,22 @@ def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     return probabilities, logits.amax(-1) - probabilities.amax(-1).log()
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+def _add_product(total: Tensor, left: Tensor, right: Tensor, unit: float) -> None:
+    """total += unit left right; `unit` is 1 but for products in float16."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
-    else:
+    elif left.dtype != torch.float16:
         total += left @ right  # a product of low precision, a sum of full precision
+    elif left.is_cuda:
+        total.add_(torch.mm(left, right, out_dtype=torch.float32), alpha=unit)
+    else:
+        total.addmm_(left.float(), right.float(), alpha=unit)
 
 
-def _product_dtype(readout: Readout) -> torch.dtype:
+def _product_dtype(inputs: LogitInputs) -> torch.dtype:
     """What a linear layer would compute in here."""
-    dtype = torch.promote_types(readout.rows.dtype, readout.matrix.dtype)
-    device = readout.rows.device.type
+    dtype = torch.promote_types(inputs.rows.dtype, inputs.matrix.dtype)
+    device = inputs.rows.device.type
     if dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return dtype
@@ -329,7 +355,7 @@ def _slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
-def _check_teacher(student: Readout, teacher: Readout | None) -> None:
+def _check_teacher(student: LogitInputs, teacher: LogitInputs | None) -> None:
     if teacher is None:
         raise InputError("A divergence or squared difference needs a teacher: none was given.")
     if teacher.vocab_size != student.vocab_size:
@@ -343,14 +369,14 @@ def _check_teacher(student: Readout, teacher: Readout | None) -> None:
         )
 
 
-def _check_labels(readout: Readout, labels: Tensor | None) -> None:
-    count = readout.rows.shape[0]
+def _check_labels(inputs: LogitInputs, labels: Tensor | None) -> None:
+    count = inputs.rows.shape[0]
     if labels is None or tuple(labels.shape) != (count,) or labels.dtype != torch.int64:
         found = "None" if labels is None else f"{tuple(labels.shape)} {labels.dtype}"
         raise InputError(f"labels: expected ({count},) int64, got {found}.")
-    wrong = (labels != IGNORED_LABEL) & ((labels < 0) | (labels >= readout.vocab_size))
+    wrong = (labels != IGNORED_LABEL) & ((labels < 0) | (labels >= inputs.vocab_size))
     if bool(wrong.any()):
         raise InputError(
-            f"labels contains {int(labels[wrong][0])}: expected 0 to {readout.vocab_size - 1}, or "
+            f"labels contains {int(labels[wrong][0])}: expected 0 to {inputs.vocab_size - 1}, or "
             "-100 for none."
         )

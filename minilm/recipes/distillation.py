@@ -13,7 +13,7 @@ from minilm.errors import InputError
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
 from minilm.objectives.distillation import DistillationLoss, States
-from minilm.objectives.vocabulary import vocabulary_sums
+from minilm.objectives.vocabulary import fused_vocab_losses
 from minilm.recipes.masked_lm import (
     MASKED_LM_SCORES,
     check_masked_lm,
@@ -101,9 +101,9 @@ class DistillationLearner(Learner):
         if self.loss.compares_logits:
             where = masked_places(labels)
             teacher = self._teacher_states(batch)
-            sums = vocabulary_sums(
-                student.readout(where),
-                teacher.readout(where),
+            sums = fused_vocab_losses(
+                student.logit_inputs(where),
+                teacher.logit_inputs(where),
                 kl=1.0,
                 temperature=self.loss.temperature,
             )

@@ -14,7 +14,7 @@ from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
 from minilm.objectives.distillation import States
 from minilm.objectives.tasks import IGNORED_LABEL
-from minilm.objectives.vocabulary import masked_scores, vocabulary_sums
+from minilm.objectives.vocabulary import fused_vocab_losses, masked_scores
 from minilm.outputs import EncoderOutput
 from minilm.training.updates import Learner
 
@@ -47,8 +47,8 @@ class MaskedLMLearner(Learner):
         encoded = encode(self.model, batch, batch.token_type_ids)
         labels = encoded.layout.pack(batch.labels)
         where = masked_places(labels)
-        sums = vocabulary_sums(
-            states(self.model, encoded).readout(where),
+        sums = fused_vocab_losses(
+            states(self.model, encoded).logit_inputs(where),
             labels=labels[where],
             mlm=1 / max(counts["masked"], 1),
         )
@@ -115,10 +115,10 @@ def masked_share(labels: Tensor, counts: Mapping[str, float]) -> Tensor:
     return (labels != IGNORED_LABEL).sum().double() / counts["attended"]
 
 
-def masked_lm_scores(found: States, labels: Tensor) -> dict[str, tuple[float, int]]:
+def masked_lm_scores(student: States, labels: Tensor) -> dict[str, tuple[float, int]]:
     """masked_loss and masked_accuracy: (sum, number of labels)."""
     where = masked_places(labels)
-    loss, correct = masked_scores(found.readout(where), labels[where])
+    loss, correct = masked_scores(student.logit_inputs(where), labels[where])
     count = where.shape[0]
     return {"masked_loss": (float(loss), count), "masked_accuracy": (float(correct), count)}
 

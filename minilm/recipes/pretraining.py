@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minilm.data.batches import SentenceTask, TokenBatch
 from minilm.errors import InputError
 from minilm.models.tasks import ForPreTraining
-from minilm.objectives.vocabulary import vocabulary_sums
+from minilm.objectives.soft_targets import label_loss
+from minilm.objectives.vocabulary import fused_vocab_losses
 from minilm.recipes.masked_lm import (
     MASKED_LM_SCORES,
     empty_terms,
@@ -60,15 +60,14 @@ class PretrainingLearner(Learner):
         encoded = encode(self.model, batch, batch.token_type_ids)
         labels = encoded.layout.pack(batch.labels)
         where = masked_places(labels)
-        sums = vocabulary_sums(
-            states(self.model, encoded).readout(where),
+        sums = fused_vocab_losses(
+            states(self.model, encoded).logit_inputs(where),
             labels=labels[where],
             mlm=1 / max(counts["masked"], 1),
         )
         assert batch.sentence_labels is not None
         answers = self.model.pair_logits(encoded)  # (B, 2)
-        pairs = F.cross_entropy(answers, batch.sentence_labels, reduction="sum")
-        pairs = pairs / max(counts["pairs"], 1)
+        pairs = label_loss("classes", answers, batch.sentence_labels) / max(counts["pairs"], 1)
         return {
             "loss": sums.total + pairs,
             "mlm": sums.total.detach(),
