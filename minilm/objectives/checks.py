@@ -8,11 +8,11 @@ from torch import Tensor
 from minilm.errors import InputError
 
 
-def check_classes(labels: Tensor, shape: Sequence[int]) -> None:
+def check_classes(name: str, labels: Tensor, shape: Sequence[int]) -> None:
     """Raise InputError unless the labels are int64, one for each item of this shape."""
     if tuple(labels.shape) != tuple(shape) or labels.dtype != torch.int64:
         raise InputError(
-            f"labels: expected {tuple(shape)} int64, got {tuple(labels.shape)} {labels.dtype}."
+            f"{name}: expected {tuple(shape)} int64, got {tuple(labels.shape)} {labels.dtype}."
         )
 
 

@@ -89,7 +89,7 @@ def distillation_terms(
     _check_choices(temperature, positions)
     shape = student_logits.shape[:-1]
     check_same_shape("student_logits", student_logits, "teacher_logits", teacher_logits)
-    check_classes(labels, shape)
+    check_classes("labels", labels, shape)
     if attention_mask is None:
         attended = torch.ones_like(labels, dtype=torch.bool)
     elif tuple(attention_mask.shape) != tuple(shape):

@@ -84,10 +84,8 @@ def soft_target_loss(kind: Kind, student: Tensor, teacher: Tensor, temperature: 
     if kind == "value":
         return (student - teacher).square().sum()
     # the smallest number stands where nothing is; divided by less than 1 it must not become -inf
-    p, q = (
-        (logits / temperature).clamp(min=torch.finfo(logits.dtype).min)
-        for logits in (student, teacher)
-    )
+    least = torch.finfo(torch.float32).min
+    p, q = ((logits / temperature).clamp(min=least) for logits in (student, teacher))
     if kind == "classes":
         divergence = F.kl_div(
             F.log_softmax(p, dim=-1), F.log_softmax(q, dim=-1), reduction="sum", log_target=True

@@ -26,7 +26,7 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         InputError: labels of another shape or dtype.
     """
-    check_classes(labels, logits.shape[:-1])
+    check_classes("labels", labels, logits.shape[:-1])
     logits, labels = at_least_float32(logits.flatten(0, -2)), labels.flatten()
     total = F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction="sum")
     return total / (labels != IGNORED_LABEL).sum().clamp(min=1)
@@ -106,11 +106,12 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
     """
     length = start_logits.shape[1]
 
-    def one(logits: Tensor, position: Tensor) -> Tensor:
+    def one(name: str, logits: Tensor, position: Tensor) -> Tensor:
+        check_classes(name, position, logits.shape[:1])
         position = position.clamp(0, length)
         return token_loss(logits, torch.where(position < length, position, IGNORED_LABEL))
 
-    return (one(start_logits, start) + one(end_logits, end)) / 2
+    return (one("start", start_logits, start) + one("end", end_logits, end)) / 2
 
 
 def _misfit(kind: str, expected: str, labels: Tensor) -> InputError:
