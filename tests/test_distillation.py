@@ -47,7 +47,7 @@ def head_states(width: int, seed: int, tokens: int = TOKENS) -> tuple[States, li
         parameter.data = draw(*parameter.shape, seed=seed + number)
     hidden = draw(TOKENS, width, seed=seed + 10)[:tokens].requires_grad_()
     matrix = draw(V, E, seed=seed + 11).requires_grad_()
-    return States(hidden, head.transform, matrix, head.bias), [hidden, matrix, *head.parameters()]
+    return States(hidden, head, matrix, head.bias), [hidden, matrix, *head.parameters()]
 
 
 def logits_of(states: States) -> Tensor:

@@ -235,8 +235,8 @@ def test_scores_without_a_comparison_of_logits_need_no_teacher(
 ) -> None:
     learner = distiller(loss=DistillationLoss(kl=0, cosine=0))
     batch = batch_of()
-    monkeypatch.setattr(learner.teacher, "encode", None, raising=False)
-    monkeypatch.setattr(learner.teacher.base, "encode", None)
+    monkeypatch.setattr(learner.teacher, "forward", None)
+    monkeypatch.setattr(learner.teacher.base, "forward", None)
     assert learner.score(batch).keys() == {"masked_loss", "masked_accuracy"}
     assert learner(batch, learner.counts(batch)).keys() == {"loss", "mlm", "masked_share"}
 
