@@ -230,7 +230,8 @@ class ForSequenceClassification(TaskModel):
         Args:
             input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
                 `EncoderModel.forward`.
-            labels: (B,) int64 classes, or floats for regression (B,) or several labels (B, C).
+            labels: (B,) int64 classes; (B, C) numbers for regression or several labels, (B,)
+                where C is 1.
 
         Returns:
             logits (B, C); loss, the mean over sequences, by `config.problem_type` or, if that is
