@@ -10,7 +10,7 @@ import torch
 
 from minilm.checkpoints.hub import resolve
 from minilm.errors import InputError
-from minilm.loader import load_masked_lm
+from minilm.loader import check_vocabulary, load_masked_lm
 from minilm.models.tasks import ForMaskedLM
 from minilm.tokenization.tokenizer import Tokenizer
 
@@ -26,8 +26,9 @@ def fill_mask(
         and "text", with this mask filled and the others left.
 
     Raises:
-        InputError: the text has no mask token.
+        InputError: the text has no mask token, or the tokenizer has more tokens than the model.
     """
+    check_vocabulary(model.config, tokenizer)
     batch = tokenizer(text)
     ids = batch["input_ids"][0]  # (S,)
     masks = (ids == tokenizer.mask_token_id).nonzero()[:, 0]  # (M,)

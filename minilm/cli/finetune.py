@@ -110,6 +110,11 @@ TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer
     show_default=True,
     help="Do not train so many layers from below.",
 )
+@click.option(
+    "--resize-embeddings",
+    is_flag=True,
+    help="Give the model new embeddings for tokens that were added to its tokenizer.",
+)
 @click.option("--seeds", type=_COUNT, help="So many runs, with --seed and the numbers after it.")
 @click.option("--out-of-scope", help="The label that means none of the others.")
 @click.option("--doc-stride", type=_COUNT, help="Of answering: tokens between windows. [128]")
@@ -222,6 +227,7 @@ def _settings(options: Mapping[str, Any]) -> FinetuningSettings:
         "balance",
         "freeze_embeddings",
         "freeze_layers",
+        "resize_embeddings",
     )
     return FinetuningSettings(
         **{name: options[name] for name in same},

@@ -22,7 +22,7 @@ from minilm.compare.text_scores import score_text
 from minilm.config import AlbertConfig
 from minilm.costs.counting import cost
 from minilm.errors import CheckpointError, DataError, InputError
-from minilm.loader import load
+from minilm.loader import load, missing_tensors
 from minilm.models.encoder import EncoderModel
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
@@ -83,7 +83,7 @@ def compare(
         dictionaries: "name", "class", "card", "architecture", "layers", "components" (parameters),
         "parameters", "file_bytes", "flops_per_token", "one_text_seconds", "tokens_per_second",
         "memory" ("weights" held and "peak", bytes), "scores" (see `TextScores`; None without a
-        masked-LM head), "tasks" (by name: "metric" and "score"; for models with a task's head), and
+        stored masked-LM head), "tasks" (by name: "metric" and "score"; for models with a task's head), and
         "relative", all figures of a kind divided by the first model's.
 
     Raises:
@@ -149,11 +149,16 @@ def describe(
     model = load(directory).eval()
     config = model.config
     scores = None
-    if isinstance(model, ForMaskedLM | ForPreTraining):
-        tokenizer = Tokenizer.from_pretrained(directory)
+    heads = isinstance(model, ForMaskedLM | ForPreTraining)
+    if heads and not missing_tensors(model, "masked_lm_head"):
         scores = vars(
             score_text(
-                model, tokenizer, documents, max_tokens=settings.max_tokens, seed=settings.seed
+                model,
+                Tokenizer.from_pretrained(directory),
+                documents,
+                max_tokens=settings.max_tokens,
+                seed=settings.seed,
+                sentence_order=not missing_tensors(model),
             )
         )
     return {

@@ -13,7 +13,7 @@ import torch
 from minilm.checkpoints.hub import resolve
 from minilm.data.records.base import Policy, Records, Skips
 from minilm.errors import DataError, InputError
-from minilm.loader import load
+from minilm.loader import check_vocabulary, load_finetuned
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.catalogue import task_of
 from minilm.tasks.learning import batches
@@ -32,6 +32,9 @@ class Predictor:
         tokenizer: the model's.
         task: see `minilm.tasks`.
 
+    Raises:
+        InputError: the tokenizer has more tokens than the model.
+
     Example:
         >>> predictor = minilm.Predictor.from_pretrained("spam-filter")
         >>> predictor("Free entry in a weekly competition!")["label"]
@@ -39,6 +42,7 @@ class Predictor:
     """
 
     def __init__(self, model: PretrainedModel, tokenizer: Tokenizer, task: Task[Any]) -> None:
+        check_vocabulary(model.config, tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.task = task
@@ -59,10 +63,11 @@ class Predictor:
             device: where the model runs.
 
         Raises:
-            MinilmError: a file is missing, damaged or unsupported, or there is no head.
+            MinilmError: a file is missing, damaged or unsupported, or there is no head, or not all
+                of it.
         """
         directory = resolve(path_or_repo)
-        model = load(directory, dtype=dtype, device=device)
+        model = load_finetuned(directory, dtype=dtype, device=device)
         return cls(model, Tokenizer.from_pretrained(directory), task_of(directory, model))
 
     def __call__(self, text: str, pair: str | None = None) -> Prediction:
