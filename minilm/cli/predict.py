@@ -58,7 +58,7 @@ def command(model: str, data: str, min_confidence: float | None, **options: Any)
 
 def write(predictor: Predictor, records: Iterable[Mapping[str, Any]], policy: Policy) -> None:
     """Prints a line of JSON for every record, as soon as a few are ready."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     total = len(records) if isinstance(records, Sized) else None
     skipped = 0

@@ -82,13 +82,13 @@ def compare(
         What `minilm compare --json` prints: "machine", "workload", and "models", a list of
         dictionaries: "name", "class", "card", "architecture", "layers", "components" (parameters),
         "parameters", "file_bytes", "flops_per_token", "one_text_seconds", "tokens_per_second",
-        "memory" ("weights" held and "peak", bytes), "scores" (see `TextScores`; None without a
-        stored masked-LM head), "tasks" (by name: "metric" and "score"; for models with a task's head), and
+        "memory" ("weights" held and "peak", bytes), "scores" (see `TextScores`; None if no
+        masked-LM head is stored), "tasks" (by name: "metric" and "score"; {} without a head), and
         "relative", all figures of a kind divided by the first model's.
 
     Raises:
-        InputError: no model, or two of the same name.
-        CheckpointError: a model cannot be loaded.
+        InputError: no model, two of the same name, or a tokenizer that is too large for its model.
+        CheckpointError: a model cannot be loaded, or the head for `tasks` is not stored.
     """
     if not models:
         raise InputError("There is no model to compare.")
@@ -149,8 +149,8 @@ def describe(
     model = load(directory).eval()
     config = model.config
     scores = None
-    heads = isinstance(model, ForMaskedLM | ForPreTraining)
-    if heads and not missing_tensors(model, "masked_lm_head"):
+    headless = missing_tensors(model, "masked_lm_head")
+    if isinstance(model, ForMaskedLM | ForPreTraining) and not headless:
         scores = vars(
             score_text(
                 model,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from minilm.checkpoints.config_file import read_config
 from minilm.checkpoints.hub import resolve
@@ -17,7 +17,7 @@ from minilm.checkpoints.names import ARCHITECTURES, architecture_of
 from minilm.checkpoints.weights import open_weights
 from minilm.config import EncoderConfig
 from minilm.errors import CheckpointError, DependencyError, InputError
-from minilm.loader import CLASSES, STEMS
+from minilm.loader import CLASSES, STEMS, missing_tensors
 from minilm.models.pretrained import PretrainedModel
 from minilm.parity.comparison import Tolerances, rows_of
 from minilm.parity.inputs import MASKS, ragged_inputs
@@ -171,14 +171,13 @@ def _what_to_skip(cls: type[PretrainedModel], directory: Path) -> tuple[EncoderC
         CheckpointError: that would be the very head to compare.
     """
     model = cls.from_pretrained(directory, dtype="auto")
-    assert model.load_report is not None
-    new = [entry.own for entry in model.load_report.of("new") if entry.own is not None]
-    if model is model.base and new:
+    missing = missing_tensors(model)
+    if model is model.base and missing:
         return model.config, ["pooler_output"]
-    if new:
+    if missing:
         raise CheckpointError(
-            f"{directory}: no {', '.join(new)} stored, so {cls.__name__} would be compared with "
-            "random weights. Leave the class out to compare everything that is stored."
+            f"{directory}: no {', '.join(missing)} stored, so {cls.__name__} would be compared "
+            "with random weights. Leave the class out to compare everything that is stored."
         )
     return model.config, []
 
