@@ -184,7 +184,7 @@ def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     if not all(isinstance(prompt, str | None) for prompt in prompts.values()):
         raise ConfigError(f"{path}: prompts is {prompts!r:.200}: expected texts by name.")
     prompts = {**NO_PROMPTS, **{name: prompt or "" for name, prompt in prompts.items()}}
-    if default is not None and default not in prompts:
+    if default is not None and not (isinstance(default, str) and default in prompts):
         raise ConfigError(
             f"{path}: default_prompt_name is {default!r:.200}, which is none of the prompts "
             f"({', '.join(prompts)})."
