@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from minilm.checkpoints.hub import resolve
@@ -200,18 +201,32 @@ def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
     return CLASSES[STEMS[model_type] + head]
 
 
-def _head(own: dict[str, tuple[int, ...]]) -> str | None:
-    """The end of the class name that goes with the stored tensors; None if several do."""
+def stored_heads(own: Collection[str]) -> list[str]:
+    """The ends of the names of the classes whose heads a checkpoint stores.
+
+    Args:
+        own: names of the stored tensors in a task model of minilm.
+
+    Returns:
+        A classifier on pooled states is one of sequences here; it may be one of choices.
+    """
+    heads = []
+    pairs = {"next_sentence_head.weight", "sentence_order_head.weight"} & set(own)
     if "masked_lm_head.dense.weight" in own:
-        pairs = {"next_sentence_head.weight", "sentence_order_head.weight"} & own.keys()
-        return "ForPreTraining" if pairs else "ForMaskedLM"
-    if "next_sentence_head.weight" in own:
-        return "ForNextSentencePrediction"
+        heads.append("ForPreTraining" if pairs else "ForMaskedLM")
+    elif "next_sentence_head.weight" in own:
+        heads.append("ForNextSentencePrediction")
     if "span_head.weight" in own:
-        return "ForQuestionAnswering"
-    if "classifier.weight" not in own:
-        return "Model"
-    if "encoder.pooler.dense.weight" not in own and "pre_classifier.weight" not in own:
-        return "ForTokenClassification"
+        heads.append("ForQuestionAnswering")
+    if "classifier.weight" in own:
+        pooled = {"encoder.pooler.dense.weight", "pre_classifier.weight"} & set(own)
+        heads.append("ForSequenceClassification" if pooled else "ForTokenClassification")
+    return heads
+
+
+def _head(own: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The end of the class name that goes with the stored tensors; None if several do."""
+    head = (stored_heads(own) or ["Model"])[0]
     # one output on a pooled state is regression or multiple choice
-    return None if own["classifier.weight"][0] == 1 else "ForSequenceClassification"
+    unclear = head == "ForSequenceClassification" and own["classifier.weight"][0] == 1
+    return None if unclear else head

@@ -17,7 +17,7 @@ from minilm.checkpoints.names import ARCHITECTURES, architecture_of
 from minilm.checkpoints.weights import open_weights
 from minilm.config import EncoderConfig
 from minilm.errors import CheckpointError, DependencyError, InputError
-from minilm.loader import CLASSES, STEMS, missing_tensors
+from minilm.loader import CLASSES, STEMS, missing_tensors, stored_heads
 from minilm.models.pretrained import PretrainedModel
 from minilm.parity.comparison import Tolerances, rows_of
 from minilm.parity.inputs import MASKS, ragged_inputs
@@ -142,19 +142,12 @@ def stored_classes(directory: Path) -> list[type[PretrainedModel]]:
                 f"{directory / 'config.json'}: model_type is {model_type!r}: expected one of "
                 f"{', '.join(ARCHITECTURES)}."
             )
-        own = {ARCHITECTURES[model_type].to_own(name) for name in weights.tensors}
-    heads = ["Model"]
-    if "masked_lm_head.dense.weight" in own:
-        pairs = {"next_sentence_head.weight", "sentence_order_head.weight"} & own
-        heads.append("ForPreTraining" if pairs else "ForMaskedLM")
-    if "span_head.weight" in own:
-        heads.append("ForQuestionAnswering")
-    if "classifier.weight" in own:
-        pools = {"encoder.pooler.dense.weight", "pre_classifier.weight"} & own
-        kinds = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
-        named = data.get("architectures")
-        said = [kind for kind in kinds if named == [f"{STEMS[model_type]}{kind}"]]
-        heads.append(said[0] if said else kinds[0] if pools else kinds[1])
+        own = {ARCHITECTURES[model_type].to_own(name) or "" for name in weights.tensors}
+    heads = ["Model", *stored_heads(own)]
+    kinds = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
+    named = [kind for kind in kinds if data.get("architectures") == [f"{STEMS[model_type]}{kind}"]]
+    if named and heads[-1] in kinds:
+        heads[-1] = named[0]
     return [CLASSES[f"{STEMS[model_type]}{head}"] for head in heads]
 
 
