@@ -19,7 +19,7 @@ from minilm.tokenization.tokenizer import Tokenizer
 def fill_mask(
     model: ForMaskedLM, tokenizer: Tokenizer, text: str, top: int
 ) -> list[list[dict[str, Any]]]:
-    """The likeliest tokens for every mask of a text, each mask judged on its own.
+    """The likeliest tokens for every mask of a text, each mask on its own.
 
     Returns:
         For each mask, in the order of the text, `top` dictionaries: "token", "id", "probability"
@@ -80,5 +80,7 @@ def command(model: str, text: str, top: int, as_json: bool) -> None:
     for number, candidates in enumerate(filled, 1):
         if len(filled) > 1:
             click.echo(f"mask {number}")
-        for found in candidates:
-            click.echo(f"{found['probability']:.4f}  {found['token']:<16}{found['text']}")
+        for candidate in candidates:
+            click.echo(
+                f"{candidate['probability']:.4f}  {candidate['token']:<16}{candidate['text']}"
+            )

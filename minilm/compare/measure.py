@@ -188,7 +188,7 @@ def score_tasks(
         return {}
     predictor = Predictor.from_pretrained(directory)
     metric = predictor.task.metric
-    found = {}
+    scores = {}
     for name, records in tasks.items():
         say(f"{directory.name}: {name}")
         try:
@@ -196,8 +196,8 @@ def score_tasks(
         except DataError as problem:  # it was fine-tuned for another task
             say(f"{directory.name}: not scored on {name}: {problem}")
             continue
-        found[name] = {"metric": metric, "score": score}
-    return found
+        scores[name] = {"metric": metric, "score": score}
+    return scores
 
 
 def read_card(directory: Path) -> dict[str, Any]:
@@ -269,8 +269,8 @@ def _relative(row: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, flo
         "one_text_speed": first["one_text_seconds"] / row["one_text_seconds"],
         "bulk_speed": row["tokens_per_second"] / first["tokens_per_second"],
         **{
-            f"task {name}": share(found["score"], first["tasks"].get(name, {}).get("score"))
-            for name, found in row["tasks"].items()
+            f"task {name}": share(result["score"], first["tasks"].get(name, {}).get("score"))
+            for name, result in row["tasks"].items()
         },
         "masked_accuracy": share(scores.get("masked_accuracy"), base_scores.get("masked_accuracy")),
     }

@@ -140,11 +140,11 @@ def _masked_batches(
         random = np.random.default_rng([seed, number])
         count = min(len(places), max(1, round(MASKED * len(places))))
         places = random.choice(places, size=count, replace=False)
-        wanted = np.full_like(ids, IGNORED_LABEL)
-        wanted[places] = ids[places]
+        targets = np.full_like(ids, IGNORED_LABEL)
+        targets[places] = ids[places]
         ids[places] = tokenizer.mask_token_id
         rows.append(ids)
-        labels.append(wanted)
+        labels.append(targets)
         seen += len(ids)
     return [
         TokenBatch(

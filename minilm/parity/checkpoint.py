@@ -19,15 +19,15 @@ from minilm.config import EncoderConfig
 from minilm.errors import CheckpointError, DependencyError, InputError
 from minilm.loader import CLASSES, STEMS, missing_tensors, stored_heads
 from minilm.models.pretrained import PretrainedModel
-from minilm.parity.comparison import Tolerances, rows_of
+from minilm.parity.comparison import Tolerances, compare_rows
 from minilm.parity.inputs import MASKS, ragged_inputs
-from minilm.parity.observation import Observation, observe_theirs
+from minilm.parity.observation import Observation, run_reference
 from minilm.parity.report import ParityReport
 
 DELAY = 2.0  # seconds before a progress bar appears
 
 
-def twin(directory: Path, class_name: str, dtype: torch.dtype) -> Any:
+def reference_model(directory: Path, class_name: str, dtype: torch.dtype) -> Any:
     """Let transformers load a checkpoint directory.
 
     Args:
@@ -107,20 +107,20 @@ def verify(
             batches = [ragged_inputs(config, m, seed=seed, labels_for=cls) for m in MASKS]
             exact: list[Observation] = []
             for dtype in (torch.float64, torch.float32):
-                theirs = twin(directory, cls.__name__, dtype)
+                theirs = reference_model(directory, cls.__name__, dtype)
                 expected = []
                 for inputs in batches:
-                    expected.append(observe_theirs(theirs, inputs))
+                    expected.append(run_reference(theirs, inputs))
                     bar.update()
                 del theirs
                 ours = cls.from_pretrained(directory, dtype=dtype)
                 for i, (inputs, seen) in enumerate(zip(batches, expected, strict=True)):
                     if dtype == torch.float64:
-                        rows = rows_of(ours, seen, inputs)
+                        rows = compare_rows(ours, seen, inputs)
                     elif given is None:
-                        rows = rows_of(ours, seen, inputs, exact=exact[i])
+                        rows = compare_rows(ours, seen, inputs, exact=exact[i])
                     else:
-                        rows = rows_of(ours, seen, inputs, tolerances=given)
+                        rows = compare_rows(ours, seen, inputs, tolerances=given)
                     report.rows += [row for row in rows if row.module not in skipped]
                     bar.update()
                 del ours

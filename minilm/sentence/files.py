@@ -130,36 +130,36 @@ def _transformer(folder: Path) -> tuple[int | None, bool]:
     path = next((folder / name for name in TRANSFORMER if (folder / name).exists()), None)
     if path is None:
         return None, False
-    found = read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
-    task = found.get("transformer_task") or "feature-extraction"
-    output = _table(path, found, "modality_config", "text").get("method_output_name")
+    config = read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
+    task = config.get("transformer_task") or "feature-extraction"
+    output = _table(path, config, "modality_config", "text").get("method_output_name")
     if task != "feature-extraction" or output not in (None, "last_hidden_state"):
         raise ConfigError(
             f"{path}: vectors of this model are made of {output or task!r}, expected the "
             "last_hidden_state of feature-extraction. Use minilm.load for the model itself."
         )
-    calls = _table(path, found, "processing_kwargs", "common")
-    calls |= _table(path, found, "processing_kwargs", "text")
+    calls = _table(path, config, "processing_kwargs", "common")
+    calls |= _table(path, config, "processing_kwargs", "text")
     unknown = sorted(calls.keys() - _HARMLESS - {"max_length"})
     if unknown or calls.get("truncation") is False:
         raise ConfigError(
             f"{path}: processing_kwargs tells the tokenizer {', '.join(unknown) or 'not to cut'}, "
             "which minilm does not do. Use minilm.Encoder(model, tokenizer) to leave it out."
         )
-    lengths = [calls.get("max_length"), found.get("max_seq_length")]
+    lengths = [calls.get("max_length"), config.get("max_seq_length")]
     for value in lengths:
         if value is not None and (type(value) is not int or value < 1):
             raise ConfigError(f"{path}: max_seq_length is {value!r}: expected a positive number.")
-    return lengths[0] or lengths[1], bool(found.get("do_lower_case"))
+    return lengths[0] or lengths[1], bool(config.get("do_lower_case"))
 
 
-def _table(path: Path, found: dict[str, Any], *keys: str) -> dict[str, Any]:
+def _table(path: Path, config: dict[str, Any], *keys: str) -> dict[str, Any]:
     """The object that is reached by these keys; an empty one if nothing is there."""
     for key in keys:
-        found = found.get(key) or {}
-        if not isinstance(found, dict):
-            raise ConfigError(f"{path}: {'.'.join(keys)}: expected objects, not {found!r:.200}.")
-    return found
+        config = config.get(key) or {}
+        if not isinstance(config, dict):
+            raise ConfigError(f"{path}: {'.'.join(keys)}: expected objects, not {config!r:.200}.")
+    return config
 
 
 def _pooling(directory: Path, folder: str | None) -> tuple[str | None, bool]:
@@ -167,20 +167,20 @@ def _pooling(directory: Path, folder: str | None) -> tuple[str | None, bool]:
     path = directory / (POOLING if folder is None else f"{folder}/config.json")
     if not path.exists():
         return None, True
-    found = read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
-    modes = found.get("pooling_mode", [mode for key, mode in _SWITCHES.items() if found.get(key)])
+    config = read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
+    modes = config.get("pooling_mode", [mode for key, mode in _SWITCHES.items() if config.get(key)])
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not all(isinstance(mode, str) for mode in modes):
         raise ConfigError(f"{path}: pooling_mode is {modes!r}: expected a name or a list of names.")
-    return " + ".join(modes) or None, found.get("include_prompt") is not False
+    return " + ".join(modes) or None, config.get("include_prompt") is not False
 
 
 def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     """Prompts by name, and the name of the one that is used unless told."""
     if not path.exists():
         return {}, None
-    found = read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
-    prompts, default = _table(path, found, "prompts"), found.get("default_prompt_name")
+    config = read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
+    prompts, default = _table(path, config, "prompts"), config.get("default_prompt_name")
     if not all(isinstance(prompt, str | None) for prompt in prompts.values()):
         raise ConfigError(f"{path}: prompts is {prompts!r:.200}: expected texts by name.")
     prompts = {**NO_PROMPTS, **{name: prompt or "" for name, prompt in prompts.items()}}

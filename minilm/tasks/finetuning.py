@@ -331,16 +331,16 @@ def mean_and_deviation(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str,
         runs: scores of at least one run.
     """
     shared = [name for name in numbers_of(dict(runs[0])) if all(name in run for run in runs)]
-    found = {}
+    summary = {}
     for name in shared:
         values = [float(run[name]) for run in runs]
-        found[name] = {
+        summary[name] = {
             "mean": fmean(values),
             "deviation": stdev(values) if len(values) > 1 else 0.0,
             "lowest": min(values),
             "highest": max(values),
         }
-    return found
+    return summary
 
 
 class _Finish:
@@ -456,7 +456,7 @@ def _loop(
     data: TaskData,
     task: Task[Any],
     model: PretrainedModel,
-    judged: bool,
+    has_dev: bool,
 ) -> TrainingSettings:
     epochs = settings.epochs or own["epochs"]
     steps = sum(len(data.steps(epoch)) for epoch in range(epochs))
@@ -464,7 +464,7 @@ def _loop(
     warmup = own["warmup"] if settings.warmup is None else settings.warmup
     if not 0 <= warmup < 1:
         raise InputError(f"warmup is {warmup}: expected a share of all steps, from 0 to below 1.")
-    if not judged and (settings.patience or settings.select not in (None, "last")):
+    if not has_dev and (settings.patience or settings.select not in (None, "last")):
         raise InputError("select and patience need records to judge by: give dev records.")
     select = settings.select or task.metric
     rate = own["learning_rate"] if settings.learning_rate is None else settings.learning_rate
@@ -477,8 +477,8 @@ def _loop(
         "snapshot_every": an_epoch,
         "precision": settings.precision or best_precision(model.device),
         "seed": settings.seed,
-        "select": select if judged and select != "last" else None,
-        "patience": settings.patience if judged else None,
+        "select": select if has_dev and select != "last" else None,
+        "patience": settings.patience if has_dev else None,
         "log_every": 10,
     }
     return TrainingSettings(**{**fields, **settings.loop})

@@ -140,10 +140,10 @@ class Predictor:
                     if policy == "raise":
                         raise
                     problems[number] = str(problem)
-            found = iter(self._decode(examples)[0])
+            predictions = iter(self._decode(examples)[0])
             for number in range(len(chunk)):
                 wrong = problems.get(number)
-                yield chunk[number], next(found) if wrong is None else {"error": wrong}
+                yield chunk[number], next(predictions) if wrong is None else {"error": wrong}
 
     def evaluate(
         self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None
@@ -174,13 +174,13 @@ class Predictor:
     @torch.inference_mode()
     def outputs(self, samples: Sequence[Sample]) -> list[Floats]:
         """What the model gives for samples, in their order."""
-        found: list[Floats] = [np.zeros(0, np.float32)] * len(samples)
+        results: list[Floats] = [np.zeros(0, np.float32)] * len(samples)
         for batch in batches(self.task, samples, TOKENS_PER_BATCH):
             moved = batch.to(self.model.device)
             logits = self.task.logits(self.model, moved)
             for number, output in zip(batch.samples, self.task.outputs(logits, moved), strict=True):
-                found[number] = output
-        return found
+                results[number] = output
+        return results
 
 
 def _chunks(records: Iterable[Mapping[str, Any]]) -> Iterator[Records]:
