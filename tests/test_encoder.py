@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from hypothesis import given, strategies as st
 
 import minilm
 import minilm.sentence.encoder
 from minilm import ConfigError, Encoder, InputError
+from minilm.cli import main
 from minilm.sentence.encoder import pack
 from saved import make_texts, save_tiny
 
@@ -458,6 +460,31 @@ def test_prompts(
     for text, vector in zip(["word3", "word4 word9"], found, strict=True):
         expected = by_hand(directory, prompt + text, pooling=pooling, skipped=skipped)
         assert np.abs(vector - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "prompt"),
+    [
+        ([], "word7 word8 "),
+        (["--prompt-name", "passage"], "word5 "),
+        (["--prompt", "word2 "], "word2 "),
+        (["--prompt", ""], ""),
+    ],
+)
+def test_prompts_of_the_command(tmp_path: Path, options: list[str], prompt: str) -> None:
+    files = {"prompts": PROMPTS, "default_prompt_name": "query"}
+    directory = write(tmp_path / "model", prompts=files)
+    (tmp_path / "texts.txt").write_text("word3\nword4 word9\n")
+    output = tmp_path / "vectors.npy"
+    arguments = ["encode", str(directory), str(tmp_path / "texts.txt"), "-o", str(output)]
+    assert CliRunner().invoke(main, [*arguments, *options]).exit_code == 0
+    expected = Encoder.from_pretrained(save_tiny(tmp_path / "plain")).encode(
+        [prompt + "word3", prompt + "word4 word9"]
+    )
+    assert np.load(output) == pytest.approx(expected, abs=1e-5)
+    both = CliRunner().invoke(main, [*arguments, "--prompt", "a", "--prompt-name", "query"])
+    assert both.exit_code == 2
+    assert "not both" in both.stderr
 
 
 def test_a_text_of_which_nothing_is_left_behind_its_prompt(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ class SentenceEncoder:
     A text longer than `max_length` is cut, and a warning says how many were. An empty text is a
     text like any other: its vector is that of the special tokens alone.
 
-    The arguments of sentence-transformers' `encode` are understood beside minilm's own.
+    The arguments of sentence-transformers' `encode` are understood beside minilm's own, so tools
+    that call it can be given a `SentenceEncoder`; scikit-learn takes
+    `FunctionTransformer(encoder.encode)` as a step of a pipeline.
 
     Args:
         model: any minilm model in eval mode; heads are not used.
