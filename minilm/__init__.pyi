@@ -63,7 +63,10 @@ from .objectives.distillation import (
     distillation_terms as distillation_terms,
 )
 from .recipes.corpus import CorpusSettings as CorpusSettings
-from .sentence.encoder import Encoder as Encoder
+from .sentence.encoder import (
+    Encoder as Encoder,
+    SentenceEncoder as SentenceEncoder,
+)
 from .tasks.finetuning import (
     FinetuningSettings as FinetuningSettings,
     finetune as finetune,

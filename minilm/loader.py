@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.names import ARCHITECTURES, architecture_of
 from minilm.checkpoints.weights import open_directory
-from minilm.errors import CheckpointError
+from minilm.config import EncoderConfig
+from minilm.errors import CheckpointError, InputError
 from minilm.models import albert, bert, distilbert
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
+from minilm.tokenization.tokenizer import Tokenizer
 
 CLASSES: dict[str, type[PretrainedModel]] = {
     **bert.CLASSES,
@@ -71,9 +74,8 @@ def load_masked_lm(path_or_repo: str | os.PathLike[str], **options: Any) -> ForM
     Raises:
         CheckpointError: the checkpoint has no masked-LM head.
     """
-    model, fresh, stem = _load_as("ForMaskedLM", path_or_repo, options)
+    model = _load_as("ForMaskedLM", path_or_repo, options)
     assert isinstance(model, ForMaskedLM)
-    _require_masked_lm(fresh, path_or_repo, stem)
     return model
 
 
@@ -90,16 +92,63 @@ def load_pretraining(path_or_repo: str | os.PathLike[str], **options: Any) -> Fo
     Raises:
         CheckpointError: the checkpoint has no masked-LM head, or is a DistilBERT.
     """
-    model, fresh, stem = _load_as("ForPreTraining", path_or_repo, options)
+    model = _load_as("ForPreTraining", path_or_repo, options)
     assert isinstance(model, ForPreTraining)
-    _require_masked_lm(fresh, path_or_repo, stem)
     return model
+
+
+def load_finetuned(path_or_repo: str | os.PathLike[str], **options: Any) -> PretrainedModel:
+    """Load a checkpoint for what its head says.
+
+    Args:
+        path_or_repo: a directory, or a hub name.
+        **options: as for `PretrainedModel.from_pretrained`.
+
+    Raises:
+        CheckpointError: the head or a part of it is not stored; one drawn at random would give
+            random answers.
+    """
+    model = load(path_or_repo, **options)
+    if missing := missing_tensors(model):
+        raise CheckpointError(
+            f"{path_or_repo} does not store {', '.join(missing)} of its {type(model).__name__}, "
+            "and new ones would give random answers. Fine-tune it first (minilm finetune --help), "
+            "or correct architectures in config.json to the class that the weights belong to."
+        )
+    return model
+
+
+def missing_tensors(model: PretrainedModel, under: str | tuple[str, ...] = "") -> list[str]:
+    """What a loaded model has that its checkpoint did not store, and so was drawn at random.
+
+    Args:
+        model: as it was loaded.
+        under: only what begins with this, by minilm's names in a task model.
+
+    Returns:
+        Names of tensors, as the hub spells them; none for a model that was not loaded.
+    """
+    if model.load_report is None:
+        return []
+    names = [f"{model.own_prefix}{entry.own}" for entry in model.load_report.of("new")]
+    return [model.hub_names.to_hub(name) for name in names if name.startswith(under)]
+
+
+def check_vocabulary(config: EncoderConfig, tokenizer: Tokenizer) -> None:
+    """Raises InputError if a tokenizer has tokens for which the model has no embedding."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"The tokenizer has {tokenizer.vocab_size:,} tokens, the vocabulary of the model "
+            f"{config.vocab_size:,} (vocab_size). Use the model's own tokenizer, or let the model "
+            "grow: minilm finetune --resize-embeddings, or "
+            f"model.resize_token_embeddings({tokenizer.vocab_size})."
+        )
 
 
 def _load_as(
     head: str, path_or_repo: str | os.PathLike[str], options: dict[str, Any]
-) -> tuple[PretrainedModel, list[str], str]:
-    """A checkpoint with this head: the model, which tensors are fresh, the architecture's stem."""
+) -> PretrainedModel:
+    """A checkpoint with a head for masked tokens, whatever class it was saved from."""
     directory = resolve(path_or_repo)
     stem = STEMS[find_class(directory).config_class.model_type]
     if f"{stem}{head}" not in CLASSES:
@@ -107,18 +156,13 @@ def _load_as(
             f"{directory} is a {stem}, and there is no {stem}{head}: a BERT or ALBERT is expected."
         )
     model = CLASSES[f"{stem}{head}"].from_pretrained(directory, **options)
-    assert model.load_report is not None
-    return model, [entry.own or "" for entry in model.load_report.of("new")], stem
-
-
-def _require_masked_lm(fresh: list[str], path: str | os.PathLike[str], stem: str) -> None:
-    missing = [name for name in fresh if name.startswith("masked_lm_head")]
-    if missing:
+    if missing := missing_tensors(model, "masked_lm_head"):
         others = f" or {stem}ForPreTraining" if f"{stem}ForPreTraining" in CLASSES else ""
         raise CheckpointError(
-            f"{path} has no masked-LM head (it lacks {missing[0]}), and a new one would predict "
-            f"random words. Use a checkpoint of a {stem}ForMaskedLM{others}."
+            f"{path_or_repo} has no masked-LM head (it lacks {missing[0]}), and a new one would "
+            f"predict random words. Use a checkpoint of a {stem}ForMaskedLM{others}."
         )
+    return model
 
 
 def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
@@ -157,18 +201,32 @@ def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
     return CLASSES[STEMS[model_type] + head]
 
 
-def _head(own: dict[str, tuple[int, ...]]) -> str | None:
-    """The end of the class name that goes with the stored tensors; None if several do."""
+def stored_heads(own: Collection[str]) -> list[str]:
+    """The ends of the names of the classes whose heads a checkpoint stores.
+
+    Args:
+        own: names of the stored tensors in a task model of minilm.
+
+    Returns:
+        A classifier on pooled states is one of sequences here; it may be one of choices.
+    """
+    heads = []
+    pairs = {"next_sentence_head.weight", "sentence_order_head.weight"} & set(own)
     if "masked_lm_head.dense.weight" in own:
-        pairs = {"next_sentence_head.weight", "sentence_order_head.weight"} & own.keys()
-        return "ForPreTraining" if pairs else "ForMaskedLM"
-    if "next_sentence_head.weight" in own:
-        return "ForNextSentencePrediction"
+        heads.append("ForPreTraining" if pairs else "ForMaskedLM")
+    elif "next_sentence_head.weight" in own:
+        heads.append("ForNextSentencePrediction")
     if "span_head.weight" in own:
-        return "ForQuestionAnswering"
-    if "classifier.weight" not in own:
-        return "Model"
-    if "encoder.pooler.dense.weight" not in own and "pre_classifier.weight" not in own:
-        return "ForTokenClassification"
+        heads.append("ForQuestionAnswering")
+    if "classifier.weight" in own:
+        pooled = {"encoder.pooler.dense.weight", "pre_classifier.weight"} & set(own)
+        heads.append("ForSequenceClassification" if pooled else "ForTokenClassification")
+    return heads
+
+
+def _head(own: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The end of the class name that goes with the stored tensors; None if several do."""
+    head = (stored_heads(own) or ["Model"])[0]
     # one output on a pooled state is regression or multiple choice
-    return None if own["classifier.weight"][0] == 1 else "ForSequenceClassification"
+    unclear = head == "ForSequenceClassification" and own["classifier.weight"][0] == 1
+    return None if unclear else head

@@ -391,6 +391,8 @@ def test_convert_changes_the_dtype_and_keeps_the_companions(tmp_path: Path) -> N
     assert {tensor.dtype for tensor in load_file(new / "model.safetensors").values()} == {
         torch.bfloat16
     }
+    assert json.loads((new / "config.json").read_text())["dtype"] == "float32"
+    assert minilm.load(new, dtype="auto").dtype == torch.bfloat16
     assert minilm.Encoder.from_pretrained(new).pooling == "cls"
     assert not (new / "training_args.bin").exists()
 

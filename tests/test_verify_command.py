@@ -324,7 +324,7 @@ def test_another_checkpoint_has_not(
     assert result.exit_code == 1
     result = run(minilm_l6_dir, "--as", "bert-base-uncased")
     assert result.exit_code == 1
-    assert "BertForMaskedLM: no masked_lm_head.bias stored, not compared" in result.stdout
+    assert "BertForMaskedLM: no cls.predictions.bias, " in result.stdout
     result = run(rxnfp_pretrained_dir, "--as", "all-MiniLM-L6-v2")
     assert result.exit_code == 2
     assert "vocab_size is 591" in result.stderr
@@ -332,8 +332,58 @@ def test_another_checkpoint_has_not(
 
 def test_nothing_to_compare_is_no_success(minilm_l6_dir: Path) -> None:
     result = run(minilm_l6_dir, "--as", "bert-base-cased-squad2")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "Nothing could be compared." in result.stdout
+
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+
+
+@pytest.mark.parametrize("name", sorted(REFERENCES))
+@pytest.mark.parametrize("model", ["bert-mini", "distilbert-mini", "albert-mini", "headless"])
+def test_every_name_on_every_model(name: str, model: str, tmp_path: Path) -> None:
+    """None of them is the published one: a message and an exit code, never a traceback."""
+    directory = WEIGHTS / model
+    if model == "headless":
+        directory = tmp_path
+        tiny("BertModel", torch.float32).save_pretrained(directory)
+    result = run(directory, "--as", name)
+    assert result.exit_code in (1, 2), result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    if "DIFFERENT in" in result.stdout:
+        assert result.exit_code == 1
+    elif result.stdout:
+        assert result.exit_code == 2
+        assert "stored, not compared" in result.stdout
+        assert "Nothing could be compared." in result.stdout
+    else:
+        assert result.exit_code == 2
+        assert f"{directory} is not {name}: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"vocab_size": 102}, "input_ids contains 6078: vocab_size is 102"),
+        ({"vocab_size": 15000}, "logits has 15000 columns, not 18969"),
+        ({"max_position_embeddings": 8}, "8"),
+        ({"hidden_size": 4, "num_attention_heads": 2}, "DIFFERENT"),
+    ],
+)
+def test_a_model_of_another_size(sizes: dict[str, int], words: str, tmp_path: Path) -> None:
+    big = {"vocab_size": 30522, "max_position_embeddings": 40}
+    tiny("BertForPreTraining", torch.float32, **{**big, **sizes}).save_pretrained(tmp_path)
+    result = run(tmp_path, "--as", "bert-base-uncased")
+    assert result.exit_code == (1 if words == "DIFFERENT" else 2), result.output
+    assert words in result.output
+    assert (result.stdout == "") == (words != "DIFFERENT")
+
+
+def test_a_base_model_is_compared_without_its_pooler(minilm_l6_dir: Path, tmp_path: Path) -> None:
+    missing = {"pooler.dense.weight": None, "pooler.dense.bias": None}
+    directory = changed(minilm_l6_dir, tmp_path / "copy", **missing)
+    assert run(directory, "--as", "all-MiniLM-L6-v2").exit_code == 0
 
 
 CASES = [(name, case) for name, cases in REFERENCES.items() for case in cases]

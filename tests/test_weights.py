@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import minilm
 from minilm.compare.text_scores import help_topics, score_text
@@ -42,6 +43,27 @@ def test_transformers_gives_the_same_scores(name: str) -> None:
         one, other = ours(**batch), theirs.eval()(batch["input_ids"])
     logits = "prediction_logits" if isinstance(ours, ForPreTraining) else "logits"
     torch.testing.assert_close(one[logits], other[logits], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_fine_tunes_as_it_documents(name: str) -> None:
+    """Stored in 16 bits, loaded in 32: AdamW of 16-bit weights ends in NaN."""
+    stored = load_file(WEIGHTS / name / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert minilm.load(WEIGHTS / name, dtype="auto").dtype == torch.float16
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(WEIGHTS / name).train()
+    assert model.dtype == torch.float32
+    tokenizer = transformers.AutoTokenizer.from_pretrained(WEIGHTS / name)
+    batch = tokenizer(["A good film.", "It was long and bad."], padding=True, return_tensors="pt")
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    for _ in range(5):
+        loss = model(**batch, labels=torch.tensor([1, 0])).loss
+        assert torch.isfinite(loss)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -37,7 +37,7 @@ from minilm.config import BertConfig, EncoderConfig
 from minilm.data.records.base import Skips
 from minilm.data.records.files import read_records
 from minilm.errors import DependencyError, InputError
-from minilm.loader import CLASSES, STEMS, find_class
+from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.learning import TaskData, TaskLearner
 from minilm.tasks.task import Integers, Sample
@@ -199,12 +199,14 @@ def read_texts(
     """
     skips = Skips()
     records = read_records(file, skips=skips)
-    length = min(MAX_LENGTH, read_base_config(directory).max_position_embeddings)
+    config, tokenizer = read_base_config(directory), Tokenizer.from_pretrained(directory)
+    check_vocabulary(config, tokenizer)
+    length = min(MAX_LENGTH, config.max_position_embeddings)
     task = Classification.learn(records, length, {})
     order = np.random.default_rng(seed).permutation(len(records))
     chosen = records.pick(order[: batches * batch_size].tolist())
     examples = task.examples(chosen, skips, labelled=True)
-    samples = task.samples(examples, Tokenizer.from_pretrained(directory))
+    samples = task.samples(examples, tokenizer)
     return Texts(task, samples, batch_size, seed)
 
 

@@ -17,14 +17,16 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "spiece.model",
 )
-# What sentence-transformers says about a model: its modules, maximum length and pooling.
+# What sentence-transformers says about a model: its modules, encoder, pooling and prompts.
 MODULES = "modules.json"
-MAX_LENGTH = "sentence_bert_config.json"
+TRANSFORMER = tuple(f"sentence_{name}_config.json" for name in ("bert", "distilbert", "albert"))
 POOLING = "1_Pooling/config.json"
+PROMPTS = "config_sentence_transformers.json"
+SENTENCE_FILES = (MODULES, *TRANSFORMER, POOLING, PROMPTS)
 # What `minilm finetune` says of the task: its name, lengths and thresholds.
 TASK = "task.json"
 # Everything beside the weights that goes with a model.
-COMPANIONS = (*TOKENIZER_FILES, MODULES, MAX_LENGTH, POOLING, TASK)
+COMPANIONS = (*TOKENIZER_FILES, *SENTENCE_FILES, TASK)
 
 MAX_INDEX_BYTES = 10_000_000
 MAX_SHARDS = 128

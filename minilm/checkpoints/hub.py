@@ -11,9 +11,7 @@ from pathlib import Path
 from minilm.checkpoints.file_names import (
     CONFIG,
     INDEX,
-    MAX_LENGTH,
-    MODULES,
-    POOLING,
+    SENTENCE_FILES,
     TOKENIZER_FILES,
     WEIGHTS,
     check_directory,
@@ -74,7 +72,7 @@ def resolve(
     if weights:
         _fetch_weights(repository)
     found += [repository.fetch(file) for file in TOKENIZER_FILES]
-    for file in (MODULES, MAX_LENGTH, POOLING):
+    for file in SENTENCE_FILES:
         repository.fetch(file)
     paths = [path for path in found if path is not None]
     if not weights and not any(path.name in VOCABULARIES for path in paths):

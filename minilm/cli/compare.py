@@ -131,10 +131,10 @@ def _own_weights() -> list[Path]:
     from minilm.errors import InputError
 
     home = Path(minilm.__file__).parent.parent / "weights"
-    found = [home / name for name in WEIGHTS]
-    if not all(path.is_dir() for path in found):
+    directories = [home / name for name in WEIGHTS]
+    if not all(path.is_dir() for path in directories):
         raise InputError(
             "The models that minilm compares by default are in weights/ of its repository, which "
             "an installed package lacks. Name the models, or work in a clone."
         )
-    return found
+    return directories

@@ -11,7 +11,7 @@ from minilm.checkpoints.file_names import CONFIG
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.pickled import convert_pickle
 from minilm.errors import CheckpointError
-from minilm.loader import load
+from minilm.loader import load, missing_tensors
 from minilm.models.pretrained import DTYPES
 
 
@@ -33,11 +33,9 @@ def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
     directory = resolve(source)
     with new_directory(destination) as complete:
         model = load(directory, dtype=dtype)
-        assert model.load_report is not None
-        fresh = [entry.own for entry in model.load_report.of("new")]
-        if fresh:
+        if missing := missing_tensors(model):
             raise CheckpointError(
-                f"{directory} does not store {', '.join(map(str, fresh))} of its "
+                f"{directory} does not store {', '.join(missing)} of its "
                 f"{type(model).__name__}; random values would be written. Correct architectures "
                 f"in {CONFIG} to the class that the weights belong to."
             )
@@ -59,7 +57,8 @@ def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
 @click.option(
     "--dtype",
     type=click.Choice(["auto", *DTYPES]),
-    help="Of the weights that are written; default auto, as stored.",
+    help="Of the weights that are written; default auto, as stored. For 16 bits config.json still "
+    "says float32, so that others load and fine-tune them in 32.",
 )
 def command(source: str, destination: Path, from_pickle: bool, dtype: str | None) -> None:
     """Write the checkpoint SOURCE to the new directory DESTINATION.

@@ -100,7 +100,13 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
     "--max-length",
     type=click.IntRange(min=1),
     help="Cut texts after so many tokens. Default: what the checkpoint's "
-    "sentence_bert_config.json says, or what the model takes.",
+    "sentence_bert_config.json or tokenizer_config.json says, or what the model takes.",
+)
+@click.option("--prompt", help="Text to put before every line, such as 'query: '.")
+@click.option(
+    "--prompt-name",
+    help="Instead: the name of one of the checkpoint's prompts. Default: the one that its "
+    "config_sentence_transformers.json names, or none.",
 )
 @click.option(
     "--tokens-per-batch",
@@ -117,6 +123,8 @@ def command(
     no_normalize: bool,
     dtype: str,
     max_length: int | None,
+    prompt: str | None,
+    prompt_name: str | None,
     tokens_per_batch: int,
 ) -> None:
     """Turn every line of TEXTS (UTF-8; "-" for standard input) into a row of OUTPUT.
@@ -128,6 +136,8 @@ def command(
     Example:
       minilm encode sentence-transformers/all-MiniLM-L6-v2 texts.txt -o vectors.npy
     """
+    if prompt is not None and prompt_name is not None:
+        raise click.UsageError("Give --prompt or --prompt-name, not both.")
     if texts != "-" and output.resolve() == Path(texts).resolve():
         raise click.UsageError(f"{output} is the file of the texts: give another output.")
     if not output.absolute().parent.is_dir():
@@ -143,10 +153,12 @@ def command(
             pooling=pooling,
             normalize=not no_normalize,
             max_length=max_length,
+            prompt=prompt,
+            prompt_name=prompt_name,
             tokens_per_batch=tokens_per_batch,
             progress=sys.stderr.isatty(),
         )
-        rows = write_rows(path, stream, encoder.model.config.hidden_size)
+        rows = write_rows(path, stream, encoder.get_embedding_dimension())
 
     with nullcontext(sys.stdin.buffer) if texts == "-" else open(texts, "rb") as file:
         lines = read_lines(file, "standard input" if texts == "-" else texts)

@@ -10,7 +10,7 @@ import torch
 
 from minilm.checkpoints.hub import resolve
 from minilm.errors import InputError
-from minilm.loader import load_masked_lm
+from minilm.loader import check_vocabulary, load_masked_lm
 from minilm.models.tasks import ForMaskedLM
 from minilm.tokenization.tokenizer import Tokenizer
 
@@ -19,15 +19,16 @@ from minilm.tokenization.tokenizer import Tokenizer
 def fill_mask(
     model: ForMaskedLM, tokenizer: Tokenizer, text: str, top: int
 ) -> list[list[dict[str, Any]]]:
-    """The likeliest tokens for every mask of a text, each mask judged on its own.
+    """The likeliest tokens for every mask of a text, each mask on its own.
 
     Returns:
         For each mask, in the order of the text, `top` dictionaries: "token", "id", "probability"
         and "text", with this mask filled and the others left.
 
     Raises:
-        InputError: the text has no mask token.
+        InputError: the text has no mask token, or the tokenizer has more tokens than the model.
     """
+    check_vocabulary(model.config, tokenizer)
     batch = tokenizer(text)
     ids = batch["input_ids"][0]  # (S,)
     masks = (ids == tokenizer.mask_token_id).nonzero()[:, 0]  # (M,)
@@ -79,5 +80,7 @@ def command(model: str, text: str, top: int, as_json: bool) -> None:
     for number, candidates in enumerate(filled, 1):
         if len(filled) > 1:
             click.echo(f"mask {number}")
-        for found in candidates:
-            click.echo(f"{found['probability']:.4f}  {found['token']:<16}{found['text']}")
+        for candidate in candidates:
+            click.echo(
+                f"{candidate['probability']:.4f}  {candidate['token']:<16}{candidate['text']}"
+            )

@@ -110,6 +110,11 @@ TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer
     show_default=True,
     help="Do not train so many layers from below.",
 )
+@click.option(
+    "--resize-embeddings",
+    is_flag=True,
+    help="Give the model new embeddings for tokens that were added to its tokenizer.",
+)
 @click.option("--seeds", type=_COUNT, help="So many runs, with --seed and the numbers after it.")
 @click.option("--out-of-scope", help="The label that means none of the others.")
 @click.option("--doc-stride", type=_COUNT, help="Of answering: tokens between windows. [128]")
@@ -164,9 +169,9 @@ def command(
     keep_freed_memory()
     skips = Skips(options["on_bad_record"])
     records = read(train, options, skips)
-    judged = None if dev is None else read(dev, options, skips)
+    dev_records = None if dev is None else read(dev, options, skips)
     if hold_out is not None:
-        records, judged = split_off(records, hold_out, seed=0)
+        records, dev_records = split_off(records, hold_out, seed=0)
     runs: list[Finetuned] = []
     with join(options["device"]) as processes:
 
@@ -184,7 +189,7 @@ def command(
                     model,
                     records,
                     output / f"seed-{options['seed']}" if seeds else output,
-                    dev=judged,
+                    dev=dev_records,
                     teacher=teacher,
                     layers=_layers(layers),
                     settings=_settings(options),
@@ -198,7 +203,7 @@ def command(
                 raise SystemExit(runs[-1].exit_code)
         if processes.first:
             scores = [run.scores for run in runs]
-            summary = mean_and_deviation(scores) if seeds and judged is not None else scores[0]
+            summary = mean_and_deviation(scores) if seeds and dev_records is not None else scores[0]
             _print(output, runs, summary, as_json)
 
 
@@ -222,6 +227,7 @@ def _settings(options: Mapping[str, Any]) -> FinetuningSettings:
         "balance",
         "freeze_embeddings",
         "freeze_layers",
+        "resize_embeddings",
     )
     return FinetuningSettings(
         **{name: options[name] for name in same},
@@ -244,7 +250,7 @@ def _layers(text: str | None) -> Any:
 
 def _print(output: Path, runs: list[Finetuned], summary: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        found = {
+        result = {
             "output": str(output),
             "scores": summary,
             "runs": [
@@ -252,7 +258,7 @@ def _print(output: Path, runs: list[Finetuned], summary: Mapping[str, Any], as_j
                 for run in runs
             ],
         }
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(result, indent=2))
         return
     if summary:
         click.echo(show_scores(summary))

@@ -102,24 +102,24 @@ def command(model: str, as_json: bool) -> None:
     Example:
       minilm inspect albert/albert-base-v2
     """
-    found = describe(model)
-    summary = found.pop("load_summary")
+    description = describe(model)
+    summary = description.pop("load_summary")
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(description, indent=2))
         return
-    click.echo(f"{found['class']} ({found['model_type']}), {found['dtype']}\n")
+    click.echo(f"{description['class']} ({description['model_type']}), {description['dtype']}\n")
     click.echo("configuration")
-    extra = found["config"].pop("extra")
-    for name, value in found["config"].items():
+    extra = description["config"].pop("extra")
+    for name, value in description["config"].items():
         click.echo(f"  {name:<30}{value}")
     for name, value in extra.items():
         click.echo(f"  {name:<30}{value}  (not used by minilm)")
     click.echo(f"\n{'component':<30}{'parameters':>14}{'bytes':>16}{'applied':>9}")
-    for part in found["components"]:
+    for part in description["components"]:
         click.echo(
             f"{part['name']:<30}{part['parameters']:>14,}{part['bytes']:>16,}{part['applied']:>9}"
         )
-    click.echo(f"{'total':<30}{found['parameters']:>14,}{found['bytes']:>16,}\n")
-    for name, size in found["files"].items():
+    click.echo(f"{'total':<30}{description['parameters']:>14,}{description['bytes']:>16,}\n")
+    for name, size in description["files"].items():
         click.echo(f"{name}: {size:,} bytes")
     click.echo(f"\n{summary}")

@@ -58,7 +58,7 @@ def command(model: str, data: str, min_confidence: float | None, **options: Any)
 
 def write(predictor: Predictor, records: Iterable[Mapping[str, Any]], policy: Policy) -> None:
     """Prints a line of JSON for every record, as soon as a few are ready."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     total = len(records) if isinstance(records, Sized) else None
     skipped = 0
@@ -124,16 +124,16 @@ def classify(model: str, texts: tuple[str, ...], pair: str | None, as_json: bool
     """
     predictor = _load(model, "classification", "multi-label", "regression", "utterances")
     for record in _texts(texts):
-        found = predictor(record["text"], pair)
+        prediction = predictor(record["text"], pair)
         if as_json:
-            click.echo(json.dumps({"text": record["text"], **found}, ensure_ascii=False))
-        elif "value" in found:
-            click.echo(f"{found['value']:.4f}\t{record['text']}")
-        elif "labels" in found:
-            click.echo(f"{', '.join(found['labels']) or '-'}\t{record['text']}")
+            click.echo(json.dumps({"text": record["text"], **prediction}, ensure_ascii=False))
+        elif "value" in prediction:
+            click.echo(f"{prediction['value']:.4f}\t{record['text']}")
+        elif "labels" in prediction:
+            click.echo(f"{', '.join(prediction['labels']) or '-'}\t{record['text']}")
         else:
-            label = found.get("label", found.get("intent"))
-            click.echo(f"{label}\t{found['confidence']:.4f}\t{record['text']}")
+            label = prediction.get("label", prediction.get("intent"))
+            click.echo(f"{label}\t{prediction['confidence']:.4f}\t{record['text']}")
 
 
 @click.command()
@@ -149,14 +149,14 @@ def tag(model: str, texts: tuple[str, ...], as_json: bool) -> None:
     """
     predictor = _load(model, "tagging", "utterances")
     for record in _texts(texts):
-        found = predictor(record["text"])
+        prediction = predictor(record["text"])
         if as_json:
-            click.echo(json.dumps({"text": record["text"], **found}, ensure_ascii=False))
-        elif "entities" not in found:
-            pairs = zip(found["tokens"], found["tags"], strict=True)
+            click.echo(json.dumps({"text": record["text"], **prediction}, ensure_ascii=False))
+        elif "entities" not in prediction:
+            pairs = zip(prediction["tokens"], prediction["tags"], strict=True)
             click.echo(" ".join(f"{word}/{label}" for word, label in pairs))
         else:
-            for entity in found["entities"]:
+            for entity in prediction["entities"]:
                 click.echo(
                     f"{entity['start']}\t{entity['end']}\t{entity['type']}\t{entity['text']}\t"
                     f"{entity['confidence']:.4f}"
@@ -184,12 +184,14 @@ def answer(model: str, question: str, context: str, n_best: int, as_json: bool) 
     else:
         with open(context, "rb") as file:
             text = "\n".join(read_lines(file, context))
-    found = predictor(question, text)
+    prediction = predictor(question, text)
     if as_json:
-        click.echo(json.dumps({**found, "n_best": found["n_best"][:n_best]}, ensure_ascii=False))
+        click.echo(
+            json.dumps({**prediction, "n_best": prediction["n_best"][:n_best]}, ensure_ascii=False)
+        )
         return
-    if not found["answer"]:
-        click.echo(f"-\t{found['confidence']:.4f}\tno answer in the text")
-    for one in found["n_best"][: n_best if n_best > 1 else bool(found["answer"])]:
+    if not prediction["answer"]:
+        click.echo(f"-\t{prediction['confidence']:.4f}\tno answer in the text")
+    for one in prediction["n_best"][: n_best if n_best > 1 else bool(prediction["answer"])]:
         shown = " ".join(one["answer"].split())
         click.echo(f"{shown}\t{one['confidence']:.4f}\t{one['start']}-{one['end']}")

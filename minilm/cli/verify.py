@@ -70,4 +70,4 @@ def command(
         raise click.UsageError("--class goes without --as: published values name their class.")
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report)
     if not report.passed:
-        ctx.exit(1)
+        ctx.exit(1 if report.rows else 2)

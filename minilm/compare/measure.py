@@ -22,7 +22,7 @@ from minilm.compare.text_scores import score_text
 from minilm.config import AlbertConfig
 from minilm.costs.counting import cost
 from minilm.errors import CheckpointError, DataError, InputError
-from minilm.loader import load
+from minilm.loader import load, missing_tensors
 from minilm.models.encoder import EncoderModel
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
@@ -82,13 +82,13 @@ def compare(
         What `minilm compare --json` prints: "machine", "workload", and "models", a list of
         dictionaries: "name", "class", "card", "architecture", "layers", "components" (parameters),
         "parameters", "file_bytes", "flops_per_token", "one_text_seconds", "tokens_per_second",
-        "memory" ("weights" held and "peak", bytes), "scores" (see `TextScores`; None without a
-        masked-LM head), "tasks" (by name: "metric" and "score"; for models with a task's head), and
+        "memory" ("weights" held and "peak", bytes), "scores" (see `TextScores`; None if no
+        masked-LM head is stored), "tasks" (by name: "metric" and "score"; {} without a head), and
         "relative", all figures of a kind divided by the first model's.
 
     Raises:
-        InputError: no model, or two of the same name.
-        CheckpointError: a model cannot be loaded.
+        InputError: no model, two of the same name, or a tokenizer that is too large for its model.
+        CheckpointError: a model cannot be loaded, or the head for `tasks` is not stored.
     """
     if not models:
         raise InputError("There is no model to compare.")
@@ -149,11 +149,16 @@ def describe(
     model = load(directory).eval()
     config = model.config
     scores = None
-    if isinstance(model, ForMaskedLM | ForPreTraining):
-        tokenizer = Tokenizer.from_pretrained(directory)
+    headless = missing_tensors(model, "masked_lm_head")
+    if isinstance(model, ForMaskedLM | ForPreTraining) and not headless:
         scores = vars(
             score_text(
-                model, tokenizer, documents, max_tokens=settings.max_tokens, seed=settings.seed
+                model,
+                Tokenizer.from_pretrained(directory),
+                documents,
+                max_tokens=settings.max_tokens,
+                seed=settings.seed,
+                sentence_order=not missing_tensors(model),
             )
         )
     return {
@@ -183,7 +188,7 @@ def score_tasks(
         return {}
     predictor = Predictor.from_pretrained(directory)
     metric = predictor.task.metric
-    found = {}
+    scores = {}
     for name, records in tasks.items():
         say(f"{directory.name}: {name}")
         try:
@@ -191,8 +196,8 @@ def score_tasks(
         except DataError as problem:  # it was fine-tuned for another task
             say(f"{directory.name}: not scored on {name}: {problem}")
             continue
-        found[name] = {"metric": metric, "score": score}
-    return found
+        scores[name] = {"metric": metric, "score": score}
+    return scores
 
 
 def read_card(directory: Path) -> dict[str, Any]:
@@ -264,8 +269,8 @@ def _relative(row: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, flo
         "one_text_speed": first["one_text_seconds"] / row["one_text_seconds"],
         "bulk_speed": row["tokens_per_second"] / first["tokens_per_second"],
         **{
-            f"task {name}": share(found["score"], first["tasks"].get(name, {}).get("score"))
-            for name, found in row["tasks"].items()
+            f"task {name}": share(result["score"], first["tasks"].get(name, {}).get("score"))
+            for name, result in row["tasks"].items()
         },
         "masked_accuracy": share(scores.get("masked_accuracy"), base_scores.get("masked_accuracy")),
     }

@@ -93,15 +93,15 @@ def _charts(result: Mapping[str, Any]) -> str:
         for heading, kind, name, shown in CHARTS
     ]
     for name, title in task_titles(models).items():
-        found = [(m["name"], m["tasks"].get(name, {}).get("score")) for m in models]
-        figures.append((title[0].upper() + title[1:], found, "{:.1%}"))
-    for heading, found, shown in figures:
-        numbers = [number for _, number in found if number is not None]
+        values = [(m["name"], m["tasks"].get(name, {}).get("score")) for m in models]
+        figures.append((title[0].upper() + title[1:], values, "{:.1%}"))
+    for heading, values, shown in figures:
+        numbers = [number for _, number in values if number is not None]
         if not numbers:
             continue
         top = 1.0 if "%" in shown else max(numbers)
         charts += f"<section><h2>{escape(heading)}</h2>"
-        for model, number in found:
+        for model, number in values:
             if number is None:
                 charts += _bar(model, UNKNOWN, [])
             else:

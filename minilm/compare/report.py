@@ -52,15 +52,15 @@ def rows_of(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     ]
     for name, title in task_titles(models).items():
         rows.append(row(title, lambda m, name=name: _task_score(m, name)))
-    return [found for found in rows if set(found[1]) != {UNKNOWN}]
+    return [row for row in rows if set(row[1]) != {UNKNOWN}]
 
 
 def task_titles(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """A heading for every task that a model was scored on."""
     return {
-        name: f"{found['metric'].replace('_', ' ')} on {name}"
+        name: f"{task['metric'].replace('_', ' ')} on {name}"
         for model in models
-        for name, found in model["tasks"].items()
+        for name, task in model["tasks"].items()
     }
 
 
@@ -124,11 +124,11 @@ def _with_speed(text: str, model: Mapping[str, Any], name: str) -> str:
 
 
 def _task_score(model: Mapping[str, Any], name: str) -> str:
-    found = model["tasks"].get(name)
-    if found is None:
+    task = model["tasks"].get(name)
+    if task is None:
         return UNKNOWN
     share = model["relative"].get(f"task {name}")
-    return f"{found['score']:.1%}" + (f" ({share:.1%})" if share not in (None, 1) else "")
+    return f"{task['score']:.1%}" + (f" ({share:.1%})" if share not in (None, 1) else "")
 
 
 def _score(model: Mapping[str, Any], name: str) -> str:

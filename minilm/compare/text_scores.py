@@ -11,6 +11,7 @@ import torch
 from minilm.data.batches import TokenBatch
 from minilm.data.sentences import split_sentences
 from minilm.errors import InputError
+from minilm.loader import check_vocabulary
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.objectives.tasks import IGNORED_LABEL
 from minilm.recipes.masked_lm import MaskedLMLearner
@@ -52,6 +53,7 @@ def score_text(
     *,
     max_tokens: int | None = None,
     seed: int = 0,
+    sentence_order: bool = True,
 ) -> TextScores:
     """Scores a model on documents.
 
@@ -66,12 +68,15 @@ def score_text(
         documents: texts, one paragraph a line.
         max_tokens: stop after about so many tokens, for each of the two questions; None = all.
         seed: of the masks.
+        sentence_order: False = leave the order of sentences out.
 
     Raises:
-        InputError: no paragraph has 8 tokens or more.
+        InputError: no paragraph has 8 tokens or more, or the tokenizer has more tokens than the
+            model.
     """
+    check_vocabulary(model.config, tokenizer)
     learner: MaskedLMLearner | PretrainingLearner
-    order = isinstance(model, ForPreTraining) and hasattr(model, "sentence_order_head")
+    sentence_order &= isinstance(model, ForPreTraining) and hasattr(model, "sentence_order_head")
     if isinstance(model, ForPreTraining):
         learner = PretrainingLearner(model, "sentence_order")
     else:
@@ -84,7 +89,7 @@ def score_text(
             f"The text has no paragraph (line) of {SHORTEST} tokens or more: there is nothing to "
             "mask."
         )
-    if order:
+    if sentence_order:
         batches += _pair_batches(tokenizer, documents, longest, max_tokens)
     sums: dict[str, tuple[float, float]] = {}
     with torch.inference_mode():
@@ -135,11 +140,11 @@ def _masked_batches(
         random = np.random.default_rng([seed, number])
         count = min(len(places), max(1, round(MASKED * len(places))))
         places = random.choice(places, size=count, replace=False)
-        wanted = np.full_like(ids, IGNORED_LABEL)
-        wanted[places] = ids[places]
+        targets = np.full_like(ids, IGNORED_LABEL)
+        targets[places] = ids[places]
         ids[places] = tokenizer.mask_token_id
         rows.append(ids)
-        labels.append(wanted)
+        labels.append(targets)
         seen += len(ids)
     return [
         TokenBatch(

@@ -210,7 +210,8 @@ class PretrainedModel(nn.Module):
         config = self.config.to_dict()
         config["architectures"] = [type(self).__name__]
         config.pop("torch_dtype", None)  # the older name of the same
-        config["dtype"] = str(self.dtype).removeprefix("torch.")
+        # what other libraries compute in by default: AdamW of 16-bit weights ends in NaN
+        config["dtype"] = "float64" if self.dtype == torch.float64 else "float32"
         tensors = {
             self.hub_names.to_hub(
                 f"{self.own_prefix}{name}", with_prefix=not self.own_prefix

@@ -20,11 +20,22 @@ minilm documents, then whole tensors are compared; nothing is left out.
 The oracle runs its eager attention, the form with the formula spelled out.
 """
 
-from minilm.parity.checkpoint import stored_classes, twin, verify
-from minilm.parity.comparison import CALLS, TOLERANCES, Tolerances, compare, max_difference, rows_of
+from minilm.parity.checkpoint import reference_model, stored_classes, verify
+from minilm.parity.comparison import (
+    CALLS,
+    TOLERANCES,
+    Tolerances,
+    compare,
+    compare_rows,
+    max_difference,
+)
 from minilm.parity.inputs import CHOICES, MASKS, Inputs, ragged_inputs, random_labels
-from minilm.parity.observation import observe_ours, observe_theirs
+from minilm.parity.observation import run_ours, run_reference
 from minilm.parity.report import ParityReport, Row
+
+# other names of the same
+twin, rows_of = reference_model, compare_rows
+observe_ours, observe_theirs = run_ours, run_reference
 
 __all__ = [
     "CALLS",
@@ -36,12 +47,16 @@ __all__ = [
     "Row",
     "Tolerances",
     "compare",
+    "compare_rows",
     "max_difference",
     "observe_ours",
     "observe_theirs",
     "ragged_inputs",
     "random_labels",
+    "reference_model",
     "rows_of",
+    "run_ours",
+    "run_reference",
     "stored_classes",
     "twin",
     "verify",

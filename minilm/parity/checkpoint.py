@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from minilm.checkpoints.config_file import read_config
 from minilm.checkpoints.hub import resolve
@@ -17,17 +17,17 @@ from minilm.checkpoints.names import ARCHITECTURES, architecture_of
 from minilm.checkpoints.weights import open_weights
 from minilm.config import EncoderConfig
 from minilm.errors import CheckpointError, DependencyError, InputError
-from minilm.loader import CLASSES, STEMS
+from minilm.loader import CLASSES, STEMS, missing_tensors, stored_heads
 from minilm.models.pretrained import PretrainedModel
-from minilm.parity.comparison import Tolerances, rows_of
+from minilm.parity.comparison import Tolerances, compare_rows
 from minilm.parity.inputs import MASKS, ragged_inputs
-from minilm.parity.observation import Observation, observe_theirs
+from minilm.parity.observation import Observation, run_reference
 from minilm.parity.report import ParityReport
 
 DELAY = 2.0  # seconds before a progress bar appears
 
 
-def twin(directory: Path, class_name: str, dtype: torch.dtype) -> Any:
+def reference_model(directory: Path, class_name: str, dtype: torch.dtype) -> Any:
     """Let transformers load a checkpoint directory.
 
     Args:
@@ -107,20 +107,20 @@ def verify(
             batches = [ragged_inputs(config, m, seed=seed, labels_for=cls) for m in MASKS]
             exact: list[Observation] = []
             for dtype in (torch.float64, torch.float32):
-                theirs = twin(directory, cls.__name__, dtype)
+                theirs = reference_model(directory, cls.__name__, dtype)
                 expected = []
                 for inputs in batches:
-                    expected.append(observe_theirs(theirs, inputs))
+                    expected.append(run_reference(theirs, inputs))
                     bar.update()
                 del theirs
                 ours = cls.from_pretrained(directory, dtype=dtype)
                 for i, (inputs, seen) in enumerate(zip(batches, expected, strict=True)):
                     if dtype == torch.float64:
-                        rows = rows_of(ours, seen, inputs)
+                        rows = compare_rows(ours, seen, inputs)
                     elif given is None:
-                        rows = rows_of(ours, seen, inputs, exact=exact[i])
+                        rows = compare_rows(ours, seen, inputs, exact=exact[i])
                     else:
-                        rows = rows_of(ours, seen, inputs, tolerances=given)
+                        rows = compare_rows(ours, seen, inputs, tolerances=given)
                     report.rows += [row for row in rows if row.module not in skipped]
                     bar.update()
                 del ours
@@ -142,19 +142,12 @@ def stored_classes(directory: Path) -> list[type[PretrainedModel]]:
                 f"{directory / 'config.json'}: model_type is {model_type!r}: expected one of "
                 f"{', '.join(ARCHITECTURES)}."
             )
-        own = {ARCHITECTURES[model_type].to_own(name) for name in weights.tensors}
-    heads = ["Model"]
-    if "masked_lm_head.dense.weight" in own:
-        pairs = {"next_sentence_head.weight", "sentence_order_head.weight"} & own
-        heads.append("ForPreTraining" if pairs else "ForMaskedLM")
-    if "span_head.weight" in own:
-        heads.append("ForQuestionAnswering")
-    if "classifier.weight" in own:
-        pools = {"encoder.pooler.dense.weight", "pre_classifier.weight"} & own
-        kinds = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
-        named = data.get("architectures")
-        said = [kind for kind in kinds if named == [f"{STEMS[model_type]}{kind}"]]
-        heads.append(said[0] if said else kinds[0] if pools else kinds[1])
+        own = {ARCHITECTURES[model_type].to_own(name) or "" for name in weights.tensors}
+    heads = ["Model", *stored_heads(own)]
+    kinds = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
+    named = [kind for kind in kinds if data.get("architectures") == [f"{STEMS[model_type]}{kind}"]]
+    if named and heads[-1] in kinds:
+        heads[-1] = named[0]
     return [CLASSES[f"{STEMS[model_type]}{head}"] for head in heads]
 
 
@@ -171,14 +164,13 @@ def _what_to_skip(cls: type[PretrainedModel], directory: Path) -> tuple[EncoderC
         CheckpointError: that would be the very head to compare.
     """
     model = cls.from_pretrained(directory, dtype="auto")
-    assert model.load_report is not None
-    new = [entry.own for entry in model.load_report.of("new") if entry.own is not None]
-    if model is model.base and new:
+    missing = missing_tensors(model)
+    if model is model.base and missing:
         return model.config, ["pooler_output"]
-    if new:
+    if missing:
         raise CheckpointError(
-            f"{directory}: no {', '.join(new)} stored, so {cls.__name__} would be compared with "
-            "random weights. Leave the class out to compare everything that is stored."
+            f"{directory}: no {', '.join(missing)} stored, so {cls.__name__} would be compared "
+            "with random weights. Leave the class out to compare everything that is stored."
         )
     return model.config, []
 

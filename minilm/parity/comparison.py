@@ -12,10 +12,10 @@ from torch import Tensor
 
 from minilm.models.pretrained import PretrainedModel
 from minilm.parity.inputs import Inputs
-from minilm.parity.observation import GRADIENT, Observation, observe_ours, observe_theirs
+from minilm.parity.observation import GRADIENT, Observation, run_ours, run_reference
 from minilm.parity.report import ParityReport, Row
 
-ROUNDING = 3.0  # see rows_of
+ROUNDING = 3.0  # see compare_rows
 # explicit: rows, and the attention maps are returned; padded: rows, and the model chooses its own
 # layout; packed: one line of tokens with their lengths
 CALLS = ("explicit", "padded", "packed")
@@ -67,14 +67,14 @@ def compare(
     """
     report = ParityReport(type(ours).__name__, f"{type(theirs).__module__}.{type(theirs).__name__}")
     for inputs in batches:
-        expected = observe_theirs(theirs, inputs, gradients=gradients)
-        report.rows += rows_of(
+        expected = run_reference(theirs, inputs, gradients=gradients)
+        report.rows += compare_rows(
             ours, expected, inputs, calls=calls, gradients=gradients, tolerances=tolerances
         )
     return report
 
 
-def rows_of(
+def compare_rows(
     ours: PretrainedModel,
     expected: Observation,
     inputs: Inputs,
@@ -88,7 +88,7 @@ def rows_of(
 
     Args:
         ours: a minilm model.
-        expected: from `observe_theirs`, for the same batch.
+        expected: from `run_reference`, for the same batch.
         inputs: the batch.
         calls, gradients, tolerances: as for `compare`.
         exact: what the other side does in float64. No two float32 programs can be asked to agree
@@ -106,13 +106,13 @@ def rows_of(
     for call in calls:
         if call == "packed" and not _can_pack(ours, inputs):
             continue
-        found = observe_ours(ours, inputs, call, gradients=gradients)
-        for module in dict.fromkeys([*expected, *found]):
+        actual = run_ours(ours, inputs, call, gradients=gradients)
+        for module in dict.fromkeys([*expected, *actual]):
             if module.endswith(" maps") and call != "explicit":
                 continue
             difference = math.inf
-            if module in found and module in expected:
-                difference = max_difference(found[module], expected[module])
+            if module in actual and module in expected:
+                difference = max_difference(actual[module], expected[module])
             limit = limits.get(module, 0.0)
             rows.append(Row(model, module, dtype, inputs.mask, call, difference, limit))
     return rows

@@ -30,7 +30,7 @@ SPANS = ("start_logits", "end_logits")
 Observation = dict[str, Tensor]
 
 
-def observe_theirs(model: Any, inputs: Inputs, *, gradients: bool = False) -> Observation:
+def run_reference(model: Any, inputs: Inputs, *, gradients: bool = False) -> Observation:
     """Run a transformers model and bring what it returns to what minilm documents.
 
     Args:
@@ -44,21 +44,21 @@ def observe_theirs(model: Any, inputs: Inputs, *, gradients: bool = False) -> Ob
     arguments = _padded_arguments(model, inputs)
     with torch.set_grad_enabled(gradients):
         outputs = model(**arguments, output_hidden_states=True, output_attentions=True)
-        found = _named(outputs)
-        for key in found:
+        tensors = _named(outputs)
+        for key in tensors:
             if _per_token(model, key):
-                fill = torch.finfo(found[key].dtype).min if key in SPANS else 0.0
-                found[key] = _blank(found[key], inputs.attended, fill)
-        if "loss" in found and "start_logits" in found and not bool(inputs.attended.all()):
-            found["loss"] = _span_loss(found, inputs)
+                fill = torch.finfo(tensors[key].dtype).min if key in SPANS else 0.0
+                tensors[key] = _blank(tensors[key], inputs.attended, fill)
+        if "loss" in tensors and "start_logits" in tensors and not bool(inputs.attended.all()):
+            tensors["loss"] = _span_loss(tensors, inputs)
         if gradients:
             names = ARCHITECTURES[model.config.model_type]
             named = {str(names.to_own(name)): p for name, p in model.named_parameters()}
-            found |= _gradients(found["loss"], named)
-    return {name: value.detach() for name, value in found.items()}
+            tensors |= _gradients(tensors["loss"], named)
+    return {name: value.detach() for name, value in tensors.items()}
 
 
-def observe_ours(
+def run_ours(
     model: PretrainedModel, inputs: Inputs, call: str, *, gradients: bool = False
 ) -> Observation:
     """Run a minilm model; a packed call's tokens are put back into rows.
@@ -79,27 +79,29 @@ def observe_ours(
         outputs = model(
             **arguments, output_hidden_states=True, output_attentions=call == "explicit"
         )
-        found = _named(outputs)
-        for key in found:
+        tensors = _named(outputs)
+        for key in tensors:
             if packed and _per_token(model, key):
-                fill = torch.finfo(found[key].dtype).min if key in SPANS else 0.0
-                rows = found[key].new_full((*inputs.attended.shape, *found[key].shape[1:]), fill)
-                rows[inputs.attended] = found[key]
-                found[key] = rows
+                fill = torch.finfo(tensors[key].dtype).min if key in SPANS else 0.0
+                rows = tensors[key].new_full(
+                    (*inputs.attended.shape, *tensors[key].shape[1:]), fill
+                )
+                rows[inputs.attended] = tensors[key]
+                tensors[key] = rows
         if gradients:
             named = {f"{model.own_prefix}{name}": p for name, p in model.named_parameters()}
-            found |= _gradients(found["loss"], named)
-    return {name: value.detach() for name, value in found.items()}
+            tensors |= _gradients(tensors["loss"], named)
+    return {name: value.detach() for name, value in tensors.items()}
 
 
 def _named(outputs: Any) -> Observation:
     """The tensors of a model output by module name, in the order of computation."""
-    found = {"embeddings": outputs.hidden_states[0]}
+    tensors = {"embeddings": outputs.hidden_states[0]}
     for i, state in enumerate(outputs.hidden_states[1:]):
         if outputs.attentions is not None:
-            found[f"layer {i} maps"] = outputs.attentions[i]
-        found[f"layer {i}"] = state
-    return found | {key: outputs[key] for key in OUTPUTS if key in outputs}
+            tensors[f"layer {i} maps"] = outputs.attentions[i]
+        tensors[f"layer {i}"] = state
+    return tensors | {key: outputs[key] for key in OUTPUTS if key in outputs}
 
 
 def _per_token(model: Any, module: str) -> bool:
@@ -116,24 +118,24 @@ def _blank(values: Tensor, attended: Tensor, fill: float) -> Tensor:
     return values.masked_fill(~mask, fill)
 
 
-def _span_loss(found: Observation, inputs: Inputs) -> Tensor:
+def _span_loss(tensors: Observation, inputs: Inputs) -> Tensor:
     """Hugging Face's rule for span losses, over attended positions."""
     size = inputs.attended.shape[1]
 
     def term(name: str) -> Tensor:
         target = inputs.labels[f"{name}_positions"].clamp(0, size)
-        return F.cross_entropy(found[f"{name}_logits"], target, ignore_index=size)
+        return F.cross_entropy(tensors[f"{name}_logits"], target, ignore_index=size)
 
     return (term("start") + term("end")) / 2
 
 
 def _gradients(loss: Tensor, parameters: Mapping[str, Tensor]) -> Observation:
     """Gradients of the loss; a parameter that it does not depend on has gradient zero."""
-    wanted = {name: p for name, p in parameters.items() if p.requires_grad}
-    values = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    trained = {name: p for name, p in parameters.items() if p.requires_grad}
+    values = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return {
         f"{GRADIENT}{name}": torch.zeros_like(p) if value is None else value
-        for (name, p), value in zip(wanted.items(), values, strict=True)
+        for (name, p), value in zip(trained.items(), values, strict=True)
     }
 
 

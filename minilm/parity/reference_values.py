@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from minilm.checkpoints.hub import resolve
-from minilm.errors import InputError
-from minilm.loader import CLASSES
-from minilm.parity import ParityReport, Row, max_difference
+from minilm.errors import CheckpointError, InputError
+from minilm.loader import CLASSES, missing_tensors
+from minilm.parity import ParityReport, Row, max_difference, stored_classes
 
 Rows = tuple[tuple[int, ...], ...]
 
@@ -573,7 +573,8 @@ def verify_as(
 
     Raises:
         InputError: nothing is known about `name`.
-        CheckpointError, ConfigError, HubError: the checkpoint cannot be loaded.
+        CheckpointError, ConfigError, HubError: the checkpoint cannot be loaded, or it is of another
+            architecture or size than `name`.
 
     Example:
         >>> verify_as("weights/distilbert-base-uncased", "distilbert-base-uncased").passed
@@ -586,17 +587,30 @@ def verify_as(
     cases = REFERENCES[key]
     sources = ", ".join(dict.fromkeys(case.source for case in cases))
     report = ParityReport(str(directory), f"published values of {key} ({sources})")
+    stored = stored_classes(directory)[0].config_class.model_type
     for model_name, of_model in groupby(cases, lambda case: case.model):
-        model = CLASSES[model_name].from_pretrained(directory)
-        assert model.load_report is not None
-        new = [entry.own for entry in model.load_report.of("new") if entry.own is not None]
-        if any(not own.startswith("encoder.") for own in new):
-            report.notes.append(f"{model_name}: no {new[0]} stored, not compared")
-            continue
+        cls = CLASSES[model_name]
+        if stored != cls.config_class.model_type:
+            raise CheckpointError(
+                f"{directory} is not {key}: it is a model of type {stored!r}, "
+                f"{key} one of {cls.config_class.model_type!r}."
+            )
+        model = cls.from_pretrained(directory)
+        missing = missing_tensors(model)
         for case in of_model:
-            found = _outcome(model, case)
-            expected = torch.tensor(case.expected, dtype=found.dtype)
-            difference = max_difference(found, expected)
+            # a base model can lack its pooler alone, which only one output shows
+            if missing and (model is not model.base or case.output == "pooler_output"):
+                report.notes.append(f"{model_name}: no {', '.join(missing)} stored, not compared")
+                break
+            try:
+                outcome = _outcome(model, case)
+            except InputError as problem:
+                raise CheckpointError(
+                    f"{directory} is not {key}: {model_name} is too small for the published case "
+                    f"{case.title!r}: {problem}"
+                ) from problem
+            expected = torch.tensor(case.expected, dtype=outcome.dtype)
+            difference = max_difference(outcome, expected)
             allowed = case.tolerance if tolerance is None else tolerance
             module = f"{case.output}: {case.title}"
             report.rows.append(
@@ -620,4 +634,6 @@ def _outcome(model: torch.nn.Module, case: Case) -> Tensor:
     if case.probabilities:
         values = values.softmax(dim=-1)
     rows = values[None] if case.tokens is None else values[list(case.tokens)]
+    if max(case.columns) >= rows.shape[1]:
+        raise InputError(f"{case.output} has {rows.shape[1]} columns, not {max(case.columns) + 1}.")
     return rows[:, list(case.columns)]

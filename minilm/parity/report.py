@@ -125,12 +125,12 @@ class ParityReport:
 
 
 def _worst(rows: list[Row], line: Callable[[Row], str]) -> dict[tuple[str, str], dict[str, Row]]:
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    table: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
-        worst = found.setdefault((row.model, line(row)), {})
+        worst = table.setdefault((row.model, line(row)), {})
         if row.dtype not in worst or _excess(row) > _excess(worst[row.dtype]):
             worst[row.dtype] = row
-    return found
+    return table
 
 
 def _excess(row: Row) -> float:

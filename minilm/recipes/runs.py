@@ -14,6 +14,7 @@ from torch import nn
 
 from minilm.checkpoints.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
 from minilm.errors import InputError, TrainingError
+from minilm.loader import check_vocabulary
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.objectives.distillation import DistillationLoss
@@ -242,12 +243,7 @@ def _check_free(output: Path) -> None:
 
 def _check_fit(model: PretrainedModel, tokenizer: Tokenizer, corpus: CorpusSettings) -> None:
     config = model.config
-    if config.vocab_size < tokenizer.vocab_size:
-        raise InputError(
-            f"{type(model).__name__} has a vocabulary of {config.vocab_size}, the corpus "
-            f"{corpus.store} uses {tokenizer.vocab_size} tokens: tokenize it with the model's own "
-            "tokenizer."
-        )
+    check_vocabulary(config, tokenizer)
     if config.max_position_embeddings < corpus.max_length:
         raise InputError(
             f"max_length is {corpus.max_length}, {type(model).__name__} has positions for "

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from tokenizers import normalizers
 from torch import Tensor
 
 from minilm.checkpoints.hub import resolve
 from minilm.errors import InputError
-from minilm.loader import load
+from minilm.loader import check_vocabulary, load
 from minilm.models.pretrained import PretrainedModel
-from minilm.sentence.files import read_sentence_settings
+from minilm.sentence.files import NO_PROMPTS, read_sentence_settings
 from minilm.tokenization.tokenizer import Tokenizer
 
 Pooling = Literal["mean", "cls"]
@@ -33,8 +34,8 @@ CHUNK = 4096
 TOKENS_PER_BATCH = 4096
 
 
-class Encoder:
-    """Turns texts into one vector each, with a model and its tokenizer.
+class SentenceEncoder:
+    """Turns texts into one vector each, with a model and its tokenizer; also called `Encoder`.
 
     Texts are tokenised some thousand at a time, sorted by length and packed into batches by a
     budget of tokens, without any padding; the vectors come back in the order of the texts. Batches
@@ -42,6 +43,10 @@ class Encoder:
 
     A text longer than `max_length` is cut, and a warning says how many were. An empty text is a
     text like any other: its vector is that of the special tokens alone.
+
+    The arguments of sentence-transformers' `encode` are understood beside minilm's own, so tools
+    that call it can be given a `SentenceEncoder`; scikit-learn takes
+    `FunctionTransformer(encoder.encode)` as a step of a pipeline.
 
     Args:
         model: any minilm model in eval mode; heads are not used.
@@ -51,12 +56,22 @@ class Encoder:
             "cls", the state of the first token.
         max_length: after how many tokens a text is cut when `encode` is not told, special tokens
             included; None = what the model takes.
+        prompts: what can be put before every text, by name. "query" and "document" are empty
+            unless they are given.
+        default_prompt_name: the one that is used when `encode` is not told; None = none.
+        include_prompt: False = tokens of a prompt, and the special ones before them, are read by
+            the model but not pooled.
+        unit_length: the model is one whose vectors have length 1: `normalize_embeddings=False`
+            leaves them so.
 
     Attributes:
-        model, tokenizer, pooling, max_length: as given.
+        model, tokenizer, pooling, max_length, prompts, default_prompt_name, include_prompt,
+            unit_length: as given.
+        max_seq_length: another name of max_length.
+        device: where the model runs.
 
     Raises:
-        InputError: an argument does not fit the model.
+        InputError: an argument does not fit the model, or the tokenizer has more tokens than it.
 
     Example:
         >>> encoder = minilm.Encoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
@@ -74,13 +89,22 @@ class Encoder:
         *,
         pooling: str = "mean",
         max_length: int | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        include_prompt: bool = True,
+        unit_length: bool = False,
     ) -> None:
+        check_vocabulary(model.config, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.max_length = self._checked_length(
             model.config.max_position_embeddings if max_length is None else max_length
         )
+        self.prompts = {**NO_PROMPTS, **(prompts or {})}
+        self.default_prompt_name = default_prompt_name
+        self.include_prompt = include_prompt
+        self.unit_length = unit_length
 
     @classmethod
     def from_pretrained(
@@ -96,9 +120,10 @@ class Encoder:
     ) -> Self:
         """Loads a model and its tokenizer from a directory or from the hub.
 
-        If the checkpoint was made with sentence-transformers, its own length and pooling become the
-        defaults of `encode`: all-MiniLM-L6-v2 takes 512 tokens but was made to be used with 256,
-        and that is where its users expect a text to be cut.
+        If the checkpoint was made with sentence-transformers, its own length, pooling and default
+        prompt become those of `encode`: all-MiniLM-L6-v2 takes 512 tokens but was made to be used
+        with 256, and that is where its users expect a text to be cut. Without such files the length
+        is the tokenizer's `model_max_length`, or what the model takes if that is less.
 
         Args:
             path_or_repo: a directory (no network is touched), or a hub name.
@@ -108,7 +133,8 @@ class Encoder:
             device: where the model runs.
 
         Raises:
-            MinilmError: a file is missing, damaged or unsupported.
+            MinilmError: a file is missing, damaged or unsupported, or the vectors are made in a way
+                that minilm does not have.
         """
         directory = resolve(
             path_or_repo,
@@ -118,74 +144,134 @@ class Encoder:
             local_files_only=local_files_only,
         )
         settings = read_sentence_settings(directory)
-        model = load(directory, dtype=dtype, device=device)
+        model = load(directory / settings.folder, dtype=dtype, device=device)
+        tokenizer = Tokenizer.from_pretrained(directory / settings.folder)
+        if settings.lower_case:
+            steps = [normalizers.Lowercase(), tokenizer.backend.normalizer]
+            tokenizer.backend.normalizer = normalizers.Sequence([step for step in steps if step])
         longest = model.config.max_position_embeddings
         return cls(
             model,
-            Tokenizer.from_pretrained(directory),
+            tokenizer,
             pooling=settings.pooling or "mean",
-            max_length=min(settings.max_length or longest, longest),
+            max_length=min(settings.max_length or tokenizer.model_max_length or longest, longest),
+            prompts=settings.prompts,
+            default_prompt_name=settings.default_prompt_name,
+            include_prompt=settings.include_prompt,
+            unit_length=settings.unit_length,
         )
+
+    @property
+    def max_seq_length(self) -> int:
+        """After how many tokens a text is cut, special ones included."""
+        return self.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self.max_length = self._checked_length(value)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    def get_embedding_dimension(self) -> int:
+        """H, how many numbers a vector has."""
+        return self.model.config.hidden_size
+
+    get_sentence_embedding_dimension = get_embedding_dimension
 
     def encode(
         self,
-        texts: Iterable[str],
+        texts: str | Iterable[str],
         *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int | None = None,
         pooling: Pooling | None = None,
         normalize: bool = True,
+        normalize_embeddings: bool | None = None,
         max_length: int | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         progress: bool = False,
-    ) -> Vectors:
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+    ) -> Any:
         """Encodes texts.
 
         Args:
-            texts: N strings; a list, a generator or any other iterable.
+            texts: N strings; a list, a generator or any other iterable. Or one string.
+            prompt: is put before every text; None = the one of `prompt_name`, "" = none.
+            prompt_name: a key of `prompts`; None = as the encoder was made.
+            batch_size: the most texts that go through the model at once; None = as many as
+                `tokens_per_batch` lets through, which holds in any case.
             pooling: "mean" or "cls"; None = as the encoder was made.
             normalize: scale every vector to length 1, so that a dot product is a cosine.
+            normalize_embeddings: instead of `normalize`, with the meaning it has in
+                sentence-transformers: False leaves the vectors as the model's own modules give
+                them, which is at length 1 if the last of these is Normalize.
             max_length: cut texts after so many tokens; None = as the encoder was made.
             tokens_per_batch: how many tokens go through the model at once. Memory grows with it; a
                 longer text still goes alone.
-            progress: show a progress bar on stderr.
+            progress, show_progress_bar: show a progress bar on stderr.
+            convert_to_numpy: False = a tensor. Differs from sentence-transformers, which gives a
+                list of tensors.
+            convert_to_tensor: True = a tensor, on the model's device.
 
         Returns:
-            (N, H) float32, whatever the model's dtype; (0, H) for no texts.
+            A float32 array or tensor, whatever the model's dtype: (N, H); (0, H) for no texts, (H,)
+            for one string.
 
         Raises:
             InputError: an argument is wrong, an item is no string or the model is in training mode.
         """
-        if not isinstance(texts, Sequence):
-            texts = list(texts)
+        rows = [texts] if isinstance(texts, str) else texts
+        rows = rows if isinstance(rows, Sequence) else list(rows)
         stream = self.encode_stream(
-            texts,
+            rows,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            batch_size=batch_size,
             pooling=pooling,
             normalize=normalize,
+            normalize_embeddings=normalize_embeddings,
             max_length=max_length,
             tokens_per_batch=tokens_per_batch,
             progress=progress,
+            show_progress_bar=show_progress_bar,
         )
-        vectors = np.empty((len(texts), self.model.config.hidden_size), np.float32)
+        vectors = np.empty((len(rows), self.get_embedding_dimension()), np.float32)
         done = 0
         for chunk in stream:
             vectors[done : done + len(chunk)] = chunk
             done += len(chunk)
-        return vectors
+        result = vectors[0] if isinstance(texts, str) else vectors
+        if convert_to_tensor or not convert_to_numpy:
+            return torch.from_numpy(result).to(self.device)
+        return result
 
     def encode_stream(
         self,
         texts: Iterable[str],
         *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int | None = None,
         pooling: Pooling | None = None,
         normalize: bool = True,
+        normalize_embeddings: bool | None = None,
         max_length: int | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         progress: bool = False,
+        show_progress_bar: bool | None = None,
     ) -> Iterator[Vectors]:
         """Encodes texts without ever holding all of them, or all vectors.
 
         Args:
             texts: any iterable, read a chunk at a time.
-            pooling, normalize, max_length, tokens_per_batch, progress: as for `encode`.
+            prompt, prompt_name, batch_size, pooling, normalize, normalize_embeddings, max_length,
+                tokens_per_batch, progress, show_progress_bar: as for `encode`.
 
         Returns:
             An iterator of (n, H) float32 arrays, in the order of the texts; n is 4096 for all but
@@ -195,7 +281,7 @@ class Encoder:
             InputError: as for `encode`; of an item, once it is reached.
         """
         if isinstance(texts, str):
-            raise InputError("texts is one string: give a list, encode([text]).")
+            raise InputError("texts is one string: give a list, encode_stream([text]).")
         if self.model.training:
             raise InputError(
                 "The model is in training mode, where dropout would change every vector: call "
@@ -207,28 +293,47 @@ class Encoder:
                 f"pooling is {mode!r}: minilm has {' and '.join(map(repr, get_args(Pooling)))}; "
                 "choose one of them."
             )
-        if tokens_per_batch < 1:
-            raise InputError(f"tokens_per_batch is {tokens_per_batch}: expected at least 1.")
-        length = self.max_length if max_length is None else self._checked_length(max_length)
-        return self._stream(texts, mode, normalize, length, tokens_per_batch, progress)
+        for name, value in (("tokens_per_batch", tokens_per_batch), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: expected at least 1.")
+        if normalize_embeddings is not None:
+            normalize = normalize_embeddings or self.unit_length
+        return self._stream(
+            texts,
+            prompt=self._resolve_prompt(prompt, prompt_name),
+            pooling=mode,
+            normalize=normalize,
+            max_length=self.max_length if max_length is None else self._checked_length(max_length),
+            batch_size=batch_size,
+            budget=tokens_per_batch,
+            progress=progress if show_progress_bar is None else show_progress_bar,
+        )
 
     def _stream(
         self,
         texts: Iterable[str],
+        *,
+        prompt: str,
         pooling: str,
         normalize: bool,
         max_length: int,
+        batch_size: int | None,
         budget: int,
         progress: bool,
     ) -> Iterator[Vectors]:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
+        skipped = 0  # tokens of each text that are not pooled: the prompt's, and [CLS] before it
+        if prompt and not self.include_prompt:
+            skipped = self.tokenizer(prompt, max_length=max_length)["input_ids"].shape[1] - 1
         seen = cut = 0
         total = len(texts) if isinstance(texts, Sized) else None
         with tqdm(total=total, unit=" texts", file=sys.stderr, disable=not progress) as bar:
             for chunk in _chunks(texts):
                 try:
-                    batch = self.tokenizer(chunk, max_length=max_length, layout="packed")
+                    batch = self.tokenizer(
+                        [prompt + text for text in chunk], max_length=max_length, layout="packed"
+                    )
                 except InputError as error:
                     if seen == 0:
                         raise
@@ -236,14 +341,15 @@ class Encoder:
                 lengths = batch["lengths"].tolist()
                 ids = torch.split(batch["input_ids"], lengths)
                 types = torch.split(batch["token_type_ids"], lengths)
-                vectors = np.empty((len(chunk), self.model.config.hidden_size), np.float32)
-                for rows in pack(lengths, budget):
+                vectors = np.empty((len(chunk), self.get_embedding_dimension()), np.float32)
+                for rows in pack(lengths, budget, batch_size):
                     vectors[rows] = self._encode_rows(
                         torch.cat([ids[row] for row in rows]),
                         torch.cat([types[row] for row in rows]),
                         torch.tensor([lengths[row] for row in rows]),
-                        pooling,
-                        normalize,
+                        pooling=pooling,
+                        normalize=normalize,
+                        skipped=skipped,
                     )
                     bar.update(len(rows))
                 seen += len(chunk)
@@ -257,21 +363,31 @@ class Encoder:
 
     @torch.inference_mode()
     def _encode_rows(
-        self, ids: Tensor, types: Tensor, lengths: Tensor, pooling: str, normalize: bool
+        self,
+        ids: Tensor,
+        types: Tensor,
+        lengths: Tensor,
+        *,
+        pooling: str,
+        normalize: bool,
+        skipped: int,
     ) -> Vectors:
         """(T,) ids of B texts, one behind the other -> (B, H)."""
-        ids, types, lengths = (x.to(self.model.device) for x in (ids, types, lengths))
+        ids, types, lengths = (x.to(self.device) for x in (ids, types, lengths))
         states = self.model.base(ids, None, types, lengths=lengths).last_hidden_state  # (T, H)
-        if pooling == "cls":
-            vectors = states[lengths.cumsum(0) - lengths].float()  # (B, H)
-        else:
-            text = torch.arange(len(lengths), device=ids.device).repeat_interleave(lengths)  # (T,)
-            sums = states.new_zeros((len(lengths), states.shape[1]), dtype=torch.float32)
-            vectors = sums.index_add_(0, text, states.float()) / lengths[:, None]  # (B, H)
+        vectors = pool(states, lengths, pooling, skipped)
         if normalize:
             vectors = F.normalize(vectors, dim=1)
         result: Vectors = vectors.cpu().numpy()
         return result
+
+    def _resolve_prompt(self, prompt: str | None, name: str | None) -> str:
+        """What is put before every text."""
+        name = self.default_prompt_name if name is None else name
+        if prompt is None and name is not None and name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts))
+            raise InputError(f"prompt_name is {name!r}: the encoder has prompts named {known}.")
+        return prompt if prompt is not None else self.prompts.get(name or "", "")
 
     def _checked_length(self, max_length: int) -> int:
         longest = self.model.config.max_position_embeddings
@@ -283,12 +399,40 @@ class Encoder:
         return max_length
 
 
-def pack(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+Encoder = SentenceEncoder
+
+
+def pool(states: Tensor, lengths: Tensor, pooling: str, skipped: int = 0) -> Tensor:
+    """One vector for each text.
+
+    Args:
+        states: (T, H) of B texts, one behind the other.
+        lengths: (B,) tokens of each text.
+        pooling: "mean" or "cls".
+        skipped: how many tokens at the beginning of each text do not count.
+
+    Returns:
+        (B, H) float32.
+    """
+    first = lengths.cumsum(0) - lengths  # (B,)
+    if pooling == "cls":
+        return states[first + skipped * (lengths > skipped)].float()
+    states = states.float()
+    text = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths)  # (T,)
+    if skipped:
+        position = torch.arange(len(text), device=states.device) - first[text]  # (T,)
+        states = states * (position >= skipped)[:, None]
+    sums = states.new_zeros((len(lengths), states.shape[1])).index_add_(0, text, states)
+    return sums / (lengths - skipped).clamp(min=1)[:, None]
+
+
+def pack(lengths: Sequence[int], budget: int, batch_size: int | None = None) -> Iterator[list[int]]:
     """Sorts texts by length and cuts the line into batches.
 
     Args:
         lengths: tokens of each text.
         budget: the most tokens of a batch, unless a single text has more.
+        batch_size: the most texts of a batch; None = any number.
 
     Yields:
         The numbers of the texts of one batch, shortest text first.
@@ -296,7 +440,7 @@ def pack(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     rows: list[int] = []
     used = 0
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if rows and used + lengths[row] > budget:
+        if rows and (used + lengths[row] > budget or len(rows) == batch_size):
             yield rows
             rows, used = [], 0
         rows.append(row)

@@ -1,25 +1,41 @@
 """What the files of sentence-transformers say about using a model as a sentence encoder.
 
-Models that were trained to give sentence vectors come with `sentence_bert_config.json` (after how
-many tokens a text is cut) and `1_Pooling/config.json` (how token states become one vector). Reading
-them is what makes the vectors here those that the model's users know. Nothing that the files name
-is imported.
+`modules.json` lists the steps from text to vector, `sentence_bert_config.json` describes the
+encoder, `1_Pooling/config.json` how token states become one vector, and
+`config_sentence_transformers.json` the prompts. Reading them is what makes the vectors here those
+that the model's users know. Version 6 writes other keys than the versions before it; both are read.
+Nothing that the files name is imported, and what would give other vectors is refused.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from minilm.checkpoints.file_names import MAX_LENGTH, MODULES, POOLING
+from minilm.checkpoints.file_names import MODULES, POOLING, PROMPTS, TRANSFORMER
 from minilm.checkpoints.json_file import parse_json, read_bytes, read_json
 from minilm.errors import ConfigError
 
 MAX_BYTES = 1_000_000
 
-KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
-_MODE = "pooling_mode_"
-_OWN_NAMES = {"mean_tokens": "mean", "cls_token": "cls"}
+NO_PROMPTS = {"query": "", "document": ""}  # names that every model has
+KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")  # in this order
+# switches of the versions before 6 -> names of pooling modes
+_SWITCHES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+# arguments of the tokenizer that change no vector: there is no padding here, and truncation is on
+_HARMLESS = {"padding", "pad_to_multiple_of", "truncation", "return_tensors"}
+# one plain name beside modules.json
+_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
 @dataclass(frozen=True)
@@ -27,60 +43,150 @@ class SentenceSettings:
     """How a checkpoint wants to be used; None where no file says anything.
 
     Attributes:
+        folder: where encoder and tokenizer lie below the checkpoint's directory; usually "".
         max_length: texts are cut after so many tokens, special ones included.
-        pooling: "mean", "cls", or the file's words for a way that minilm does not have.
+        pooling: "mean", "cls", or the names of other modes, joined by " + ".
+        include_prompt: whether the tokens of a prompt are pooled like the text's.
+        unit_length: whether the last module scales every vector to length 1.
+        lower_case: whether texts are lower-cased before they are tokenised.
+        prompts: texts to put before a text, by name.
+        default_prompt_name: which of them is used unless told.
     """
 
+    folder: str = ""
     max_length: int | None = None
     pooling: str | None = None
+    include_prompt: bool = True
+    unit_length: bool = False
+    lower_case: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
 
 
 def read_sentence_settings(directory: Path) -> SentenceSettings:
     """Reads the files, as far as they are there.
 
     Raises:
-        ConfigError: a file is damaged, a value has the wrong type, or the vectors go through a
-            module that minilm does not have.
+        ConfigError: a file is damaged, a value has the wrong type, or the vectors are made in a way
+            that minilm does not have.
     """
-    _check_modules(directory)
-    return SentenceSettings(_max_length(directory), _pooling(directory))
+    folders = _module_folders(directory)
+    folder = folders.get("Transformer", "")
+    pooling, include_prompt = _pooling(directory, folders.get("Pooling"))
+    max_length, lower_case = _transformer(directory / folder)
+    prompts, default = _prompts(directory / PROMPTS)
+    return SentenceSettings(
+        folder=folder,
+        max_length=max_length,
+        pooling=pooling,
+        include_prompt=include_prompt,
+        unit_length="Normalize" in folders,
+        lower_case=lower_case,
+        prompts=prompts,
+        default_prompt_name=default,
+    )
 
 
-def _check_modules(directory: Path) -> None:
-    """Raises ConfigError for a module such as Dense: leaving it out would give other vectors."""
+def _module_folders(directory: Path) -> dict[str, str]:
+    """Where each of the modules keeps its files.
+
+    Raises:
+        ConfigError: there is one that minilm does not have, such as Dense: leaving it out would
+            give other vectors.
+    """
     path = directory / MODULES
     if not path.exists():
-        return
+        return {}
     try:
         modules = parse_json(read_bytes(path, max_bytes=MAX_BYTES, error=ConfigError))
-        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
-    except (ValueError, TypeError, KeyError) as problem:
+        types = [str(module["type"]) for module in modules]
+        folders = [str(module.get("path") or "") for module in modules]
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise ConfigError(f"{path}: no list of modules with a type each ({problem}).") from problem
-    unknown = sorted(set(kinds) - set(KNOWN_MODULES))
-    if unknown:
+    kinds = [
+        name.rpartition(".")[2] if name.startswith("sentence_transformers.") else name
+        for name in types
+    ]
+    if unknown := sorted(set(kinds) - set(KNOWN_MODULES)):
         raise ConfigError(
             f"{path}: vectors of this model go through {', '.join(unknown)}, which minilm does not "
             f"have (only {', '.join(KNOWN_MODULES)}). Use minilm.load for the encoder alone."
         )
+    if kinds[:1] != ["Transformer"] or kinds != [name for name in KNOWN_MODULES if name in kinds]:
+        raise ConfigError(
+            f"{path}: the modules are {', '.join(kinds) or 'none'}; expected "
+            f"{', '.join(KNOWN_MODULES)}, in this order and once each."
+        )
+    for name in folders:
+        if name and not _FOLDER.fullmatch(name):
+            raise ConfigError(
+                f"{path}: {name!r:.200} is no folder of a module, such as '1_Pooling'."
+            )
+    return dict(zip(kinds, folders, strict=True))
 
 
-def _max_length(directory: Path) -> int | None:
-    path = directory / MAX_LENGTH
+def _transformer(folder: Path) -> tuple[int | None, bool]:
+    """Longest text in tokens, and whether texts are lower-cased."""
+    path = next((folder / name for name in TRANSFORMER if (folder / name).exists()), None)
+    if path is None:
+        return None, False
+    config = read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
+    task = config.get("transformer_task") or "feature-extraction"
+    output = _table(path, config, "modality_config", "text").get("method_output_name")
+    if task != "feature-extraction" or output not in (None, "last_hidden_state"):
+        raise ConfigError(
+            f"{path}: vectors of this model are made of {output or task!r}, expected the "
+            "last_hidden_state of feature-extraction. Use minilm.load for the model itself."
+        )
+    calls = _table(path, config, "processing_kwargs", "common")
+    calls |= _table(path, config, "processing_kwargs", "text")
+    unknown = sorted(calls.keys() - _HARMLESS - {"max_length"})
+    if unknown or calls.get("truncation") is False:
+        raise ConfigError(
+            f"{path}: processing_kwargs tells the tokenizer {', '.join(unknown) or 'not to cut'}, "
+            "which minilm does not do. Use minilm.Encoder(model, tokenizer) to leave it out."
+        )
+    lengths = [calls.get("max_length"), config.get("max_seq_length")]
+    for value in lengths:
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f"{path}: max_seq_length is {value!r}: expected a positive number.")
+    return lengths[0] or lengths[1], bool(config.get("do_lower_case"))
+
+
+def _table(path: Path, config: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The object that is reached by these keys; an empty one if nothing is there."""
+    for key in keys:
+        config = config.get(key) or {}
+        if not isinstance(config, dict):
+            raise ConfigError(f"{path}: {'.'.join(keys)}: expected objects, not {config!r:.200}.")
+    return config
+
+
+def _pooling(directory: Path, folder: str | None) -> tuple[str | None, bool]:
+    """The names of the modes, and whether the tokens of a prompt are pooled too."""
+    path = directory / (POOLING if folder is None else f"{folder}/config.json")
     if not path.exists():
-        return None
-    value = read_json(path, max_bytes=MAX_BYTES, error=ConfigError).get("max_seq_length")
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ConfigError(f"{path}: max_seq_length is {value!r}: expected a positive number.")
-    return value
+        return None, True
+    config = read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
+    modes = config.get("pooling_mode", [mode for key, mode in _SWITCHES.items() if config.get(key)])
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or not all(isinstance(mode, str) for mode in modes):
+        raise ConfigError(f"{path}: pooling_mode is {modes!r}: expected a name or a list of names.")
+    return " + ".join(modes) or None, config.get("include_prompt") is not False
 
 
-def _pooling(directory: Path) -> str | None:
-    path = directory / POOLING
+def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    """Prompts by name, and the name of the one that is used unless told."""
     if not path.exists():
-        return None
-    modes = [
-        _OWN_NAMES.get(key.removeprefix(_MODE), key)
-        for key, value in read_json(path, max_bytes=MAX_BYTES, error=ConfigError).items()
-        if key.startswith(_MODE) and value is True
-    ]
-    return " + ".join(modes) or None
+        return {}, None
+    config = read_json(path, max_bytes=MAX_BYTES, error=ConfigError)
+    prompts, default = _table(path, config, "prompts"), config.get("default_prompt_name")
+    if not all(isinstance(prompt, str | None) for prompt in prompts.values()):
+        raise ConfigError(f"{path}: prompts is {prompts!r:.200}: expected texts by name.")
+    prompts = {**NO_PROMPTS, **{name: prompt or "" for name, prompt in prompts.items()}}
+    if default is not None and not (isinstance(default, str) and default in prompts):
+        raise ConfigError(
+            f"{path}: default_prompt_name is {default!r:.200}, which is none of the prompts "
+            f"({', '.join(prompts)})."
+        )
+    return prompts, default

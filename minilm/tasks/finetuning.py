@@ -18,10 +18,10 @@ from minilm.checkpoints.file_names import TASK
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.json_file import json_bytes
 from minilm.compression.students import LayerChoice, init_student
-from minilm.config import AlbertConfig
+from minilm.config import AlbertConfig, EncoderConfig
 from minilm.data.records.base import Records, Skips
 from minilm.errors import InputError
-from minilm.loader import CLASSES, STEMS, find_class, load
+from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class, load_finetuned
 from minilm.models.pretrained import PretrainedModel
 from minilm.recipes.runs import Recipe, digest
 from minilm.tasks.catalogue import task_class
@@ -66,6 +66,8 @@ class FinetuningSettings:
             "sampling".
         freeze_embeddings: do not train the embeddings.
         freeze_layers: do not train so many layers from below.
+        resize_embeddings: give the model a new row for every token that the tokenizer has beyond
+            the model's vocabulary; otherwise such tokens are an error.
         options: of the task, such as `doc_stride` or `out_of_scope`.
         soft_targets: how to learn from a teacher.
         precision: None = bfloat16 where the hardware computes in it.
@@ -84,6 +86,7 @@ class FinetuningSettings:
     balance: Balance = "none"
     freeze_embeddings: bool = False
     freeze_layers: int = 0
+    resize_embeddings: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     soft_targets: SoftTargets = field(default_factory=SoftTargets)
     precision: Precision | None = None
@@ -202,7 +205,10 @@ def prepare(
         raise InputError("layers are those of a teacher: give one.")
     start = Path(resolve(model if model is not None else teacher))  # type: ignore[arg-type]
     tokenizer = Tokenizer.from_pretrained(start)
-    limit = _positions(start)
+    config = _read_config(start)
+    if not settings.resize_embeddings:
+        check_vocabulary(config, tokenizer)
+    limit = config.max_position_embeddings
     length = settings.max_length or min(MAX_LENGTH.get(task, MAX_LENGTH_OF_TEXTS), limit)
     if not 1 <= length <= limit:
         raise InputError(f"max_length is {length}: the model takes 1 to {limit} tokens.")
@@ -227,6 +233,8 @@ def prepare(
         else:
             assert instructor is not None
             network = _student(instructor, layers, made)
+        if tokenizer.vocab_size > network.config.vocab_size:
+            network.resize_token_embeddings(tokenizer.vocab_size)
     network.to(device)
     freeze(network, embeddings=settings.freeze_embeddings, layers=settings.freeze_layers)
     learner = TaskLearner(
@@ -323,16 +331,16 @@ def mean_and_deviation(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str,
         runs: scores of at least one run.
     """
     shared = [name for name in numbers_of(dict(runs[0])) if all(name in run for run in runs)]
-    found = {}
+    summary = {}
     for name in shared:
         values = [float(run[name]) for run in runs]
-        found[name] = {
+        summary[name] = {
             "mean": fmean(values),
             "deviation": stdev(values) if len(values) > 1 else 0.0,
             "lowest": min(values),
             "highest": max(values),
         }
-    return found
+    return summary
 
 
 class _Finish:
@@ -398,30 +406,33 @@ def _teacher(
     path: str | os.PathLike[str], task: Task[Any], tokenizer: Tokenizer
 ) -> PretrainedModel:
     directory = resolve(path)
-    model = load(directory)
+    model = load_finetuned(directory)
     if not type(model).__name__.endswith(task.head):
         raise InputError(
             f"The teacher {path} is a {type(model).__name__}, with no head for {task.name}: "
             "fine-tune it first."
         )
-    found = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    if task.labels and found != list(task.labels):
+    labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    if task.labels and labels != list(task.labels):
         raise InputError(
-            f"The teacher {path} has the labels {', '.join(found[:8])}, the training records "
+            f"The teacher {path} has the labels {', '.join(labels[:8])}, the training records "
             f"{', '.join(task.labels[:8])}: they must be the same, in the same order."
         )
-    own = Tokenizer.from_pretrained(directory).backend.get_vocab(with_added_tokens=True)
-    if own != tokenizer.backend.get_vocab(with_added_tokens=True):
+    teachers = Tokenizer.from_pretrained(directory)
+    check_vocabulary(model.config, teachers)
+    if teachers.backend.get_vocab(with_added_tokens=True) != tokenizer.backend.get_vocab(
+        with_added_tokens=True
+    ):
         raise InputError(f"The teacher {path} has another vocabulary than the student.")
     return model
 
 
-def _positions(directory: Path) -> int:
+def _read_config(directory: Path) -> EncoderConfig:
     from minilm.checkpoints.weights import open_directory
 
     data, weights = open_directory(directory)
     with weights:
-        return find_class(directory).config_class.from_dict(data).max_position_embeddings
+        return find_class(directory).config_class.from_dict(data)
 
 
 def _say_counts(
@@ -445,7 +456,7 @@ def _loop(
     data: TaskData,
     task: Task[Any],
     model: PretrainedModel,
-    judged: bool,
+    has_dev: bool,
 ) -> TrainingSettings:
     epochs = settings.epochs or own["epochs"]
     steps = sum(len(data.steps(epoch)) for epoch in range(epochs))
@@ -453,7 +464,7 @@ def _loop(
     warmup = own["warmup"] if settings.warmup is None else settings.warmup
     if not 0 <= warmup < 1:
         raise InputError(f"warmup is {warmup}: expected a share of all steps, from 0 to below 1.")
-    if not judged and (settings.patience or settings.select not in (None, "last")):
+    if not has_dev and (settings.patience or settings.select not in (None, "last")):
         raise InputError("select and patience need records to judge by: give dev records.")
     select = settings.select or task.metric
     rate = own["learning_rate"] if settings.learning_rate is None else settings.learning_rate
@@ -466,8 +477,8 @@ def _loop(
         "snapshot_every": an_epoch,
         "precision": settings.precision or best_precision(model.device),
         "seed": settings.seed,
-        "select": select if judged and select != "last" else None,
-        "patience": settings.patience if judged else None,
+        "select": select if has_dev and select != "last" else None,
+        "patience": settings.patience if has_dev else None,
         "log_every": 10,
     }
     return TrainingSettings(**{**fields, **settings.loop})

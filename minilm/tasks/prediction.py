@@ -13,7 +13,7 @@ import torch
 from minilm.checkpoints.hub import resolve
 from minilm.data.records.base import Policy, Records, Skips
 from minilm.errors import DataError, InputError
-from minilm.loader import load
+from minilm.loader import check_vocabulary, load_finetuned
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.catalogue import task_of
 from minilm.tasks.learning import batches
@@ -32,6 +32,9 @@ class Predictor:
         tokenizer: the model's.
         task: see `minilm.tasks`.
 
+    Raises:
+        InputError: the tokenizer has more tokens than the model.
+
     Example:
         >>> predictor = minilm.Predictor.from_pretrained("spam-filter")
         >>> predictor("Free entry in a weekly competition!")["label"]
@@ -39,6 +42,7 @@ class Predictor:
     """
 
     def __init__(self, model: PretrainedModel, tokenizer: Tokenizer, task: Task[Any]) -> None:
+        check_vocabulary(model.config, tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.task = task
@@ -59,10 +63,11 @@ class Predictor:
             device: where the model runs.
 
         Raises:
-            MinilmError: a file is missing, damaged or unsupported, or there is no head.
+            MinilmError: a file is missing, damaged or unsupported, or there is no head, or not all
+                of it.
         """
         directory = resolve(path_or_repo)
-        model = load(directory, dtype=dtype, device=device)
+        model = load_finetuned(directory, dtype=dtype, device=device)
         return cls(model, Tokenizer.from_pretrained(directory), task_of(directory, model))
 
     def __call__(self, text: str, pair: str | None = None) -> Prediction:
@@ -135,10 +140,10 @@ class Predictor:
                     if policy == "raise":
                         raise
                     problems[number] = str(problem)
-            found = iter(self._decode(examples)[0])
+            predictions = iter(self._decode(examples)[0])
             for number in range(len(chunk)):
                 wrong = problems.get(number)
-                yield chunk[number], next(found) if wrong is None else {"error": wrong}
+                yield chunk[number], next(predictions) if wrong is None else {"error": wrong}
 
     def evaluate(
         self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None
@@ -169,13 +174,13 @@ class Predictor:
     @torch.inference_mode()
     def outputs(self, samples: Sequence[Sample]) -> list[Floats]:
         """What the model gives for samples, in their order."""
-        found: list[Floats] = [np.zeros(0, np.float32)] * len(samples)
+        results: list[Floats] = [np.zeros(0, np.float32)] * len(samples)
         for batch in batches(self.task, samples, TOKENS_PER_BATCH):
             moved = batch.to(self.model.device)
             logits = self.task.logits(self.model, moved)
             for number, output in zip(batch.samples, self.task.outputs(logits, moved), strict=True):
-                found[number] = output
-        return found
+                results[number] = output
+        return results
 
 
 def _chunks(records: Iterable[Mapping[str, Any]]) -> Iterator[Records]:
