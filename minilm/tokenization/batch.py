@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import UserDict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from minilm.errors import InputError
 Integers: TypeAlias = npt.NDArray[np.int64]
 TensorType: TypeAlias = Literal["pt", "np"] | None
 Padding: TypeAlias = Literal["longest", "max_length", "do_not_pad"]
-Item = TypeVar("Item")
 
 
 class Row(Protocol):
@@ -34,11 +33,19 @@ class Row(Protocol):
     def word_ids(self) -> list[int | None]: ...
 
 
-class PerText(list[list[Item]]):
-    """One list per text: `batch.word_ids[i]`, or `batch.word_ids(i)` as in transformers."""
+class PerText(list[list[int | None]]):
+    """One list per text, `batch.word_ids[i]`, and as in transformers `batch.word_ids(i)`.
 
-    def __call__(self, batch_index: int = 0) -> list[Item]:
-        return self[batch_index]
+    The call gives None at padding, too, so that its result is as long as a row of `input_ids`.
+    """
+
+    def __init__(self, rows: Iterable[list[int | None]], width: int) -> None:
+        super().__init__(rows)
+        self._width = width
+
+    def __call__(self, batch_index: int = 0) -> list[int | None]:
+        row = self[batch_index]
+        return row + [None] * (self._width - len(row))
 
 
 class Batch(UserDict[str, Any]):
@@ -60,9 +67,12 @@ class Batch(UserDict[str, Any]):
         rows: Sequence[Row] = (),
         truncated: Sequence[int] = (),
         has_offsets: bool = False,
+        width: int = 0,
     ) -> None:
-        super().__init__(tensors)
+        super().__init__()
+        self.data.update(tensors or {})
         self._rows = rows
+        self._width = width
         self._has_offsets = has_offsets
         self.truncated = list(truncated)
 
@@ -87,10 +97,10 @@ class Batch(UserDict[str, Any]):
             else value
             for name, value in self.items()
         }
-        return Batch(moved, self._rows, self.truncated, self._has_offsets)
+        return Batch(moved, self._rows, self.truncated, self._has_offsets, self._width)
 
     @property
-    def offsets(self) -> PerText[tuple[int, int]]:
+    def offsets(self) -> list[list[tuple[int, int]]]:
         """For every text, its tokens' (start, end) in characters of the original string.
 
         In a pair each token counts in its own string (see `sequence_ids`), and in a text that came
@@ -98,18 +108,18 @@ class Batch(UserDict[str, Any]):
         for padding.
         """
         self._need_offsets("offsets")
-        return PerText(row.offsets for row in self._rows)
+        return [row.offsets for row in self._rows]
 
     @property
-    def word_ids(self) -> PerText[int | None]:
+    def word_ids(self) -> PerText:
         """For every text, the index of the word each token belongs to; None for special tokens."""
         self._need_offsets("word_ids")
-        return PerText(row.word_ids for row in self._rows)
+        return PerText((row.word_ids for row in self._rows), self._width)
 
     @property
-    def sequence_ids(self) -> PerText[int | None]:
+    def sequence_ids(self) -> PerText:
         """For every text, 0 or 1 for tokens of its first or second part, None for special ones."""
-        return PerText(row.sequence_ids for row in self._rows)
+        return PerText((row.sequence_ids for row in self._rows), self._width)
 
     def _need_offsets(self, name: str) -> None:
         if not self._has_offsets:
@@ -161,7 +171,7 @@ def padded(
         lengths: (B,) tokens in each row.
         fill: name to what stands at padding; 0 for a name that is absent.
         padding: up to the longest row, up to `max_length`, or not at all.
-        max_length: the length for "max_length".
+        max_length: the length for "max_length", else None.
         multiple: what the length is rounded up to a multiple of.
 
     Returns:
@@ -171,26 +181,27 @@ def padded(
     Raises:
         InputError: a row is longer than `max_length`.
     """
-    longest = int(lengths.max())
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    width = longest if max_length is None else max_length
     if padding == "do_not_pad":
-        if int(lengths.min()) < longest:
+        if shortest < longest:
             ends = lengths.cumsum()[:-1]
             return {name: np.split(values, ends) for name, values in columns.items()}
         width = longest
-    else:
-        width = longest if padding == "longest" or max_length is None else max_length
-        if multiple is not None:
-            width = -(-width // multiple) * multiple
+    elif multiple is not None:
+        width = -(-width // multiple) * multiple
     if longest > width:
         raise InputError(
             f"Text {int(lengths.argmax())} has {longest} tokens, more than max_length, {width}. "
             "Give truncation=True, or a larger max_length."
         )
+    shape = (len(lengths), width)
+    if shortest == width:
+        return {name: values.reshape(shape + values.shape[1:]) for name, values in columns.items()}
     attended = np.arange(width) < lengths[:, None]  # (B, S)
     arrays = {}
     for name, values in columns.items():
-        shape = (*attended.shape, *values.shape[1:])
-        arrays[name] = np.full(shape, fill.get(name, 0), values.dtype)
+        arrays[name] = np.full(shape + values.shape[1:], fill.get(name, 0), values.dtype)
         arrays[name][attended] = values
     return arrays
 
@@ -242,14 +253,11 @@ def pad_features(
         InputError: there is nothing to pad, or the features do not fit together.
     """
     entries = _columns(features)
-    ids = entries.get("input_ids")
-    if not ids or "lengths" in entries:
+    if not entries.get("input_ids") or "lengths" in entries:
         raise InputError(
             f"pad takes encoded texts with input_ids, not {', '.join(entries) or 'nothing'}"
             f"{' of a packed batch' if 'lengths' in entries else ''}."
         )
-    if np.ndim(ids[0]) == 0:  # one text
-        entries = {name: [value] for name, value in entries.items()}
     tokens = {name: _rows(name, entries.pop(name)) for name in _PER_TOKEN if name in entries}
     lengths = np.array([len(row) for row in tokens["input_ids"]], np.int64)
     if not with_mask:
@@ -273,13 +281,16 @@ def pad_features(
 def _columns(features: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Name to its values in all texts."""
     if isinstance(features, Mapping):
-        return {name: list(values) for name, values in features.items()}
-    names = list(features[0]) if len(features) else []
+        ids = features.get("input_ids", ())
+        if "lengths" in features or (len(ids) and np.ndim(ids[0]) > 0):
+            return {name: list(values) for name, values in features.items()}
+        features = [features]  # one text
     for index, feature in enumerate(features):
-        if set(feature) != set(names):
+        if not isinstance(feature, Mapping) or set(feature) != set(features[0]):
             raise InputError(
-                f"Text {index} has {', '.join(feature)}, but text 0 has {', '.join(names)}."
+                f"Text {index} must be a mapping with the entries of text 0, not {feature!r:.60}."
             )
+    names = list(features[0]) if features else []
     return {name: [feature[name] for feature in features] for name in names}
 
 

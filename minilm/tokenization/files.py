@@ -251,7 +251,9 @@ def _from_spiece_model(path: Path, settings: dict[str, Any]) -> _Read:
     comma ("▁2010,") is split again. As in the tokenizer.json files that are published with ALBERT,
     such pieces are made too expensive here to be ever chosen, so that a directory gives the same
     ids with and without a tokenizer.json.
-    Differs from Hugging Face: transformers 5 leaves this rule out when it reads spiece.model.
+    Differs from Hugging Face: transformers 5, when it reads spiece.model, leaves this rule out,
+    splits text at the user-defined pieces (a dot, say), so that "a.b" gets a "▁" before the b, and
+    passes over `additional_special_tokens` of special_tokens_map.json.
     """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers

@@ -382,7 +382,7 @@ class Tokenizer:
         if layout == "packed":
             entries["lengths"] = lengths
         elif return_attention_mask is not False:
-            entries["attention_mask"] = np.ones_like(ids)
+            entries["attention_mask"] = np.ones(len(ids), np.int64)
         if return_token_type_ids is not False:
             entries["token_type_ids"] = type_ids
         if return_special_tokens_mask:
@@ -391,6 +391,7 @@ class Tokenizer:
         if return_offsets_mapping:
             offsets = [np.array(row.offsets, np.int64).reshape(-1, 2) for row in rows]
             entries["offset_mapping"] = np.concatenate(offsets)
+        width = 0
         if layout == "packed":
             if return_attention_mask or padding or pad_to_multiple_of is not None:
                 raise InputError(
@@ -408,10 +409,12 @@ class Tokenizer:
                 max_length=self._padded_length(max_length) if how == "max_length" else None,
                 multiple=pad_to_multiple_of,
             )
+            if isinstance(entries["input_ids"], np.ndarray):
+                width = entries["input_ids"].shape[1]
         entries = {name: convert(name, value, return_tensors) for name, value in entries.items()}
         if return_tensors is None and single and layout == "padded":
             entries = {name: value[0] for name, value in entries.items()}
-        return Batch(entries, rows, truncated, options.offsets)
+        return Batch(entries, rows, truncated, options.offsets, width)
 
     def encode(self, text: Texts, text_pair: Texts | None = None, **options: Any) -> Any:
         """The ids of a text or pair, a list of integers.
@@ -826,14 +829,17 @@ def _refuse(other: Mapping[str, object]) -> None:
 
 def _word_lists(name: str, texts: Any) -> tuple[list[list[str]], bool]:
     """Lists of words, at least one, and whether it was a single one."""
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise InputError(
-            f"{name} must be a list of words, or several, with is_split_into_words=True, not "
-            f"{type(texts).__name__}."
-        )
-    items = list(texts)
-    single = bool(items) and isinstance(items[0], str)
-    return [_strings(name, words)[0] for words in ([items] if single else items)], single
+    single = isinstance(texts, list | tuple) and all(isinstance(word, str) for word in texts)
+    lists = [texts] if single else texts
+    if not isinstance(lists, Iterable) or isinstance(lists, str):
+        raise InputError(f"{name} must be a list of words, or several, not {texts!r:.60}.")
+    words = [list(text) if isinstance(text, list | tuple) else text for text in lists]
+    for index, text in enumerate(words):
+        if not isinstance(text, list) or not all(isinstance(word, str) for word in text):
+            raise InputError(f"{name}[{index}] must be a list of words, not {text!r:.60}.")
+    if not texts:
+        raise InputError(f"{name} is empty; give at least one word.")
+    return words, single
 
 
 def _strings(name: str, texts: Any) -> tuple[list[str], bool]:
