@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -15,7 +16,7 @@ from minilm.errors import InputError
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 TensorType: TypeAlias = Literal["pt", "np"] | None
-Padding: TypeAlias = Literal["longest", "max_length", "do_not_pad"]
+Strategy: TypeAlias = Literal["longest", "max_length", "do_not_pad"]
 
 
 class Row(Protocol):
@@ -126,20 +127,52 @@ class Batch(UserDict[str, Any]):
             raise InputError(f"batch.{name} needs tokenizer(..., return_offsets=True).")
 
 
-def flatten(rows: Sequence[Row]) -> tuple[Integers, Integers, Integers]:
-    """Lengths (B,), ids (T,) and token types (T,); far faster than tensors of nested lists."""
+def columns(rows: Sequence[Row], asked: Mapping[str, bool]) -> tuple[Integers, dict[str, Integers]]:
+    """The values of all tokens, row after row; far faster than tensors of nested lists.
+
+    Args:
+        rows: the encoded texts.
+        asked: the names of the columns besides `input_ids`, and whether each is wanted.
+
+    Returns:
+        The lengths of the rows, (B,), and name to values (T, ...).
+    """
     ids = [row.ids for row in rows]
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
     total = int(lengths.sum())
-    type_ids = chain.from_iterable(row.type_ids for row in rows)
-    return (
-        lengths,
-        np.fromiter(chain.from_iterable(ids), np.int64, total),
-        np.fromiter(type_ids, np.int64, total),
-    )
+    values = {"input_ids": np.fromiter(chain.from_iterable(ids), np.int64, total)}
+    if asked["lengths"]:
+        values["lengths"] = lengths
+    if asked["attention_mask"]:
+        values["attention_mask"] = np.ones(total, np.int64)
+    if asked["token_type_ids"]:
+        type_ids = chain.from_iterable(row.type_ids for row in rows)
+        values["token_type_ids"] = np.fromiter(type_ids, np.int64, total)
+    if asked["special_tokens_mask"]:
+        special = (which is None for row in rows for which in row.sequence_ids)
+        values["special_tokens_mask"] = np.fromiter(special, np.int64, total)
+    if asked["offset_mapping"]:
+        ends = chain.from_iterable(offset for row in rows for offset in row.offsets)
+        values["offset_mapping"] = np.fromiter(ends, np.int64, 2 * total).reshape(total, 2)
+    return lengths, values
 
 
-def padding_strategy(padding: object) -> Padding:
+@dataclass(frozen=True)
+class Padding:
+    """How rows are padded.
+
+    Attributes:
+        pad: False leaves rows as long as they are.
+        length: pad to this length; None is the longest row.
+        multiple: what the length is rounded up to a multiple of.
+    """
+
+    pad: bool = True
+    length: int | None = None
+    multiple: int | None = None
+
+
+def padding_strategy(padding: object) -> Strategy:
     """`padding` as transformers takes it, by its full name.
 
     Raises:
@@ -156,40 +189,30 @@ def padding_strategy(padding: object) -> Padding:
 
 
 def padded(
-    columns: Mapping[str, Integers],
-    lengths: Integers,
-    fill: Mapping[str, int],
-    *,
-    padding: Padding,
-    max_length: int | None,
-    multiple: int | None,
+    columns: Mapping[str, Integers], lengths: Integers, padding: Padding, fill: Mapping[str, int]
 ) -> dict[str, Any]:
     """Rows of tokens, padded on the right.
 
     Args:
         columns: name to values (T, ...) of all rows, one after the other.
         lengths: (B,) tokens in each row.
+        padding: up to which length.
         fill: name to what stands at padding; 0 for a name that is absent.
-        padding: up to the longest row, up to `max_length`, or not at all.
-        max_length: the length for "max_length", else None.
-        multiple: what the length is rounded up to a multiple of.
 
     Returns:
-        Name to array (B, S, ...); with "do_not_pad" and rows of several lengths, to a list of (S,
-        ...) arrays.
+        Name to array (B, S, ...); without padding and with rows of several lengths, to a list of
+        (S, ...) arrays.
 
     Raises:
-        InputError: a row is longer than `max_length`.
+        InputError: a row is longer than `padding.length`.
     """
     shortest, longest = int(lengths.min()), int(lengths.max())
-    width = longest if max_length is None else max_length
-    if padding == "do_not_pad":
-        if shortest < longest:
-            ends = lengths.cumsum()[:-1]
-            return {name: np.split(values, ends) for name, values in columns.items()}
-        width = longest
-    elif multiple is not None:
-        width = -(-width // multiple) * multiple
+    if not padding.pad and shortest < longest:
+        ends = lengths.cumsum()[:-1]
+        return {name: np.split(values, ends) for name, values in columns.items()}
+    width = longest if padding.length is None else padding.length
+    if padding.multiple is not None:
+        width = -(-width // padding.multiple) * padding.multiple
     if longest > width:
         raise InputError(
             f"Text {int(lengths.argmax())} has {longest} tokens, more than max_length, {width}. "
@@ -239,11 +262,9 @@ _PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_m
 
 def pad_features(
     features: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    padding: Padding,
     fill: Mapping[str, int],
     *,
-    padding: Padding,
-    max_length: int | None,
-    multiple: int | None,
     with_mask: bool,
     tensor_type: TensorType,
 ) -> Batch:
@@ -252,7 +273,7 @@ def pad_features(
     Raises:
         InputError: there is nothing to pad, or the features do not fit together.
     """
-    entries = _columns(features)
+    entries = _by_name(features)
     if not entries.get("input_ids") or "lengths" in entries:
         raise InputError(
             f"pad takes encoded texts with input_ids, not {', '.join(entries) or 'nothing'}"
@@ -268,17 +289,12 @@ def pad_features(
         if [len(row) for row in rows] != lengths.tolist():
             raise InputError(f"{name} must have as many values as input_ids in every text.")
     arrays = padded(
-        {name: np.concatenate(rows) for name, rows in tokens.items()},
-        lengths,
-        fill,
-        padding=padding,
-        max_length=max_length,
-        multiple=multiple,
+        {name: np.concatenate(rows) for name, rows in tokens.items()}, lengths, padding, fill
     )
     return Batch({k: convert(k, v, tensor_type) for k, v in {**arrays, **entries}.items()})
 
 
-def _columns(features: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _by_name(features: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Name to its values in all texts."""
     if isinstance(features, Mapping):
         ids = features.get("input_ids", ())

@@ -21,10 +21,11 @@ from minilm.errors import CheckpointError, InputError, MinilmError, TokenizerFil
 from minilm.tokenization.batch import (
     Batch as Batch,
     Integers,
+    Padding,
     Row,
     TensorType,
+    columns,
     convert,
-    flatten,
     pad_features,
     padded,
     padding_strategy,
@@ -73,19 +74,18 @@ class Joined(NamedTuple):
     starts: tuple[int, int]
 
 
+_WINDOWS = "cut windows with tokenizer.pieces, and put them together with tokenizer.join"
+
 # argument of transformers -> the values that are accepted, and what to do about others
 _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
-    "return_overflowing_tokens": (
-        (None, False),
-        "Cut windows yourself with tokenizer.pieces and tokenizer.join",
-    ),
-    "stride": ((None, 0), "Cut windows yourself with tokenizer.pieces and tokenizer.join"),
+    "return_overflowing_tokens": ((None, False), _WINDOWS),
+    "stride": ((None, 0), _WINDOWS),
     "padding_side": ((None, "right"), "minilm pads on the right"),
     "truncation_side": ((None, "right"), "minilm cuts at the end of a text"),
     "split_special_tokens": ((None, False), "minilm keeps special tokens in one piece"),
     "clean_up_tokenization_spaces": (
         (None, False),
-        "minilm leaves the decoder's spaces as they are",
+        "minilm keeps the spaces of the decoder",
     ),
     "return_length": ((None, False), 'batch["attention_mask"].sum(1) gives the lengths'),
     "verbose": ((None, False, True), ""),
@@ -356,6 +356,13 @@ class Tokenizer:
             raise InputError(f'layout must be "padded" or "packed", not {layout!r}.')
         if return_tensors not in ("pt", "np", None):
             raise InputError(f'return_tensors must be "pt", "np" or None, not {return_tensors!r}.')
+        if layout == "packed" and (
+            return_attention_mask or padding or pad_to_multiple_of is not None
+        ):
+            raise InputError(
+                'layout="packed" has lengths instead of padding and attention_mask; leave out '
+                "padding, pad_to_multiple_of and return_attention_mask."
+            )
         read = _word_lists if is_split_into_words else _strings
         firsts, single = read("texts", texts)
         seconds = None if pairs is None else read("pairs", pairs)[0]
@@ -377,40 +384,21 @@ class Tokenizer:
         else:
             rows = self._encode(firsts, options)
 
-        lengths, ids, type_ids = flatten(rows)
-        entries: dict[str, Any] = {"input_ids": ids}
-        if layout == "packed":
-            entries["lengths"] = lengths
-        elif return_attention_mask is not False:
-            entries["attention_mask"] = np.ones(len(ids), np.int64)
-        if return_token_type_ids is not False:
-            entries["token_type_ids"] = type_ids
-        if return_special_tokens_mask:
-            masks = [np.array([i is None for i in row.sequence_ids], np.int64) for row in rows]
-            entries["special_tokens_mask"] = np.concatenate(masks)
-        if return_offsets_mapping:
-            offsets = [np.array(row.offsets, np.int64).reshape(-1, 2) for row in rows]
-            entries["offset_mapping"] = np.concatenate(offsets)
+        asked = {
+            "attention_mask": layout == "padded" and return_attention_mask is not False,
+            "lengths": layout == "packed",
+            "token_type_ids": return_token_type_ids is not False,
+            "special_tokens_mask": return_special_tokens_mask,
+            "offset_mapping": return_offsets_mapping,
+        }
+        lengths, entries = columns(rows, asked)
         width = 0
-        if layout == "packed":
-            if return_attention_mask or padding or pad_to_multiple_of is not None:
-                raise InputError(
-                    'layout="packed" has lengths instead of padding and attention_mask; leave out '
-                    "padding, pad_to_multiple_of and return_attention_mask."
-                )
-        else:
+        if layout == "padded":
             if padding is None:
                 padding = return_tensors is not None
-            entries = padded(
-                entries,
-                lengths,
-                self._fill(),
-                padding=(how := padding_strategy(padding)),
-                max_length=self._padded_length(max_length) if how == "max_length" else None,
-                multiple=pad_to_multiple_of,
-            )
-            if isinstance(entries["input_ids"], np.ndarray):
-                width = entries["input_ids"].shape[1]
+            how = self._padding(padding, max_length, pad_to_multiple_of)
+            entries = padded(entries, lengths, how, self._fill())
+            width = 0 if isinstance(entries["input_ids"], list) else entries["input_ids"].shape[1]
         entries = {name: convert(name, value, return_tensors) for name, value in entries.items()}
         if return_tensors is None and single and layout == "padded":
             entries = {name: value[0] for name, value in entries.items()}
@@ -451,13 +439,10 @@ class Tokenizer:
                 `max_length`.
         """
         _refuse(other)
-        how = padding_strategy(padding)
         return pad_features(
             encoded_inputs,
+            self._padding(padding, max_length, pad_to_multiple_of),
             self._fill(),
-            padding=how,
-            max_length=self._padded_length(max_length) if how == "max_length" else None,
-            multiple=pad_to_multiple_of,
             with_mask=return_attention_mask is not False,
             tensor_type=return_tensors,
         )
@@ -722,13 +707,20 @@ class Tokenizer:
             )
         return strategy, limit
 
-    def _padded_length(self, max_length: int | None) -> int:
+    def _padding(
+        self, padding: bool | str, max_length: int | None, multiple: int | None
+    ) -> Padding:
+        strategy = padding_strategy(padding)
+        if strategy == "do_not_pad":
+            return Padding(False)
+        if strategy == "longest":
+            return Padding(True, None, multiple)
         length = self.model_max_length if max_length is None else max_length
         if length is None:
             raise InputError(
                 'padding="max_length" needs max_length: this tokenizer has no model_max_length.'
             )
-        return length
+        return Padding(True, length, multiple)
 
     def _fill(self) -> dict[str, int]:
         """What stands at padding in each entry that is not 0 there."""
