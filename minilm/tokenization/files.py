@@ -178,18 +178,18 @@ def complete(
 def _find_special_tokens(
     backend: tokenizers.Tokenizer, named: Mapping[str, str], source: str
 ) -> dict[str, str]:
-    found = {}
+    tokens = {}
     for role, customary in _CUSTOMARY.items():
         candidates = (named[role],) if role in named else customary
         token = next((t for t in candidates if backend.token_to_id(t) is not None), None)
         if token is not None:
-            found[role] = token
+            tokens[role] = token
         elif role != "mask":  # not needed until someone asks for it
             raise TokenizerFileError(
                 f"{source}: the {role} token ({' or '.join(candidates)}) is not in the vocabulary. "
                 f"Name the right one as {role}_token in {_SETTINGS}."
             )
-    return found
+    return tokens
 
 
 def _from_tokenizer_json(path: Path, settings: dict[str, Any]) -> _Read:
@@ -213,11 +213,11 @@ def _from_tokenizer_json(path: Path, settings: dict[str, Any]) -> _Read:
 
 
 def _from_vocab_txt(path: Path, settings: dict[str, Any]) -> _Read:
-    """WordPiece, in the way of BERT.
+    """WordPiece with BERT's basic tokenizer.
 
-    Without `do_lower_case` in tokenizer_config.json the vocabulary decides: one that has single
+    Without `do_lower_case` in tokenizer_config.json the vocabulary decides: one with single
     capital letters among its tokens can spell upper-case words and is cased. (Hugging Face's rule
-    would be to lower-case always, which makes [UNK] of most of a cased vocabulary's text.)
+    is to lower-case always, which turns most text into [UNK] when the vocabulary is cased.)
     """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers

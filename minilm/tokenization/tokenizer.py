@@ -102,8 +102,8 @@ class Tokenizer:
     long as none of them adds tokens.
 
     Args:
-        backend: the tokenizer to wrap; it is completed in place with what `from_pretrained` also
-            sees to: special tokens recognised in text, `[CLS] A [SEP] B [SEP]` if it has no
+        backend: the tokenizer to wrap; it is completed in place with what `from_pretrained`
+            ensures as well: special tokens recognised in text, `[CLS] A [SEP] B [SEP]` if it has no
             template, its own truncation and padding off.
         special_tokens: role ("cls", "sep", "pad", "unk", "mask") to token; the customary spellings
             ([CLS] [SEP] [PAD] [UNK] [MASK], <pad> <unk>) are found without.
@@ -518,8 +518,8 @@ class Tokenizer:
         """
         encodings = self._encode(_strings("texts", texts)[0], _Options(special_tokens=False))
         return [
-            Pieces(np.array(found.ids, np.int64), np.array(found.offsets, np.int64).reshape(-1, 2))
-            for found in encodings
+            Pieces(np.array(text.ids, np.int64), np.array(text.offsets, np.int64).reshape(-1, 2))
+            for text in encodings
         ]
 
     def join(self, first: Integers, second: Integers | None = None) -> Joined:
@@ -803,8 +803,8 @@ def _one(name: str, value: Texts | None, other: dict[str, Any]) -> Texts | None:
     theirs = {"texts": "text", "pairs": "text_pair"}[name]
     if value is not None and other.get(theirs) is not None:
         raise InputError(f"{name} and {theirs} are the same argument; give one of them.")
-    found: Texts | None = other.pop(theirs, None)
-    return found if value is None else value
+    alias: Texts | None = other.pop(theirs, None)
+    return alias if value is None else value
 
 
 def _refuse(other: Mapping[str, object]) -> None:
