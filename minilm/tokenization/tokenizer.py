@@ -671,7 +671,7 @@ class Tokenizer:
         settings: dict[str, object] = {**self.special_tokens_map}
         # the class of transformers that takes tokenizer.json as it is
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+        settings["model_input_names"] = self.model_input_names
         if self.model_max_length is not None:
             settings["model_max_length"] = self.model_max_length
         with guarded(MinilmError, "save_pretrained"):
