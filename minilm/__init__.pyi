@@ -73,10 +73,8 @@ from .tasks.finetuning import (
 )
 from .tasks.learning import SoftTargets as SoftTargets
 from .tasks.prediction import Predictor as Predictor
-from .tokenization.tokenizer import (
-    Batch as Batch,
-    Tokenizer as Tokenizer,
-)
+from .tokenization.batch import Batch as Batch
+from .tokenization.tokenizer import Tokenizer as Tokenizer
 from .tokenization.training import train_tokenizer as train_tokenizer
 from .training.lamb import Lamb as Lamb
 from .training.optimiser import parameter_groups as parameter_groups

@@ -6,9 +6,8 @@ import base64
 import json
 import os
 import pickle
-import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,20 @@ from minilm import (
     MinilmError,
     Tokenizer,
     TokenizerFileError,
-    sentencepiece_file,
-    tokenizer_files,
 )
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+from minilm.tokenization import files, sentencepiece
+from tokenizer_files import (
+    NORMAL,
+    PIECES,
+    SPECIAL,
+    UNKNOWN,
+    charsmap,
+    description,
+    spiece,
+    unigram,
+    wordpiece,
+    write_json,
+)
 
 # the vocabulary of transformers' tests/models/bert/test_tokenization_bert.py
 TOY = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "want", "##want", "##ed", "wa", "un", "runn"]
@@ -57,148 +65,7 @@ HARD_LINES = [
 ]
 
 
-# ----------------------------------------------------------------------------- building tokenizers
-
-
-def write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def wordpiece(directory: Path, tokens: Sequence[str], **settings: object) -> Tokenizer:
-    """A tokenizer from a vocab.txt, with `settings` as its tokenizer_config.json."""
-    directory.mkdir(exist_ok=True)
-    (directory / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    if settings:
-        write_json(directory / "tokenizer_config.json", settings)
-    return Tokenizer.from_pretrained(directory)
-
-
-def message_field(number: int, value: bytes | int | float) -> bytes:
-    """One field of a protocol buffer."""
-    if isinstance(value, float):
-        return varint(number << 3 | 5) + struct.pack("<f", value)
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def varint(value: int) -> bytes:
-    data = b""
-    while value > 127:
-        data += bytes([value & 127 | 128])
-        value >>= 7
-    return data + bytes([value])
-
-
-NORMAL, UNKNOWN, CONTROL, USER = 1, 2, 3, 4
-PIECES: list[tuple[str, float, int]] = [
-    ("<pad>", 0.0, CONTROL),
-    ("<unk>", 0.0, UNKNOWN),
-    ("[CLS]", 0.0, CONTROL),
-    ("[SEP]", 0.0, CONTROL),
-    ("[MASK]", 0.0, CONTROL),
-    ('"', 0.0, USER),
-    (".", 0.0, USER),
-    ("▁", -2.0, NORMAL),
-    (",", -3.0, NORMAL),
-    ("▁the", -3.5, NORMAL),
-    ("▁in", -4.0, NORMAL),
-    ("▁test", -5.0, NORMAL),
-    ("test", -5.5, NORMAL),
-    ("▁2010,", -6.0, NORMAL),
-    ("▁9", -6.5, NORMAL),
-    ("▁2010", -7.0, NORMAL),
-    ("2000,", -7.0, NORMAL),
-    ("2000", -7.5, NORMAL),
-    ("▁false", -8.0, NORMAL),
-    ("▁fal", -8.5, NORMAL),
-    ("▁snow", -9.0, NORMAL),
-    *((letter, -10.0 - i / 8, NORMAL) for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz")),
-]
-
-
-def charsmap(replacements: Mapping[str, str], size: int | None = None) -> bytes:
-    """sentencepiece's compiled normalisation: a double-array trie over bytes, then the results.
-
-    Every node gets 256 units of its own, which is wasteful and easy to see through. `size` cuts the
-    trie, which damages it.
-    """
-    trie, results = [0] * 256, b""
-    bases = {b"": 256}  # node -> where its children begin
-    trie[0] = 256 << 10
-    trie += [0] * 256
-    for source, target in replacements.items():
-        key = source.encode()
-        for end in range(1, len(key) + 1):
-            node = key[:end]
-            if node in bases:
-                continue
-            bases[node] = len(trie)
-            position = bases[key[: end - 1]] ^ key[end - 1]
-            trie += [0] * 256
-            trie[position] = (position ^ bases[node]) << 10 | key[end - 1]
-            if node == key:
-                trie[position] |= 1 << 8
-                trie[bases[node]] = len(results) | 1 << 31
-        results += target.encode() + b"\0"
-    units = struct.pack(f"<{len(trie)}I", *trie)[: None if size is None else 4 * size]
-    return struct.pack("<I", len(units)) + units + results
-
-
-def spiece(
-    pieces: Sequence[tuple[str | bytes, float, int]] = PIECES,
-    *,
-    compiled: bytes | None = charsmap({"☃": "snow"}),
-    model_type: int = 1,
-    vocab_size: int | None = None,
-    switches: Mapping[int, int] | None = None,
-) -> bytes:
-    """The bytes of a sentencepiece model."""
-    data = b""
-    for piece, score, kind in pieces:
-        text = piece.encode() if isinstance(piece, str) else piece
-        entry = message_field(1, text) + message_field(2, score) + message_field(3, kind)
-        data += message_field(1, entry)
-    trainer = message_field(3, model_type)
-    trainer += message_field(4, len(pieces) if vocab_size is None else vocab_size)
-    data += message_field(2, trainer)
-    normalizer = message_field(1, b"nmt_nfkc")
-    if compiled is not None:
-        normalizer += message_field(2, compiled)
-    for number, value in (switches or {}).items():
-        normalizer += message_field(number, value)
-    return data + message_field(3, normalizer)
-
-
-def unigram(directory: Path, data: bytes | None = None, **settings: object) -> Tokenizer:
-    """A tokenizer from a spiece.model, with `settings` as its tokenizer_config.json."""
-    directory.mkdir(exist_ok=True)
-    (directory / "spiece.model").write_bytes(spiece() if data is None else data)
-    if settings:
-        write_json(directory / "tokenizer_config.json", settings)
-    return Tokenizer.from_pretrained(directory)
-
-
-def description(**changes: object) -> dict[str, Any]:
-    """A small valid tokenizer.json."""
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL, "a", "b"])}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": None,
-        "decoder": None,
-        "model": {
-            "type": "WordPiece",
-            "unk_token": "[UNK]",
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100,
-            "vocab": vocabulary,
-        },
-    } | changes
+# ------------------------------------------------------------------------------------------ reading
 
 
 def rows(batch: Mapping[str, torch.Tensor], name: str = "input_ids") -> list[list[int]]:
@@ -581,13 +448,6 @@ def test_special_tokens_by_name(tmp_path: Path, file: str, as_object: bool) -> N
     assert rows(tokenizer("a", "a")) == [[0, 5, 1, 5, 1]]
 
 
-def test_settings_come_before_the_map(tmp_path: Path) -> None:
-    write_json(tmp_path / "special_tokens_map.json", {"mask_token": "a", "pad_token": "[PAD]"})
-    tokenizer = wordpiece(tmp_path, [*SPECIAL, "a"], mask_token="[MASK]", pad_token=None)
-    assert tokenizer.mask_token == "[MASK]"
-    assert tokenizer.pad_token == "[PAD]"
-
-
 @pytest.mark.parametrize("role", ["cls", "sep", "pad", "unk"])
 def test_missing_special_token(tmp_path: Path, role: str) -> None:
     tokens = [token for token in SPECIAL if token != f"[{role.upper()}]"]
@@ -760,7 +620,7 @@ def test_long_pairs_take_linear_time(cased: Tokenizer) -> None:
         (lambda t: t.decode([10**9]), r"ids\[0\] is 1000000000"),
         (lambda t: t.decode([[5]]), r"ids\[0\] is \[5\]"),
         (lambda t: t.decode(torch.zeros(2, 2)), r"shape \(2, 2\).*one dimension"),
-        (lambda t: t.decode(torch.tensor(5)), r"shape \(\).*one dimension"),
+        (lambda t: t.decode(torch.tensor(-1)), r"ids\[0\] is -1"),
         (lambda t: t.decode(["a"]), r"ids\[0\] is 'a'"),
         (lambda t: t.id_to_token(-1), "No token has the id -1"),
     ],
@@ -992,7 +852,7 @@ def test_panic_while_encoding_names_the_text(tmp_path: Path) -> None:
 
 
 def test_interrupts_pass() -> None:
-    with pytest.raises(KeyboardInterrupt), tokenizer_files.guarded(MinilmError, "here"):
+    with pytest.raises(KeyboardInterrupt), files.guarded(MinilmError, "here"):
         raise KeyboardInterrupt
 
 
@@ -1032,7 +892,10 @@ def test_cut_tokenizer_json(tmp_path: Path) -> None:
         ({"model_max_length": True}, "model_max_length"),
         ({"added_tokens_decoder": {"x": {"content": "y"}}}, "added token"),
         ({"added_tokens_decoder": {"5": {}}}, "added token with id 5"),
-        ({"added_tokens_decoder": {"5": {"content": "y", "lstrip": "z"}}}, "added token 'y'"),
+        (
+            {"added_tokens_decoder": {"5": {"content": "y", "lstrip": "z"}}},
+            "added token with id 5.*flags",
+        ),
     ],
 )
 def test_malformed_settings(tmp_path: Path, options: dict[str, object], message: str) -> None:
@@ -1063,7 +926,7 @@ def test_no_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "spiece.model"])
 def test_size_limit(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / name).write_bytes(b"x" * 101)
-    monkeypatch.setattr(tokenizer_files, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 100)
     with pytest.raises(TokenizerFileError, match=rf"{name}.*101"):
         Tokenizer.from_pretrained(tmp_path)
 
@@ -1107,7 +970,7 @@ def test_cut_spiece_model(tmp_path: Path) -> None:
 
 
 def test_spiece_model_without_protobuf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sentencepiece_file._message_class.cache_clear()
+    sentencepiece._message_class.cache_clear()
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
     with pytest.raises(DependencyError, match=r"pip install 'minilm\[sentencepiece\]'"):
         unigram(tmp_path)

@@ -6,20 +6,21 @@ The first of these files that exists is read:
 2. `vocab.txt`, WordPiece, one token a line (BERT, DistilBERT, Chinese ALBERT);
 3. `spiece.model`, sentencepiece unigram (ALBERT).
 
-`tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` add settings. Files are
-data: nothing named in them is imported, and whatever the Rust library makes of a damaged one, a
-panic included, comes out as a `TokenizerFileError` that names the file.
+`tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` add settings and tokens.
+Files are data: nothing named in them is imported, and whatever the Rust library does with a damaged
+one, a panic included, comes out as a `TokenizerFileError` that names the file.
 """
 
 from __future__ import annotations
 
 import json
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from minilm.checkpoints.json_file import read_bytes, read_json
 from minilm.errors import MinilmError, TokenizerFileError
@@ -29,9 +30,13 @@ if TYPE_CHECKING:
     import tokenizers
 
 Default = TypeVar("Default", bool, None)
+# a backend, and the special tokens that its own file names
+_Read: TypeAlias = "tuple[tokenizers.Tokenizer, list[tokenizers.AddedToken]]"
 
 MAX_FILE_BYTES = 200 * 2**20
 _SETTINGS = "tokenizer_config.json"
+_MAP = "special_tokens_map.json"
+_DECODER = "added_tokens_decoder"
 
 # role -> its customary spellings, BERT's first, then ALBERT's
 _CUSTOMARY = {
@@ -41,6 +46,12 @@ _CUSTOMARY = {
     "unk": ("[UNK]", "<unk>"),
     "mask": ("[MASK]",),
 }
+
+# The special tokens that transformers has a name for, in the order in which it appends those that
+# are in no vocabulary.
+_STANDARD = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+# Further special tokens: transformers 5's name for them, and the older one.
+_EXTRA, _ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
 
 # Classes of transformers that take tokenizer.json as it is. Its other classes build their own
 # normaliser out of tokenizer_config.json.
@@ -53,7 +64,7 @@ _BERT_NORMALIZER = {
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 
-_ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 # What a piece such as "▁2010," loses on its log probability: enough to be never chosen.
 _NUMBER_COMMA_PENALTY = 100.0
@@ -111,10 +122,15 @@ def read_tokenizer(directory: Path) -> TokenizerParts:
     if source is None:
         raise TokenizerFileError(f"{directory} has no tokenizer: none of {', '.join(readers)}.")
 
-    named = _named_special_tokens(directory, settings)
-    backend = readers[source.name](source, settings)
-    if source.name != "tokenizer.json":
-        _add_tokens(backend, directory, settings)
+    special = _special_tokens(directory, settings)
+    backend, control = readers[source.name](source, settings)
+    _add_tokens(backend, directory, settings, special)
+    named = {
+        role: special[f"{role}_token"].content for role in _CUSTOMARY if f"{role}_token" in special
+    }
+    if backend.token_to_id(named.get("unk", "")) is None:
+        special.pop("unk_token", None)  # the model needs its own: appending one would not help
+    _add_special_tokens(backend, [*special.values(), *control], str(source))
     return TokenizerParts(backend, named, _model_max_length(directory, settings), str(source))
 
 
@@ -142,15 +158,8 @@ def complete(
 
     with guarded(TokenizerFileError, f"{source} is damaged or not supported"):
         special_tokens = _find_special_tokens(backend, named, source)
-        added = backend.get_added_tokens_decoder().values()
-        known = {token.content for token in added if token.special}
-        backend.add_special_tokens(
-            [
-                AddedToken(token, special=True, normalized=False)
-                for token in special_tokens.values()
-                if token not in known
-            ]
-        )
+        tokens = [AddedToken(token, special=True) for token in special_tokens.values()]
+        _add_special_tokens(backend, tokens, source)
         backend.no_truncation()
         backend.no_padding()
         if backend.post_processor is None:
@@ -169,21 +178,21 @@ def complete(
 def _find_special_tokens(
     backend: tokenizers.Tokenizer, named: Mapping[str, str], source: str
 ) -> dict[str, str]:
-    found = {}
+    tokens = {}
     for role, customary in _CUSTOMARY.items():
         candidates = (named[role],) if role in named else customary
         token = next((t for t in candidates if backend.token_to_id(t) is not None), None)
         if token is not None:
-            found[role] = token
+            tokens[role] = token
         elif role != "mask":  # not needed until someone asks for it
             raise TokenizerFileError(
                 f"{source}: the {role} token ({' or '.join(candidates)}) is not in the vocabulary. "
                 f"Name the right one as {role}_token in {_SETTINGS}."
             )
-    return found
+    return tokens
 
 
-def _from_tokenizer_json(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+def _from_tokenizer_json(path: Path, settings: dict[str, Any]) -> _Read:
     """tokenizer.json, and tokenizer_config.json where transformers prefers that."""
     import tokenizers
 
@@ -200,15 +209,15 @@ def _from_tokenizer_json(path: Path, settings: dict[str, Any]) -> tokenizers.Tok
                 normalizer[name] = value
     description["truncation"] = description["padding"] = None
     with guarded(TokenizerFileError, f"{path} is damaged or not supported"):
-        return tokenizers.Tokenizer.from_str(json.dumps(description))
+        return tokenizers.Tokenizer.from_str(json.dumps(description)), []
 
 
-def _from_vocab_txt(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
-    """WordPiece, in the way of BERT.
+def _from_vocab_txt(path: Path, settings: dict[str, Any]) -> _Read:
+    """WordPiece with BERT's basic tokenizer.
 
-    Without `do_lower_case` in tokenizer_config.json the vocabulary decides: one that has single
+    Without `do_lower_case` in tokenizer_config.json the vocabulary decides: one with single
     capital letters among its tokens can spell upper-case words and is cased. (Hugging Face's rule
-    would be to lower-case always, which makes [UNK] of most of a cased vocabulary's text.)
+    is to lower-case always, which turns most text into [UNK] when the vocabulary is cased.)
     """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -232,17 +241,19 @@ def _from_vocab_txt(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenize
         )
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece(prefix="##")
-    return backend
+    return backend, []
 
 
-def _from_spiece_model(path: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
+def _from_spiece_model(path: Path, settings: dict[str, Any]) -> _Read:
     """ALBERT's unigram tokenizer.
 
     ALBERT was trained with one rule on top of sentencepiece: a piece that ends in a digit and a
     comma ("▁2010,") is split again. As in the tokenizer.json files that are published with ALBERT,
     such pieces are made too expensive here to be ever chosen, so that a directory gives the same
     ids with and without a tokenizer.json.
-    Differs from Hugging Face: transformers 5 leaves this rule out when it reads spiece.model.
+    Differs from Hugging Face: transformers 5, when it reads spiece.model, leaves this rule out,
+    splits text at the user-defined pieces (a dot, say), so that "a.b" gets a "▁" before the b, and
+    passes over `additional_special_tokens` of special_tokens_map.json.
     """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -277,68 +288,110 @@ def _from_spiece_model(path: Path, settings: dict[str, Any]) -> tokenizers.Token
             ]
         )
         backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
-        backend.add_special_tokens(
-            [
-                tokenizers.AddedToken(piece, special=True, normalized=False)
-                for piece in model.special_pieces
-            ]
-        )
-    return backend
+    return backend, [
+        tokenizers.AddedToken(piece, special=True, normalized=False)
+        for piece in model.special_pieces
+    ]
 
 
 def _ends_in_number_comma(piece: str) -> bool:
     return len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit()
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, directory: Path, settings: dict[str, Any]) -> None:
-    """Tokens that a user added: added_tokens.json, or added_tokens_decoder in the settings."""
-    from tokenizers import AddedToken
-
-    source = directory / "added_tokens.json"
-    entries = [(index, token) for token, index in _read_optional_json(source).items()]
-    decoder = settings.get("added_tokens_decoder")
-    if isinstance(decoder, dict) and decoder:
-        source = directory / _SETTINGS
+def _add_tokens(
+    backend: tokenizers.Tokenizer,
+    directory: Path,
+    settings: dict[str, Any],
+    special: Mapping[str, tokenizers.AddedToken],
+) -> None:
+    """Tokens that a user added: added_tokens_decoder in the settings, or else added_tokens.json."""
+    source, entries = directory / _SETTINGS, []
+    if (decoder := settings.get(_DECODER)) is not None:
+        if not isinstance(decoder, dict):
+            raise TokenizerFileError(
+                f"{source}: {_DECODER} must be an object, not {decoder!r:.60}."
+            )
         entries = list(decoder.items())
+    else:
+        source = directory / "added_tokens.json"
+        names = {token.content for token in special.values()}
+        for name, index in _read_optional_json(source).items():
+            flags = {"special": name in names, "normalized": name not in names}
+            entries.append((index, {"content": name, **flags}))
     try:
-        entries = [(int(index), entry) for index, entry in entries]
+        entries = sorted(((int(index), entry) for index, entry in entries), key=itemgetter(0))
     except (TypeError, ValueError) as problem:
         raise TokenizerFileError(f"{source}: the id of an added token: {problem}.") from problem
 
-    for index, entry in sorted(entries, key=lambda item: item[0]):
-        token = _token(entry)
-        if token is None:
-            raise TokenizerFileError(f"{source}: the added token with id {index} has no content.")
-        options: dict[str, Any] = entry if isinstance(entry, dict) else {}
-        flags = {key: options[key] for key in _ADDED_TOKEN_FLAGS if key in options}
-        with guarded(TokenizerFileError, f"{source}: the added token {token!r}"):
-            backend.add_tokens([AddedToken(token, **flags)])
-        if backend.token_to_id(token) != index:
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    tokens = {}
+    for index, entry in entries:
+        token = _added_token(f"{source}: the added token with id {index}", entry)
+        if token.content not in known:  # else tokenizer.json has it
+            tokens[index] = token
+    with guarded(TokenizerFileError, f"{source}: the added tokens"):
+        backend.add_tokens(list(tokens.values()))
+    for index, token in tokens.items():
+        if backend.token_to_id(token.content) != index:
             raise TokenizerFileError(
-                f"{source}: the added token {token!r} has id {index}, but the vocabulary makes it "
-                f"{backend.token_to_id(token)}."
+                f"{source}: the added token {token.content!r} has id {index}, but the vocabulary "
+                f"gives it {backend.token_to_id(token.content)}."
             )
 
 
-def _named_special_tokens(directory: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """Role to token, as far as the files name them."""
-    named = {}
-    for role in _CUSTOMARY:
-        value = settings.get(f"{role}_token")
-        if value is not None:
-            token = _token(value)
-            if token is None:
-                raise TokenizerFileError(
-                    f"{directory / _SETTINGS} or special_tokens_map.json: {role}_token must be a "
-                    f"string or an object with content, not {value!r}."
-                )
-            named[role] = token
-    return named
+def _add_special_tokens(
+    backend: tokenizers.Tokenizer, tokens: Iterable[tokenizers.AddedToken], source: str
+) -> None:
+    """Makes tokens special, appending those that are in no vocabulary.
+
+    One that was added before keeps its other flags.
+    """
+    added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    tokens = [added.get(token.content, token) for token in tokens]
+    with guarded(TokenizerFileError, f"{source}: the special tokens"):
+        backend.add_special_tokens(
+            [token for token in tokens if not token.special or token.content not in added]
+        )
 
 
-def _token(value: Any) -> str | None:
+def _special_tokens(directory: Path, settings: dict[str, Any]) -> dict[str, tokenizers.AddedToken]:
+    """Name to special token, all that the files name, in the order in which transformers adds them.
+
+    First those with a name of their own ("cls_token", "speaker_token"), then the members of lists.
+    """
+    named = {name: settings[name] for name in _STANDARD if settings.get(name) is not None}
+    named |= {
+        name: entry
+        for name, entry in settings.items()
+        if name.endswith("_token") and name not in _STANDARD and _token(entry) is not None
+    }
+    where = f"{directory / _SETTINGS} or {_MAP}"
+    special = {
+        name: _added_token(f"{where}: {name}", entry, special=True) for name, entry in named.items()
+    }
+    return special | {
+        place: _added_token(place, entry, special=True) for place, entry in settings[_EXTRA].items()
+    }
+
+
+def _added_token(where: str, entry: Any, **flags: bool) -> tokenizers.AddedToken:
+    """A token with its flags."""
+    from tokenizers import AddedToken
+
+    if (content := _token(entry)) is None:
+        raise TokenizerFileError(
+            f"{where} must be a string or an object with content, not {entry!r:.60}."
+        )
+    options = entry if isinstance(entry, dict) else {}
+    flags = {key: options[key] for key in _FLAGS if key in options} | flags
+    if not all(isinstance(flag, bool) for flag in flags.values()):
+        raise TokenizerFileError(f"{where}: its flags must be true or false, not {entry!r:.200}.")
+    return AddedToken(content, **flags)
+
+
+def _token(entry: Any) -> str | None:
     """A token as the files write it: "[CLS]" or {"content": "[CLS]", ...}."""
-    content = value.get("content") if isinstance(value, dict) else value
+    content = entry.get("content") if isinstance(entry, dict) else entry
     return content if isinstance(content, str) and content else None
 
 
@@ -367,12 +420,33 @@ def _flag(path: Path, settings: dict[str, Any], key: str, *, default: Default) -
 
 
 def _read_settings(directory: Path) -> dict[str, Any]:
-    """tokenizer_config.json, over what special_tokens_map.json says."""
-    settings = _read_optional_json(directory / "special_tokens_map.json")
-    for key, value in _read_optional_json(directory / _SETTINGS).items():
-        if value is not None or key not in settings:
-            settings[key] = value
-    return settings
+    """tokenizer_config.json with the special tokens of special_tokens_map.json, as in transformers.
+
+    The map decides on the standard names; other names and lists of the config come before its own.
+    A config with added_tokens_decoder is complete: then the map is not read. The further special
+    tokens, whatever their form, come in `extra_special_tokens`: where each stands, to the token.
+    """
+    config = _read_optional_json(directory / _SETTINGS)
+    complete = config.get(_DECODER) is not None
+    token_map = {} if complete else _read_optional_json(directory / _MAP)
+    tokens: dict[str, Any] = {}
+    has_list = False
+    for path, settings in ((directory / _SETTINGS, config), (directory / _MAP, token_map)):
+        found = {key: settings.pop(key, None) for key in (_EXTRA, _ADDITIONAL)}
+        key = _EXTRA if found[_EXTRA] or has_list else _ADDITIONAL
+        if isinstance(found[key], dict):
+            tokens |= {f"{path}: {key}.{name}": token for name, token in found[key].items()}
+        elif isinstance(found[key], list):
+            tokens |= {f"{path}: {key}[{i}]": token for i, token in enumerate(found[key])}
+        elif found[key] is not None:
+            raise TokenizerFileError(
+                f"{path}: {key} must be a list or an object, not {found[key]!r:.60}."
+            )
+        has_list = has_list or any(isinstance(value, list) for value in found.values())
+    token_map = {key: value for key, value in token_map.items() if value is not None}
+    config = {k: value for k, value in config.items() if value is not None or k not in token_map}
+    standard = {key: token_map[key] for key in _STANDARD if key in token_map}
+    return token_map | config | standard | {_EXTRA: tokens}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from minilm.errors import DependencyError, TokenizerFileError
 
-# sentencepiece's own numbers for the two enumerations
+# values of sentencepiece's two enumerations
 _UNIGRAM = 1
 _UNKNOWN, _CONTROL = 2, 3
 
@@ -73,7 +73,7 @@ def read_sentencepiece(path: Path, data: bytes) -> SentencePieceModel:
         model = message_class.FromString(data)
     except DecodeError as problem:
         raise TokenizerFileError(
-            f"{path} is damaged or no sentencepiece model: {problem}. Download it again."
+            f"{path} is damaged or not a sentencepiece model: {problem}. Download it again."
         ) from problem
     _check_kind(path, model)
 
@@ -96,7 +96,7 @@ def read_sentencepiece(path: Path, data: bytes) -> SentencePieceModel:
 
 def _check_kind(path: Path, model: Any) -> None:
     if not model.pieces:
-        raise TokenizerFileError(f"{path} is no sentencepiece model: it has no pieces.")
+        raise TokenizerFileError(f"{path} is not a sentencepiece model: it has no pieces.")
     # pieces come first in the file: a file cut between two of them would still parse
     stated = model.trainer_spec.vocab_size
     if not model.HasField("normalizer_spec") or stated not in (0, len(model.pieces)):
@@ -136,7 +136,7 @@ def _text(path: Path, index: int, piece: bytes) -> str:
 
 @functools.cache
 def _message_class() -> Any:
-    """The protobuf class of `_SCHEMA`'s Model, in a descriptor pool of its own."""
+    """The protobuf class of `_SCHEMA`'s Model, in a separate descriptor pool."""
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ImportError as problem:

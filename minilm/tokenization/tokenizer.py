@@ -7,94 +7,47 @@ directory (see `minilm.tokenization.files`) and return batches that go straight 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from minilm.checkpoints.atomic import replace_files
 from minilm.checkpoints.json_file import json_bytes
 from minilm.errors import CheckpointError, InputError, MinilmError, TokenizerFileError
+from minilm.tokenization.batch import (
+    Batch as Batch,
+    Integers,
+    Padding,
+    Row,
+    TensorType,
+    columns,
+    convert,
+    pad_features,
+    padded,
+    padding_strategy,
+)
 from minilm.tokenization.files import complete, guarded, read_tokenizer
+from minilm.tokenization.template import (
+    Assembled,
+    Truncation,
+    assemble,
+    kept_lengths,
+    learn_template,
+    num_special,
+    truncation_strategy,
+)
 
 if TYPE_CHECKING:
     import tokenizers
 
 Layout: TypeAlias = Literal["padded", "packed"]
-Integers: TypeAlias = npt.NDArray[np.int64]
-
-
-class Batch(Mapping[str, Tensor]):
-    """What a tokenizer returns: a mapping of the tensors that a model's forward takes.
-
-    The keys are `input_ids`, `attention_mask` and `token_type_ids`, each (B, S) int64, in the
-    padded layout; `input_ids` (T,), `lengths` (B,) and `token_type_ids` (T,) in the packed one. So
-    `model(**batch)` works with either. What a model has no use for is an attribute, never a key.
-
-    Attributes:
-        truncated: the indices of the texts (or pairs) that lost tokens to `max_length`.
-    """
-
-    def __init__(
-        self,
-        tensors: Mapping[str, Tensor],
-        rows: Sequence[Row],
-        truncated: list[int],
-        has_offsets: bool,
-    ) -> None:
-        self._tensors = dict(tensors)
-        self._rows = rows
-        self._has_offsets = has_offsets
-        self.truncated = truncated
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def __repr__(self) -> str:
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in self.items())
-        return f"Batch({shapes}; {len(self.truncated)} truncated)"
-
-    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Batch:
-        """The same batch with its tensors on another device."""
-        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in self._tensors.items()}
-        return Batch(moved, self._rows, self.truncated, self._has_offsets)
-
-    @property
-    def offsets(self) -> list[list[tuple[int, int]]]:
-        """For every text, its tokens' (start, end) in characters of the original string.
-
-        In a pair each token counts in its own string (see `sequence_ids`). Special tokens that the
-        tokenizer added have (0, 0). No entries for padding.
-        """
-        self._need_offsets("offsets")
-        return [row.offsets for row in self._rows]
-
-    @property
-    def word_ids(self) -> list[list[int | None]]:
-        """For every text, the index of the word each token belongs to; None for special tokens."""
-        self._need_offsets("word_ids")
-        return [row.word_ids for row in self._rows]
-
-    @property
-    def sequence_ids(self) -> list[list[int | None]]:
-        """For every text, 0 or 1 for tokens of its first or second part, None for special ones."""
-        return [row.sequence_ids for row in self._rows]
-
-    def _need_offsets(self, name: str) -> None:
-        if not self._has_offsets:
-            raise InputError(f"batch.{name} needs tokenizer(..., return_offsets=True).")
+# one text or several; with is_split_into_words each is a sequence of words
+Texts: TypeAlias = str | Sequence[str] | Sequence[Sequence[str]]
+Token: TypeAlias = "str | tokenizers.AddedToken"
 
 
 class Pieces(NamedTuple):
@@ -121,45 +74,23 @@ class Joined(NamedTuple):
     starts: tuple[int, int]
 
 
-class Row(Protocol):
-    """One encoded text or pair: what a batch reads of the Rust library's Encoding."""
+_WINDOWS = "cut windows with tokenizer.pieces, and put them together with tokenizer.join"
 
-    @property
-    def ids(self) -> list[int]: ...
-    @property
-    def type_ids(self) -> list[int]: ...
-    @property
-    def sequence_ids(self) -> list[int | None]: ...
-    @property
-    def offsets(self) -> list[tuple[int, int]]: ...
-    @property
-    def word_ids(self) -> list[int | None]: ...
-
-
-@dataclass
-class _Assembled:
-    """A row put together from encodings of its parts."""
-
-    ids: list[int] = field(default_factory=list)
-    type_ids: list[int] = field(default_factory=list)
-    sequence_ids: list[int | None] = field(default_factory=list)
-    offsets: list[tuple[int, int]] = field(default_factory=list)
-    word_ids: list[int | None] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A place in the template of an encoded text or pair.
-
-    Attributes:
-        sequence: 0 for the first text, 1 for the second, None for a special token.
-        token_id: of a special token.
-        type_id: the token type of whatever comes here.
-    """
-
-    sequence: int | None
-    token_id: int
-    type_id: int
+# argument of transformers -> the values that are accepted, and what to do about others
+_REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    "return_overflowing_tokens": ((None, False), _WINDOWS),
+    "stride": ((None, 0), _WINDOWS),
+    "padding_side": ((None, "right"), "minilm pads on the right"),
+    "truncation_side": ((None, "right"), "minilm cuts at the end of a text"),
+    "split_special_tokens": ((None, False), "minilm keeps special tokens in one piece"),
+    "clean_up_tokenization_spaces": (
+        (None, False),
+        "minilm keeps the spaces of the decoder",
+    ),
+    "return_length": ((None, False), 'batch["attention_mask"].sum(1) gives the lengths'),
+    "verbose": ((None, False, True), ""),
+    "use_fast": ((None, False, True), ""),
+}
 
 
 class Tokenizer:
@@ -167,11 +98,12 @@ class Tokenizer:
 
     Usually made by `from_pretrained`. The constructor takes any tokenizer of the tokenizers
     library, for vocabularies with rules of their own (reaction SMILES, say, which BERT's splitting
-    at punctuation would tear apart). Encoding changes nothing inside, so threads may share one.
+    at punctuation would tear apart). Encoding changes nothing inside, so threads may share one, as
+    long as none of them adds tokens.
 
     Args:
-        backend: the tokenizer to wrap; it is completed in place with what `from_pretrained` also
-            sees to: special tokens recognised in text, `[CLS] A [SEP] B [SEP]` if it has no
+        backend: the tokenizer to wrap; it is completed in place with what `from_pretrained`
+            ensures as well: special tokens recognised in text, `[CLS] A [SEP] B [SEP]` if it has no
             template, its own truncation and padding off.
         special_tokens: role ("cls", "sep", "pad", "unk", "mask") to token; the customary spellings
             ([CLS] [SEP] [PAD] [UNK] [MASK], <pad> <unk>) are found without.
@@ -179,12 +111,14 @@ class Tokenizer:
         source: where the backend comes from, for messages.
 
     Attributes:
-        cls_token, sep_token, pad_token, unk_token: the special tokens.
-        cls_token_id, sep_token_id, pad_token_id, unk_token_id: their ids.
         model_max_length: the longest input that the files name, or None. Nothing is truncated to it
-            by itself; pass `max_length`.
-        vocab_size: the largest id plus one: the rows an embedding needs.
+            unless the call says `truncation=True`.
+        vocab_size: the largest id plus one: the rows an embedding needs. `len(tokenizer)` is the
+            same number.
         backend: the wrapped tokenizer.
+        name_or_path: what `from_pretrained` was given, or "".
+        model_input_names, padding_side, truncation_side, pad_token_type_id, is_fast: as other
+            people's code reads them.
 
     Raises:
         TokenizerFileError: the vocabulary lacks a special token, or the backend does not work.
@@ -201,6 +135,11 @@ class Tokenizer:
         [[2, 5, 6, 7, 3], [2, 5, 4, 3, 0]]
     """
 
+    padding_side: ClassVar[str] = "right"
+    truncation_side: ClassVar[str] = "right"
+    pad_token_type_id: ClassVar[int] = 0
+    is_fast: ClassVar[bool] = True
+
     def __init__(
         self,
         backend: tokenizers.Tokenizer,
@@ -210,21 +149,18 @@ class Tokenizer:
         source: str = "backend",
     ) -> None:
         self._special_tokens = complete(backend, special_tokens or {}, source)
-        self._template = _learn_template(backend, 1, source)
-        self._pair_template = _learn_template(backend, 2, source)
-        self._vocabulary = backend.get_vocab(with_added_tokens=True)
+        self._template = learn_template(backend, 1, source)
+        self._pair_template = learn_template(backend, 2, source)
         self._source = source
         self.backend = backend
         self.model_max_length = model_max_length
+        self.name_or_path = ""
+        self.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+        self._read_vocabulary()
+
+    def _read_vocabulary(self) -> None:
+        self._vocabulary = self.backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(self._vocabulary.values()) + 1
-        self.cls_token = self._special_tokens["cls"]
-        self.sep_token = self._special_tokens["sep"]
-        self.pad_token = self._special_tokens["pad"]
-        self.unk_token = self._special_tokens["unk"]
-        self.cls_token_id = self._vocabulary[self.cls_token]
-        self.sep_token_id = self._vocabulary[self.sep_token]
-        self.pad_token_id = self._vocabulary[self.pad_token]
-        self.unk_token_id = self._vocabulary[self.unk_token]
 
     @classmethod
     def from_pretrained(
@@ -243,6 +179,11 @@ class Tokenizer:
         tokenizer_config.json, which also win over a BERT-style tokenizer.json); `spiece.model`
         (ALBERT; `do_lower_case`, `keep_accents`; needs the extra `sentencepiece`). A vocab.txt
         without `do_lower_case` is cased if single capital letters are among its tokens.
+
+        Special tokens are those of tokenizer_config.json (`cls_token` and the like,
+        `extra_special_tokens`, `additional_special_tokens`, `added_tokens_decoder`), or else of
+        special_tokens_map.json and added_tokens.json; those in no vocabulary are appended to it, in
+        the order of transformers.
 
         Args:
             path_or_repo: a local directory (read without any network), or a hub name.
@@ -267,15 +208,40 @@ class Tokenizer:
             weights=False,
         )
         parts = read_tokenizer(directory)
-        return cls(
+        tokenizer = cls(
             parts.backend,
             special_tokens=parts.special_tokens,
             model_max_length=parts.model_max_length,
             source=parts.source,
         )
+        tokenizer.name_or_path = os.fspath(path_or_repo)
+        return tokenizer
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocab_size} tokens from {self._source})"
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    @property
+    def cls_token(self) -> str:
+        """The token before the first text."""
+        return self._special_tokens["cls"]
+
+    @property
+    def sep_token(self) -> str:
+        """The token after each text."""
+        return self._special_tokens["sep"]
+
+    @property
+    def pad_token(self) -> str:
+        """The token that fills up short rows."""
+        return self._special_tokens["pad"]
+
+    @property
+    def unk_token(self) -> str:
+        """The token for what the vocabulary cannot spell."""
+        return self._special_tokens["unk"]
 
     @property
     def mask_token(self) -> str:
@@ -288,6 +254,26 @@ class Tokenizer:
         return self._special_tokens["mask"]
 
     @property
+    def cls_token_id(self) -> int:
+        """The id of `cls_token`."""
+        return self._vocabulary[self.cls_token]
+
+    @property
+    def sep_token_id(self) -> int:
+        """The id of `sep_token`."""
+        return self._vocabulary[self.sep_token]
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id of `pad_token`."""
+        return self._vocabulary[self.pad_token]
+
+    @property
+    def unk_token_id(self) -> int:
+        """The id of `unk_token`."""
+        return self._vocabulary[self.unk_token]
+
+    @property
     def mask_token_id(self) -> int:
         """The id of the mask token; a `TokenizerFileError` if the vocabulary has none."""
         return self._vocabulary[self.mask_token]
@@ -298,51 +284,231 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder().items()
         return sorted(index for index, token in added if token.special)
 
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """The tokens of `all_special_ids`."""
+        return self.convert_ids_to_tokens(self.all_special_ids)
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The special tokens that have a role: "cls_token" to "[CLS]", and so on."""
+        return {f"{role}_token": token for role, token in self._special_tokens.items()}
+
     def __call__(
         self,
-        texts: str | Sequence[str],
-        pairs: str | Sequence[str] | None = None,
+        texts: Texts | None = None,
+        pairs: Texts | None = None,
         *,
         max_length: int | None = None,
         layout: Layout = "padded",
         return_offsets: bool = False,
+        padding: bool | str | None = None,
+        truncation: bool | str | None = None,
+        add_special_tokens: bool = True,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: TensorType = "pt",
+        return_attention_mask: bool | None = None,
+        return_token_type_ids: bool | None = None,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        **other: Any,
     ) -> Batch:
         """Encodes texts, or pairs of texts.
 
         Args:
-            texts: one text or several; one text gives a batch of one.
-            pairs: the second text of each pair.
+            texts: one text or several; one text gives a batch of one. transformers' name, `text`,
+                is understood as well.
+            pairs: the second text of each pair, or `text_pair`.
             max_length: the longest result in tokens, special tokens included; None truncates
                 nothing (a model itself refuses what is too long for it). Pairs lose tokens from
-                the longer side first, as with Hugging Face's `truncation=True`.
+                the longer side first.
             layout: "padded", rows padded on the right to the longest, or "packed", all tokens in a
                 row without any padding.
             return_offsets: also keep `batch.offsets` and `batch.word_ids`; a little slower.
+            padding: True or "longest", the default for tensors and arrays; "max_length"; False,
+                the default for lists.
+            truncation: True or "longest_first", to `max_length` or else `model_max_length`;
+                "only_first" or "only_second" text of each pair; False truncates nothing. By default
+                texts are truncated if there is a `max_length`.
+            add_special_tokens: put [CLS] and [SEP] around the texts.
+            is_split_into_words: each text is a list of words; keeps offsets and word_ids as well.
+            pad_to_multiple_of: round the padded length up to a multiple of this.
+            return_tensors: "pt" for tensors, "np" for arrays, None for lists, as transformers gives
+                them by default: without padding, and one text without the batch dimension.
+            return_attention_mask, return_token_type_ids: False leaves the entry out.
+            return_special_tokens_mask: add `special_tokens_mask` (B, S), 1 at special tokens and
+                padding.
+            return_offsets_mapping: add `offset_mapping` (B, S, 2), the offsets as an entry.
 
         Returns:
             A `Batch`; `batch.truncated` says which texts lost tokens.
 
         Raises:
-            InputError: no texts, a text that is no string or no valid Unicode, more or fewer pairs
-                than texts, or a max_length without room for the special tokens.
+            InputError: no texts, a text that is not a string or not valid Unicode, more or fewer
+                pairs than texts, a max_length without room for the special tokens, or an argument
+                of transformers that minilm does not have.
         """
+        if "text" in other or "text_pair" in other:
+            texts, pairs = _one("texts", texts, other), _one("pairs", pairs, other)
+        _refuse(other)
         if layout not in ("padded", "packed"):
             raise InputError(f'layout must be "padded" or "packed", not {layout!r}.')
-        firsts = _strings("texts", texts)
-        seconds = None if pairs is None else _strings("pairs", pairs)
+        if return_tensors not in ("pt", "np", None):
+            raise InputError(f'return_tensors must be "pt", "np" or None, not {return_tensors!r}.')
+        if layout == "packed" and (
+            return_attention_mask or padding or pad_to_multiple_of is not None
+        ):
+            raise InputError(
+                'layout="packed" has lengths instead of padding and attention_mask; leave out '
+                "padding, pad_to_multiple_of and return_attention_mask."
+            )
+        read = _word_lists if is_split_into_words else _strings
+        firsts, single = read("texts", texts)
+        seconds = None if pairs is None else read("pairs", pairs)[0]
         if seconds is not None and len(seconds) != len(firsts):
             raise InputError(f"{len(firsts)} texts, but {len(seconds)} pairs; give one for each.")
 
+        strategy, limit = self._limit(truncation, max_length)
+        options = _Options(
+            offsets=return_offsets or return_offsets_mapping or is_split_into_words,
+            special_tokens=add_special_tokens,
+            words=is_split_into_words,
+        )
         rows: Sequence[Row]
         truncated: list[int] = []
-        if max_length is not None:
-            rows, truncated = self._encode_truncated(firsts, seconds, max_length, return_offsets)
+        if limit is not None:
+            rows, truncated = self._encode_truncated(firsts, seconds, limit, strategy, options)
         elif seconds is not None:
-            rows = self._encode(list(zip(firsts, seconds, strict=True)), return_offsets)
+            rows = self._encode(list(zip(firsts, seconds, strict=True)), options)
         else:
-            rows = self._encode(firsts, return_offsets)
-        make_tensors = _packed if layout == "packed" else self._padded
-        return Batch(make_tensors(rows), rows, truncated, return_offsets)
+            rows = self._encode(firsts, options)
+
+        asked = {
+            "attention_mask": layout == "padded" and return_attention_mask is not False,
+            "lengths": layout == "packed",
+            "token_type_ids": return_token_type_ids is not False,
+            "special_tokens_mask": return_special_tokens_mask,
+            "offset_mapping": return_offsets_mapping,
+        }
+        lengths, entries = columns(rows, asked)
+        width = 0
+        if layout == "padded":
+            if padding is None:
+                padding = return_tensors is not None
+            how = self._padding(padding, max_length, pad_to_multiple_of)
+            entries = padded(entries, lengths, how, self._fill())
+            width = 0 if isinstance(entries["input_ids"], list) else entries["input_ids"].shape[1]
+        entries = {name: convert(name, value, return_tensors) for name, value in entries.items()}
+        if return_tensors is None and single and layout == "padded":
+            entries = {name: value[0] for name, value in entries.items()}
+        return Batch(entries, rows, truncated, options.offsets, width)
+
+    def encode(self, text: Texts, text_pair: Texts | None = None, **options: Any) -> Any:
+        """The ids of a text or pair, a list of integers.
+
+        Args:
+            text: the text.
+            text_pair: the second text of a pair.
+            **options: as for calling the tokenizer; `return_tensors="pt"` gives a (1, S) tensor.
+        """
+        return self(text, text_pair, **{"return_tensors": None, **options})["input_ids"]
+
+    def pad(
+        self,
+        encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        *,
+        return_attention_mask: bool | None = None,
+        return_tensors: TensorType = "pt",
+        **other: Any,
+    ) -> Batch:
+        """Pads texts that are encoded already, as transformers' data collators ask for it.
+
+        Args:
+            encoded_inputs: one mapping for each text, or one of lists; values are lists, arrays or
+                tensors. Entries other than `input_ids`, `attention_mask`, `token_type_ids` and
+                `special_tokens_mask` (labels, say) are not padded.
+            padding, max_length, pad_to_multiple_of, return_tensors: as for calling the tokenizer.
+            return_attention_mask: False leaves the mask out; otherwise it is made where it lacks.
+
+        Raises:
+            InputError: no input_ids, entries that differ in length, or a text longer than
+                `max_length`.
+        """
+        _refuse(other)
+        return pad_features(
+            encoded_inputs,
+            self._padding(padding, max_length, pad_to_multiple_of),
+            self._fill(),
+            with_mask=return_attention_mask is not False,
+            tensor_type=return_tensors,
+        )
+
+    def add_tokens(self, new_tokens: Token | Sequence[Token], special_tokens: bool = False) -> int:
+        """Adds tokens that no text is split inside of; new ones get the next ids.
+
+        A model needs a row for each: `model.resize_token_embeddings(len(tokenizer))`.
+
+        Args:
+            new_tokens: strings, or `tokenizers.AddedToken` with flags.
+            special_tokens: they are special: never normalised, left out by `decode`.
+
+        Returns:
+            How many of them were not in the vocabulary.
+
+        Raises:
+            InputError: a token is empty, or not a string.
+        """
+        tokens = [new_tokens] if not isinstance(new_tokens, list | tuple) else list(new_tokens)
+        for index, token in enumerate(tokens):
+            content = getattr(token, "content", token)
+            if not isinstance(content, str) or not content:
+                raise InputError(f"new_tokens[{index}] must be a string, not {token!r:.60}.")
+            _check_unicode(index, content)
+        before = len(self._vocabulary)
+        with guarded(MinilmError, "add_tokens"):
+            add = self.backend.add_special_tokens if special_tokens else self.backend.add_tokens
+            add(tokens)
+        self._read_vocabulary()
+        return len(self._vocabulary) - before
+
+    def add_special_tokens(
+        self, special_tokens_dict: Mapping[str, Token | Sequence[Token]], **other: Any
+    ) -> int:
+        """Adds special tokens, by their names.
+
+        Args:
+            special_tokens_dict: "mask_token" or "pad_token" to the token that takes the role;
+                "extra_special_tokens" (or "additional_special_tokens") to a list of others.
+
+        Returns:
+            How many of them were not in the vocabulary.
+
+        Raises:
+            InputError: another role, which the tokenizer's files decide.
+        """
+        _refuse(other)
+        added = 0
+        for name, tokens in special_tokens_dict.items():
+            role = name.removesuffix("_token")
+            if name not in ("extra_special_tokens", "additional_special_tokens"):
+                content = str(getattr(tokens, "content", tokens))
+                if role not in ("mask", "pad") and self._special_tokens.get(role) != content:
+                    raise InputError(
+                        f"{name} cannot become {content!r}: only mask_token, pad_token and "
+                        "extra_special_tokens can be added to a tokenizer. Name the others in "
+                        "tokenizer_config.json, or as Tokenizer(backend, special_tokens=...)."
+                    )
+                self._special_tokens[role] = content
+            added += self.add_tokens(tokens, special_tokens=True)
+        return added
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id, added tokens included."""
+        return dict(self._vocabulary)
 
     def pieces(self, texts: str | Sequence[str]) -> list[Pieces]:
         """The tokens of texts without any special tokens, for callers who cut windows themselves.
@@ -350,10 +516,10 @@ class Tokenizer:
         Raises:
             InputError: as for calling the tokenizer.
         """
-        encodings = self._encode(_strings("texts", texts), special_tokens=False)
+        encodings = self._encode(_strings("texts", texts)[0], _Options(special_tokens=False))
         return [
-            Pieces(np.array(found.ids, np.int64), np.array(found.offsets, np.int64).reshape(-1, 2))
-            for found in encodings
+            Pieces(np.array(text.ids, np.int64), np.array(text.offsets, np.int64).reshape(-1, 2))
+            for text in encodings
         ]
 
     def join(self, first: Integers, second: Integers | None = None) -> Joined:
@@ -379,18 +545,62 @@ class Tokenizer:
 
     def num_special_tokens(self, pair: bool = False) -> int:
         """How many special tokens `join` adds to a text, or to a pair."""
-        return sum(
-            slot.sequence is None for slot in (self._pair_template if pair else self._template)
-        )
+        return num_special(self._pair_template if pair else self._template)
+
+    num_special_tokens_to_add = num_special_tokens
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of one text, without the special tokens of the template."""
-        (encoding,) = self._encode(_strings("text", text), special_tokens=False)
-        return encoding.tokens
+        encodings = self._encode(_strings("text", text)[0], _Options(special_tokens=False))
+        return encodings[0].tokens
 
-    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
-        """The ids of tokens; the unknown token's for those not in the vocabulary."""
+    @overload
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...  # type: ignore[overload-overlap]
+    @overload
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
+        """The ids of tokens, or of one; the unknown token's for those not in the vocabulary."""
+        if isinstance(tokens, str):
+            return self._vocabulary.get(tokens, self.unk_token_id)
         return [self._vocabulary.get(token, self.unk_token_id) for token in tokens]
+
+    @overload
+    def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str: ...
+    @overload
+    def convert_ids_to_tokens(
+        self, ids: Iterable[int] | Tensor, skip_special_tokens: bool = False
+    ) -> list[str]: ...
+    def convert_ids_to_tokens(
+        self, ids: int | Iterable[int] | Tensor, skip_special_tokens: bool = False
+    ) -> str | list[str]:
+        """The tokens with these ids, or with one.
+
+        Raises:
+            InputError: no token has the id.
+        """
+        if isinstance(ids, int):
+            return self.id_to_token(ids)
+        special = set(self.all_special_ids) if skip_special_tokens else ()
+        return [self.id_to_token(int(index)) for index in ids if int(index) not in special]
+
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: Iterable[int],
+        token_ids_1: None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """1 for each id of a special token, 0 for the others, as data collators ask for it.
+
+        Raises:
+            InputError: the ids are not said to have their special tokens already.
+        """
+        if not already_has_special_tokens or token_ids_1 is not None:
+            raise InputError(
+                "get_special_tokens_mask takes one row of ids with already_has_special_tokens=True;"
+                " for texts, call tokenizer(..., return_special_tokens_mask=True)."
+            )
+        special = set(self.all_special_ids)
+        return [int(int(index) in special) for index in token_ids_0]
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token, or None if it is not in the vocabulary."""
@@ -409,20 +619,29 @@ class Tokenizer:
             )
         return token
 
-    def decode(self, ids: Iterable[int] | Tensor, *, skip_special_tokens: bool = True) -> str:
+    def decode(
+        self, ids: int | Iterable[int] | Tensor, skip_special_tokens: bool = True, **other: Any
+    ) -> str:
         """The text of one sequence of ids, as far as the vocabulary keeps it (case, spacing).
 
         Args:
-            ids: the ids, in one dimension.
+            ids: the ids, in one dimension, or a single one.
             skip_special_tokens: leave out [CLS], [SEP], [PAD] and the like.
+                Differs from Hugging Face, whose default is False.
 
         Raises:
             InputError: an id is outside the vocabulary (-100 of labels, say), or `ids` has more
                 than one dimension.
         """
-        numbers = ids.reshape(-1).tolist() if isinstance(ids, Tensor) else list(ids)
-        if isinstance(ids, Tensor) and ids.dim() != 1:
-            raise InputError(f"ids has the shape {tuple(ids.shape)}; decode takes one dimension.")
+        _refuse(other)
+        if isinstance(ids, Tensor):
+            if ids.dim() > 1:
+                raise InputError(
+                    f"ids has the shape {tuple(ids.shape)}; decode takes one dimension, "
+                    "batch_decode several sequences."
+                )
+            ids = ids.tolist()
+        numbers = [ids] if isinstance(ids, int | np.integer) else list(ids)
         for position, number in enumerate(numbers):
             if not isinstance(number, int | np.integer) or not 0 <= number < self.vocab_size:
                 raise InputError(
@@ -432,6 +651,15 @@ class Tokenizer:
         with guarded(MinilmError, "decode"):
             return self.backend.decode(numbers, skip_special_tokens=skip_special_tokens)
 
+    def batch_decode(
+        self,
+        sequences: Iterable[Iterable[int] | Tensor],
+        skip_special_tokens: bool = True,
+        **other: Any,
+    ) -> list[str]:
+        """The text of each sequence of ids; see `decode`."""
+        return [self.decode(ids, skip_special_tokens, **other) for ids in sequences]
+
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes tokenizer.json and tokenizer_config.json.
 
@@ -440,12 +668,10 @@ class Tokenizer:
         Raises:
             CheckpointError: the directory cannot be written.
         """
-        settings: dict[str, object] = {
-            f"{role}_token": token for role, token in self._special_tokens.items()
-        }
+        settings: dict[str, object] = {**self.special_tokens_map}
         # the class of transformers that takes tokenizer.json as it is
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+        settings["model_input_names"] = self.model_input_names
         if self.model_max_length is not None:
             settings["model_max_length"] = self.model_max_length
         with guarded(MinilmError, "save_pretrained"):
@@ -464,27 +690,64 @@ class Tokenizer:
             }
         )
 
-    def _encode(
-        self,
-        inputs: Sequence[str | tuple[str, str]],
-        offsets: bool = True,
-        special_tokens: bool = True,
-    ) -> list[tokenizers.Encoding]:
+    def _limit(
+        self, truncation: bool | str | None, max_length: int | None
+    ) -> tuple[Truncation, int | None]:
+        """How texts are truncated, and to how many tokens; None: not at all."""
+        if truncation is None:
+            return "longest_first", max_length
+        strategy = truncation_strategy(truncation)
+        if strategy == "do_not_truncate":
+            return strategy, None
+        limit = self.model_max_length if max_length is None else max_length
+        if limit is None:
+            raise InputError(
+                f"truncation={truncation!r} needs max_length: this tokenizer has no "
+                "model_max_length."
+            )
+        return strategy, limit
+
+    def _padding(
+        self, padding: bool | str, max_length: int | None, multiple: int | None
+    ) -> Padding:
+        strategy = padding_strategy(padding)
+        if strategy == "do_not_pad":
+            return Padding(False)
+        if strategy == "longest":
+            return Padding(True, None, multiple)
+        length = self.model_max_length if max_length is None else max_length
+        if length is None:
+            raise InputError(
+                'padding="max_length" needs max_length: this tokenizer has no model_max_length.'
+            )
+        return Padding(True, length, multiple)
+
+    def _fill(self) -> dict[str, int]:
+        """What stands at padding in each entry that is not 0 there."""
+        return {"input_ids": self.pad_token_id, "special_tokens_mask": 1}
+
+    def _encode(self, inputs: Sequence[Any], options: _Options) -> list[tokenizers.Encoding]:
         """Encodes whole texts or pairs; an error names the first one that fails."""
-        encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+        encode = self.backend.encode_batch if options.offsets else self.backend.encode_batch_fast
+        how = {"add_special_tokens": options.special_tokens, "is_pretokenized": options.words}
         try:
             with guarded(MinilmError, "texts"):
-                return encode(inputs, add_special_tokens=special_tokens)
+                return encode(inputs, **how)
         except MinilmError:
             for index, text in enumerate(inputs):
                 _check_unicode(index, text)
                 with guarded(MinilmError, f"text {index} ({text!r:.60})"):
-                    encode([text], add_special_tokens=special_tokens)
+                    encode([text], **how)
             raise
 
     def _encode_truncated(
-        self, firsts: list[str], seconds: list[str] | None, max_length: int, offsets: bool
-    ) -> tuple[list[_Assembled], list[int]]:
+        self,
+        firsts: Sequence[Any],
+        seconds: Sequence[Any] | None,
+        max_length: int,
+        strategy: Truncation,
+        options: _Options,
+    ) -> tuple[list[Assembled], list[int]]:
         """Encodes the texts without special tokens and puts what fits into the template.
 
         The Rust library could truncate as well, but it would have to be told by a change of state
@@ -495,124 +758,86 @@ class Tokenizer:
             The rows, and the indices of those that lost tokens.
         """
         template = self._template if seconds is None else self._pair_template
-        n_special = sum(slot.sequence is None for slot in template)
+        if not options.special_tokens:
+            template = [slot for slot in template if slot.sequence is not None]
+        n_special = num_special(template)
         room = max_length - n_special
         if room < 0:
             raise InputError(
                 f"max_length is {max_length}, but the special tokens alone need {n_special}."
             )
-        parts = [self._encode(firsts, offsets, special_tokens=False)]
+        if seconds is None and strategy == "only_second":
+            raise InputError('truncation="only_second" needs pairs.')
+        bare = replace(options, special_tokens=False)
+        parts = [self._encode(firsts, bare)]
         if seconds is not None:
-            parts.append(self._encode(seconds, offsets, special_tokens=False))
+            parts.append(self._encode(seconds, bare))
 
         rows, truncated = [], []
         for index, texts in enumerate(zip(*parts, strict=True)):
-            keep = _longest_first([len(text) for text in texts], room)
-            if sum(keep) < sum(map(len, texts)):
+            lengths = [len(text) for text in texts]
+            keep = kept_lengths(lengths, room, strategy, index)
+            if keep != lengths:
                 truncated.append(index)
-            rows.append(_assemble(template, texts, keep, offsets))
+            rows.append(assemble(template, texts, keep, options.offsets))
         return rows, truncated
 
-    def _padded(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        lengths, ids, type_ids = _flatten(rows)
-        attended = np.arange(lengths.max()) < lengths[:, None]  # (B, S)
-        input_ids = np.full(attended.shape, self.pad_token_id, dtype=np.int64)
-        input_ids[attended] = ids
-        token_type_ids = np.zeros(attended.shape, dtype=np.int64)
-        token_type_ids[attended] = type_ids
-        return {
-            "input_ids": torch.from_numpy(input_ids),
-            "attention_mask": torch.from_numpy(attended.astype(np.int64)),
-            "token_type_ids": torch.from_numpy(token_type_ids),
-        }
 
+@dataclass(frozen=True)
+class _Options:
+    """How texts are encoded.
 
-def _packed(rows: Sequence[Row]) -> dict[str, Tensor]:
-    lengths, ids, type_ids = _flatten(rows)
-    return {
-        "input_ids": torch.from_numpy(ids),
-        "lengths": torch.from_numpy(lengths),
-        "token_type_ids": torch.from_numpy(type_ids),
-    }
-
-
-def _flatten(rows: Sequence[Row]) -> tuple[Integers, Integers, Integers]:
-    """Lengths (B,), ids (T,) and token types (T,); far faster than tensors of nested lists."""
-    ids = [row.ids for row in rows]
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    total = int(lengths.sum())
-    type_ids = chain.from_iterable(row.type_ids for row in rows)
-    return (
-        lengths,
-        np.fromiter(chain.from_iterable(ids), np.int64, total),
-        np.fromiter(type_ids, np.int64, total),
-    )
-
-
-def _learn_template(backend: tokenizers.Tokenizer, n_texts: int, source: str) -> list[_Slot]:
-    """Where special tokens and texts go, seen in an example."""
-    with guarded(TokenizerFileError, source):
-        encoding = backend.encode("a", "a" if n_texts == 2 else None)
-    slots: list[_Slot] = []
-    columns = (encoding.sequence_ids, encoding.ids, encoding.type_ids)
-    for sequence, token_id, type_id in zip(*columns, strict=True):
-        if sequence is None or not slots or slots[-1].sequence != sequence:
-            slots.append(_Slot(sequence, token_id, type_id))
-    texts = [slot.sequence for slot in slots if slot.sequence is not None]
-    if sorted(texts) != list(range(n_texts)):
-        raise TokenizerFileError(
-            f"{source}: encoding {n_texts} text(s) 'a' leaves tokens of texts {texts}, expected "
-            "each text once. Check the normalizer and the post_processor."
-        )
-    return slots
-
-
-def _assemble(
-    template: Sequence[_Slot],
-    texts: Sequence[tokenizers.Encoding],
-    keep: Sequence[int],
-    offsets: bool,
-) -> _Assembled:
-    """Fills a template with the first `keep[i]` tokens of each text."""
-    row = _Assembled()
-    for slot in template:
-        if slot.sequence is None:
-            n_tokens = 1
-            row.ids.append(slot.token_id)
-            row.offsets.append((0, 0))
-            row.word_ids.append(None)
-        else:
-            text, n_tokens = texts[slot.sequence], keep[slot.sequence]
-            row.ids += text.ids[:n_tokens]
-            if offsets:
-                row.offsets += text.offsets[:n_tokens]
-                row.word_ids += text.word_ids[:n_tokens]
-        row.type_ids += [slot.type_id] * n_tokens
-        row.sequence_ids += [slot.sequence] * n_tokens
-    return row
-
-
-def _longest_first(lengths: Sequence[int], room: int) -> list[int]:
-    """How many tokens a text keeps, or each of two, when the longer one is shortened first.
-
-    As the tokenizers library counts: once both are equally long they share, and of an odd number
-    the longer text keeps the extra token, the second one in a tie.
+    Attributes:
+        offsets: keep the places of the tokens in the text.
+        special_tokens: put special tokens around each text.
+        words: each text is a list of words.
     """
-    if sum(lengths) <= room:
-        return list(lengths)
-    if len(lengths) == 1:
-        return [room]
-    shorter = min(lengths)
-    if 2 * shorter > room:
-        shorter = room // 2
-    kept = [shorter, room - shorter]
-    return kept[::-1] if lengths[0] > lengths[1] else kept
+
+    offsets: bool = True
+    special_tokens: bool = True
+    words: bool = False
 
 
-def _strings(name: str, texts: str | Sequence[str]) -> list[str]:
-    """A list of at least one string."""
+def _one(name: str, value: Texts | None, other: dict[str, Any]) -> Texts | None:
+    """The value of an argument that may be given by its name in transformers instead."""
+    theirs = {"texts": "text", "pairs": "text_pair"}[name]
+    if value is not None and other.get(theirs) is not None:
+        raise InputError(f"{name} and {theirs} are the same argument; give one of them.")
+    alias: Texts | None = other.pop(theirs, None)
+    return alias if value is None else value
+
+
+def _refuse(other: Mapping[str, object]) -> None:
+    """Says what to do about arguments that minilm does not have."""
+    for name, value in other.items():
+        if name not in _REFUSED:
+            raise InputError(
+                f"The tokenizer has no argument {name!r}. Its docstring lists those there are."
+            )
+        harmless, advice = _REFUSED[name]
+        if value not in harmless:
+            raise InputError(f"{name}={value!r} is not supported: {advice}.")
+
+
+def _word_lists(name: str, texts: Any) -> tuple[list[list[str]], bool]:
+    """Lists of words, at least one, and whether it was a single one."""
+    single = isinstance(texts, list | tuple) and all(isinstance(word, str) for word in texts)
+    lists = [texts] if single else texts
+    if not isinstance(lists, Iterable) or isinstance(lists, str):
+        raise InputError(f"{name} must be a list of words, or several, not {texts!r:.60}.")
+    words = [list(text) if isinstance(text, list | tuple) else text for text in lists]
+    for index, text in enumerate(words):
+        if not isinstance(text, list) or not all(isinstance(word, str) for word in text):
+            raise InputError(f"{name}[{index}] must be a list of words, not {text!r:.60}.")
+    if not texts:
+        raise InputError(f"{name} is empty; give at least one word.")
+    return words, single
+
+
+def _strings(name: str, texts: Any) -> tuple[list[str], bool]:
+    """At least one string, and whether it was a single one."""
     if isinstance(texts, str):
-        return [texts]
+        return [texts], True
     if not isinstance(texts, Iterable):
         raise InputError(f"{name} must be a string or strings, not {type(texts).__name__}.")
     strings = list(texts)
@@ -621,16 +846,19 @@ def _strings(name: str, texts: str | Sequence[str]) -> list[str]:
     for index, text in enumerate(strings):
         if not isinstance(text, str):
             raise InputError(f"{name}[{index}] must be a string, not {type(text).__name__}.")
-    return strings
+    return strings, False
 
 
-def _check_unicode(index: int, text: str | tuple[str, str]) -> None:
-    for part in (text,) if isinstance(text, str) else text:
-        try:
-            part.encode("utf-8")
-        except UnicodeEncodeError as problem:
-            raise InputError(
-                f"text {index} has a lone surrogate ({part[problem.start]!r}) at character "
-                f"{problem.start}, which is no valid Unicode. Decode the source with "
-                'errors="replace".'
-            ) from problem
+def _check_unicode(index: int, text: Any) -> None:
+    if not isinstance(text, str):  # a pair, or words
+        for part in text:
+            _check_unicode(index, part)
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as problem:
+        raise InputError(
+            f"text {index} has a lone surrogate ({text[problem.start]!r}) at character "
+            f"{problem.start}, which is not valid Unicode. Decode the source with "
+            'errors="replace".'
+        ) from problem

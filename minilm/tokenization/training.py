@@ -42,7 +42,7 @@ UNIGRAM_SPECIAL = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 CHARACTER_COVERAGE = 0.99995  # what ALBERT's vocabulary was made with
 
 _CONTINUATION = "##"
-_MIN_PAIRS = 2  # WordPiece: a piece that occurs once is no piece
+_MIN_PAIRS = 2  # WordPiece: pieces that occur once are not learned
 
 # While learning, words are split further. Of words longer than 100 characters (base64, say) the
 # trainers would take time in proportion to the square of the length.
@@ -99,10 +99,10 @@ def train_tokenizer(
         character_coverage: the alphabet is the most frequent characters that make up this share of
             the text (without white space); words are cut at all others.
         documents: learn from the first so many documents only.
-        encoding_errors: what becomes of bytes that are no UTF-8: "strict" stops with an error,
-            "replace" makes U+FFFD of them, "ignore" drops them.
+        encoding_errors: what to do with bytes that are not UTF-8: "strict" stops with an error,
+            "replace" turns them into U+FFFD, "ignore" drops them.
         text_key: where the objects of a .jsonl file hold their text.
-        document_per_line: every line of a .txt file is a document of its own.
+        document_per_line: every line of a .txt file is a document.
         progress: show progress bars on stderr.
 
     Returns:
@@ -147,7 +147,7 @@ def train_tokenizer(
             learn(recipe.backend, read, alphabet, vocab_size), source=str(destination)
         )
         tokenizer.save_pretrained(complete)
-        # besides: what the classes of transformers that build a pipeline of their own go by
+        # for the classes of transformers that build their pipeline from the settings
         settings_file = complete / "tokenizer_config.json"
         settings = json.loads(settings_file.read_bytes()) | recipe.settings
         settings_file.write_bytes(json_bytes(settings))
@@ -327,7 +327,7 @@ def _learn_unigram(
     """Fills the model of `backend`.
 
     The trainer's candidates for pieces are what different characters follow in different words. A
-    whole word, with nothing ever after it, would be none: it would learn "▁severa" and "l" for
+    whole word that nothing ever follows would not be one: it would learn "▁severa" and "l" for
     "several". So each word is given once more with a mark at its end, and pieces with the mark are
     dropped. On 12 MB of English Wikipedia, with 8,000 pieces, this saves 10 % of the tokens of
     other text and comes within 1 % of sentencepiece.
