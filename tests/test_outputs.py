@@ -100,3 +100,15 @@ def test_return_dict_false_gives_a_tuple(name: str) -> None:
             assert torch.equal(one, other)
     assert isinstance(model(ids, return_dict=True), dict)
     assert minilm.MinilmError
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_traced_model_returns_its_items() -> None:
+    """jit tracing takes outputs as mappings, for other lengths and masks than those it saw."""
+    model = tiny("DistilBertForSequenceClassification", torch.float32)
+    ids, mask = torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5, dtype=torch.int64)
+    traced = torch.jit.trace(model, (ids, mask), strict=False, check_trace=False)
+    ids, mask = torch.full((3, 7), 9), torch.ones(3, 7, dtype=torch.int64)
+    mask[0, 2:] = 0
+    logits = traced(ids, mask)["logits"]
+    torch.testing.assert_close(logits, model(ids, mask).logits, rtol=0, atol=1e-5)
