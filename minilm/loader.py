@@ -17,9 +17,11 @@ from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.tokenization.tokenizer import Tokenizer
 
 CLASSES: dict[str, type[PretrainedModel]] = {
-    **bert.CLASSES,
-    **distilbert.CLASSES,
-    **albert.CLASSES,
+    name: cls
+    for module in (bert, distilbert, albert)
+    for name, cls in vars(module).items()
+    if isinstance(cls, type) and cls.__module__ == module.__name__
+    if issubclass(cls, PretrainedModel)
 }
 STEMS = {"bert": "Bert", "distilbert": "DistilBert", "albert": "Albert"}
 

@@ -24,7 +24,6 @@ from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.names import ALBERT, HubNames
 from minilm.config import AlbertConfig, EncoderConfig
 from minilm.models.encoder import EncoderModel, LayerRun
-from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import (
     ForMaskedLM,
     ForMultipleChoice,
@@ -190,17 +189,3 @@ class AlbertForPreTraining(ForPreTraining):
 
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__(config, dropout=config.classifier_dropout)
-
-
-CLASSES: dict[str, type[PretrainedModel]] = {
-    cls.__name__: cls
-    for cls in (
-        AlbertModel,
-        AlbertForMaskedLM,
-        AlbertForPreTraining,
-        AlbertForSequenceClassification,
-        AlbertForTokenClassification,
-        AlbertForQuestionAnswering,
-        AlbertForMultipleChoice,
-    )
-}

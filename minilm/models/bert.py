@@ -19,7 +19,6 @@ from minilm.checkpoints.names import BERT, HubNames
 from minilm.config import BertConfig, EncoderConfig
 from minilm.models.encoder import EncoderModel, EncoderOptions, LayerRun
 from minilm.models.inputs import check_labels
-from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import (
     ForMaskedLM,
     ForMultipleChoice,
@@ -188,18 +187,3 @@ class BertForNextSentencePrediction(TaskModel):
             loss = {"loss": token_loss(logits, labels)}
         output = HeadOutput(**loss, logits=logits, **encoded.records)
         return output if return_dict is not False else output.to_tuple()
-
-
-CLASSES: dict[str, type[PretrainedModel]] = {
-    cls.__name__: cls
-    for cls in (
-        BertModel,
-        BertForMaskedLM,
-        BertForPreTraining,
-        BertForNextSentencePrediction,
-        BertForSequenceClassification,
-        BertForTokenClassification,
-        BertForQuestionAnswering,
-        BertForMultipleChoice,
-    )
-}

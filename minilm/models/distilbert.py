@@ -18,7 +18,6 @@ from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.names import DISTILBERT, HubNames
 from minilm.config import DistilBertConfig, EncoderConfig
 from minilm.models.encoder import EncoderModel, LayerRun
-from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import (
     ForMaskedLM,
     ForMultipleChoice,
@@ -134,16 +133,3 @@ class DistilBertForMultipleChoice(ForMultipleChoice):
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__(config, dropout=config.classifier_dropout)
         self.pre_classifier = self.new_linear(config.hidden_size)
-
-
-CLASSES: dict[str, type[PretrainedModel]] = {
-    cls.__name__: cls
-    for cls in (
-        DistilBertModel,
-        DistilBertForMaskedLM,
-        DistilBertForSequenceClassification,
-        DistilBertForTokenClassification,
-        DistilBertForQuestionAnswering,
-        DistilBertForMultipleChoice,
-    )
-}
