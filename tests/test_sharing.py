@@ -15,7 +15,7 @@ from torch import Tensor
 import minilm
 from minilm.blocks.initialisation import unallocated
 from minilm.errors import CheckpointError, ConfigError, InputError
-from minilm.models.albert import CLASSES
+from minilm.loader import CLASSES
 from tiny import tiny
 
 MODES: list[str | int] = ["all", "attention", "feed_forward", "none", 2]
@@ -145,7 +145,7 @@ def test_everyday_operations_keep_the_sharing(sharing: str | int) -> None:
     assert torch.equal(output(other)[..., :61], output(model))
 
 
-@pytest.mark.parametrize("cls", sorted(CLASSES))
+@pytest.mark.parametrize("cls", [name for name in CLASSES if name.startswith("Albert")])
 def test_unshared_layers_compute_the_same(cls: str) -> None:
     model = albert(cls=cls)
     apart = minilm.unshare(model)
