@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -586,6 +586,8 @@ def test_no_warning_for_what_was_asked_for(asked: dict[str, Any], saved: Saved) 
     assert len(model.load_report.missing) == 4
     minilm.BertModel.from_pretrained(directory, add_pooling_layer=True)
     assert minilm.BertModel.from_pretrained(directory, add_pooling_layer=False).pooler is None
+    with pytest.raises(InputError, match="add_pooling_layer is for base models"):
+        minilm.load(directory, add_pooling_layer=True)
 
 
 def test_new_parts_can_be_refused(saved: Saved) -> None:
@@ -725,6 +727,37 @@ def test_a_given_state_dict_is_saved(names: str, name: str, saved: Saved, tmp_pa
     empty = type(model)(model.config)
     empty.save_pretrained(tmp_path / "new", state_dict=state, save_function=print)
     assert same(minilm.load(tmp_path / "new"), model)
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["AlbertForMaskedLM", "BertForSequenceClassification"])
+def test_a_sharded_model_is_saved_from_gathered_values(
+    name: str, one_process: None, tmp_path: Path
+) -> None:
+    from torch.distributed.checkpoint import state_dict as of_torch
+    from torch.distributed.fsdp import fully_shard
+
+    sharing = {"num_hidden_groups": 3, "shared_between_groups": "attention"}
+    model = tiny(name, torch.float32, **(sharing if "Albert" in name else {}))
+    sharded: Any = fully_shard(type(model)(model.config))
+    whole = of_torch.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    of_torch.set_model_state_dict(sharded, model.state_dict(), options=whole)
+    with pytest.raises(CheckpointError, match=r"\(DTensor\) cannot be stored.*state_dict="):
+        sharded.save_pretrained(tmp_path / "new")
+    gathered = of_torch.get_model_state_dict(sharded, options=whole)
+    sharded.save_pretrained(tmp_path / "new", state_dict=gathered)
+    again = minilm.load(tmp_path / "new")
+    assert type(again) is type(model)
+    assert same(again, model)
+    sharded.load_state_dict(sharded.state_dict())
 
 
 def test_a_wrong_state_dict_is_not_saved(saved: Saved, tmp_path: Path) -> None:

@@ -251,8 +251,12 @@ def _nonfinite(tensor: Tensor) -> int:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """The same values, NaN included, whatever the dtypes; without values, the same shape."""
-    if one.shape != other.shape or one.is_meta or other.is_meta:
+    """The same values, NaN included, whatever the dtypes.
+
+    Of tensors on the meta device, or spread over processes (DTensor), only the shapes are compared.
+    """
+    away = any(tensor.is_meta or hasattr(tensor, "full_tensor") for tensor in (one, other))
+    if one.shape != other.shape or away:
         return one.shape == other.shape
     return torch.allclose(one.double(), other.double(), rtol=0, atol=0, equal_nan=True)
 
@@ -298,6 +302,7 @@ def translate_state_dict(
     unknown = (entry.stored or "" for entry in plan.report.of("unexpected", "mismatched"))
     result.update({name: hub[name] for name in unknown})
     for second, first in shared.items():
-        if first in result and not _equal(result.setdefault(second, result[first]), result[first]):
+        if first in result and not _equal(result.get(second, result[first]), result[first]):
             raise _untied(second, first, "state_dict")
+    result.update({second: result[first] for second, first in shared.items() if first in result})
     return result

@@ -13,7 +13,6 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 ENCODER = "encoder."  # where a task model keeps its base model
-PARAMETERS = ("weight", "bias")
 
 # what stands before or between the names of a model that was saved in its wrapper: DataParallel and
 # DeepSpeed, Lightning; torch.compile, FSDP, activation checkpointing
@@ -42,14 +41,12 @@ class HubNames:
     heads: Mapping[str, str]
     decoder: str
     layer: tuple[str, str]
-    _exact: set[str] = field(default_factory=set, repr=False)
     _hub: dict[str, str] = field(default_factory=dict, repr=False)  # local -> hub
     _local: dict[str, str] = field(default_factory=dict, repr=False)  # hub or local -> local
 
     def __post_init__(self) -> None:
         base = {**self.base, self.layer[0]: self.layer[1]}
         self._hub.update({**self.heads, **{ENCODER + module: hub for module, hub in base.items()}})
-        self._exact.update(self._hub.keys() - {ENCODER + self.layer[0]})
         self._local.update({module.removeprefix(ENCODER): module for module in self._hub})
         self._local.update({module: module for module in self._hub})
         self._local.update({hub: module for module, hub in self._hub.items()})
@@ -89,7 +86,9 @@ class HubNames:
     def knows(self, local: str) -> bool:
         """Whether a tensor belongs to the architecture or its heads, and to nobody's own part."""
         module, _, parameter = local.rpartition(".")
-        return parameter in PARAMETERS and _template(module.split(".")) in self._exact
+        template = _template(module.split("."))
+        is_layer = template == ENCODER + self.layer[0]
+        return parameter in ("weight", "bias") and template in self._hub and not is_layer
 
     def ignored(self, name: str) -> str | None:
         """Why a stored tensor that has no place in any model may be left out, or None."""

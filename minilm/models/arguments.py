@@ -17,33 +17,30 @@ RENAMED = {
     "device_map": "device",
 }
 
-ANY = None  # every value means what minilm does anyway
-Words = Mapping[str, tuple[tuple[Any, ...] | None, str]]
+Words = Mapping[str, tuple[tuple[Any, ...], str]]
 
-# word -> the values that mean what minilm does anyway, and the advice for all others
+# word -> the values that mean what minilm does anyway (none given: all), and advice for the others
 LOADING: Words = {
     "attn_implementation": (
         (None, "sdpa"),
-        'load without it, and call the model inside `with minilm.attention("explicit")`',
+        'load without it and call the model inside `with minilm.attention("explicit")`',
     ),
     "return_dict": ((None, True), "pass it to the call of the model"),
-    "output_loading_info": ((False,), "read `load_report` of the loaded model"),
+    "output_loading_info": ((False,), "read load_report of the loaded model"),
     "trust_remote_code": ((None, False), "no code of a checkpoint is ever run here"),
     "use_safetensors": ((None, True), "convert pickles once with `minilm convert --from-pickle`"),
-    "from_tf": ((False,), "look for a safetensors version of the model"),
-    "from_flax": ((False,), "look for a safetensors version of the model"),
     "state_dict": ((None,), "load the model, then call its load_state_dict"),
     "quantization_config": ((None,), "quantise the loaded model"),
     "variant": ((None,), "give a directory with the one model.safetensors that you mean"),
     "force_download": ((False,), "give another cache_dir"),
-    "low_cpu_mem_usage": (ANY, ""),
+    "low_cpu_mem_usage": ((), ""),
 }
 SAVING: Words = {
     "safe_serialization": ((None, True), "pickles are not written; use torch.save for one"),
     "push_to_hub": ((False,), "save, then upload the directory with `hf upload`"),
     "variant": ((None,), "save to a directory of its own"),
-    "max_shard_size": (ANY, ""),  # one file, whatever its size
-    "save_function": (ANY, ""),
+    "max_shard_size": ((), ""),  # there is one file, whatever its size
+    "save_function": ((), ""),
 }
 
 
@@ -56,7 +53,7 @@ def check_words(function: str, given: dict[str, Any], words: Words) -> None:
     for word in words.keys() & given.keys():
         harmless, advice = words[word]
         value = given.pop(word)
-        if harmless is not ANY and value not in harmless:
+        if harmless and value not in harmless:
             raise InputError(f"{function} does not take {word}={value!r}: {advice}.")
 
 

@@ -19,6 +19,7 @@ from minilm.checkpoints.config_file import prefix_errors
 from minilm.checkpoints.file_names import WEIGHTS
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.loading import (
+    WEIGHT_DTYPES,
     fill,
     fresh_parts,
     plan_load,
@@ -37,12 +38,7 @@ from minilm.models.inputs import LayoutChoice
 if TYPE_CHECKING:
     from minilm.models.encoder import EncoderModel
 
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in WEIGHT_DTYPES}
 
 
 def parse_dtype(dtype: torch.dtype | str | None, stored: torch.dtype) -> torch.dtype:
@@ -303,7 +299,9 @@ class PretrainedModel(nn.Module):
                 )
             tensors[hub] = value
         config = self.config.to_dict()
-        config["architectures"] = [type(self).__name__]
+        # torch puts a class of its own in front of one that it shards
+        classes = (cls for cls in type(self).__mro__ if not cls.__module__.startswith("torch."))
+        config["architectures"] = [next(classes).__name__]
         config.pop("torch_dtype", None)  # the older name of the same
         # what other libraries compute in by default: AdamW of 16-bit weights ends in NaN
         config["dtype"] = "float64" if self.dtype == torch.float64 else "float32"
