@@ -348,13 +348,10 @@ class PretrainedModel(nn.Module):
             only_trainable: leave frozen ones out.
             exclude_embeddings: leave the tables of words, positions and token types out.
         """
-        tables = [part.weight for part in self.modules() if isinstance(part, nn.Embedding)]
-        left_out = {id(table) for table in tables if exclude_embeddings}
-        return sum(
-            parameter.numel()
-            for parameter in self.parameters()
-            if id(parameter) not in left_out and (parameter.requires_grad or not only_trainable)
-        )
+        tables = (part.weight for part in self.modules() if isinstance(part, nn.Embedding))
+        left_out = set(map(id, tables)) if exclude_embeddings else set()
+        parameters = (p for p in self.parameters() if p.requires_grad or not only_trainable)
+        return sum(p.numel() for p in parameters if id(p) not in left_out)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The word embedding table, (V, E); also what the masked-LM head compares with."""
