@@ -8,7 +8,10 @@ from .compression.sharing import (
     unshare as unshare,
 )
 from .compression.students import init_student as init_student
-from .compression.warm_start import head_start as head_start
+from .compression.warm_start import (
+    head_start as head_start,
+    warm_start as warm_start,
+)
 from .config import (
     AlbertConfig as AlbertConfig,
     BertConfig as BertConfig,

@@ -7,9 +7,10 @@ Field names are Google's for all three models. Hugging Face's DistilBERT has nam
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from minilm.blocks.activations import ACTIVATIONS
 from minilm.errors import ConfigError
@@ -30,9 +31,24 @@ REQUIRED_VALUES: dict[str, tuple[Any, ...]] = {
     "tie_word_embeddings": (True, None),
     "pruned_heads": ({}, None),
 }
+# these change what calls return: refused when assigned, kept without effect from a file
+IN_CALLS: dict[str, tuple[Any, ...]] = {
+    "return_dict": (True, None),
+    "use_return_dict": (True, None),
+}
 
 # Fields that are written only when they differ from the default.
 UNLESS_DEFAULT = ("problem_type", "output_attentions", "output_hidden_states")
+
+# What other libraries ask a configuration that says nothing of it.
+USUAL_VALUES: dict[str, Any] = {
+    "architectures": None,
+    "name_or_path": "",
+    "use_cache": False,
+    **{key: allowed[0] for key, allowed in (REQUIRED_VALUES | IN_CALLS).items()},
+}
+
+SHOWN = 4  # class names in one remark
 
 # A file is refused before anything is allocated if it describes more parameters than this.
 MAX_PARAMETERS = 2**35
@@ -58,9 +74,12 @@ def _bool(default: bool) -> Any:
     return field(default=default, metadata={"kind": "bool"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class EncoderConfig:
     """Fields that all three models share. Use one of the subclasses.
+
+    Assigning to a field checks everything again; other names are kept in `extra`. A model that is
+    built already does not change with its configuration.
 
     Attributes:
         vocab_size: V.
@@ -76,8 +95,8 @@ class EncoderConfig:
         initializer_range: standard deviation of fresh weights.
         initializer: "normal" as in Hugging Face, "truncated_normal" as in Google's code.
         pad_token_id: the padding token; None = none.
-        num_labels: classes of a classification head. Taken from `id2label` where that is given.
-        id2label: class names by class number; LABEL_0, LABEL_1, ... by default.
+        num_labels: classes of a classification head; as many as `id2label` names, by default 2.
+        id2label: class names by class number, each name once; LABEL_0, LABEL_1, ... by default.
         problem_type: which loss a sequence classifier uses; None = decided from the labels.
         output_attentions, output_hidden_states: what calls return when they are not told.
         extra: keys of config.json that minilm does not use; written back untouched.
@@ -106,7 +125,7 @@ class EncoderConfig:
     initializer_range: float = _float(0.02, 0.0, 10.0)
     initializer: str = _choice("normal", ("normal", "truncated_normal"))
     pad_token_id: int | None = 0
-    num_labels: int = 2
+    num_labels: int = cast(int, None)
     id2label: Mapping[int, str] = field(default_factory=dict)
     problem_type: str | None = _choice(None, (None, *PROBLEM_TYPES))
     output_attentions: bool = _bool(False)
@@ -121,26 +140,26 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             if spec.metadata:
-                value = _checked(spec.name, getattr(self, spec.name), spec.metadata)
-                object.__setattr__(self, spec.name, value)
-        _check_int("num_labels", self.num_labels, 1, 2**20)
+                vars(self)[spec.name] = _checked(spec.name, getattr(self, spec.name), spec.metadata)
         if self.pad_token_id is not None:
             _check_int("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
-        if not isinstance(self.id2label, Mapping):
-            raise ConfigError(f"id2label is {self.id2label!r}: expected class number -> name.")
-        labels = dict(self.id2label) or {i: f"LABEL_{i}" for i in range(self.num_labels)}
+        labels = _numbered(self.id2label)
+        count = len(labels) or 2 if self.num_labels is None else self.num_labels
+        _check_int("num_labels", count, 1, 2**20)
+        labels = labels or {number: f"LABEL_{number}" for number in range(count)}
         if sorted(labels) != list(range(len(labels))):
             raise ConfigError(
                 f"id2label numbers {sorted(labels)[:5]}...: expected every number from 0 to "
                 f"{len(labels) - 1} once."
             )
-        if self.num_labels not in (2, len(labels)):
+        if count != len(labels):
             raise ConfigError(
-                f"num_labels is {self.num_labels} but id2label names {len(labels)} classes; "
-                "give one of the two."
+                f"num_labels is {count} but id2label names {len(labels)} classes; give one of the "
+                "two."
             )
-        object.__setattr__(self, "id2label", labels)
-        object.__setattr__(self, "num_labels", len(labels))
+        if len(set(labels.values())) < count:
+            raise ConfigError(f"id2label gives two classes the same name: {labels}.")
+        vars(self).update(id2label=labels, num_labels=count, extra=dict(self.extra))
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -152,6 +171,46 @@ class EncoderConfig:
                 f"builds ({MAX_PARAMETERS:,}). Check vocab_size, hidden_size, intermediate_size "
                 "and num_hidden_layers."
             )
+        vars(self)["_complete"] = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """See `update`."""
+        if "_complete" in vars(self):
+            self.update({name: value})
+        else:  # in the generated `__init__`
+            object.__setattr__(self, name, value)
+
+    if not TYPE_CHECKING:  # a misspelt field stays an error for type checkers
+
+        def __getattr__(self, name: str) -> Any:
+            """What is no field: from `extra`, or what other libraries assume."""
+            for values in (vars(self).get("extra", {}), USUAL_VALUES):
+                if name in values:
+                    return values[name]
+            raise AttributeError(f"{type(self).__name__} has no {name!r}.")
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and hasattr(self, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a field or of an extra key."""
+        return getattr(self, name, default)
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Change fields, all or none of them; keep what is no field in `extra`.
+
+        Raises:
+            ConfigError: something does not fit, or is called otherwise here.
+        """
+        _check_supported(values, REQUIRED_VALUES | IN_CALLS)
+        checked = {*_field_names(type(self)), "label2id", *self.hub_keys.values()}
+        fields = {name: values[name] for name in values.keys() & checked}
+        extra = {name: values[name] for name in values.keys() - checked}
+        vars(self).update(vars(self.replace(**{"extra": {**self.extra, **extra}, **fields})))
+
+    def get_text_config(self, **_: Any) -> Self:
+        """This configuration: there is no other part than text."""
+        return self
 
     @property
     def label2id(self) -> dict[str, int]:
@@ -161,13 +220,18 @@ class EncoderConfig:
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again.
 
-        A new `num_labels` brings new default label names unless `id2label` is given too.
+        A new `num_labels` brings new default label names unless `id2label` is given too. `label2id`
+        may stand for `id2label`; if both are given, they must agree.
         """
+        if (numbers := changes.pop("label2id", None)) is not None:
+            labels = {number: name for name, number in numbers.items()}
+            if _numbered(changes.setdefault("id2label", labels)) != _numbered(labels):
+                raise ConfigError(f"label2id {numbers} and id2label {changes['id2label']} differ.")
         self.check_names(changes)
-        if changes.get("num_labels", self.num_labels) != self.num_labels:
+        if changes.get("num_labels") not in (None, self.num_labels):
             changes.setdefault("id2label", {})
         if "id2label" in changes:
-            changes.setdefault("num_labels", len(changes["id2label"]) or 2)
+            changes.setdefault("num_labels", None)
         return dataclasses.replace(self, **changes)
 
     @classmethod
@@ -181,6 +245,23 @@ class EncoderConfig:
                     raise ConfigError(f"{cls.__name__} has no {key!r}: it is called {name!r} here.")
             known = ", ".join(sorted(_field_names(cls)))
             raise ConfigError(f"{cls.__name__} has no {key!r}. Known: {known}.")
+
+    @classmethod
+    def of(cls, config: EncoderConfig | Mapping[str, Any] | Any) -> Self:
+        """A configuration of this class from one of minilm or transformers, or a dictionary.
+
+        Raises:
+            ConfigError: it is something else, or of another architecture.
+        """
+        if isinstance(config, cls):
+            return config
+        content = config if isinstance(config, Mapping) else getattr(config, "to_dict", dict)()
+        if not content:
+            raise ConfigError(
+                f"config is {config!r}: expected a {cls.__name__}, one of transformers, or a "
+                "dictionary as in config.json."
+            )
+        return cls.from_dict(content)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -199,11 +280,7 @@ class EncoderConfig:
                 f"model_type is {model_type!r}, {cls.__name__} reads {cls.model_type!r}. Use "
                 "minilm.load to have the class chosen for you."
             )
-        for key, allowed in REQUIRED_VALUES.items():
-            if key in data and data[key] not in allowed:
-                raise ConfigError(
-                    f"{key} is {data[key]!r}: unsupported, minilm implements {allowed[0]!r} only."
-                )
+        _check_supported(data, REQUIRED_VALUES)
         names = _field_names(cls) - {"extra"}
         own_name = {cls.hub_keys.get(name, name): name for name in names}
         dropped = {"model_type", "label2id", *ignored_keys(data)}
@@ -223,7 +300,8 @@ class EncoderConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of a config.json, in the hub's format and with the hub's keys."""
-        data: dict[str, Any] = {**self.extra, "model_type": self.model_type}
+        extra = {key: self.extra[key] for key in self.extra.keys() - set(ignored_keys(self.extra))}
+        data: dict[str, Any] = {**extra, "model_type": self.model_type}
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
             if spec.name in ("extra", "num_labels", "id2label", *self.not_stored):
@@ -237,6 +315,10 @@ class EncoderConfig:
         data["label2id"] = self.label2id
         return data
 
+    def to_json_string(self, use_diff: bool = False) -> str:
+        """The text of a config.json, with every key whatever `use_diff` says."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
     def _size(self) -> int:
         """About how many parameters the encoder has."""
         layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
@@ -244,7 +326,7 @@ class EncoderConfig:
         return tables + self.num_hidden_layers * layer
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class BertConfig(EncoderConfig):
     """BERT; the defaults are bert-base-uncased.
 
@@ -261,7 +343,7 @@ class BertConfig(EncoderConfig):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class DistilBertConfig(EncoderConfig):
     """DistilBERT; the defaults are distilbert-base-uncased.
 
@@ -303,7 +385,7 @@ class DistilBertConfig(EncoderConfig):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AlbertConfig(EncoderConfig):
     """ALBERT; the defaults are albert-base-v2 (Hugging Face's own defaults are xxlarge).
 
@@ -386,23 +468,71 @@ def ignored_keys(data: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in data if key in IGNORED_KEYS or key.startswith(IGNORED_PREFIX))
 
 
+def remarks(data: Mapping[str, Any]) -> list[str]:
+    """What a load report says of a config.json: ignored keys, class names that were changed."""
+    found = [f"config.json: {key} ignored" for key in ignored_keys(data)]
+    stored, labels = data.get("id2label") or {}, _labels(data)["id2label"]
+    changed = [
+        f"{number} -> {name}"
+        for number, name in labels.items()
+        if stored.get(str(number), stored.get(number)) != name
+    ]
+    if changed:
+        more = ", ..." if len(changed) > SHOWN else ""
+        found.append(
+            f"config.json: id2label names {list(stored.values())[:SHOWN]}, read as "
+            f"{', '.join(changed[:SHOWN])}{more}"
+        )
+    return found
+
+
 def _field_names(cls: type[EncoderConfig]) -> set[str]:
     return {spec.name for spec in dataclasses.fields(cls)}
 
 
+def _check_supported(data: Mapping[str, Any], required: Mapping[str, tuple[Any, ...]]) -> None:
+    for key, allowed in required.items():
+        if key in data and data[key] not in allowed:
+            raise ConfigError(
+                f"{key} is {data[key]!r}: unsupported, minilm implements {allowed[0]!r} only."
+            )
+
+
+def _numbered(names: Any) -> dict[int, str]:
+    """id2label with whole numbers for keys, which JSON turns into strings, and names as text."""
+    if not isinstance(names, Mapping):
+        raise ConfigError(f"id2label: expected an object of class number -> name, not {names!r}.")
+    labels = {}
+    for number, name in names.items():
+        if not isinstance(name, str | int | float | None):
+            raise ConfigError(f"id2label: the name of class {number} is {name!r}: expected text.")
+        try:
+            labels[int(number)] = name if isinstance(name, str) else json.dumps(name)
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"id2label: the keys {list(names)[:3]}... are not all numbers."
+            ) from None
+    return labels
+
+
 def _labels(values: Mapping[str, Any]) -> dict[str, Any]:
-    """num_labels and id2label as config.json means them: a differing num_labels wins."""
-    found = values.get("id2label") or {}
-    if not isinstance(found, Mapping) or not all(isinstance(n, str) for n in found.values()):
-        raise ConfigError("id2label: expected an object of class number -> name.")
-    try:
-        labels = {int(number): name for number, name in found.items()}
-    except ValueError:
-        raise ConfigError(f"id2label: the keys {list(found)[:3]}... are not all numbers.") from None
+    """num_labels and id2label as config.json means them.
+
+    As in Hugging Face, a differing num_labels wins, and there are as many classes as names,
+    whatever their numbers: class 0 of {1: "a", 2: "b"} has no name, and nothing is class 2. A name
+    that stands twice gets its number behind it.
+    """
+    found = _numbered(values.get("id2label") or {})
     count = values.get("num_labels")
     if count is None:
-        count = len(labels) or 2
-    return {"num_labels": count, "id2label": labels if len(labels) == count else {}}
+        count = len(found) or 2
+    labels: dict[int, str] = {}
+    for number in range(count if len(found) == count else 0):
+        name = found.get(number, f"LABEL_{number}")
+        while name in labels.values():
+            name = f"{name}_{number}"
+        labels[number] = name
+    return {"num_labels": count, "id2label": labels}
 
 
 def _check_int(name: str, value: Any, low: int, high: int) -> None:

@@ -30,6 +30,7 @@ def load(
     path_or_repo: str | os.PathLike[str],
     *,
     revision: str | None = None,
+    subfolder: str = "",
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
@@ -42,7 +43,7 @@ def load(
 
     Args:
         path_or_repo: a directory (no network is touched), or a hub name.
-        revision, token, cache_dir, local_files_only: for hub names, as in huggingface_hub.
+        revision, subfolder, token, cache_dir, local_files_only: as in huggingface_hub.
         **options: as for `PretrainedModel.from_pretrained`.
 
     Returns:
@@ -59,6 +60,7 @@ def load(
     directory = resolve(
         path_or_repo,
         revision=revision,
+        subfolder=subfolder,
         token=token,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
@@ -110,7 +112,7 @@ def load_finetuned(path_or_repo: str | os.PathLike[str], **options: Any) -> Pret
         CheckpointError: the head or a part of it is not stored; one drawn at random would give
             random answers.
     """
-    model = load(path_or_repo, **options)
+    model = load(path_or_repo, new_parts="allow", **options)
     if missing := missing_tensors(model):
         raise CheckpointError(
             f"{path_or_repo} does not store {', '.join(missing)} of its {type(model).__name__}, "
@@ -157,7 +159,7 @@ def _load_as(
         raise CheckpointError(
             f"{directory} is a {stem}, and there is no {stem}{head}: a BERT or ALBERT is expected."
         )
-    model = CLASSES[f"{stem}{head}"].from_pretrained(directory, **options)
+    model = CLASSES[f"{stem}{head}"].from_pretrained(directory, new_parts="allow", **options)
     if missing := missing_tensors(model, "masked_lm_head"):
         others = f" or {stem}ForPreTraining" if f"{stem}ForPreTraining" in CLASSES else ""
         raise CheckpointError(
@@ -193,7 +195,7 @@ def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
             "call its from_pretrained."
         )
     names = ARCHITECTURES[model_type]
-    head = _head({own: shape for name, shape in stored.items() if (own := names.to_own(name))})
+    head = _head({own: shape for name, shape in stored.items() if (own := names.to_local(name))})
     if head is None:
         raise CheckpointError(
             f"{path}: config.json names no architecture and the stored classifier could belong to "

@@ -442,7 +442,7 @@ def _configs() -> Iterator[Case]:
         ("padding beyond the vocabulary", {"pad_token_id": 8}, "pad_token_id"),
         ("labels as list", {"id2label": ["a", "b"]}, "id2label"),
         ("label numbers as words", {"id2label": {"zero": "a"}}, "id2label"),
-        ("label numbers with a gap", {"id2label": {"0": "a", "5": "b"}}, "id2label"),
+        ("label names as lists", {"id2label": {"0": ["a"], "1": "b"}}, "id2label"),
         ("label count as text", {"num_labels": "two"}, "num_labels"),
         ("label count of 2^40", {"num_labels": 2**40}, "num_labels"),
         ("unknown model type", {"model_type": "t5", "architectures": None}, "model_type", "t5"),

@@ -28,7 +28,7 @@ def test_layers_repeat(name: str) -> None:
     assert deep.config == shallow.config.replace(num_hidden_layers=7)
     assert deep.dtype == torch.float64
     assert not deep.training
-    assert shallow.train().like(deep.config).training
+    assert minilm.deepen(shallow.train(), 7).training
     layers = list(deep.base.virtual_layers())
     for number, layer in enumerate(layers):
         source = list(shallow.base.virtual_layers())[number % 3]

@@ -155,12 +155,26 @@ def test_only_what_minilm_reads_is_downloaded(hub: Hub, tmp_path: Path, name: st
 
 
 def test_models_load_by_name(hub: Hub, tmp_path: Path) -> None:
-    by_class = minilm.BertForMaskedLM.from_pretrained("org/tiny", cache_dir=tmp_path)
+    with pytest.warns(UserWarning, match="^org/tiny does not store masked_lm_head"):
+        by_class = minilm.BertForMaskedLM.from_pretrained("org/tiny", cache_dir=tmp_path)
     found = minilm.load("org/tiny", cache_dir=tmp_path)
     assert isinstance(found, minilm.BertModel)
     assert torch.equal(found.embeddings.word.weight, by_class.get_input_embeddings().weight)
     with pytest.raises(HubError, match="org/absent"):
         minilm.load("org/absent", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["onnx", "models/v2", "models/v2/"])
+def test_a_folder_of_a_repository(folder: str, hub: Hub, tmp_path: Path) -> None:
+    inner = {f"{folder.strip('/')}/{name}": content for name, content in FILES.items()}
+    hub.repositories["org/tiny"] = Repository({"README.md": b"about", **inner})
+    options = {"subfolder": folder, "cache_dir": tmp_path}
+    model = minilm.load("org/tiny", **options)
+    assert torch.equal(model.state_dict()["embeddings.norm.weight"], model.embeddings.norm.weight)
+    assert resolve("org/tiny", **options).parts[-1] == folder.strip("/").split("/")[-1]
+    assert resolve("org/tiny", local_files_only=True, **options).is_dir()
+    with pytest.raises(HubError, match=r"folder 'nowhere/', on the hub has no config.json"):
+        resolve("org/tiny", subfolder="nowhere", cache_dir=tmp_path)
 
 
 def test_a_second_time_downloads_nothing(hub: Hub, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def test_the_name_tables_are_bijective(name: str) -> None:
         own = own.format(3, 7) + ".weight"
         for prefix in (True, False):
             if names.to_hub(own, prefix) != f"{names.decoder}.weight":
-                assert names.to_own(names.to_hub(own, prefix)) == own
+                assert names.to_local(names.to_hub(own, prefix)) == own
 
 
 @pytest.mark.parametrize("name", ALL_CLASSES)
@@ -189,7 +189,8 @@ def test_heads_that_a_class_does_not_have_are_left_out(saved: Saved) -> None:
 
 def test_absent_heads_are_new_and_reported(saved: Saved) -> None:
     _, directory = saved("AlbertForMaskedLM")
-    model = minilm.AlbertForPreTraining.from_pretrained(directory)
+    with pytest.warns(UserWarning, match=r"encoder.pooler.dense, sentence_order_head: newly"):
+        model = minilm.AlbertForPreTraining.from_pretrained(directory)
     assert {entry.own for entry in model.load_report.missing} == {
         "encoder.pooler.dense.weight",
         "encoder.pooler.dense.bias",
@@ -295,7 +296,9 @@ def test_depth_can_be_chosen_at_load(saved: Saved) -> None:
     assert len(shallow.layers) == 2
     deep = model(**ragged(), output_hidden_states=True).hidden_states
     torch.testing.assert_close(shallow(**ragged()).last_hidden_state, deep[2])
-    with pytest.raises(CheckpointError, match="missing    encoder.layers.3.attention.query"):
+    with pytest.raises(
+        CheckpointError, match=r"encoder.layers.3.attention.query.*encoder.layer.3.attention.self"
+    ):
         minilm.BertModel.from_pretrained(directory, num_hidden_layers=4)
     set_config(directory, num_hidden_layers=2)  # a config that does not fit its weights
     with pytest.raises(CheckpointError, match="unexpected .*layer.2.* describes a model without"):
@@ -405,7 +408,8 @@ def test_an_untied_decoder_is_refused(field: str, saved: Saved) -> None:
         minilm.load(directory)
     with pytest.raises(CheckpointError, match="differs from"):
         model.load_state_dict(load_file(directory / "model.safetensors"))
-    minilm.BertModel.from_pretrained(directory)  # has no masked-LM head to be wrong
+    # has no masked-LM head to be wrong
+    minilm.BertModel.from_pretrained(directory, add_pooling_layer=False)
 
 
 def test_nothing_a_config_says_is_imported_or_fetched(
@@ -468,3 +472,390 @@ def test_load_state_dict_takes_hub_names_and_own_names(name: str) -> None:
     del hub[next(iter(hub))]
     with pytest.raises(RuntimeError, match="Missing key"):
         type(model)(model.config).load_state_dict(hub)
+
+
+# --- wrappers ---
+
+WRAPPERS = [
+    "module.",
+    "model.",
+    "_orig_mod.",
+    "module.model.",
+    "model._orig_mod.module.",
+    "_fsdp_wrapped_module.",
+    "model.bert.",
+]
+
+
+def prefixed(prefix: str, tensors: Tensors) -> Tensors:
+    return {f"{prefix}{name}": value.clone() for name, value in tensors.items()}
+
+
+def compiled_inside(tensors: Tensors) -> Tensors:
+    return {
+        key.replace("encoder.layer.1.", "encoder.layer.1._orig_mod."): value
+        for key, value in tensors.items()
+    }
+
+
+@pytest.mark.parametrize("wrapper", [*WRAPPERS, "own", "inside"])
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "BertModel", "BertForTokenClassification"])
+def test_names_of_wrappers_are_taken_off(name: str, wrapper: str, saved: Saved) -> None:
+    model, directory = saved(name)
+
+    def wrap(tensors: Tensors) -> Tensors:
+        if name == "BertForMaskedLM":
+            with_decoder(tensors)
+        if wrapper == "inside":
+            return compiled_inside(tensors)
+        if wrapper == "own":
+            return prefixed("module._orig_mod.", model.state_dict())
+        return prefixed(wrapper, tensors)
+
+    rewrite(directory, wrap)
+    again = minilm.load(directory)
+    assert same(model, again)
+    if wrapper != "own":
+        set_config(directory, architectures=..., model_type=...)
+        assert type(minilm.load(directory)) is type(model)  # told by the names alone
+    assert all("usually " in entry.note for entry in again.load_report.renamed)
+    assert again.load_report.renamed or wrapper == "inside"
+    clone = type(model)(model.config).eval()
+    clone.load_state_dict(load_file(directory / "model.safetensors"))
+    assert same(model, clone)
+
+
+def test_wrapped_copies_are_compared(saved: Saved) -> None:
+    _, directory = saved("BertForMaskedLM")
+
+    def untie(tensors: Tensors) -> Tensors:
+        with_decoder(tensors)
+        tensors["cls.predictions.decoder.weight"][0] += 1
+        return prefixed("module.", tensors)
+
+    rewrite(directory, untie)
+    with pytest.raises(CheckpointError, match="module.cls.predictions.decoder.weight differs from"):
+        minilm.load(directory)
+
+
+def test_a_name_with_and_without_its_wrapper_means_one_tensor(saved: Saved) -> None:
+    _, directory = saved("BertModel")
+    rewrite(directory, lambda tensors: {**tensors, **prefixed("module.", tensors)})
+    with pytest.raises(CheckpointError, match="is stored too and means the same tensor"):
+        minilm.load(directory)
+
+
+def test_names_nobody_knows_are_shown_beside_what_is_missing(saved: Saved) -> None:
+    _, directory = saved("BertForMaskedLM")
+    rewrite(directory, lambda tensors: prefixed("net.body.", tensors))
+    with pytest.raises(CheckpointError) as caught:
+        minilm.load(directory)
+    assert "stored as bert.embeddings.word_embeddings.weight" in str(caught.value)
+    assert "unexpected net.body." in str(caught.value)
+    assert "more" in str(caught.value).splitlines()[-2]
+
+
+# --- parts that start anew ---
+
+
+def test_one_warning_for_what_starts_anew(saved: Saved) -> None:
+    _, directory = saved("BertForMaskedLM")
+    cls = minilm.BertForSequenceClassification
+    with pytest.warns(UserWarning, match=r"does not store encoder.pooler.dense, classifier: newly"):
+        cls.from_pretrained(directory)
+    with pytest.warns(UserWarning, match=r"does not store pooler.dense: newly") as caught:
+        minilm.BertModel.from_pretrained(directory)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"num_labels": 5},
+        {"id2label": {0: "no", 1: "yes", 2: "who knows"}},
+        {"label2id": {"no": 0, "yes": 1}},
+        {"ignore_mismatched_heads": True},
+        {"ignore_mismatched_sizes": True},
+        {"new_parts": "allow"},
+    ],
+)
+def test_no_warning_for_what_was_asked_for(asked: dict[str, Any], saved: Saved) -> None:
+    _, directory = saved("BertForMaskedLM")
+    model = minilm.BertForSequenceClassification.from_pretrained(directory, **asked)
+    assert len(model.load_report.missing) == 4
+    minilm.BertModel.from_pretrained(directory, add_pooling_layer=True)
+    assert minilm.BertModel.from_pretrained(directory, add_pooling_layer=False).pooler is None
+    with pytest.raises(InputError, match="add_pooling_layer is for base models"):
+        minilm.load(directory, add_pooling_layer=True)
+
+
+def test_new_parts_can_be_refused(saved: Saved) -> None:
+    _, directory = saved("BertForMaskedLM")
+    minilm.load(directory, new_parts="refuse")
+    for cls in (minilm.BertModel, minilm.BertForQuestionAnswering):
+        with pytest.raises(CheckpointError, match=r"does not store (pooler.dense|span_head) of"):
+            cls.from_pretrained(directory, new_parts="refuse")
+    with pytest.raises(InputError, match="new_parts is 'never'"):
+        minilm.load(directory, new_parts="never")
+
+
+# --- the words of transformers ---
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("attn_implementation", "sdpa"),
+        ("output_hidden_states", False),
+        ("output_attentions", False),
+        ("return_dict", True),
+        ("trust_remote_code", False),
+        ("use_safetensors", True),
+        ("low_cpu_mem_usage", True),
+        ("torch_dtype", "float32"),
+        ("torch_dtype", torch.float32),
+        ("device_map", "cpu"),
+        ("device_map", {"": "cpu"}),
+        ("device_map", None),
+        ("ignore_mismatched_sizes", False),
+        ("problem_type", "regression"),
+    ],
+)
+def test_words_that_change_nothing_are_taken(word: str, value: Any, saved: Saved) -> None:
+    model, directory = saved("BertModel")
+    assert same(minilm.load(directory, **{word: value}), model)
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "advice"),
+    [
+        ("attn_implementation", "eager", r'minilm.attention\("explicit"\)'),
+        ("attn_implementation", "flash_attention_2", "minilm.attention"),
+        ("return_dict", False, "pass it to the call"),
+        ("trust_remote_code", True, "no code of a checkpoint"),
+        ("use_safetensors", False, "minilm convert"),
+        ("device_map", "auto", "device="),
+        ("device_map", {"encoder": 0, "classifier": 1}, "device="),
+        ("output_loading_info", True, "load_report"),
+        ("quantization_config", {"bits": 4}, "quantise the loaded model"),
+        ("variant", "fp16", "directory"),
+    ],
+)
+def test_other_words_say_what_to_use(word: str, value: Any, advice: str, saved: Saved) -> None:
+    _, directory = saved("AlbertModel")
+    with pytest.raises(InputError, match=rf"(?s){word}.*{advice}"):
+        minilm.load(directory, **{word: value})
+
+
+def test_renamed_words_do_what_they_say(saved: Saved) -> None:
+    _, directory = saved("BertForSequenceClassification")
+    assert minilm.load(directory, torch_dtype=torch.float64).dtype == torch.float64
+    load = minilm.BertForSequenceClassification.from_pretrained
+    assert load(directory, num_labels=3, ignore_mismatched_sizes=True).classifier.out_features == 3
+    with pytest.raises(InputError, match="torch_dtype is another word for dtype"):
+        load(directory, torch_dtype="float64", dtype="float32")
+    named = load(directory, num_labels=2, id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1})
+    assert named.config.label2id == {"a": 0, "b": 1}
+    assert load(directory, label2id={"b": 0, "a": 1}).config.id2label == {0: "b", 1: "a"}
+    with pytest.raises(ConfigError, match="differ"):
+        load(directory, id2label={0: "a", 1: "b"}, label2id={"a": 1, "b": 0})
+    with pytest.raises(ConfigError, match="has no 'colour'"):
+        load(directory, colour="red")
+
+
+@pytest.mark.parametrize("name", ["BertModel", "DistilBertModel", "AlbertModel"])
+def test_a_config_in_place_of_the_file(name: str, saved: Saved) -> None:
+    model, directory = saved(name)
+    theirs = getattr(transformers, f"{name.removesuffix('Model')}Config")(**model.config.to_dict())
+    cls = type(model)
+    for config in (model.config, model.config.to_dict(), theirs):
+        assert same(cls.from_pretrained(directory, config=config), model)
+    (directory / "config.json").write_text("{}")
+    assert same(cls.from_pretrained(directory, config=model.config, dtype="float32"), model)
+    shorter = cls.from_pretrained(directory, config=model.config, hidden_dropout_prob=0.3)
+    assert shorter.config.hidden_dropout_prob == 0.3
+    assert model.config.hidden_dropout_prob != 0.3
+    with pytest.raises(ConfigError, match="config is 3"):
+        cls.from_pretrained(directory, config=3)
+    other = minilm.BertConfig if name != "BertModel" else minilm.AlbertConfig
+    with pytest.raises(ConfigError, match="model_type is"):
+        cls.from_pretrained(directory, config=other())
+    with pytest.raises(ConfigError, match=r"not from a transformers\..*from_dict"):
+        cls(theirs)
+
+
+def test_a_folder_inside(saved: Saved) -> None:
+    model, directory = saved("BertModel")
+    for load in (minilm.load, minilm.BertModel.from_pretrained):
+        assert same(load(directory.parent, subfolder="BertModel"), model)
+        with pytest.raises(CheckpointError, match="does not exist"):
+            load(directory.parent, subfolder="nowhere")
+
+
+def test_values_cannot_be_put_on_meta(saved: Saved) -> None:
+    _, directory = saved("BertModel")
+    with torch.device("meta"), pytest.raises(InputError, match="meta device"):
+        minilm.load(directory)
+    with pytest.raises(InputError, match="meta device"):
+        minilm.load(directory, device="meta")
+    with torch.device("meta"):
+        assert minilm.load(directory, device="cpu").device.type == "cpu"
+
+
+@pytest.mark.parametrize("layout", ["auto", "padded", "packed"])
+def test_the_layout_is_set_at_load(layout: str, saved: Saved) -> None:
+    for name in ("BertModel", "AlbertForMaskedLM"):
+        _, directory = saved(name)
+        model = minilm.load(directory, layout=layout)
+        assert model.layout == model.base.layout == layout
+
+
+# --- saving as other libraries ask for it ---
+
+
+@pytest.mark.parametrize("names", ["own", "hub", "wrapped", "parameters"])
+@pytest.mark.parametrize("name", ["BertModel", "AlbertForPreTraining"])
+def test_a_given_state_dict_is_saved(names: str, name: str, saved: Saved, tmp_path: Path) -> None:
+    model, directory = saved(name)
+    state = {
+        "own": model.state_dict(),
+        "hub": load_file(directory / "model.safetensors"),
+        "wrapped": prefixed("module.", model.state_dict()),
+        "parameters": dict(model.named_parameters()),
+    }[names]
+    empty = type(model)(model.config)
+    empty.save_pretrained(tmp_path / "new", state_dict=state, save_function=print)
+    assert same(minilm.load(tmp_path / "new"), model)
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["AlbertForMaskedLM", "BertForSequenceClassification"])
+def test_a_sharded_model_is_saved_from_gathered_values(
+    name: str, one_process: None, tmp_path: Path
+) -> None:
+    from torch.distributed.checkpoint import state_dict as of_torch
+    from torch.distributed.fsdp import fully_shard
+
+    sharing = {"num_hidden_groups": 3, "shared_between_groups": "attention"}
+    model = tiny(name, torch.float32, **(sharing if "Albert" in name else {}))
+    sharded: Any = fully_shard(type(model)(model.config))
+    whole = of_torch.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    of_torch.set_model_state_dict(sharded, model.state_dict(), options=whole)
+    with pytest.raises(CheckpointError, match=r"\(DTensor\) cannot be stored.*state_dict="):
+        sharded.save_pretrained(tmp_path / "new")
+    gathered = of_torch.get_model_state_dict(sharded, options=whole)
+    sharded.save_pretrained(tmp_path / "new", state_dict=gathered)
+    again = minilm.load(tmp_path / "new")
+    assert type(again) is type(model)
+    assert same(again, model)
+    sharded.load_state_dict(sharded.state_dict())
+
+
+def test_a_wrong_state_dict_is_not_saved(saved: Saved, tmp_path: Path) -> None:
+    model, _ = saved("BertForTokenClassification")
+    state = model.state_dict()
+    for wrong, message in (
+        ({k: v for k, v in state.items() if k != "classifier.bias"}, "lacks 'classifier.bias'"),
+        ({**state, "adapter.weight": torch.ones(2)}, "has the unknown 'adapter.weight'"),
+        ({}, "lacks"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            model.save_pretrained(tmp_path / "new", state_dict=wrong)
+    assert not (tmp_path / "new").exists()
+
+
+def test_words_of_saving(saved: Saved, tmp_path: Path) -> None:
+    model, directory = saved("BertModel")
+    model.save_pretrained(tmp_path / "never", is_main_process=False)
+    model.save_pretrained(tmp_path / "never", is_main_process=False, state_dict={})
+    assert not (tmp_path / "never").exists()
+    model.save_pretrained(
+        tmp_path / "new", safe_serialization=True, max_shard_size="5GB", push_to_hub=False
+    )
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "new" / file).read_bytes() == (directory / file).read_bytes()
+    for word, value in (("safe_serialization", False), ("push_to_hub", True), ("variant", "fp16")):
+        with pytest.raises(InputError, match=f"save_pretrained does not take {word}"):
+            model.save_pretrained(tmp_path / "other", **{word: value})
+    with pytest.raises(InputError, match="does not know 'colour'"):
+        model.save_pretrained(tmp_path / "other", colour="red")
+    assert not (tmp_path / "other").exists()
+
+
+def test_float16_is_how_weights_are_stored_not_what_others_train_in(
+    saved: Saved, tmp_path: Path
+) -> None:
+    _, directory = saved("BertForSequenceClassification")
+    minilm.load(directory, dtype="float16").save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert minilm.load(tmp_path, dtype="auto").dtype == torch.float16
+    theirs = transformers.BertForSequenceClassification.from_pretrained(tmp_path)
+    assert theirs.dtype == torch.float32
+
+
+# --- what other libraries ask a model ---
+
+
+@pytest.mark.parametrize("name", ALL_CLASSES)
+def test_sizes_and_tables_are_those_of_transformers(name: str) -> None:
+    model = tiny(name, torch.float32)
+    theirs = getattr(transformers, name)(
+        getattr(transformers, type(model.config).__name__)(**model.config.to_dict())
+    )
+    for options in ({}, {"only_trainable": True}, {"exclude_embeddings": True}):
+        assert model.num_parameters(**options) == theirs.num_parameters(**options)
+    assert model.base_model is model.base
+    assert model.num_labels == 2
+    assert model.main_input_name == theirs.main_input_name
+    assert model.accepts_loss_kwargs is False
+    tied = model.get_output_embeddings()
+    assert (tied is None) == (theirs.get_output_embeddings() is None)
+    assert tied is None or tied is model.get_input_embeddings()
+    model.tie_weights()
+    table = torch.nn.Embedding(61, model.get_input_embeddings().embedding_dim)
+    model.set_input_embeddings(table)
+    assert model.get_input_embeddings() is table
+    model.get_input_embeddings().weight.requires_grad_(False)
+    frozen = model.num_parameters() - model.num_parameters(only_trainable=True)
+    assert frozen == table.weight.numel()
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "AlbertModel", "DistilBertForMaskedLM"])
+def test_tables_grow(name: str) -> None:
+    model = tiny(name)
+    assert model.resize_token_embeddings() is model.get_input_embeddings()
+    assert model.resize_token_embeddings(61).num_embeddings == 61
+    assert model.resize_token_embeddings(None, pad_to_multiple_of=8).num_embeddings == 64
+    assert model.resize_token_embeddings(65, pad_to_multiple_of=10).num_embeddings == 70
+    assert model.config.vocab_size == model.base.config.vocab_size == 70
+    if "Masked" in name:
+        assert model(torch.tensor([[69]])).logits.shape == (1, 1, 70)
+
+
+def test_checkpointing_takes_what_trainers_pass() -> None:
+    model = tiny("BertForMaskedLM")
+    assert not model.is_gradient_checkpointing
+    for given in (None, {}, {"use_reentrant": False}):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given)
+        assert model.is_gradient_checkpointing
+    for wrong in ({"use_reentrant": True}, {"determinism_check": "none"}):
+        with pytest.raises(InputError, match="gradient_checkpointing_kwargs"):
+            model.gradient_checkpointing_enable(wrong)
+    model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
+
+
+def test_a_model_knows_where_it_came_from(saved: Saved) -> None:
+    model, directory = saved("BertModel")
+    assert model.name_or_path == ""
+    assert vars(minilm.load(directory))["name_or_path"] == str(directory)

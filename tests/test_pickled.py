@@ -80,9 +80,23 @@ def test_tied_tensors_are_stored_by_every_name(tmp_path: Path, zipped: bool) -> 
     assert_same(stored(tmp_path / "done"), tensors)
 
 
-def test_a_training_checkpoint_with_a_state_dict(tmp_path: Path) -> None:
-    content = {"epoch": 3, "state_dict": tiny_tensors()}
-    source = write_pickle(tmp_path / "source", content, name="best.ckpt")
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("state_dict",),
+        ("model_state_dict",),
+        ("model",),
+        ("module",),
+        ("model", "state_dict"),
+        ("state_dict", "model", "module"),
+    ],
+)
+@FORMATS
+def test_weights_beside_other_things(keys: tuple[str, ...], zipped: bool, tmp_path: Path) -> None:
+    content: dict[str, object] = dict(tiny_tensors())
+    for key in reversed(keys):
+        content = {"epoch": 3, key: content, "optimizer": {"lr": 0.1}}
+    source = write_pickle(tmp_path / "source", content, name="best.ckpt", zipped=zipped)
     convert_pickle(source, tmp_path / "done")
     assert_same(stored(tmp_path / "done"), tiny_tensors())
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import minilm
-from minilm.blocks.initialisation import unallocated
+from minilm.blocks.initialisation import on_meta
 from minilm.errors import CheckpointError, ConfigError, InputError
 from minilm.loader import CLASSES
 from tiny import tiny
@@ -216,7 +216,7 @@ def test_wrong_modes_are_named(sharing: str | int, message: str) -> None:
 
 
 def parameters(config: minilm.AlbertConfig, cls: str = "AlbertModel", **options: Any) -> int:
-    with unallocated():
+    with on_meta():
         return CLASSES[cls](config, **options).num_parameters()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm.bench.workload import Batch
-from minilm.checkpoints.config_file import naming, read_config
+from minilm.checkpoints.config_file import prefix_errors, read_config
 from minilm.config import AlbertConfig, BertConfig, DistilBertConfig, EncoderConfig
 from minilm.errors import DependencyError
 from minilm.loader import CLASSES, STEMS, find_class
@@ -91,12 +91,12 @@ def base_class(directory: Path) -> type[PretrainedModel]:
 
 def load_base(directory: Path, dtype: torch.dtype) -> EncoderModel:
     """The encoder of a checkpoint, without its heads."""
-    return base_class(directory).from_pretrained(directory, dtype=dtype).base
+    return base_class(directory).from_pretrained(directory, dtype=dtype, new_parts="allow").base
 
 
 def read_base_config(directory: Path) -> EncoderConfig:
     """The configuration of a checkpoint."""
-    with naming(directory):
+    with prefix_errors(directory):
         return base_class(directory).config_class.from_dict(read_config(directory))
 
 

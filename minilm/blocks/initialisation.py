@@ -10,11 +10,11 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def unallocated() -> Iterator[None]:
+def on_meta() -> Iterator[None]:
     """Build modules on the meta device: shapes and dtypes, no memory, no values.
 
     `torch.device("meta")` alone would draw from a normal distribution in vain, and PyTorch imports
-    its compiler for that: more than a second. `allocate` provides the memory afterwards.
+    its compiler for that: more than a second. `materialize` provides the memory afterwards.
     """
     with torch.device("meta"), _NoNormalDraws():
         yield
@@ -27,7 +27,7 @@ class _NoNormalDraws(TorchFunctionMode):
         return None if func is nn.init.normal_ else func(*args, **(kwargs or {}))
 
 
-def allocate(module: nn.Module, dtype: torch.dtype, device: torch.device | str) -> None:
+def materialize(module: nn.Module, dtype: torch.dtype, device: torch.device | str) -> None:
     """Give every parameter memory that holds anything.
 
     Parts that are in several places stay one part; a parameter must belong to one part only. Stands

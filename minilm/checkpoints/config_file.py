@@ -22,7 +22,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def naming(directory: Path) -> Iterator[None]:
+def prefix_errors(directory: Path) -> Iterator[None]:
     """Put the path of config.json in front of every ConfigError raised inside."""
     try:
         yield

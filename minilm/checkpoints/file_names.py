@@ -67,7 +67,7 @@ def check_shard_name(name: object, suffix: str, index: Path) -> str:
         CheckpointError: any other name, or no name at all.
     """
     if not isinstance(name, str):
-        raise CheckpointError(f"{index}: {name!r:.100} in weight_map is no file name.")
+        raise CheckpointError(f"{index}: {name!r:.100} in weight_map is not a file name.")
     if not _PLAIN.fullmatch(name) or _DEVICE.fullmatch(name) or not name.endswith(suffix):
         raise CheckpointError(
             f"{index}: {name[:200]!r} in weight_map is refused. Expected the plain name of a "
@@ -93,8 +93,9 @@ def check_link(path: Path, directory: Path) -> None:
     """
     home = directory.resolve()
     allowed = [home]
-    if home.parent.name == "snapshots" and home.parents[1].name.startswith("models--"):
-        allowed += [home.parents[1] / "blobs", home.parents[2] / "blobs"]
+    for parent in home.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            allowed += [parent.parent / "blobs", parent.parents[1] / "blobs"]
     target = path.resolve()
     if not any(target.is_relative_to(root) for root in allowed):
         raise CheckpointError(

@@ -30,6 +30,7 @@ def resolve(
     path_or_repo: str | os.PathLike[str],
     *,
     revision: str | None = None,
+    subfolder: str = "",
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
@@ -45,6 +46,7 @@ def resolve(
     Args:
         path_or_repo: a directory, or a hub name such as "albert/albert-base-v2".
         revision: branch, tag or commit; None = main.
+        subfolder: where in the directory or repository the model is.
         token: for private and gated repositories; None = the one you are logged in with.
         cache_dir: where downloads go; None = huggingface_hub's folder.
         local_files_only: use the cache alone.
@@ -60,14 +62,15 @@ def resolve(
     local = Path(os.path.expanduser(path_or_repo))
     name = os.fspath(path_or_repo)
     if os.path.lexists(local) and name:
-        check_directory(local)
-        return local
+        check_directory(local / subfolder)
+        return local / subfolder
     if not isinstance(path_or_repo, str) or not _REPO.fullmatch(name):
         raise CheckpointError(
             f"The directory {name[:500]!r} does not exist, and it is no name of a hub repository "
             "such as 'albert/albert-base-v2'. Check the path."
         )
     repository = _connect(name, revision or "main", token, cache_dir, local_files_only)
+    repository.folder = f"{subfolder.strip('/')}/" if subfolder else ""
     found = [repository.fetch(CONFIG)]
     if weights:
         _fetch_weights(repository)
@@ -89,6 +92,7 @@ class _Repository:
         files: what it holds; None if only the cache can tell.
         unreachable: why only the cache is used; None with a connection.
         commit: what `revision` turned out to be, known after the first file.
+        folder: where in it the model is, "" or with a "/" behind.
     """
 
     name: str
@@ -98,12 +102,14 @@ class _Repository:
     files: frozenset[str] | None
     unreachable: str | None
     commit: str | None = None
+    folder: str = ""
 
     def fetch(self, file: str) -> Path | None:
         """The local path of a file, downloaded if need be; None if the repository has none."""
         import huggingface_hub as hub
         from huggingface_hub.errors import LocalEntryNotFoundError
 
+        file = self.folder + file
         if self.files is not None and file not in self.files:
             return None
         revision = self.commit or self.revision
@@ -138,6 +144,7 @@ class _Repository:
     def lacks(self, what: str) -> HubError:
         """The error for files that are nowhere."""
         where = f"{self.name!r} (revision {self.revision})"
+        where += f", folder {self.folder!r}," if self.folder else ""
         if self.unreachable is None:
             return HubError(f"{where} on the hub has {what}.")
         from huggingface_hub import constants

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from minilm.checkpoints.names import ENCODER, HubNames
 from minilm.checkpoints.report import Entry, LoadReport
+from minilm.checkpoints.safetensors_file import TensorInfo
 from minilm.checkpoints.weights import Weights
 from minilm.errors import CheckpointError
 
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WORD = f"{ENCODER}embeddings.word.weight"
 MASKED_LM_BIAS = "masked_lm_head.bias"
+OWN_PART = "part of this class"  # of no architecture
 SHOWN = 8  # tensors named in one error message
 
 
@@ -36,8 +38,8 @@ class Plan:
 
 
 def plan_load(
-    expected: Mapping[str, torch.Size],
-    stored: Mapping[str, tuple[torch.Size, torch.dtype]],
+    expected: Mapping[str, Tensor | None],
+    stored: Mapping[str, TensorInfo | Tensor],
     names: HubNames,
     *,
     source: str,
@@ -48,8 +50,9 @@ def plan_load(
     """Decide about every stored tensor and every tensor of the model; touches neither.
 
     Args:
-        expected: shapes by the names of a task model ("encoder." before base-model names).
-        stored: shape and dtype by the names in the file.
+        expected: the model's tensors by the names of a task model ("encoder." before base-model
+            names); only shapes and dtypes count. None = any.
+        stored: by the names in the file.
         names: the architecture's tables.
         source: the checkpoint, for the report.
         shared: see `shared_names`; what is stored under the second names are copies.
@@ -59,60 +62,85 @@ def plan_load(
     report = LoadReport(source)
     sources: dict[str, str] = {}
     copies: dict[str, str] = {}
-    decoder_weight, decoder_bias = f"{names.decoder}.weight", f"{names.decoder}.bias"
-    has_heads = any(not own.startswith(ENCODER) for own in expected)
-    owners = {own: name for name in stored if (own := names.to_own(name)) is not None}
+    shared = shared or {}
+    decoder = {f"{names.decoder}.weight": WORD, f"{names.decoder}.bias": MASKED_LM_BIAS}
+    has_heads = any(not local.startswith(ENCODER) for local in expected)
+    places = {name: names.to_local(name, {*expected, *shared}) for name in stored}
+    owners = {local: name for name, local in places.items() if local is not None}
 
-    for name, (shape, dtype) in stored.items():
-        own = names.to_own(name)
+    for name, local in places.items():
+        original = decoder.get(names.unwrapped(name))
         # where only the decoder's copy is stored, it stands for the original
-        if own is None and name == decoder_weight and WORD not in owners:
-            own = WORD
-        if own is None and name == decoder_bias and MASKED_LM_BIAS not in owners:
-            own = MASKED_LM_BIAS
-        if own is None:
+        if local is None and original is not None and original not in owners:
+            local = original
+        if local is None:
             rule = names.ignored(name)
             report.entries.append(
                 Entry("ignored" if rule else "unexpected", name, None, rule or "")
             )
-            if name == decoder_weight and MASKED_LM_BIAS in expected:
-                copies[name] = owners[WORD]
-            if name == decoder_bias and MASKED_LM_BIAS in expected:
-                copies[name] = owners[MASKED_LM_BIAS]
-        elif shared and own in shared:
+            if original is not None and MASKED_LM_BIAS in expected:
+                copies[name] = owners[original]
+        elif local in shared:
             report.entries.append(Entry("ignored", name, None, "a copy of shared weights"))
-            if shared[own] in owners:
-                copies[name] = owners[shared[own]]
-        elif own not in expected:
-            report.entries.append(_without_place(name, own, layers))
-        elif own in sources:
-            note = f"{sources[own]!r} is stored too and means the same tensor"
-            report.entries.append(Entry("unexpected", name, own, note))
-        elif shape != expected[own] or dtype not in WEIGHT_DTYPES:
-            note = f"stored {tuple(shape)} {dtype}, the model has {tuple(expected[own])}"
-            fresh = ignore_mismatched_heads and not own.startswith(ENCODER)
-            report.entries.append(Entry("new" if fresh else "mismatched", name, own, note))
+            if shared[local] in owners:
+                copies[name] = owners[shared[local]]
+        elif local not in expected:
+            report.entries.append(_without_place(name, local, expected, layers))
+        elif local in sources:
+            note = f"{sources[local]!r} is stored too and means the same tensor"
+            report.entries.append(Entry("unexpected", name, local, note))
+        elif misfit := _misfit(stored[name], expected[local]):
+            fresh = ignore_mismatched_heads and not local.startswith(ENCODER)
+            report.entries.append(Entry("new" if fresh else "mismatched", name, local, misfit))
         else:
-            sources[own] = name
-            usual = names.to_hub(own, with_prefix=has_heads)
+            sources[local] = name
+            usual = names.to_hub(local, with_prefix=has_heads)
             note = "" if name == usual else f"usually {usual}"
-            report.entries.append(Entry("renamed" if note else "loaded", name, own, note))
+            report.entries.append(Entry("renamed" if note else "loaded", name, local, note))
 
     judged = {entry.own for entry in report.entries}
-    for own in expected:
-        if own not in judged:
-            may_be_new = not own.startswith(ENCODER) or own.startswith(f"{ENCODER}pooler.")
-            report.entries.append(Entry("new" if may_be_new else "missing", None, own))
+    for local in expected:
+        if local in judged:
+            continue
+        if not names.knows(local):
+            report.entries.append(Entry("new", None, local, OWN_PART))
+        elif _is_optional(local):
+            report.entries.append(Entry("new", None, local))
+        else:
+            note = f"stored as {names.to_hub(local, with_prefix=has_heads)}"
+            report.entries.append(Entry("missing", None, local, note))
     return Plan(report, sources, copies)
 
 
-def _without_place(name: str, own: str, layers: int | None) -> Entry:
+def _is_optional(local: str) -> bool:
+    """Whether a tensor of the architecture is of a head or of the pooler."""
+    return not local.startswith(ENCODER) or local.startswith(f"{ENCODER}pooler.")
+
+
+def _misfit(found: TensorInfo | Tensor, wanted: Tensor | None) -> str:
+    """Why a stored tensor cannot be copied to this place; "" if it can."""
+    if wanted is None:
+        return ""
+    dtypes = WEIGHT_DTYPES if wanted.is_floating_point() else (wanted.dtype,)
+    if tuple(found.shape) == tuple(wanted.shape) and found.dtype in dtypes:
+        return ""
+    shapes = tuple(found.shape), tuple(wanted.shape)
+    return f"stored {shapes[0]} {found.dtype}, the model has {shapes[1]}"
+
+
+def _without_place(
+    name: str, local: str, expected: Mapping[str, object], layers: int | None
+) -> Entry:
     """A known tensor that this model does not have."""
-    number = re.match(rf"{ENCODER}layers\.(\d+)\.", own)
-    if not own.startswith(ENCODER) or own.startswith(f"{ENCODER}pooler."):
+    number = re.match(rf"{ENCODER}layers\.(\d+)\.", local)
+    if _is_optional(local):
         return Entry("ignored", name, None, "of a head that this class does not have")
     if layers is not None and number is not None and int(number[1]) >= layers:
         return Entry("ignored", name, None, f"of a layer beyond num_hidden_layers={layers}")
+    module = local.rpartition(".")[0] + "."
+    if wrapped := next((other for other in expected if other.startswith(module)), None):
+        note = f"this class has {wrapped} there: load the checkpoint first, then wrap the layer"
+        return Entry("mismatched", name, local, note)
     return Entry("unexpected", name, None, "config.json describes a model without it")
 
 
@@ -126,19 +154,42 @@ def shared_names(model: nn.Module) -> dict[str, str]:
     return others
 
 
+def fresh_parts(
+    report: LoadReport, prefix: str, but_not: Callable[[str], bool] = lambda _: False
+) -> str:
+    """The modules that start from random values, for a message; "" if there are none.
+
+    Args:
+        report: of the load.
+        prefix: "encoder." for a base model, nothing for a task model.
+        but_not: whether a tensor, by its name in a task model, is of a part that was asked for.
+    """
+    new = (entry.own or "" for entry in report.of("new"))
+    parts = (
+        name.removeprefix(prefix).removesuffix(".weight").removesuffix(".bias")
+        for name in new
+        if not but_not(name)
+    )
+    modules = list(dict.fromkeys(parts))
+    more = f" and {len(modules) - SHOWN} more" if len(modules) > SHOWN else ""
+    return ", ".join(modules[:SHOWN]) + more
+
+
 def raise_for(report: LoadReport, allow_unexpected: bool) -> None:
     """Raise CheckpointError for everything in the report that must not pass silently."""
-    problems = report.of("missing", "mismatched")
+    problems, unknown = report.of("missing", "mismatched"), report.unexpected
     advice = "Is this the right class and the config.json that belongs to these weights?"
-    if not problems and not allow_unexpected:
-        problems = report.unexpected
+    if not problems:
+        problems, unknown = ([] if allow_unexpected else unknown), []
         advice = "Pass allow_unexpected=True to leave unknown tensors out."
-    elif problems and not any(entry.own and entry.own.startswith(ENCODER) for entry in problems):
+    elif not any(entry.own and entry.own.startswith(ENCODER) for entry in problems):
         advice = "Pass ignore_mismatched_heads=True to start with a new head of the model's shape."
     if problems:
         lines = [f"  {entry}" for entry in problems[:SHOWN]]
         if len(problems) > SHOWN:
             lines.append(f"  ... and {len(problems) - SHOWN} more")
+        if unknown:
+            lines.append(f"  {unknown[0]}" + (f" and {len(unknown) - 1} more" * (len(unknown) > 1)))
         raise CheckpointError(
             f"{report.source}: nothing was loaded, these tensors do not fit "
             f"the model ({len(problems)}):\n" + "\n".join(lines) + f"\n{advice}"
@@ -151,33 +202,33 @@ def fill(
     weights: Weights,
     plan: Plan,
     *,
-    own_prefix: str,
-    initialise: Callable[[nn.Module], None],
+    prefix: str,
+    initialise: Callable[[nn.Module], None] | None,
     allow_nonfinite: bool,
 ) -> None:
-    """Copy the planned tensors into an allocated model, one at a time; initialise the new ones.
+    """Copy the planned tensors into a model, one at a time; initialise the new ones.
 
     Args:
-        model: parameters are allocated and may hold anything.
-        own_prefix: what stands before the model's own names in the plan ("encoder." for a base
-            model, nothing for a task model).
-        initialise: draws the parameters of a new part.
+        model: its tensors are allocated and may hold anything.
+        prefix: what stands before the model's own names in the plan ("encoder." for a base model,
+            nothing for a task model).
+        initialise: draws the parameters of a new part; None = new parts hold their values already.
         allow_nonfinite: accept NaN and infinity.
 
     Raises:
         CheckpointError: non-finite values, or copies of tied tensors that differ.
     """
-    parameters = dict(model.named_parameters())
+    tensors = model.state_dict()
     for entry in plan.report.of("new"):
-        assert entry.own is not None
-        module, _, _ = entry.own.removeprefix(own_prefix).rpartition(".")
-        initialise(model.get_submodule(module))
+        module, _, _ = (entry.own or "").removeprefix(prefix).rpartition(".")
+        if initialise is not None:
+            initialise(model.get_submodule(module))
     nonfinite: dict[str, int] = {}
-    for own, name in plan.sources.items():
+    for local, name in plan.sources.items():
         tensor = weights.read(name)
         if bad := _nonfinite(tensor):
             nonfinite[name] = bad
-        parameters[own.removeprefix(own_prefix)].copy_(tensor)
+        tensors[local.removeprefix(prefix)].copy_(tensor)
     if nonfinite and not allow_nonfinite:
         worst = ", ".join(f"{name} ({count})" for name, count in list(nonfinite.items())[:SHOWN])
         raise CheckpointError(
@@ -185,8 +236,7 @@ def fill(
             "The training run that wrote them went wrong; pass allow_nonfinite=True to load anyway."
         )
     for copy, original in plan.copies.items():
-        alike = weights.tensors[copy].shape == weights.tensors[original].shape
-        if not alike or not _equal(weights.read(copy), weights.read(original)):
+        if not _equal(weights.read(copy), weights.read(original)):
             raise _untied(copy, original, plan.report.source)
 
 
@@ -201,7 +251,13 @@ def _nonfinite(tensor: Tensor) -> int:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """The same values, NaN included, whatever the dtypes."""
+    """The same values, NaN included, whatever the dtypes.
+
+    Of tensors on the meta device, or spread over processes (DTensor), only the shapes are compared.
+    """
+    away = any(tensor.is_meta or hasattr(tensor, "full_tensor") for tensor in (one, other))
+    if one.shape != other.shape or away:
+        return one.shape == other.shape
     return torch.allclose(one.double(), other.double(), rtol=0, atol=0, equal_nan=True)
 
 
@@ -216,41 +272,37 @@ def translate_state_dict(
     state: Mapping[str, Tensor],
     own_names: set[str],
     names: HubNames,
-    own_prefix: str,
+    prefix: str,
     shared: Mapping[str, str],
 ) -> dict[str, Tensor]:
     """A state dictionary with hub names, own names or both, by the model's own names.
 
     Tensors of heads that the model does not have, position counters and copies of tied tensors are
-    dropped as when loading a file; unknown names are kept, for `load_state_dict` to complain about.
+    dropped as when loading a file; unknown names are kept, for the caller to complain about.
 
     Args:
         state: tensors by name.
         own_names: the names that the model knows.
         names: the architecture's tables.
-        own_prefix: "encoder." for a base model, nothing for a task model.
+        prefix: "encoder." for a base model, nothing for a task model.
         shared: see `shared_names`; values under the second names must be equal, or may be left out.
 
     Raises:
         CheckpointError: values of one tensor differ.
     """
-    result: dict[str, Tensor] = {}
-    hub: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        (result if name in own_names else hub)[name] = tensor
-    expected = {f"{own_prefix}{name}": torch.Size() for name in own_names}
-    stored = {name: (torch.Size(), torch.float32) for name in hub}
-    plan = plan_load(expected, stored, names, source="state_dict")
-    for own, name in plan.sources.items():
-        result.setdefault(own.removeprefix(own_prefix), hub[name])
+    result = {name: tensor for name, tensor in state.items() if name in own_names}
+    hub = {name: tensor for name, tensor in state.items() if name not in own_names}
+    expected = dict.fromkeys(f"{prefix}{name}" for name in own_names)
+    plan = plan_load(expected, hub, names, source="state_dict")
+    for local, name in plan.sources.items():
+        result.setdefault(local.removeprefix(prefix), hub[name])
     for copy, original in plan.copies.items():
-        one, other = hub[copy], hub[original]
-        if not one.is_meta and not (one.shape == other.shape and _equal(one, other)):
+        if not _equal(hub[copy], hub[original]):
             raise _untied(copy, original, "state_dict")
-    for entry in plan.report.unexpected:
-        assert entry.stored is not None
-        result[entry.stored] = hub[entry.stored]
+    unknown = (entry.stored or "" for entry in plan.report.of("unexpected", "mismatched"))
+    result.update({name: hub[name] for name in unknown})
     for second, first in shared.items():
-        if first in result and not _equal(result.setdefault(second, result[first]), result[first]):
+        if first in result and not _equal(result.get(second, result[first]), result[first]):
             raise _untied(second, first, "state_dict")
+    result.update({second: result[first] for second, first in shared.items() if first in result})
     return result

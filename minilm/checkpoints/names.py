@@ -1,95 +1,133 @@
 """Hugging Face's parameter names, as tables.
 
 Each row pairs a module here with the module that holds the same numbers in a hub checkpoint; `{}`
-stands for a number. Parameters have the same last name on both sides (weight, bias). This is the
-only file that knows hub names.
+stands for a number. Parameters have the same last name on both sides (weight, bias). What a row
+does not name, such as an adapter in a layer, keeps its own name behind that of the known module it
+is in. This is the only file that knows hub names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 ENCODER = "encoder."  # where a task model keeps its base model
+
+# what stands before or between the names of a model that was saved in its wrapper: DataParallel and
+# DeepSpeed, Lightning; torch.compile, FSDP, activation checkpointing
+_OUTSIDE = re.compile(r"^(?:(?:module|model)\.)+")
+_BETWEEN = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 
 
 @dataclass(frozen=True)
 class HubNames:
     """The names of one architecture.
 
+    A *local* name is that of a task model here: base-model names start with "encoder.".
+
     Attributes:
         prefix: what stands before base-model names in a checkpoint with heads.
         base: module of the base model -> hub module.
         heads: module of a task model -> hub module.
         decoder: hub module that repeats the tied word embeddings (weight) and the masked-LM bias.
+        layer: a whole layer of the base model, and of the hub's.
     """
 
     prefix: str
     base: Mapping[str, str]
     heads: Mapping[str, str]
     decoder: str
-    _patterns: list[tuple[re.Pattern[str], str, str]] = field(default_factory=list, repr=False)
+    layer: tuple[str, str]
+    _hub: dict[str, str] = field(default_factory=dict, repr=False)  # local -> hub
+    _local: dict[str, str] = field(default_factory=dict, repr=False)  # hub or local -> local
 
     def __post_init__(self) -> None:
-        for table, own_prefix in ((self.base, ENCODER), (self.heads, "")):
-            for own, hub in table.items():
-                pattern = re.escape(hub).replace(r"\{\}", r"(\d+)")
-                self._patterns.append((re.compile(pattern), own_prefix + own, hub))
+        base = {**self.base, self.layer[0]: self.layer[1]}
+        self._hub.update({**self.heads, **{ENCODER + module: hub for module, hub in base.items()}})
+        self._local.update({module.removeprefix(ENCODER): module for module in self._hub})
+        self._local.update({module: module for module in self._hub})
+        self._local.update({hub: module for module, hub in self._hub.items()})
 
-    def to_own(self, hub_name: str) -> str | None:
-        """The name in a task model here ("encoder.layers.0...", "classifier.weight"), or None.
+    def to_local(self, name: str, expected: Container[str] = ()) -> str | None:
+        """The local name of a stored tensor, or None.
 
-        Understands names with and without the base prefix, and the old gamma and beta.
-        """
-        if hub_name == f"{self.decoder}.weight":
-            return None  # a copy of the word embeddings, no parameter of its own
-        module, _, parameter = modern(hub_name).rpartition(".")
-        if parameter not in ("weight", "bias"):
-            return None
-        if module.startswith(self.prefix):
-            module = module[len(self.prefix) :]
-        for pattern, own, _ in self._patterns:
-            if match := pattern.fullmatch(module):
-                return f"{own.format(*match.groups())}.{parameter}"
-        return None
-
-    def to_hub(self, own_name: str, with_prefix: bool = True) -> str:
-        """The hub name of a task model's parameter.
+        Understands hub names and local ones, with and without the base prefix, the old gamma and
+        beta, and the prefixes of wrappers.
 
         Args:
-            own_name: as in a task model; base-model names start with "encoder.".
+            name: as stored.
+            expected: local names that the model has, those included that no table knows.
+        """
+        for plain in (name, self.unwrapped(name)):
+            hub = without_gamma_beta(plain).removeprefix(self.prefix)
+            module, parameter = _split(hub, self._local)
+            translated = f"{module}.{parameter}"
+            for local in (translated, plain, ENCODER + hub):
+                if local in expected and plain != f"{self.decoder}.weight":
+                    return local
+            if self.knows(translated) and plain != f"{self.decoder}.weight":
+                return translated
+        return None
+
+    def to_hub(self, local: str, with_prefix: bool = True) -> str:
+        """The hub name of a tensor.
+
+        Args:
+            local: as in a task model.
             with_prefix: write base-model names with the architecture's prefix.
         """
-        module, _, parameter = own_name.rpartition(".")
-        table, prefix = self.heads, ""
-        if module.startswith(ENCODER):
-            module = module[len(ENCODER) :]
-            table, prefix = self.base, self.prefix if with_prefix else ""
-        numbers = re.findall(r"(?<=\.)\d+(?=\.)", module)
-        template = re.sub(r"(?<=\.)\d+(?=\.)", "{}", module)
-        return f"{prefix}{table[template].format(*numbers)}.{parameter}"
+        prefix = self.prefix if with_prefix and local.startswith(ENCODER) else ""
+        module, parameter = _split(local, self._hub)
+        return prefix + (f"{module}.{parameter}" if module else local.removeprefix(ENCODER))
 
-    def ignored(self, hub_name: str) -> str | None:
+    def knows(self, local: str) -> bool:
+        """Whether a tensor belongs to the architecture or its heads, and to nobody's own part."""
+        module, _, parameter = local.rpartition(".")
+        template = _template(module.split("."))
+        is_layer = template == ENCODER + self.layer[0]
+        return parameter in ("weight", "bias") and template in self._hub and not is_layer
+
+    def ignored(self, name: str) -> str | None:
         """Why a stored tensor that has no place in any model may be left out, or None."""
-        if hub_name.removeprefix(self.prefix) in (
-            "embeddings.position_ids",
-            "embeddings.token_type_ids",
-        ):
+        hub = self.unwrapped(name).removeprefix(self.prefix)
+        if hub in ("embeddings.position_ids", "embeddings.token_type_ids"):
             return "a counter that old files store; computed here"
-        if hub_name == f"{self.decoder}.weight":
+        if hub == f"{self.decoder}.weight":
             return "a copy of the word embeddings (tied)"
-        if hub_name == f"{self.decoder}.bias":
+        if hub == f"{self.decoder}.bias":
             return "a copy of the masked-LM bias"
         return None
 
+    def unwrapped(self, name: str) -> str:
+        """Without the prefixes of wrappers, and without a base prefix that stands twice."""
+        name = _OUTSIDE.sub("", _BETWEEN.sub("", name))
+        while name.startswith(2 * self.prefix):
+            name = name[len(self.prefix) :]
+        return name
 
-def modern(hub_name: str) -> str:
+
+def _split(name: str, table: Mapping[str, str]) -> tuple[str, str]:
+    """The longest known module in a name, translated, and what follows it; "" if none is known."""
+    parts = name.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        if (template := _template(parts[:end])) in table:
+            numbers = (part for part in parts[:end] if part.isdecimal())
+            return table[template].format(*numbers), ".".join(parts[end:])
+    return "", name
+
+
+def _template(parts: list[str]) -> str:
+    return ".".join("{}" if part.isdecimal() else part for part in parts)
+
+
+def without_gamma_beta(hub_name: str) -> str:
     """Old TensorFlow-era norm parameters by today's names: gamma -> weight, beta -> bias."""
-    if hub_name.endswith("LayerNorm.gamma"):
-        return hub_name[: -len("gamma")] + "weight"
-    if hub_name.endswith("LayerNorm.beta"):
-        return hub_name[: -len("beta")] + "bias"
+    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+        if hub_name.endswith(old):
+            return hub_name.removesuffix(old) + new
     return hub_name
 
 
@@ -119,6 +157,7 @@ BERT = HubNames(
         "span_head": "qa_outputs",
     },
     decoder="cls.predictions.decoder",
+    layer=("layers.{}", "encoder.layer.{}"),
 )
 
 DISTILBERT = HubNames(
@@ -145,6 +184,7 @@ DISTILBERT = HubNames(
         "span_head": "qa_outputs",
     },
     decoder="vocab_projector",
+    layer=("layers.{}", "transformer.layer.{}"),
 )
 
 ALBERT = HubNames(
@@ -156,10 +196,10 @@ ALBERT = HubNames(
         "embeddings.norm": "embeddings.LayerNorm",
         "embeddings.projection": "encoder.embedding_hidden_mapping_in",
         **{
-            f"groups.{{}}.layers.{{}}.{own}": (
+            f"groups.{{}}.layers.{{}}.{local}": (
                 f"encoder.albert_layer_groups.{{}}.albert_layers.{{}}.{hub}"
             )
-            for own, hub in {
+            for local, hub in {
                 "attention.query": "attention.query",
                 "attention.key": "attention.key",
                 "attention.value": "attention.value",
@@ -181,6 +221,10 @@ ALBERT = HubNames(
         "span_head": "qa_outputs",
     },
     decoder="predictions.decoder",
+    layer=(
+        "groups.{}.layers.{}",
+        "encoder.albert_layer_groups.{}.albert_layers.{}",
+    ),
 )
 
 ARCHITECTURES: Mapping[str, HubNames] = {"bert": BERT, "distilbert": DISTILBERT, "albert": ALBERT}
@@ -195,7 +239,7 @@ def architecture_of(hub_names: Iterable[str]) -> str | None:
     stored = list(hub_names)
     found = []
     for architecture, names in ARCHITECTURES.items():
-        own = (names.to_own(name) or "" for name in stored)
-        if any(name.startswith((f"{ENCODER}layers.", f"{ENCODER}groups.")) for name in own):
+        local = (names.to_local(name) or "" for name in stored)
+        if any(name.startswith((f"{ENCODER}layers.", f"{ENCODER}groups.")) for name in local):
             found.append(architecture)
     return found[0] if len(found) == 1 else None

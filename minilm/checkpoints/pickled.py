@@ -27,6 +27,9 @@ from minilm.errors import CheckpointError
 # CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 
+# what training scripts, Lightning and DeepSpeed call the weights among other things they save
+NESTED = ("state_dict", "model_state_dict", "model", "module")
+
 
 def convert_pickle(source: Path, destination: Path) -> list[str]:
     """Converts a model directory with pickled weights to one with model.safetensors.
@@ -116,8 +119,11 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             f"{path} cannot be read: {type(problem).__name__}: {str(problem)[:200]}. "
             "Download it again."
         ) from problem
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    while isinstance(content, dict):  # in what a training script saved beside the weights
+        inner = [content[key] for key in NESTED if isinstance(content.get(key), dict)]
+        if not inner:
+            break
+        content = inner[0]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected named tensors.")
     for name, tensor in content.items():

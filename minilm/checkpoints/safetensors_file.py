@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 import stat
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -67,8 +67,8 @@ class TensorInfo:
     shape: tuple[int, ...]
 
 
-class SafetensorsFile:
-    """An open safetensors file. Use as a context manager.
+class SafetensorsFile(ExitStack):
+    """An open safetensors file. Use as a context manager; tensors that were read stay valid.
 
     Tensors are read with pread, not through a memory map: a file that is replaced, cut short or
     lost with its network share while it is open gives an error, not a crash, and never changes a
@@ -87,6 +87,7 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
         header, end, size = _read_header(path)
         try:
@@ -96,6 +97,7 @@ class SafetensorsFile:
             raise CheckpointError(
                 f"{path} is damaged: {reason}. Download or save it again."
             ) from problem
+        self.push(self._file)
         try:
             self.metadata: Mapping[str, str] = self._file.metadata() or {}
             self.tensors: Mapping[str, TensorInfo] = {
@@ -122,21 +124,6 @@ class SafetensorsFile:
                 "Was the file changed while it was open?"
             ) from problem
         return tensor
-
-    def close(self) -> None:
-        """Closes the file; tensors that were read stay valid."""
-        self._file.__exit__(None, None, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _info(self, name: str) -> TensorInfo:
         if not name.isprintable():

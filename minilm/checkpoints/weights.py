@@ -8,8 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor
 
@@ -35,7 +34,7 @@ SHOWN = 8  # names in one error message
 KILLED = 10.0
 
 
-class Weights:
+class Weights(ExitStack):
     """The open weights of a model. Use as a context manager; get it from `open_weights`.
 
     Attributes:
@@ -44,7 +43,8 @@ class Weights:
     """
 
     def __init__(self, files: list[SafetensorsFile], opened: ExitStack) -> None:
-        self._opened = opened
+        super().__init__()
+        self.push(opened)
         self._files = {name: file for file in files for name in file.tensors}
         self.tensors: Mapping[str, TensorInfo] = {
             name: info for file in files for name, info in file.tensors.items()
@@ -63,21 +63,6 @@ class Weights:
             CheckpointError: the file was changed while it was open.
         """
         return self._files[name].read(name)
-
-    def close(self) -> None:
-        """Closes the files; tensors that were read stay valid."""
-        self._opened.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_weights(directory: Path) -> Weights:

@@ -32,7 +32,7 @@ def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
     """
     directory = resolve(source)
     with new_directory(destination) as complete:
-        model = load(directory, dtype=dtype)
+        model = load(directory, dtype=dtype, new_parts="allow")
         if missing := missing_tensors(model):
             raise CheckpointError(
                 f"{directory} does not store {', '.join(missing)} of its "

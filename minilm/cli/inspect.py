@@ -72,7 +72,7 @@ def _parts(model: PretrainedModel) -> Iterator[tuple[str, nn.Module, int]]:
 def describe(path_or_repo: str) -> dict[str, Any]:
     """Everything that `minilm inspect --json` prints."""
     directory = resolve(path_or_repo)
-    model = load(directory, dtype="auto")
+    model = load(directory, dtype="auto", new_parts="allow")
     assert model.load_report is not None
     config = {
         spec.name: getattr(model.config, spec.name) for spec in dataclasses.fields(model.config)

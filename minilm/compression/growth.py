@@ -8,25 +8,22 @@ References: Gong et al. 2019, Efficient Training of BERT by Progressively Stacki
 
 from __future__ import annotations
 
-import re
+import copy
 from typing import TypeVar
 
-import torch
+from torch import nn
 
 from minilm.errors import InputError
 from minilm.models.pretrained import PretrainedModel
 
 Model = TypeVar("Model", bound=PretrainedModel)
 
-# of BERT and DistilBERT; the layers of ALBERT stand in groups, which a deeper one uses more often
-_LAYER = re.compile(r"^((?:encoder\.)?layers\.)(\d+)(?=\.)")
 
-
-@torch.no_grad()
 def deepen(model: Model, num_hidden_layers: int) -> Model:
     """A deeper copy: its layers are the model's, from the first to the last and again.
 
-    An ALBERT keeps its groups of layers, each applied more often, and all its parameters.
+    An ALBERT keeps its groups of layers, each applied more often, and all its parameters. Modules,
+    buffers and settings of your own are copied, those in a layer with the layer.
 
     Args:
         model: a BERT, DistilBERT or ALBERT with any head.
@@ -36,7 +33,8 @@ def deepen(model: Model, num_hidden_layers: int) -> Model:
         A model of the same class, on the same device, in the same dtype and mode.
 
     Raises:
-        InputError: fewer layers; `num_hidden_layers=` of from_pretrained takes the first few.
+        InputError: fewer layers (`num_hidden_layers=` of from_pretrained takes the first few), or
+            a part of the model's class that depends on the depth and cannot be copied; names it.
         ConfigError: more layers than a configuration allows.
 
     Example:
@@ -50,9 +48,36 @@ def deepen(model: Model, num_hidden_layers: int) -> Model:
             f"num_hidden_layers is {num_hidden_layers}, fewer than the model's {depth}. For the "
             "first few layers of a checkpoint, give num_hidden_layers to from_pretrained."
         )
-    deep = model.like(model.config.replace(num_hidden_layers=num_hidden_layers))
-    sources = dict(model.named_parameters())
-    for name, parameter in deep.named_parameters():
-        source = sources[_LAYER.sub(lambda found: f"{found[1]}{int(found[2]) % depth}", name)]
-        parameter.copy_(source).requires_grad_(source.requires_grad)
+    config = model.config.replace(num_hidden_layers=num_hidden_layers)
+    deep = copy.deepcopy(model)
+    deep.config = deep.base.config = config
+    layers = getattr(deep.base, "layers", None)
+    if isinstance(layers, nn.ModuleList):
+        for number in range(depth, num_hidden_layers):
+            layers.append(copy.deepcopy(layers[number % depth]))
+    check_shapes(deep)
     return deep
+
+
+def check_shapes(changed: PretrainedModel) -> None:
+    """Refuse what a copy with another configuration cannot carry of a class of one's own.
+
+    Args:
+        changed: the copy.
+
+    Raises:
+        InputError: its class would build a tensor of its own that the copy lacks or has in another
+            shape, such as one weight for each layer.
+    """
+    cls = type(changed)
+    if cls.__module__.startswith("minilm.models."):
+        return
+    found = {name: tuple(value.shape) for name, value in changed.state_dict().items()}
+    for name, value in cls(changed.config).state_dict().items():
+        own = not changed.hub_names.knows(f"{changed.own_prefix}{name}")
+        if own and found.get(name) != tuple(value.shape):
+            raise InputError(
+                f"{name} of {cls.__name__} is {tuple(value.shape)} in the new configuration and "
+                f"{found.get(name, 'absent')} in the copy: it cannot be carried over. Build a "
+                f"{cls.__name__} with that configuration and copy what fits."
+            )

@@ -7,12 +7,17 @@ again = minilm.share(apart)         # if the layers are still equal
 
 from __future__ import annotations
 
-from typing import TypeVar
+import copy
+from typing import TypeVar, cast
 
 import torch
+from torch import nn
 
+from minilm.blocks.transformer import TransformerLayer
+from minilm.compression.growth import check_shapes
 from minilm.config import AlbertConfig
 from minilm.errors import InputError
+from minilm.models.albert import SHARED_PARTS, AlbertModel, LayerGroup
 from minilm.models.pretrained import PretrainedModel
 
 Model = TypeVar("Model", bound=PretrainedModel)
@@ -22,7 +27,7 @@ def unshare(model: Model) -> Model:
     """An ALBERT whose layers are equal copies, to be trained, pruned or quantised apart.
 
     The copy computes exactly what the original does and is stored in the hub's layout, with as many
-    groups as layers.
+    groups as layers. Modules, buffers and settings of your own are copied.
 
     There is no exact copy in BERT's layout: ALBERT's norm stands between its small embeddings (E)
     and their projection to the hidden size (H), BERT's behind embeddings of full width. A norm over
@@ -77,26 +82,28 @@ def _config_of(model: PretrainedModel) -> AlbertConfig:
 
 @torch.no_grad()
 def _rebuilt(model: Model, config: AlbertConfig) -> Model:
-    """The same weights in a model with other sharing."""
-    rebuilt = model.like(config)
-    sources = {name: parameter for name, parameter in model.named_parameters()}
-    for name, parameter in rebuilt.named_parameters():
-        if "groups." not in name:
-            parameter.copy_(sources[name]).requires_grad_(sources[name].requires_grad)
+    """A copy of the model with other sharing."""
+    rebuilt = copy.deepcopy(model)
+    base = cast(AlbertModel, rebuilt.base)
+    applied = list(base.virtual_layers())
+    span, inner = config.num_hidden_layers // config.num_hidden_groups, config.inner_group_num
+    base.groups = nn.ModuleList(
+        LayerGroup(cast(list[TransformerLayer], copy.deepcopy(applied[first : first + inner])))
+        for first in range(0, len(applied), span * inner)
+    )
+    base._share(SHARED_PARTS[config.shared_between_groups])
+    rebuilt.config = base.config = config
     filled: dict[int, str] = {}
-    layers = zip(model.base.virtual_layers(), rebuilt.base.virtual_layers(), strict=True)
-    for number, (source_layer, layer) in enumerate(layers):
-        for (name, source), parameter in zip(
-            source_layer.named_parameters(), layer.parameters(), strict=True
+    for number, (source, layer) in enumerate(zip(applied, base.virtual_layers(), strict=True)):
+        for (name, values), parameter in zip(
+            source.named_parameters(), layer.parameters(), strict=True
         ):
-            place = f"{name} of layer {number}"
-            if id(parameter) not in filled:
-                filled[id(parameter)] = place
-                parameter.copy_(source).requires_grad_(source.requires_grad)
-            elif not torch.equal(parameter, source):
-                apart = float((parameter - source).abs().max())
+            place = filled.setdefault(id(parameter), f"{name} of layer {number}")
+            if not torch.equal(parameter, values):
+                apart = float((parameter - values).abs().max())
                 raise InputError(
-                    f"{place} differs from {filled[id(parameter)]}, by up to {apart:.3g}: only "
+                    f"{name} of layer {number} differs from {place}, by up to {apart:.3g}: only "
                     "equal layers can be shared."
                 )
+    check_shapes(rebuilt)
     return rebuilt

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from minilm.blocks.heads import MaskedLMHead
-from minilm.blocks.initialisation import allocate, unallocated
+from minilm.blocks.initialisation import materialize, on_meta
 from minilm.config import DistilBertConfig
 from minilm.errors import ConfigError, InputError
 from minilm.models.bert import BertModel
@@ -52,14 +52,14 @@ def init_student(
             start fresh, as in the released script by default. Its bias is always copied.
         freeze_position_embeddings: never train the position table, as in the released training.
         masked_lm: True = with a masked-LM head, which the teacher must have; False = without;
-            None = if the teacher has one.
+            None = as the teacher has it.
 
     Returns:
         The student in eval mode, with the teacher's dtype, device, dropouts and activation.
 
     Raises:
         InputError: the teacher is no BERT or lacks the head, or a layer that does not exist.
-        ConfigError: the teacher's `layer_norm_eps` is none a DistilBERT can have.
+        ConfigError: the teacher's `layer_norm_eps` is not DistilBERT's, 1e-12.
 
     Example:
         >>> teacher = minilm.BertForMaskedLM(minilm.BertConfig(num_hidden_layers=4))
@@ -84,9 +84,9 @@ def init_student(
 
     with_head = isinstance(source_head, MaskedLMHead) and masked_lm is not False
     student: DistilBertForMaskedLM | DistilBertModel
-    with unallocated():
+    with on_meta():
         student = DistilBertForMaskedLM(config) if with_head else DistilBertModel(config)
-    allocate(student, teacher.dtype, teacher.device)
+    materialize(student, teacher.dtype, teacher.device)
 
     target = student.base
     assert isinstance(target, DistilBertModel)

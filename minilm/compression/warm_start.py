@@ -41,7 +41,7 @@ POSITION_SCALE = 3.0  # amplitude of the sinusoids, in units of the word vectors
 
 
 @torch.no_grad()
-def head_start(model: PretrainedModel, words: WordVectors) -> None:
+def warm_start(model: PretrainedModel, words: WordVectors) -> None:
     """Gives a fresh model the start described above, in place.
 
     Args:
@@ -122,3 +122,6 @@ def _look_at_neighbours(
         for linear, matrix in ((attention.query, query), (attention.key, key)):
             matrix = gain * matrix
             linear.weight[rows] = (matrix if back is None else matrix @ back).to(linear.weight)
+
+
+head_start = warm_start  # its older name

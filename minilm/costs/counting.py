@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from minilm.blocks.heads import MaskedLMHead
-from minilm.blocks.initialisation import unallocated
+from minilm.blocks.initialisation import on_meta
 from minilm.blocks.kernels import block_width
 from minilm.blocks.transformer import TransformerLayer
 from minilm.config import AlbertConfig, EncoderConfig
@@ -264,7 +264,7 @@ def _skeleton(config: EncoderConfig, head: str) -> PretrainedModel:
     if name not in CLASSES:
         known = [head for head, end in HEADS.items() if f"{stem}{end}" in CLASSES]
         raise InputError(f"head is {head!r}: for a {stem} expected one of {', '.join(known)}.")
-    with unallocated():
+    with on_meta():
         return CLASSES[name](config)
 
 

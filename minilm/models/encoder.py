@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 from minilm.blocks.embeddings import Embeddings
 from minilm.blocks.heads import Pooler
 from minilm.blocks.layout import Layout
-from minilm.checkpoints.names import ENCODER
 from minilm.config import EncoderConfig
 from minilm.models.inputs import LayoutChoice, prepare
 from minilm.models.pretrained import PretrainedModel
@@ -91,8 +90,6 @@ class EncoderModel(PretrainedModel):
             zeros and nothing needs rows (see `prepare`), and where a head reads first tokens alone,
             the last layer computes no other.
     """
-
-    own_prefix: ClassVar[str] = ENCODER
 
     embeddings: Embeddings
     pooler: Pooler | None

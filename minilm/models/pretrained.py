@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minilm.blocks.heads import MaskedLMHead
-from minilm.blocks.initialisation import allocate, initialise, unallocated
-from minilm.checkpoints.config_file import naming
+from minilm.blocks.initialisation import initialise, materialize, on_meta
+from minilm.checkpoints.config_file import prefix_errors
 from minilm.checkpoints.file_names import WEIGHTS
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.loading import (
+    WEIGHT_DTYPES,
     fill,
+    fresh_parts,
     plan_load,
     raise_for,
     shared_names,
     translate_state_dict,
 )
-from minilm.checkpoints.names import HubNames
+from minilm.checkpoints.names import ENCODER, HubNames
 from minilm.checkpoints.report import LoadReport
 from minilm.checkpoints.weights import open_directory, save_directory
-from minilm.config import EncoderConfig, ignored_keys
-from minilm.errors import ConfigError, InputError
+from minilm.config import EncoderConfig, remarks
+from minilm.errors import CheckpointError, ConfigError, InputError
+from minilm.models.arguments import LOADING, SAVING, check_words, rename_words
 from minilm.models.inputs import LayoutChoice
 
 if TYPE_CHECKING:
     from minilm.models.encoder import EncoderModel
 
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in WEIGHT_DTYPES}
 
 
 def parse_dtype(dtype: torch.dtype | str | None, stored: torch.dtype) -> torch.dtype:
@@ -57,27 +57,37 @@ class PretrainedModel(nn.Module):
     Attributes:
         config: what the model is made of.
         load_report: what became of every tensor, if the model came from a checkpoint.
+        name_or_path: the directory or hub name it came from; "" if from none.
     """
 
     config_class: ClassVar[type[EncoderConfig]]
     hub_names: ClassVar[HubNames]
-    # what stands before this model's parameter names in the tables of checkpoints/names.py
-    own_prefix: ClassVar[str] = ""
+    # what other libraries ask a model: Trainer, how a loss is averaged; pipelines, what comes first
+    accepts_loss_kwargs: ClassVar[bool] = False
+    main_input_name: ClassVar[str] = "input_ids"
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         if not isinstance(config, self.config_class):
+            given = type(config)
             raise ConfigError(
-                f"{type(self).__name__} is built from a {self.config_class.__name__}, not from "
-                f"{type(config).__name__}."
+                f"{type(self).__name__} is built from a minilm.{self.config_class.__name__}, not "
+                f"from a {given.__module__}.{given.__name__}. Convert one of transformers with "
+                f"minilm.{self.config_class.__name__}.from_dict(config.to_dict())."
             )
         self.config = config
         self.load_report: LoadReport | None = None
+        self.name_or_path = ""
 
     @property
     @abstractmethod
     def base(self) -> EncoderModel:
         """The encoder: this model itself, or what its heads stand on."""
+
+    @property
+    def base_model(self) -> EncoderModel:
+        """Another word for `base`."""
+        return self.base
 
     @property
     def layout(self) -> LayoutChoice:
@@ -93,17 +103,10 @@ class PretrainedModel(nn.Module):
             raise InputError(f"layout is {choice!r}: expected 'auto', 'padded' or 'packed'.")
         self.base.layout_choice = choice
 
-    def like(self, config: EncoderConfig) -> Self:
-        """A model of this class, on this device and in this dtype, from another configuration.
-
-        Its parameters are allocated but hold nothing yet: the caller fills every one.
-        """
-        with unallocated():
-            other = type(self)(config)
-        if self.base.pooler is None:
-            other.base.pooler = None
-        allocate(other, self.dtype, self.device)
-        return other.train(self.training)
+    @property
+    def own_prefix(self) -> str:
+        """What stands before this model's names in the tables of checkpoints/names.py."""
+        return ENCODER if self.base is self else ""
 
     def _initialise(self, part: nn.Module) -> None:
         """Draw the parameters of a new part, as the configuration says."""
@@ -115,30 +118,46 @@ class PretrainedModel(nn.Module):
         cls,
         path_or_repo: str | os.PathLike[str],
         *,
+        config: EncoderConfig | Mapping[str, Any] | None = None,
         revision: str | None = None,
+        subfolder: str = "",
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
+        layout: LayoutChoice = "auto",
+        add_pooling_layer: bool | None = None,
         ignore_mismatched_heads: bool = False,
+        new_parts: Literal["warn", "allow", "refuse"] = "warn",
         allow_unexpected: bool = False,
         allow_nonfinite: bool = False,
         **config_overrides: Any,
     ) -> Self:
         """Load a checkpoint in the hub's layout: config.json and safetensors.
 
+        A class of your own, derived from one of these, loads the same checkpoints: its new modules
+        start as they were built.
+
         Args:
             path_or_repo: a directory (no network is touched), or a hub name.
-            revision, token, cache_dir, local_files_only: for hub names, as in huggingface_hub.
+            config: used in place of config.json: a configuration of minilm or transformers, or a
+                dictionary as in config.json.
+            revision, subfolder, token, cache_dir, local_files_only: as in huggingface_hub.
             dtype: of the parameters; None = float32, "auto" = as stored.
             device: where the parameters are created; None = torch's default device.
+            layout: how batches are held, see the attribute of the model.
+            add_pooling_layer: of a base model: with or without; None = as the class is.
             ignore_mismatched_heads: start a head of another shape anew (new `num_labels`).
+            new_parts: what to do when a head, a pooler or a module of your own is not stored, and
+                starts from random values: "warn" once, unless you asked for it by `num_labels`,
+                `id2label`, `add_pooling_layer` or `ignore_mismatched_heads`; "allow"; "refuse".
             allow_unexpected: leave stored tensors out that no rule knows.
             allow_nonfinite: accept NaN and infinite weights.
             **config_overrides: fields of the configuration to change, e.g. `num_labels=5`,
                 `hidden_dropout_prob=0.2`, or `num_hidden_layers=3` for the first three layers
                 (ALBERT: any depth from the same weights, with the groups spread over it).
+                Arguments of transformers are taken too, where they have a meaning here.
 
         Returns:
             The model in eval mode; `model.load_report` says what became of every tensor.
@@ -147,96 +166,165 @@ class PretrainedModel(nn.Module):
             CheckpointError: files that are damaged, unsafe or do not fit; nothing is half-loaded.
             ConfigError: config.json or an override is invalid.
             HubError: a download failed.
+            InputError: an argument of transformers that minilm does not follow.
 
         Example:
             >>> model = minilm.BertModel.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
             >>> print(model.load_report)
         """
+        given = {"dtype": dtype, "device": device, "token": token}
+        ours: dict[str, Any] = given | {"ignore_mismatched_heads": ignore_mismatched_heads}
+        rename_words(ours, config_overrides)
+        check_words("from_pretrained", config_overrides, LOADING)
+        if new_parts not in ("warn", "allow", "refuse"):
+            raise InputError(f"new_parts is {new_parts!r}: expected 'warn', 'allow' or 'refuse'.")
+        place = torch.device(ours["device"] or torch.get_default_device())
+        if place.type == "meta":
+            raise InputError("from_pretrained cannot put values on the meta device; give device=.")
         directory = resolve(
             path_or_repo,
             revision=revision,
-            token=token,
+            subfolder=subfolder,
+            token=ours["token"],
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        cls.config_class.check_names(config_overrides)
         data, weights = open_directory(directory)
         with weights:
-            with naming(directory):
-                stored_config = cls.config_class.from_dict(data)
-            config = stored_config.replace(**config_overrides)
-            with unallocated():
-                model = cls(config)
+            with prefix_errors(directory):
+                stored_config = cls.config_class.of(data if config is None else config)
+            wanted = stored_config.replace(**config_overrides)
+            # the modules of a class that is not ours may start in any way: it is built with values
+            known = cls.__module__.startswith("minilm.models.")
+            with on_meta() if known else nullcontext():
+                model = cls(wanted)
+            if add_pooling_layer is not None and model.base is not model:
+                raise InputError("add_pooling_layer is for base models: this head settles it.")
+            if add_pooling_layer is False:
+                model.base.pooler = None
+            prefix, shared = model.own_prefix, shared_names(model)
             plan = plan_load(
-                {f"{cls.own_prefix}{name}": p.shape for name, p in model.named_parameters()},
-                {name: (torch.Size(t.shape), t.dtype) for name, t in weights.tensors.items()},
+                {f"{prefix}{k}": t for k, t in model.state_dict().items() if k not in shared},
+                weights.tensors,
                 cls.hub_names,
-                shared={
-                    f"{cls.own_prefix}{name}": f"{cls.own_prefix}{first}"
-                    for name, first in shared_names(model).items()
-                },
+                shared={f"{prefix}{name}": f"{prefix}{first}" for name, first in shared.items()},
                 source=str(directory / WEIGHTS),
                 layers=config_overrides.get("num_hidden_layers"),
-                ignore_mismatched_heads=ignore_mismatched_heads,
+                ignore_mismatched_heads=ours["ignore_mismatched_heads"],
             )
             raise_for(plan.report, allow_unexpected)
+            fresh = fresh_parts(plan.report, prefix)
+            if fresh and new_parts == "refuse":
+                raise CheckpointError(
+                    f"{directory} does not store {fresh} of its {cls.__name__}, which would work "
+                    "with random values. Train it first, or use the class it was saved from."
+                )
             stored = (weights.tensors[name].dtype for name in plan.sources.values())
-            allocate(
-                model,
-                parse_dtype(dtype, next(stored, torch.float32)),
-                torch.get_default_device() if device is None else device,
-            )
+            as_asked = parse_dtype(ours["dtype"], next(stored, torch.float32))
+            if known:
+                materialize(model, as_asked, place)
+            else:
+                model.to(device=place, dtype=as_asked)
             fill(
                 model,
                 weights,
                 plan,
-                own_prefix=cls.own_prefix,
-                initialise=model._initialise,
+                prefix=prefix,
+                initialise=model._initialise if known else None,
                 allow_nonfinite=allow_nonfinite,
             )
-        notes = [f"config.json: {key} ignored" for key in ignored_keys(data)]
-        model.load_report = plan.report.of_model(cls.own_prefix, notes)
+        model.load_report = plan.report.of_model(prefix, [] if config else remarks(data))
+        model.name_or_path = os.fspath(path_or_repo)
+        model.layout = layout
+        if (
+            ours["ignore_mismatched_heads"]
+            or add_pooling_layer
+            or config_overrides.keys() & {"num_labels", "id2label", "label2id"}
+        ):  # known parts were asked for, own ones were not
+            fresh = fresh_parts(plan.report, prefix, but_not=cls.hub_names.knows)
+        if fresh and new_parts == "warn":
+            warnings.warn(
+                f"{path_or_repo} does not store {fresh}: newly initialised, train before use "
+                "(new_parts='allow' silences this).",
+                stacklevel=2,
+            )
         return model.eval()
 
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        state_dict: Mapping[str, Tensor] | None = None,
+        is_main_process: bool = True,
+        **transformers_arguments: Any,
+    ) -> None:
         """Write config.json and model.safetensors in the hub's layout, atomically.
+
+        Modules that the hub's layout does not know are stored under their own names.
 
         Args:
             directory: created if need be; the files of an earlier save are replaced.
+            state_dict: what to save in place of the model's own tensors, by its names or the hub's:
+                what accelerate or FSDP has gathered.
+            is_main_process: False writes nothing, in all processes but one.
+            **transformers_arguments: those that ask for safetensors in one file change nothing.
 
         Raises:
-            CheckpointError: the directory cannot be written; what was there stays as it was.
+            CheckpointError: the directory cannot be written; what was there stays as it was. Or a
+                tensor is missing from `state_dict`, unknown, or is no plain tensor.
+            InputError: an argument that asks for something else; says what to use.
         """
+        check_words("save_pretrained", transformers_arguments, SAVING)
+        if transformers_arguments:
+            raise InputError(f"save_pretrained does not know {min(transformers_arguments)!r}.")
+        if not is_main_process:
+            return
+        own = self.state_dict()
+        state = own if state_dict is None else self._translated(state_dict)
+        if different := own.keys() ^ state.keys():
+            problem = "lacks" if min(different) in own else "has the unknown"
+            raise CheckpointError(
+                f"state_dict {problem} {min(different)!r}: expected all tensors of this "
+                f"{type(self).__name__}, gathered, and no others."
+            )
+        tensors: dict[str, Tensor] = {}
+        for name, value in state.items():
+            hub = self.hub_names.to_hub(f"{self.own_prefix}{name}", not self.own_prefix)
+            plain = type(value) in (Tensor, nn.Parameter) and not value.is_quantized
+            if not plain or value.is_meta or hub in tensors:
+                raise CheckpointError(
+                    f"{name} ({type(value).__name__}) cannot be stored as {hub}: only plain "
+                    "tensors can, one under each name. Give the gathered values of a model that is "
+                    "spread over processes as state_dict=; write a quantised one with torch.save."
+                )
+            tensors[hub] = value
         config = self.config.to_dict()
-        config["architectures"] = [type(self).__name__]
+        # torch puts a class of its own in front of one that it shards
+        classes = (cls for cls in type(self).__mro__ if not cls.__module__.startswith("torch."))
+        config["architectures"] = [next(classes).__name__]
         config.pop("torch_dtype", None)  # the older name of the same
         # what other libraries compute in by default: AdamW of 16-bit weights ends in NaN
         config["dtype"] = "float64" if self.dtype == torch.float64 else "float32"
-        tensors = {
-            self.hub_names.to_hub(
-                f"{self.own_prefix}{name}", with_prefix=not self.own_prefix
-            ): value
-            for name, value in self.state_dict().items()
-        }
         save_directory(Path(directory), config, tensors)
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Like `nn.Module.load_state_dict`, for own names and for hub names.
+    def _translated(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """A state dictionary by this model's own names; see `translate_state_dict`."""
+        names, shared = set(self.state_dict()), shared_names(self)
+        return translate_state_dict(state_dict, names, self.hub_names, self.own_prefix, shared)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Also take hub names, wherever this model stands in another one.
 
         Tensors of heads this class does not have, position counters and copies of tied tensors are
         dropped; other unknown names are an error under `strict`. Weights that are shared here must
         be equal.
         """
-        state = translate_state_dict(
-            state_dict,
-            set(self.state_dict()),
-            self.hub_names,
-            self.own_prefix,
-            shared_names(self),
-        )
-        return super().load_state_dict(state, strict=strict, assign=assign)
+        mine = [name for name in state_dict if name.startswith(prefix)]
+        found = {name.removeprefix(prefix): state_dict.pop(name) for name in mine}
+        state_dict.update({f"{prefix}{k}": v for k, v in self._translated(found).items()})
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -248,49 +336,103 @@ class PretrainedModel(nn.Module):
         """Of the word embeddings."""
         return self.base.embeddings.word.weight.device
 
-    def num_parameters(self) -> int:
-        """How many numbers the model holds; shared and tied ones count once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    @property
+    def num_labels(self) -> int:
+        """How many classes a classification head has."""
+        return self.config.num_labels
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many numbers the model holds; shared and tied ones count once.
+
+        Args:
+            only_trainable: leave frozen ones out.
+            exclude_embeddings: leave the tables of words, positions and token types out.
+        """
+        tables = (part.weight for part in self.modules() if isinstance(part, nn.Embedding))
+        left_out = set(map(id, tables)) if exclude_embeddings else set()
+        parameters = (p for p in self.parameters() if p.requires_grad or not only_trainable)
+        return sum(p.numel() for p in parameters if id(p) not in left_out)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The word embedding table, (V, E); also what the masked-LM head compares with."""
         return self.base.embeddings.word
 
+    def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
+        """Put another word embedding table in place, as large as `config.vocab_size`."""
+        self.base.embeddings.word = embeddings
+
+    def get_output_embeddings(self) -> nn.Embedding | None:
+        """The table that a masked-LM head compares with: the input's. None without such a head."""
+        return self.base.embeddings.word if self._masked_lm_head is not None else None
+
+    def tie_weights(self) -> None:
+        """Nothing to do: the masked-LM head is given the table of the input in every call."""
+
+    @property
+    def _masked_lm_head(self) -> MaskedLMHead | None:
+        head = getattr(self, "masked_lm_head", None)
+        return head if isinstance(head, MaskedLMHead) else None
+
     @torch.no_grad()
-    def resize_token_embeddings(self, vocab_size: int) -> nn.Embedding:
+    def resize_token_embeddings(
+        self, vocab_size: int | None = None, pad_to_multiple_of: int | None = None
+    ) -> nn.Embedding:
         """Change the size of the vocabulary; the first rows keep their values.
 
         New rows are drawn like fresh weights (differs from Hugging Face, which draws them around
         the mean of the old ones); a masked-LM bias grows by zeros.
 
         Args:
-            vocab_size: the new V.
+            vocab_size: the new V; None = as it is.
+            pad_to_multiple_of: round V up to a multiple of this.
 
         Returns:
-            The new table, (V, E).
+            The new table, (V, E); the old one if nothing changes.
         """
-        config = self.config.replace(vocab_size=vocab_size)
         old = self.base.embeddings.word
+        wanted = old.num_embeddings if vocab_size is None else vocab_size
+        wanted += -wanted % (pad_to_multiple_of or 1)
+        if wanted == old.num_embeddings:
+            return old
+        config = self.config.replace(vocab_size=wanted)
         new = nn.Embedding(
-            vocab_size, old.embedding_dim, padding_idx=old.padding_idx, dtype=old.weight.dtype
+            wanted, old.embedding_dim, padding_idx=old.padding_idx, dtype=old.weight.dtype
         ).to(old.weight.device)
         self._initialise(new)
-        kept = min(vocab_size, old.num_embeddings)
+        kept = min(wanted, old.num_embeddings)
         new.weight[:kept] = old.weight[:kept]
         new.weight.requires_grad_(old.weight.requires_grad)
         self.base.embeddings.word = new
-        head = getattr(self, "masked_lm_head", None)
-        if isinstance(head, MaskedLMHead):
-            bias = head.bias.new_zeros(vocab_size)
+        if (head := self._masked_lm_head) is not None:
+            bias = head.bias.new_zeros(wanted)
             bias[:kept] = head.bias[:kept]
             head.bias = nn.Parameter(bias, requires_grad=head.bias.requires_grad)
         self.config = self.base.config = config
         return new
 
-    def gradient_checkpointing_enable(self) -> None:
-        """In training, keep only the input of each layer and compute the rest again backwards."""
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """In training, keep only the input of each layer and compute the rest again backwards.
+
+        Args:
+            gradient_checkpointing_kwargs: as in transformers; `use_reentrant` must be False.
+
+        Raises:
+            InputError: it asks for another kind of checkpointing.
+        """
+        if dict(gradient_checkpointing_kwargs or {}) not in ({}, {"use_reentrant": False}):
+            raise InputError(
+                f"gradient_checkpointing_kwargs is {gradient_checkpointing_kwargs!r}: only "
+                "{'use_reentrant': False} is implemented, which needs no input with a gradient."
+            )
         self.base.gradient_checkpointing = True
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all intermediate states again (the default)."""
         self.base.gradient_checkpointing = False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether layers are computed again backwards."""
+        return self.base.gradient_checkpointing

@@ -113,7 +113,7 @@ def verify(
                     expected.append(run_reference(theirs, inputs))
                     bar.update()
                 del theirs
-                ours = cls.from_pretrained(directory, dtype=dtype)
+                ours = cls.from_pretrained(directory, dtype=dtype, new_parts="allow")
                 for i, (inputs, seen) in enumerate(zip(batches, expected, strict=True)):
                     if dtype == torch.float64:
                         rows = compare_rows(ours, seen, inputs)
@@ -142,7 +142,7 @@ def stored_classes(directory: Path) -> list[type[PretrainedModel]]:
                 f"{directory / 'config.json'}: model_type is {model_type!r}: expected one of "
                 f"{', '.join(ARCHITECTURES)}."
             )
-        own = {ARCHITECTURES[model_type].to_own(name) or "" for name in weights.tensors}
+        own = {ARCHITECTURES[model_type].to_local(name) or "" for name in weights.tensors}
     heads = ["Model", *stored_heads(own)]
     kinds = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
     named = [kind for kind in kinds if data.get("architectures") == [f"{STEMS[model_type]}{kind}"]]
@@ -163,7 +163,7 @@ def _what_to_skip(cls: type[PretrainedModel], directory: Path) -> tuple[EncoderC
     Raises:
         CheckpointError: that would be the very head to compare.
     """
-    model = cls.from_pretrained(directory, dtype="auto")
+    model = cls.from_pretrained(directory, dtype="auto", new_parts="allow")
     missing = missing_tensors(model)
     if model is model.base and missing:
         return model.config, ["pooler_output"]

@@ -53,7 +53,7 @@ def run_reference(model: Any, inputs: Inputs, *, gradients: bool = False) -> Obs
             tensors["loss"] = _span_loss(tensors, inputs)
         if gradients:
             names = ARCHITECTURES[model.config.model_type]
-            named = {str(names.to_own(name)): p for name, p in model.named_parameters()}
+            named = {str(names.to_local(name)): p for name, p in model.named_parameters()}
             tensors |= _gradients(tensors["loss"], named)
     return {name: value.detach() for name, value in tensors.items()}
 

@@ -144,7 +144,7 @@ class SentenceEncoder:
             local_files_only=local_files_only,
         )
         settings = read_sentence_settings(directory)
-        model = load(directory / settings.folder, dtype=dtype, device=device)
+        model = load(directory / settings.folder, dtype=dtype, device=device, new_parts="allow")
         tokenizer = Tokenizer.from_pretrained(directory / settings.folder)
         if settings.lower_case:
             steps = [normalizers.Lowercase(), tokenizer.backend.normalizer]
