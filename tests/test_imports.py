@@ -14,6 +14,7 @@ PACKAGE = Path(minilm.__file__).parent
 # A module may import modules of its own level or below, never above.
 LEVELS = [
     ("errors",),
+    ("files",),
     ("blocks", "metrics"),
     ("config", "outputs"),
     ("objectives", "checkpoints"),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from minilm.checkpoints.json_file import MAX_DEPTH, json_bytes, parse_json, read_json
 from minilm.errors import ConfigError, TokenizerFileError
+from minilm.files.json_file import MAX_DEPTH, json_bytes, parse_json, read_json
 
 
 def read(path: Path, content: bytes, max_bytes: int = 10_000) -> dict[str, object]:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from minilm.checkpoints import safetensors_file
 from minilm.errors import TrainingError
+from minilm.files import safetensors_file
 from minilm.training import snapshots
 from minilm.training.snapshots import Snapshot, newest_snapshot, save_snapshot
 from training_driver import Faults, Zygote, make_snapshot

@@ -22,11 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 
 from malformed import PUBLISHED, Case, cases, raw_file, tiny_config, tiny_tensors, write_sharded
-from minilm.checkpoints import atomic, safetensors_file
 from minilm.checkpoints.file_names import check_shard_name
-from minilm.checkpoints.safetensors_file import DTYPES, SafetensorsFile, write_weights
 from minilm.checkpoints.weights import open_directory, open_weights, save_directory
 from minilm.errors import CheckpointError
+from minilm.files import atomic, safetensors_file
+from minilm.files.safetensors_file import DTYPES, SafetensorsFile, write_weights
 
 MEGABYTE = 2**20
 
@@ -121,7 +121,7 @@ def test_the_largest_header_stays_within_bounds(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from minilm.checkpoints.safetensors_file import SafetensorsFile\n"
+        "from minilm.files.safetensors_file import SafetensorsFile\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         f"with SafetensorsFile(Path({str(path)!r})) as file:\n"

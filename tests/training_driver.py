@@ -29,12 +29,12 @@ import torch._dynamo
 
 import minilm
 from memory_store import MemoryStore, wordpiece
-from minilm.checkpoints import safetensors_file
 from minilm.data.masked_lm import MaskedLMData, evaluation_batches
 from minilm.data.masking import TokenMasking
 from minilm.data.sequences import Sequences
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import MinilmError
+from minilm.files import safetensors_file
 from minilm.models.tasks import ForMaskedLM
 from minilm.objectives.distillation import DistillationLoss
 from minilm.recipes.distillation import DistillationLearner

@@ -279,21 +279,18 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropout: 
     return context
 
 
-def _lengths(layout: Packed) -> Tensor:
-    return torch.tensor(layout.lengths, device=layout.sequence.device)
-
-
 def _bounds(layout: Packed) -> Tensor:
     """Where sequences begin and end in the line: (B + 1,) int32, from 0 to T."""
-    return F.pad(_lengths(layout).cumsum(0), (1, 0)).int()
+    device = layout.sequence.device
+    return torch.tensor((0, *layout.lengths), device=device).cumsum(0, dtype=torch.int32)
 
 
 def _rows(layout: Packed) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The sequences as rows of the longest: (B, S) True where a token is, and each one's place."""
-    lengths, (tokens,) = _lengths(layout), layout.sequence.shape
-    row = torch.repeat_interleave(lengths, output_size=tokens)  # (T,)
-    column = torch.arange(tokens, device=row.device) - _once(layout, _bounds)[row]
-    mask = torch.arange(layout.lengths[-1], device=row.device) < lengths[:, None]
+    bounds, (tokens,) = _once(layout, _bounds), layout.sequence.shape
+    row = torch.repeat_interleave(bounds.diff(), output_size=tokens)  # (T,)
+    column = torch.arange(tokens, device=row.device) - bounds[row]
+    mask = torch.arange(layout.lengths[-1], device=row.device) < bounds.diff()[:, None]
     return mask, (row, column)
 
 

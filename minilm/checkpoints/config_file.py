@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from minilm.checkpoints.file_names import CONFIG
-from minilm.checkpoints.json_file import read_json
 from minilm.errors import ConfigError
+from minilm.files.json_file import read_json
 
 MAX_BYTES = 10_000_000
 

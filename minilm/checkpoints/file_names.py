@@ -1,10 +1,11 @@
 """The files of a model directory, and the file names that an index in it may name."""
 
 import re
+import shutil
 from pathlib import Path
 
-from minilm.checkpoints.json_file import read_json
 from minilm.errors import CheckpointError
+from minilm.files.json_file import read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -38,6 +39,14 @@ _TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_sta
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 # Windows opens a device for these, whatever the extension.
 _DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
+
+
+def copy_companions(source: Path, destination: Path) -> None:
+    """Copies the files that go with the weights of a model, as far as there are any."""
+    for name in COMPANIONS:
+        if (source / name).is_file():
+            (destination / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, destination / name)
 
 
 def check_directory(directory: Path) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from minilm.checkpoints.names import ENCODER, HubNames
 from minilm.checkpoints.report import Entry, LoadReport
-from minilm.checkpoints.safetensors_file import TensorInfo
 from minilm.checkpoints.weights import Weights
 from minilm.errors import CheckpointError
+from minilm.files.safetensors_file import TensorInfo
 
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WORD = f"{ENCODER}embeddings.word.weight"

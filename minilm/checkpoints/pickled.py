@@ -13,15 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minilm.checkpoints.atomic import copy_companions, file_list, new_directory
 from minilm.checkpoints.file_names import (
     CONFIG,
     INDEX,
     WEIGHTS,
+    copy_companions,
     pickle_files,
 )
-from minilm.checkpoints.safetensors_file import write_weights
 from minilm.errors import CheckpointError
+from minilm.files.atomic import file_list, new_directory
+from minilm.files.safetensors_file import write_weights
 
 # The first release without known ways to run code through weights_only (CVE-2025-32434 and
 # CVE-2026-24747).

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from minilm.checkpoints.atomic import being_replaced, replace_files
 from minilm.checkpoints.config_file import read_config
 from minilm.checkpoints.file_names import (
     CONFIG,
@@ -23,9 +22,10 @@ from minilm.checkpoints.file_names import (
     pickle_files,
     read_shard_index,
 )
-from minilm.checkpoints.json_file import json_bytes
-from minilm.checkpoints.safetensors_file import SafetensorsFile, TensorInfo, write_tensors
 from minilm.errors import CheckpointError
+from minilm.files.atomic import being_replaced, replace_files
+from minilm.files.json_file import json_bytes
+from minilm.files.safetensors_file import SafetensorsFile, TensorInfo, write_tensors
 
 FOREIGN_WEIGHTS = (".h5", ".msgpack", ".onnx", ".ckpt.index", ".tflite", ".gguf")
 SHOWN = 8  # names in one error message

@@ -74,12 +74,12 @@ def command(
     """
     import torch
 
-    from minilm.checkpoints.atomic import replace_files
     from minilm.compare.measure import CompareSettings, compare
     from minilm.compare.page import page
     from minilm.compare.report import markdown, table
     from minilm.compare.text_scores import help_topics
     from minilm.data.text_files import read_documents
+    from minilm.files.atomic import replace_files
 
     if as_json and as_markdown:
         raise click.UsageError("Choose one of --json and --markdown.")

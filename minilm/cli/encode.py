@@ -12,8 +12,8 @@ from typing import BinaryIO
 import click
 import numpy as np
 
-from minilm.checkpoints.atomic import replace_files
 from minilm.errors import InputError
+from minilm.files.atomic import replace_files
 from minilm.models.pretrained import DTYPES
 from minilm.sentence.encoder import TOKENS_PER_BATCH, Encoder, Pooling, Vectors
 

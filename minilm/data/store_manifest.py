@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from minilm.checkpoints.json_file import json_bytes, read_json
 from minilm.errors import DataError
+from minilm.files.json_file import json_bytes, read_json
 
 VERSION = 1
 MANIFEST = "store.json"

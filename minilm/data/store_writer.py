@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from minilm.checkpoints.atomic import replace_files
-from minilm.checkpoints.json_file import json_bytes
 from minilm.data.document_encoder import EncodedDocuments
 from minilm.data.store_manifest import (
     COUNTS,
@@ -35,6 +33,8 @@ from minilm.data.store_manifest import (
 )
 from minilm.data.token_store import Integers
 from minilm.errors import CheckpointError, DataError
+from minilm.files.atomic import replace_files
+from minilm.files.json_file import json_bytes
 
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer

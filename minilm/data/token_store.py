@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from minilm.checkpoints.json_file import json_bytes
 from minilm.data.store_manifest import AGAIN, COUNTS, Manifest, shard_file, token_dtype
 from minilm.errors import DataError, InputError
+from minilm.files.json_file import json_bytes
 
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer

@@ -170,9 +170,8 @@ class BertForNextSentencePrediction(TaskModel):
         """Score the two answers.
 
         Args:
-            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
-                `EncoderModel.forward`.
             labels: (B,) int64; 0 = it follows, 1 = it is a random one.
+            others: as in `EncoderModel.forward`.
 
         Returns:
             logits (B, 2); loss, the mean cross-entropy, if labels are given.

@@ -93,9 +93,8 @@ class ForMaskedLM(TaskModel):
         """Score every vocabulary entry at every position.
 
         Args:
-            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
-                `EncoderModel.forward`.
             labels: (B, S) or (T,) int64 true ids; -100 = not predicted here.
+            others: as in `EncoderModel.forward`.
 
         Returns:
             logits (B, S, V) or (T, V), zero at unattended positions; loss, the mean cross-entropy
@@ -161,12 +160,11 @@ class ForPreTraining(TaskModel):
         """Both predictions.
 
         Args:
-            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
-                `EncoderModel.forward`.
             labels: (B, S) or (T,) int64 true ids; -100 = not predicted here.
             next_sentence_label: of BERT; (B,) int64, 0 = the second segment follows, 1 = it is a
                 random one.
             sentence_order_label: of ALBERT; (B,) int64, 0 = original order, 1 = swapped.
+            others: as in `EncoderModel.forward`.
 
         Returns:
             `BertPreTrainingOutput` or `AlbertPreTrainingOutput`: prediction_logits (B, S, V) or
@@ -228,10 +226,9 @@ class ForSequenceClassification(TaskModel):
         """Classify each sequence.
 
         Args:
-            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
-                `EncoderModel.forward`.
             labels: (B,) int64 classes; (B, C) numbers for regression or several labels, (B,)
                 where C is 1.
+            others: as in `EncoderModel.forward`.
 
         Returns:
             logits (B, C); loss, the mean over sequences, by `config.problem_type` or, if that is
@@ -273,9 +270,8 @@ class ForTokenClassification(TaskModel):
         """Classify each token.
 
         Args:
-            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
-                `EncoderModel.forward`.
             labels: (B, S) or (T,) int64 classes; -100 = no label here.
+            others: as in `EncoderModel.forward`.
 
         Returns:
             logits (B, S, C) or (T, C), zero at unattended positions; loss, the mean cross-entropy
@@ -314,10 +310,9 @@ class ForQuestionAnswering(TaskModel):
         """Score every token as start and as end of the answer.
 
         Args:
-            input_ids, attention_mask, token_type_ids, position_ids, return_dict, **options: as in
-                `EncoderModel.forward`.
             start_positions, end_positions: (B,) int64, counted within each row or sequence;
                 positions beyond the row count as unlabelled.
+            others: as in `EncoderModel.forward`.
 
         Returns:
             start_logits and end_logits (B, S) or (T,), the smallest finite value at unattended

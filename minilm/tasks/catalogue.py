@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from minilm.checkpoints.file_names import TASK
-from minilm.checkpoints.json_file import read_json
 from minilm.errors import CheckpointError, InputError, MinilmError
+from minilm.files.json_file import read_json
 from minilm.loader import find_class
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.answering import QuestionAnswering

@@ -22,8 +22,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from minilm.checkpoints.json_file import read_bytes, read_json
 from minilm.errors import MinilmError, TokenizerFileError
+from minilm.files.json_file import read_bytes, read_json
 from minilm.tokenization.sentencepiece import read_sentencepiece
 
 if TYPE_CHECKING:

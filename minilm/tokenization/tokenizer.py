@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias,
 import numpy as np
 from torch import Tensor
 
-from minilm.checkpoints.atomic import replace_files
-from minilm.checkpoints.json_file import json_bytes
 from minilm.errors import CheckpointError, InputError, MinilmError, TokenizerFileError
+from minilm.files.atomic import replace_files
+from minilm.files.json_file import json_bytes
 from minilm.tokenization.batch import (
     Batch as Batch,
     Integers,

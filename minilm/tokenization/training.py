@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from tqdm import tqdm
 
-from minilm.checkpoints.atomic import new_directory
-from minilm.checkpoints.json_file import json_bytes
 from minilm.data.text_files import EncodingErrors, TextFormat, check_text_file, read_documents
 from minilm.errors import DataError, InputError, MinilmError
+from minilm.files.atomic import new_directory
+from minilm.files.json_file import json_bytes
 from minilm.tokenization.files import guarded
 from minilm.tokenization.tokenizer import Tokenizer
 

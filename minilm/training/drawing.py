@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from minilm.checkpoints.atomic import replace_files
 from minilm.errors import DependencyError, InputError
+from minilm.files.atomic import replace_files
 from minilm.training.curves import Curve, RunCurves
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from minilm.checkpoints.atomic import replace_files
 from minilm.errors import TrainingError
+from minilm.files.atomic import replace_files
 
 LOG = Path("run", "log.jsonl")  # in the directory of a run
 LINE_EVERY = 10.0  # seconds between plain progress lines

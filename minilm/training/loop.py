@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
-from minilm.checkpoints.atomic import make_directory
 from minilm.errors import TrainingError
+from minilm.files.atomic import make_directory
 from minilm.training.best import Best
 from minilm.training.distributed import Processes
 from minilm.training.lock import locked

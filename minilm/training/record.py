@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 import minilm
-from minilm.checkpoints.atomic import replace_files
-from minilm.checkpoints.json_file import json_bytes, parse_json, read_json
 from minilm.errors import TrainingError
+from minilm.files.atomic import replace_files
+from minilm.files.json_file import json_bytes, parse_json, read_json
 from minilm.training.distributed import Processes
 from minilm.training.settings import FREE
 

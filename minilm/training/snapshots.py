@@ -30,10 +30,10 @@ import torch
 from torch import Tensor
 
 import minilm
-from minilm.checkpoints.atomic import ABANDONED, make_directory, sync, write_synced
-from minilm.checkpoints.json_file import json_bytes, parse_json, read_json
-from minilm.checkpoints.safetensors_file import DTYPES, SafetensorsFile, write_tensors
 from minilm.errors import CheckpointError, MinilmError, TrainingError
+from minilm.files.atomic import ABANDONED, make_directory, sync, write_synced
+from minilm.files.json_file import json_bytes, parse_json, read_json
+from minilm.files.safetensors_file import DTYPES, SafetensorsFile, write_tensors
 
 FORMAT = 1
 MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "state.json"

@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minilm.checkpoints.atomic import replace_files
-from minilm.checkpoints.json_file import parse_json
 from minilm.errors import CheckpointError
+from minilm.files.atomic import replace_files
+from minilm.files.json_file import parse_json
 
 # The largest sensible header, 128 layers with 16 tensors each, has about 0.3 MB.
 MAX_HEADER_BYTES = 4_000_000

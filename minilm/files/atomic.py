@@ -4,13 +4,11 @@ import contextlib
 import glob
 import os
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from minilm.checkpoints.file_names import COMPANIONS
 from minilm.errors import CheckpointError
 
 # A temporary file this old (seconds) belongs to a process that was killed.
@@ -99,14 +97,6 @@ def write_synced(path: Path, writer: Callable[[Path], object]) -> None:
     writer(path)
     path.chmod(mode)  # the safetensors library makes its files private
     sync(path)
-
-
-def copy_companions(source: Path, destination: Path) -> None:
-    """Copies the files that go with the weights of a model, as far as there are any."""
-    for name in COMPANIONS:
-        if (source / name).is_file():
-            (destination / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, destination / name)
 
 
 def file_list(directory: Path) -> list[str]:
