@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -128,12 +129,8 @@ def attend(
     # split, not slices: its backward is one concatenation instead of a full-size sum a group
     sizes = list(map(math.prod, layout.groups.items()))
     _, heads, size = query.shape
-    queries, keys, values = (
-        query.split_with_sizes(sizes),
-        key.split_with_sizes(sizes),
-        value.split_with_sizes(sizes),
-    )
-    for (length, count), q, k, v in zip(layout.groups.items(), queries, keys, values, strict=True):
+    parts = map(Tensor.split_with_sizes, (query, key, value), repeat(sizes))
+    for (length, count), q, k, v in zip(layout.groups.items(), *parts, strict=True):
         q = q.view(count, length, heads, size).transpose(1, 2)  # (count, A, length, D)
         k = k.view(count, length, heads, size).transpose(1, 2)
         v = v.view(count, length, heads, size).transpose(1, 2)

@@ -22,13 +22,7 @@ Reads = Literal["all", "first"]
 
 
 class EncoderOptions(TypedDict, total=False):
-    """Rarer arguments of every model, all keyword-only.
-
-    inputs_embeds: (B, S, E) or (T, E) word vectors instead of input_ids.
-    lengths: (B,) sequence lengths of a packed call.
-    output_attentions: return attention maps (padded calls only).
-    output_hidden_states: return the state after the embeddings and after every layer.
-    """
+    """Rarer arguments of every model, all keyword-only; see `EncoderModel.forward`."""
 
     inputs_embeds: Tensor | None
     lengths: Tensor | Sequence[int] | None

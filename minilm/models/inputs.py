@@ -18,6 +18,7 @@ from minilm.errors import InputError
 from minilm.objectives.tasks import IGNORED_LABEL
 
 LayoutChoice = Literal["auto", "padded", "packed"]
+IGNORED_TOKEN_TYPES = "token_type_ids other than 0 are ignored: DistilBERT has no token types."
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +102,10 @@ def prepare(
                 facts += (low[None], high[None])
     attended: Tensor | None = None
     if attention_mask is not None:
-        if packed_call or tuple(attention_mask.shape) != shape:
-            raise _wrong_mask(attention_mask, shape, packed_call)
+        if packed_call:
+            raise InputError("A packed call (lengths) has no padding: leave attention_mask out.")
+        if tuple(attention_mask.shape) != shape:
+            raise _misfit("attention_mask", attention_mask, shape)
         attended = attention_mask != 0
         if readable:
             valid = (attended == attention_mask).all()
@@ -115,7 +118,7 @@ def prepare(
                 if least < 0 or most >= size:
                     raise _out_of_range(what, least if least < 0 else most, size, limit)
                 if what == "token_type_ids" and most > 0 and not embeddings.token_types:
-                    _warn_of_token_types()
+                    warnings.warn(IGNORED_TOKEN_TYPES, stacklevel=3)
 
     layout: Layout
     explicit, longest = kernels.execution == "explicit", shape[-1]
@@ -134,10 +137,8 @@ def prepare(
     else:
         valid_mask, first_attended, *counts = values or (1, 1, *[longest] * shape[0])
         if not valid_mask:
-            raise InputError(
-                "attention_mask contains values other than 0 and 1: expected 1 = attend, 0 = "
-                "ignore."
-            )
+            what = "values other than 0 and 1: expected 1 = attend, 0 = ignore"
+            raise InputError(f"attention_mask contains {what}.")
         rows = needs_rows or not any(counts) or (reads_first and not first_attended)
         if choice == "packed" and rows:
             raise _cannot_pack("attention maps or an unattended first token need rows")
@@ -262,12 +263,6 @@ def _out_of_range(name: str, value: int, size: int, limit: str) -> InputError:
     return InputError(f"{name} contains {value}: {limit} is {size}, so 0 to {size - 1} exist.")
 
 
-def _wrong_mask(mask: Tensor, shape: tuple[int, ...], packed_call: bool) -> InputError:
-    if packed_call:
-        return InputError("A packed call (lengths) has no padding: leave attention_mask out.")
-    return InputError(f"attention_mask has shape {tuple(mask.shape)}, the tokens have {shape}.")
-
-
 def _without_rows(maps: bool) -> InputError:
     what = "output_attentions" if maps else "model.layout = 'padded'"
     return InputError(f"{what} needs padded rows: give (B, S) inputs, no lengths.")
@@ -275,12 +270,6 @@ def _without_rows(maps: bool) -> InputError:
 
 def _cannot_pack(reason: str) -> InputError:
     return InputError(f"model.layout is 'packed', but {reason}: set it to 'auto'.")
-
-
-def _warn_of_token_types() -> None:
-    warnings.warn(
-        "token_type_ids other than 0 are ignored: DistilBERT has no token types.", stacklevel=4
-    )
 
 
 def _checked_lengths(lengths: Tensor | Sequence[int], tokens: int, device: torch.device) -> Tensor:

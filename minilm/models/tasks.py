@@ -103,9 +103,8 @@ class ForMaskedLM(TaskModel):
         encoded: EncoderOutput = self.encoder(
             input_ids, attention_mask, token_type_ids, position_ids, reads="all", **options
         )
-        packed: Tensor = self.masked_lm_head(
-            encoded.states, self.encoder.embeddings.word.weight
-        )  # (..., V)
+        words = self.encoder.embeddings.word.weight
+        packed: Tensor = self.masked_lm_head(encoded.states, words)  # (..., V)
         logits = encoded.layout.unpack(packed)
         loss = {} if labels is None else {"loss": _token_loss(encoded, packed, labels, logits)}
         output = HeadOutput(**loss, logits=logits, **encoded.records)
@@ -176,20 +175,16 @@ class ForPreTraining(TaskModel):
         Raises:
             InputError: the label of the other architecture, or as in `EncoderModel.forward`.
         """
-        given = {
-            "next_sentence_label": next_sentence_label,
-            "sentence_order_label": sentence_order_label,
-        }
-        pair_labels = given.pop(self.pair_label)
-        for name, other in given.items():
-            if other is not None:
-                raise InputError(f"{type(self).__name__} has no {name}: give {self.pair_label}.")
+        pair_labels, other = sentence_order_label, next_sentence_label
+        if self.pair_label == "next_sentence_label":
+            pair_labels, other = other, pair_labels
+        if other is not None:
+            raise InputError(f"{type(self).__name__} takes {self.pair_label} alone.")
         encoded: EncoderOutput = self.encoder(
             input_ids, attention_mask, token_type_ids, position_ids, reads="all", **options
         )
-        packed: Tensor = self.masked_lm_head(
-            encoded.states, self.encoder.embeddings.word.weight
-        )  # (..., V)
+        words = self.encoder.embeddings.word.weight
+        packed: Tensor = self.masked_lm_head(encoded.states, words)  # (..., V)
         logits = encoded.layout.unpack(packed)
         pair_logits = self.pair_logits(encoded)  # (B, 2)
         losses = []
@@ -373,8 +368,7 @@ class ForMultipleChoice(TaskModel):
             labels: (B,) int64, the number of the right choice.
             inputs_embeds: (B, C, S, E) or (T, E).
             lengths: (B, C) sequence lengths of a packed call.
-            output_attentions, output_hidden_states, return_dict: as in `EncoderModel.forward`, for
-                B * C rows.
+            others: as in `EncoderModel.forward`, for B * C rows.
 
         Returns:
             logits (B, C); loss, the mean cross-entropy over questions, if labels are given.
