@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
+
+import minilm
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -91,3 +94,37 @@ def test_links_and_files_named_in_the_readme_exist() -> None:
 
 def test_the_readme_is_complete() -> None:
     assert "@@" not in README
+
+
+def coming_from_transformers() -> list[tuple[str, str]]:
+    """The rows of the table: code for transformers, and for minilm."""
+    table = README.split("| in transformers | in minilm |")[1].split("\n\n")[0]
+    return re.findall(r"^\| `(.*?)` \| `(.*?)` \|$", table, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), coming_from_transformers())
+def test_what_differs_from_transformers_is_refused_and_has_its_place(
+    theirs: str, ours: str, minilm_l6_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The left column fails on minilm's objects, or finds nothing; the right one runs."""
+    monkeypatch.chdir(tmp_path)
+    scope = {
+        "minilm": minilm,
+        "load": minilm.load,
+        "path": str(minilm_l6_dir),
+        "model": minilm.load(minilm_l6_dir),
+        "tokenizer": minilm.Tokenizer.from_pretrained(minilm_l6_dir),
+        "texts": ["a b c d e", "f g"],
+        "transformers_config": transformers.BertConfig.from_pretrained(minilm_l6_dir),
+    }
+    if "LayerNorm" in theirs:  # keeps every parameter, norms among them
+        assert len(eval(theirs, scope)) == len(list(scope["model"].parameters()))  # noqa: S307
+    else:
+        with pytest.raises((minilm.MinilmError, AttributeError, NameError)) as error:
+            eval(theirs, scope)  # noqa: S307
+        assert len(str(error.value)) > 10
+    assert eval(ours, scope) is not False  # noqa: S307
+
+
+def test_the_table_for_those_who_come_from_transformers_is_read() -> None:
+    assert len(coming_from_transformers()) >= 10
