@@ -146,7 +146,7 @@ def describe(
     name: str, directory: Path, documents: Sequence[str], settings: CompareSettings
 ) -> dict[str, Any]:
     """Everything about one checkpoint that needs no comparison."""
-    model = load(directory).eval()
+    model = load(directory, new_parts="allow").eval()
     config = model.config
     scores = None
     headless = missing_tensors(model, "masked_lm_head")
