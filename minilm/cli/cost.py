@@ -12,6 +12,7 @@ HEADS = (
     "none",
     "masked-lm",
     "pretraining",
+    "next-sentence",
     "sequence-classification",
     "token-classification",
     "question-answering",
