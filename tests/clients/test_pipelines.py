@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -16,7 +17,6 @@ LONG = "Ada wrote the first program, and it was a loop over the numbers of a ser
 TASKS = {
     "text-classification": "ForSequenceClassification",
     "token-classification": "ForTokenClassification",
-    "question-answering": "ForQuestionAnswering",
     "zero-shot-classification": "ForSequenceClassification",
     "feature-extraction": "Model",
 }
@@ -33,7 +33,7 @@ def alike(found: Any, expected: Any) -> None:
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
             alike(one, other)
-    elif isinstance(expected, float):
+    elif isinstance(expected, float | np.floating):
         assert found == pytest.approx(expected, abs=1e-4)
     else:
         assert str(found) == str(expected)
@@ -57,26 +57,27 @@ def test_fill_mask(stem: str) -> None:
         transformers.pipeline("fill-mask", model=model, tokenizer=tokenizer(stem))(
             TEXTS, batch_size=2
         )
-        for model in (minilm.load(directory), theirs)
+        for model in (getattr(minilm, f"{stem}ForMaskedLM").from_pretrained(directory), theirs)
     )
     alike(found, expected)
     assert len(found[0]) == 5
 
 
+# two segments go into DistilBERT, which has no place for the second: minilm says so
+@pytest.mark.filterwarnings("ignore:token_type_ids other than 0")
 @pytest.mark.parametrize("task", TASKS)
 def test_other_tasks(stem: str, task: str, tmp_path: Any) -> None:
     """A head drawn at random, the same in both."""
     name = stem + TASKS[task]
     torch.manual_seed(3)
     labels = {0: "contradiction", 1: "neutral", 2: "entailment"}
-    head = {} if task in ("feature-extraction", "question-answering") else {"id2label": labels}
+    head = {} if task == "feature-extraction" else {"id2label": labels}
     getattr(minilm, name).from_pretrained(WEIGHTS / SHIPPED[stem], **head).save_pretrained(tmp_path)
     ours = getattr(minilm, name).from_pretrained(tmp_path)
     theirs = getattr(transformers, name).from_pretrained(tmp_path)
-    arguments, options = {
-        "question-answering": (({"question": "Who wrote it?", "context": LONG},), {}),
-        "zero-shot-classification": ((["a short text", LONG],), {"candidate_labels": ["a", "b"]}),
-    }.get(task, (([LONG, "a short text", "of another length"],), {"batch_size": 2}))
+    arguments, options = ([LONG, "a short text", "of another length"],), {"batch_size": 2}
+    if task == "zero-shot-classification":
+        arguments, options = (["a short text", LONG],), {"candidate_labels": ["a", "b"]}
     found, expected = (
         transformers.pipeline(task, model=model, tokenizer=tokenizer(stem))(*arguments, **options)
         for model in (ours, theirs)
