@@ -352,14 +352,12 @@ def _fill_blocks(lengths: tuple[int, ...]) -> Blocks:
 def feed_forward(
     hidden: Tensor, up: nn.Module, activation: Callable[[Tensor], Tensor], down: nn.Module
 ) -> Tensor:
-    """down(activation(up(hidden))), (..., H) -> (..., H); where it pays, some tokens at a time."""
-    if torch.is_grad_enabled() or hidden.device.type != "cpu" or recording():
+    """down(activation(up(hidden))), (..., H) -> (..., H); of a line, some tokens at a time."""
+    whole = torch.is_grad_enabled() or hidden.device.type != "cpu" or recording()
+    if whole or hidden.dim() != 2:  # rows stay rows for whoever looks at the two layers
         dense: Tensor = down(activation(up(hidden)))
         return dense
-    chunks = []
-    for chunk in torch.split(hidden.flatten(0, -2), TOKENS_AT_ONCE):
-        chunks.append(down(activation(up(chunk))))
-    return torch.cat(chunks).view(hidden.shape)
+    return torch.cat([down(activation(up(chunk))) for chunk in hidden.split(TOKENS_AT_ONCE)])
 
 
 def drop(x: Tensor, probability: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from test_recorders import CLASSES, Logits, agree, example
+from test_recorders import CLASSES, SIZES, Logits, agree, example
 from torch import Tensor
 from twins import STEMS
 
@@ -55,6 +55,7 @@ def session(file: str) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
     return call
 
 
+@SIZES
 @pytest.mark.parametrize("kind", ["whole", "padded"])
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_the_exporter_that_traces(class_name: str, kind: str, tmp_path: Path) -> None:
@@ -76,6 +77,7 @@ def test_the_exporter_on_dynamo(class_name: str, tmp_path: Path) -> None:
     agree(session(exported(model, tmp_path, True, "whole")), model)
 
 
+@SIZES
 @pytest.mark.clients
 @pytest.mark.parametrize("kind", ["whole", "padded"])
 @pytest.mark.parametrize("stem", STEMS)
