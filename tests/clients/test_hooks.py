@@ -66,7 +66,7 @@ def harm(values: Tensor) -> Tensor:
     if values.dim() == 3:
         values[:, 1] = 0
         values[1, 2] += 0.5
-    values[..., 3] = 0
+    values[..., min(3, values.shape[-1] - 1)] = 0
     return values
 
 
