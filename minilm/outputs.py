@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from minilm.blocks.layout import Layout
 
 
+@torch.jit.ignore  # for jit tracing a dictionary, no class to be compiled
 class ModelOutput(dict[str, Any]):
     """A dictionary whose items are attributes, too, and that also counts them: `out[0]`."""
 

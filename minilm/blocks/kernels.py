@@ -189,7 +189,7 @@ def _once(layout: Layout, build: Callable[..., Built], *options: object) -> Buil
 
 def _prefers_formula(query: Tensor, length: int, dropout: float) -> bool:
     """Whether sequences of this length are better off with the formula than with the kernel."""
-    if not torch.is_grad_enabled() or query.device.type != "cpu" or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or query.device.type != "cpu" or recording():
         return False
     # with dropout torch's function spells it out itself, and draws its masks slowly
     return dropout > 0 or (query.dtype is torch.bfloat16 and length <= EXPLICIT_UNTIL)
@@ -357,7 +357,7 @@ def feed_forward(
     if whole or hidden.dim() != 2:  # rows stay rows for whoever looks at the two layers
         dense: Tensor = down(activation(up(hidden)))
         return dense
-    return torch.cat([down(activation(up(chunk))) for chunk in hidden.split(TOKENS_AT_ONCE)])
+    return torch.cat([down(activation(up(chunk))) for chunk in torch.split(hidden, TOKENS_AT_ONCE)])
 
 
 def drop(x: Tensor, probability: float) -> Tensor:
