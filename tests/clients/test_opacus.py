@@ -68,8 +68,6 @@ def test_gradients_of_examples_equal_a_loop(class_name: str, padded: bool) -> No
     for name, parameter in wrapped.named_parameters():
         found = parameter.grad_sample
         assert found is not None, name
-        if isinstance(found, list):  # one for every application of a shared layer
-            found = sum(found)
         assert found.shape == (5, *parameter.shape), name
         torch.testing.assert_close(
             found, expected[name.removeprefix("_module.")], msg=name, **EXACT
@@ -101,8 +99,8 @@ def test_a_private_step_clips_every_example(class_name: str) -> None:
     batch, labels = labelled(class_name, True)
     rows = one_by_one(model, batch, labels)
     norms = torch.stack([value.flatten(1).norm(dim=1) for value in rows.values()]).norm(dim=0)
-    bound = float(norms.median())
-    factors = (bound / norms).clamp(max=1)
+    bound = float(norms.min()) * 0.9
+    factors = bound / norms
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
 
     examples = [
@@ -122,7 +120,7 @@ def test_a_private_step_clips_every_example(class_name: str) -> None:
     for inputs, targets in loader:
         total_loss(wrapped, inputs, targets).backward()
         optimizer.step()
-    assert float(factors.min()) < 0.99
+    assert float(factors.max()) < 1
     for name, value in model.named_parameters():
         clipped = torch.einsum("b,b...->...", factors, rows[name])
         torch.testing.assert_close(
