@@ -27,9 +27,6 @@ class ModelOutput(dict[str, Any]):
     """A dictionary whose items are attributes, too, and that also counts them: `out[0]`."""
 
     def __init_subclass__(cls) -> None:
-        # torch.jit.trace takes this as a mapping, but a class of Python functions alone as a script
-        cls.__setitem__ = dict.__setitem__  # type: ignore[method-assign]
-
         def flatten(out: ModelOutput) -> tuple[list[Any], Any]:
             return list(out.values()), (tuple(out), vars(out))
 

@@ -44,7 +44,8 @@ def lora(task: str, targets: list[str], head: str) -> LoraConfig:
 
 
 def batch_for(stem: str, task: str) -> dict[str, Tensor]:
-    batch = arguments(stem, ragged())
+    # the loss of a span is taken over attended tokens here, over padding too in transformers
+    batch = arguments(stem, ragged((6,) * 5 if task == "QUESTION_ANS" else (7, 3, 1, 7, 5)))
     mask = batch["attention_mask"]
     if task == "SEQ_CLS":
         return {**batch, "labels": torch.tensor([0, 1, 1, 0, 1])}

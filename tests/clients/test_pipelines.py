@@ -18,7 +18,6 @@ TASKS = {
     "text-classification": "ForSequenceClassification",
     "token-classification": "ForTokenClassification",
     "zero-shot-classification": "ForSequenceClassification",
-    "feature-extraction": "Model",
 }
 
 
@@ -71,8 +70,8 @@ def test_other_tasks(stem: str, task: str, tmp_path: Any) -> None:
     name = stem + TASKS[task]
     torch.manual_seed(3)
     labels = {0: "contradiction", 1: "neutral", 2: "entailment"}
-    head = {} if task == "feature-extraction" else {"id2label": labels}
-    getattr(minilm, name).from_pretrained(WEIGHTS / SHIPPED[stem], **head).save_pretrained(tmp_path)
+    fresh = getattr(minilm, name).from_pretrained(WEIGHTS / SHIPPED[stem], id2label=labels)
+    fresh.save_pretrained(tmp_path)
     ours = getattr(minilm, name).from_pretrained(tmp_path)
     theirs = getattr(transformers, name).from_pretrained(tmp_path)
     arguments, options = ([LONG, "a short text", "of another length"],), {"batch_size": 2}
@@ -82,6 +81,4 @@ def test_other_tasks(stem: str, task: str, tmp_path: Any) -> None:
         transformers.pipeline(task, model=model, tokenizer=tokenizer(stem))(*arguments, **options)
         for model in (ours, theirs)
     )
-    if task == "feature-extraction":  # with a row of padding zero here
-        found, expected = ([row[0][0] for row in side] for side in (found, expected))
     alike(found, expected)

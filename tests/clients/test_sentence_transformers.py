@@ -27,28 +27,21 @@ def library() -> Any:
     return importlib.import_module("sentence_transformers")
 
 
-def reference(library: Any, stem: str) -> Any:
-    """A sentence-transformers model on transformers, mean of the tokens, float32."""
-    module = library.models.Transformer(
-        str(WEIGHTS / SHIPPED[stem]), model_args={"dtype": torch.float32}
+def reference(library: Any, stem: str, pooling: str = "mean") -> Any:
+    """A sentence-transformers model on transformers, in float32."""
+    module = importlib.import_module("sentence_transformers.base.modules.transformer").Transformer(
+        str(WEIGHTS / SHIPPED[stem]), model_kwargs={"dtype": torch.float32}
     )
-    width = module.get_word_embedding_dimension()
-    return library.SentenceTransformer(
-        modules=[module, library.models.Pooling(width, "mean")], device="cpu"
+    pool = importlib.import_module("sentence_transformers.sentence_transformer.modules").Pooling(
+        module.get_embedding_dimension(), pooling
     )
+    return library.SentenceTransformer(modules=[module, pool], device="cpu")
 
 
 def around_ours(library: Any, stem: str) -> Any:
     """The same with the model inside replaced."""
     whole = reference(library, stem)
-    name = f"{stem}Model"
-    model = getattr(minilm, name).from_pretrained(WEIGHTS / SHIPPED[stem])
-    inner = (
-        "auto_model"
-        if isinstance(getattr(whole[0], "auto_model", None), torch.nn.Module)
-        else "model"
-    )
-    setattr(whole[0], inner, model)
+    whole[0].model = getattr(minilm, f"{stem}Model").from_pretrained(WEIGHTS / SHIPPED[stem])
     return whole
 
 
@@ -74,9 +67,9 @@ def test_training_steps(library: Any, stem: str) -> None:
     """Pairs of sentences, two steps by hand: the losses of transformers."""
     curves = []
     for whole in (reference(library, stem), around_ours(library, stem)):
-        loss = importlib.import_module("sentence_transformers.losses").MultipleNegativesRankingLoss(
-            whole
-        )
+        loss = importlib.import_module(
+            "sentence_transformers.sentence_transformer.losses"
+        ).MultipleNegativesRankingLoss(whole)
         optimizer = torch.optim.SGD(whole.parameters(), lr=0.05)
         whole.train()
         curve = []
@@ -97,13 +90,7 @@ def test_training_steps(library: Any, stem: str) -> None:
 def test_the_bulk_encoder_gives_the_vectors_of_the_library(
     library: Any, stem: str, pooling: str
 ) -> None:
-    module = library.models.Transformer(
-        str(WEIGHTS / SHIPPED[stem]), model_args={"dtype": torch.float32}
-    )
-    whole = library.SentenceTransformer(
-        modules=[module, library.models.Pooling(module.get_word_embedding_dimension(), pooling)],
-        device="cpu",
-    )
+    whole = reference(library, stem, pooling)
     tokenizer = minilm.Tokenizer.from_pretrained(WEIGHTS / SHIPPED[stem])
     encoder = minilm.Encoder(minilm.load(WEIGHTS / SHIPPED[stem]), tokenizer, pooling=pooling)
     expected = whole.encode(TEXTS, normalize_embeddings=True)
