@@ -46,7 +46,7 @@ def step(class_name: str, wrap: str, rank: int, processes: int, output: Path) ->
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
-    for name in sys.argv[2:]:
-        for wrap in ("root", "layers", "tables"):
-            step(name, wrap, dist.get_rank(), dist.get_world_size(), Path(sys.argv[1], name, wrap))
+    for case in sys.argv[2:]:
+        name, _, wrap = case.partition(":")
+        step(name, wrap, dist.get_rank(), dist.get_world_size(), Path(sys.argv[1], name, wrap))
     dist.destroy_process_group()

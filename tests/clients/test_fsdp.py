@@ -15,17 +15,24 @@ from tiny import ragged
 
 HERE = Path(__file__).parent
 CLASSES = [f"{stem}ForSequenceClassification" for stem in STEMS] + ["AlbertForMaskedLM"]
+# the masked-LM head reads the table of words: it has to be in the group of the whole
+CASES = [
+    (name, wrap)
+    for name in CLASSES
+    for wrap in ("root", "layers", "tables")
+    if (name, wrap) != ("AlbertForMaskedLM", "tables")
+]
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All classes in one start of two processes."""
+    """All cases in one start of two processes."""
     output = tmp_path_factory.mktemp("sharded")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*torchrun, "--nproc-per-node", "2", str(HERE / "fsdp_driver.py"), str(output)]
     paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [*command, *CLASSES],
+        [*command, *(f"{name}:{wrap}" for name, wrap in CASES)],
         capture_output=True,
         text=True,
         timeout=240,
@@ -36,8 +43,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-@pytest.mark.parametrize("wrap", ["root", "layers", "tables"])
-@pytest.mark.parametrize("class_name", CLASSES)
+@pytest.mark.parametrize(("class_name", "wrap"), CASES)
 def test_a_sharded_step_and_its_save(class_name: str, wrap: str, saved: Path) -> None:
     model, _ = twins(class_name, **NO_DROPOUT)
     batch = arguments(class_name, ragged((7, 3, 1, 5)))

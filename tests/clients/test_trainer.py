@@ -35,6 +35,14 @@ def accuracy(prediction: Any) -> dict[str, float]:
     return {"accuracy": float((best == labels)[labels != -100].mean())}
 
 
+class HubFiles(transformers.TrainerCallback):
+    """Trainer saves the numbers of a model that is none of its own; this makes it a checkpoint."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        directory = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        objects["model"].save_pretrained(directory)
+
+
 def trainer(model: Any, class_name: str, output: Path, **options: Any) -> transformers.Trainer:
     settings = transformers.TrainingArguments(
         output_dir=str(output),
@@ -53,7 +61,12 @@ def trainer(model: Any, class_name: str, output: Path, **options: Any) -> transf
     )
     rows = examples(class_name)
     return transformers.Trainer(
-        model, settings, train_dataset=rows, eval_dataset=rows[:5], compute_metrics=accuracy
+        model,
+        settings,
+        train_dataset=rows,
+        eval_dataset=rows[:5],
+        compute_metrics=accuracy,
+        callbacks=[HubFiles()],
     )
 
 
