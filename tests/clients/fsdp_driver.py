@@ -9,16 +9,17 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from twins import NO_DROPOUT, arguments, twins
 
-from tiny import ragged
+from tiny import ragged, tiny
+
+NO_DROPOUT = dict.fromkeys(
+    ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"), 0.0
+)
 
 
 def step(class_name: str, wrap: str, rank: int, processes: int, output: Path) -> None:
     """Sharded, one SGD step on this process's rows, then saved by the main process."""
-    model, _ = twins(class_name, **NO_DROPOUT)
-    model.layout = "auto"
-    model.train()
+    model = tiny(class_name, **NO_DROPOUT).train()
     mesh = init_device_mesh("cpu", (processes,))
     if wrap != "root":
         for layer in dict.fromkeys(model.base.virtual_layers()):
@@ -28,8 +29,8 @@ def step(class_name: str, wrap: str, rank: int, processes: int, output: Path) ->
     fully_shard(model, mesh=mesh)
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
-    batch = arguments(class_name, ragged((7, 3, 1, 5)))
-    batch.pop("token_type_ids", None)  # left out, the table of segments is read all the same
+    batch = ragged((7, 3, 1, 5))
+    del batch["token_type_ids"]  # left out, the table of segments is read all the same
     batch = {name: value[rank::processes] for name, value in batch.items()}
     mask = batch["attention_mask"].bool()
     logits = model(**batch).logits

@@ -11,10 +11,10 @@ import transformers
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
-from twins import NO_DROPOUT, STEMS, arguments, twins
 
 import minilm
 from tiny import ragged
+from twins import NO_DROPOUT, STEMS, arguments, twins
 
 
 def run(

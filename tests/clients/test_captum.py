@@ -15,9 +15,9 @@ from captum.attr import (
     LayerIntegratedGradients,
 )
 from torch import Tensor
-from twins import STEMS, arguments, counterparts, twins
 
 from tiny import ragged
+from twins import STEMS, arguments, counterparts, twins
 
 LAYER_METHODS = {
     "integrated gradients": lambda forward, layer: LayerIntegratedGradients(forward, layer),

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from twins import NO_DROPOUT, STEMS, arguments, twins
 
 import minilm
-from tiny import ragged
+from fsdp_driver import NO_DROPOUT
+from tiny import ragged, tiny
+from twins import STEMS
 
 HERE = Path(__file__).parent
 CLASSES = [f"{stem}ForSequenceClassification" for stem in STEMS] + ["AlbertForMaskedLM"]
@@ -45,9 +46,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("class_name", "wrap"), CASES)
 def test_a_sharded_step_and_its_save(class_name: str, wrap: str, saved: Path) -> None:
-    model, _ = twins(class_name, **NO_DROPOUT)
-    batch = arguments(class_name, ragged((7, 3, 1, 5)))
-    batch.pop("token_type_ids", None)
+    model = tiny(class_name, **NO_DROPOUT)
+    batch = ragged((7, 3, 1, 5))
+    del batch["token_type_ids"]
     mask = batch["attention_mask"].bool()
     logits = model.train()(**batch).logits
     ((logits if logits.dim() == 2 else logits[mask]).square().sum() / 4).backward()

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
-from twins import NO_DROPOUT, STEMS, arguments, twins
 
 import minilm
 from minilm.models.pretrained import PretrainedModel
 from tiny import ragged, tiny
+from twins import NO_DROPOUT, STEMS, arguments, twins
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")

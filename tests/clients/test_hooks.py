@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from twins import STEMS, arguments, counterparts, state, twins
 
 from minilm.models.pretrained import PretrainedModel
 from tiny import ragged, tiny
+from twins import STEMS, arguments, counterparts, state, twins
 
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")
 CLASSES = [f"{stem}{head}" for stem in STEMS for head in HEADS]

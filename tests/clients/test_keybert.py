@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 from sklearn.feature_extraction.text import CountVectorizer
-from twins import SHIPPED, WEIGHTS
 
 import minilm
+from twins import SHIPPED, WEIGHTS
 
 DOCUMENT = (
     "An iterator returns the items of a list one at a time. A generator is an iterator that is "

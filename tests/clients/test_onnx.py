@@ -9,12 +9,12 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from test_recorders import CLASSES, SIZES, Logits, agree, example
 from torch import Tensor
-from twins import STEMS
 
 from minilm.models.pretrained import PretrainedModel
+from test_recorders import CLASSES, POOLED, SIZES, WHOLE, Logits, agree, example
 from tiny import tiny
+from twins import STEMS, some_now
 
 NAMES = ["input_ids", "attention_mask"]
 AXES = {0: "batch", 1: "length"}
@@ -56,21 +56,15 @@ def session(file: str) -> Callable[[Tensor, Tensor], dict[str, Tensor]]:
 
 
 @SIZES
-@pytest.mark.parametrize("kind", ["whole", "padded"])
-@pytest.mark.parametrize("class_name", CLASSES)
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("class_name", POOLED)
 def test_the_exporter_that_traces(class_name: str, kind: str, tmp_path: Path) -> None:
     model = tiny(class_name, torch.float32)
     agree(session(exported(model, tmp_path, False, kind)), model)
 
 
 @pytest.mark.parametrize(
-    "class_name",
-    [
-        name
-        if name.endswith("ForSequenceClassification")
-        else pytest.param(name, marks=pytest.mark.clients)
-        for name in CLASSES
-    ],
+    "class_name", some_now(CLASSES, lambda name: name == "DistilBertForSequenceClassification")
 )
 def test_the_exporter_on_dynamo(class_name: str, tmp_path: Path) -> None:
     model = tiny(class_name, torch.float32)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor
-from twins import NO_DROPOUT, STEMS, arguments
 
 from minilm.models.pretrained import PretrainedModel
 from tiny import ragged, tiny
+from twins import NO_DROPOUT, STEMS, arguments
 
 HEADS = ("ForSequenceClassification", "ForTokenClassification")
 CLASSES = [f"{stem}{head}" for stem in STEMS for head in HEADS]

@@ -12,10 +12,10 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
-from twins import NO_DROPOUT, STEMS, arguments, twins
 
 import minilm
 from tiny import ragged
+from twins import NO_DROPOUT, STEMS, arguments, twins
 
 TASKS = {
     "SEQ_CLS": "ForSequenceClassification",

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from twins import SHIPPED, STEMS, WEIGHTS
 
 import minilm
+from twins import SHIPPED, STEMS, WEIGHTS
 
 TEXTS = ["The function returns a [MASK] of strings.", "A class is a [MASK]."]
 LONG = "Ada wrote the first program, and it was a loop over the numbers of a series. " * 3

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from twins import SHIPPED, STEMS, WEIGHTS
 
 import minilm
+from twins import SHIPPED, STEMS, WEIGHTS
 
 TEXTS = [
     "A module is a file of definitions.",

@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from twins import NO_DROPOUT, STEMS, arguments, twins
 
 import minilm
 from tiny import ragged
+from twins import NO_DROPOUT, STEMS, arguments, twins
 
 HEADS = ("ForSequenceClassification", "ForTokenClassification")
 CLOSE = {"rtol": 0, "atol": 1e-4}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +61,11 @@ def counterparts(ours: nn.Module, theirs: nn.Module) -> dict[str, tuple[nn.Modul
     assert len(layers) == len(own)
     names = {module: name for name, module in ours.named_modules()}
     return found | {names[m]: (m, other) for m, other in zip(own, layers, strict=True)}
+
+
+def some_now(cases: Sequence[str], now: Callable[[str], bool]) -> list[Any]:
+    """All cases as parameters; those that are not for now wait for `-m clients`."""
+    return [case if now(case) else pytest.param(case, marks=pytest.mark.clients) for case in cases]
 
 
 def state(output: Any) -> Tensor:
