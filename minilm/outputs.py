@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -21,13 +22,11 @@ if TYPE_CHECKING:
     from minilm.blocks.layout import Layout
 
 
+@torch.jit.ignore  # for jit tracing a dictionary, no class to be compiled
 class ModelOutput(dict[str, Any]):
     """A dictionary whose items are attributes, too, and that also counts them: `out[0]`."""
 
     def __init_subclass__(cls) -> None:
-        # torch.jit.trace takes this as a mapping, but a class of Python functions alone as a script
-        cls.__setitem__ = dict.__setitem__  # type: ignore[method-assign]
-
         def flatten(out: ModelOutput) -> tuple[list[Any], Any]:
             return list(out.values()), (tuple(out), vars(out))
 

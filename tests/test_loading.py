@@ -848,10 +848,19 @@ def test_checkpointing_takes_what_trainers_pass() -> None:
     for given in (None, {}, {"use_reentrant": False}):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given)
         assert model.is_gradient_checkpointing
+    wrong: dict[str, Any]
     for wrong in ({"use_reentrant": True}, {"determinism_check": "none"}):
         with pytest.raises(InputError, match="gradient_checkpointing_kwargs"):
             model.gradient_checkpointing_enable(wrong)
     model.gradient_checkpointing_disable()
+    assert not model.is_gradient_checkpointing
+    # newer names of the same
+    model.activation_checkpointing_enable(None, every_n_layers=1, offload=False)
+    assert model.is_gradient_checkpointing
+    for wrong in ({"every_n_layers": 2}, {"offload": True}):
+        with pytest.raises(InputError, match="gradient_checkpointing_kwargs"):
+            model.activation_checkpointing_enable(**wrong)
+    model.activation_checkpointing_disable()
     assert not model.is_gradient_checkpointing
 
 

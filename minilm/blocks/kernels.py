@@ -189,7 +189,7 @@ def _once(layout: Layout, build: Callable[..., Built], *options: object) -> Buil
 
 def _prefers_formula(query: Tensor, length: int, dropout: float) -> bool:
     """Whether sequences of this length are better off with the formula than with the kernel."""
-    if not torch.is_grad_enabled() or query.device.type != "cpu" or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or query.device.type != "cpu" or recording():
         return False
     # with dropout torch's function spells it out itself, and draws its masks slowly
     return dropout > 0 or (query.dtype is torch.bfloat16 and length <= EXPLICIT_UNTIL)
@@ -352,14 +352,12 @@ def _fill_blocks(lengths: tuple[int, ...]) -> Blocks:
 def feed_forward(
     hidden: Tensor, up: nn.Module, activation: Callable[[Tensor], Tensor], down: nn.Module
 ) -> Tensor:
-    """down(activation(up(hidden))), (..., H) -> (..., H); where it pays, some tokens at a time."""
-    if torch.is_grad_enabled() or hidden.device.type != "cpu" or recording():
+    """down(activation(up(hidden))), (..., H) -> (..., H); of a line, some tokens at a time."""
+    whole = torch.is_grad_enabled() or hidden.device.type != "cpu" or recording()
+    if whole or hidden.dim() != 2:  # rows stay rows for whoever looks at the two layers
         dense: Tensor = down(activation(up(hidden)))
         return dense
-    chunks = []
-    for chunk in torch.split(hidden.flatten(0, -2), TOKENS_AT_ONCE):
-        chunks.append(down(activation(up(chunk))))
-    return torch.cat(chunks).view(hidden.shape)
+    return torch.cat([down(activation(up(chunk))) for chunk in torch.split(hidden, TOKENS_AT_ONCE)])
 
 
 def drop(x: Tensor, probability: float) -> Tensor:

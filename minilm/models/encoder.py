@@ -114,7 +114,6 @@ class EncoderModel(PretrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
-        *,
         inputs_embeds: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
         output_attentions: bool | None = None,

@@ -131,8 +131,9 @@ def prepare(
     elif not readable:
         if choice == "packed":
             raise _cannot_pack("the call is recorded or transformed, so that no mask can be read")
-        # expect the worst where it would matter: a row that attends to nothing, in training
-        worst = attended is not None and torch.is_grad_enabled()
+        # expect the worst where it would matter: a row that attends to nothing, in training; jit's
+        # tracer compares its graph with one made without gradients
+        worst = attended is not None and torch.is_grad_enabled() and not torch._C._is_tracing()
         layout = Padded(attended, explicit=explicit or worst)
     else:
         valid_mask, first_attended, *counts = values or (1, 1, *[longest] * shape[0])

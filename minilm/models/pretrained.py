@@ -411,26 +411,37 @@ class PretrainedModel(nn.Module):
         return new
 
     def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> None:
         """In training, keep only the input of each layer and compute the rest again backwards.
 
         Args:
-            gradient_checkpointing_kwargs: as in transformers; `use_reentrant` must be False.
+            gradient_checkpointing_kwargs, **options: as in transformers; `use_reentrant` must be
+                False, `every_n_layers` 1 and `offload` False.
 
         Raises:
             InputError: it asks for another kind of checkpointing.
         """
-        if dict(gradient_checkpointing_kwargs or {}) not in ({}, {"use_reentrant": False}):
+        known = {"use_reentrant": False, "every_n_layers": 1, "offload": False}
+        asked = {**(gradient_checkpointing_kwargs or {}), **options}
+        if not asked.items() <= known.items():
             raise InputError(
-                f"gradient_checkpointing_kwargs is {gradient_checkpointing_kwargs!r}: only "
-                "{'use_reentrant': False} is implemented, which needs no input with a gradient."
+                f"gradient_checkpointing_kwargs ask for {asked!r}: only {known!r} is implemented, "
+                "which needs no input with a gradient."
             )
         self.base.gradient_checkpointing = True
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all intermediate states again (the default)."""
         self.base.gradient_checkpointing = False
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The newer name of `gradient_checkpointing_enable`."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, **options)
+
+    activation_checkpointing_disable = gradient_checkpointing_disable
 
     @property
     def is_gradient_checkpointing(self) -> bool:
