@@ -162,7 +162,7 @@ class BertForNextSentencePrediction(TaskModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
-        *,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
         **options: Unpack[EncoderOptions],
@@ -176,9 +176,8 @@ class BertForNextSentencePrediction(TaskModel):
         Returns:
             logits (B, 2); loss, the mean cross-entropy, if labels are given.
         """
-        encoded: EncoderOutput = self.encoder(
-            input_ids, attention_mask, token_type_ids, position_ids, reads="first", **options
-        )
+        tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        encoded: EncoderOutput = self.encoder(*tokens, reads="first", **options)
         logits: Tensor = self.next_sentence_head(self.pool(encoded))  # (B, 2)
         loss = {}
         if labels is not None:

@@ -24,7 +24,6 @@ Reads = Literal["all", "first"]
 class EncoderOptions(TypedDict, total=False):
     """Rarer arguments of every model, all keyword-only; see `EncoderModel.forward`."""
 
-    inputs_embeds: Tensor | None
     lengths: Tensor | Sequence[int] | None
     output_attentions: bool | None
     output_hidden_states: bool | None

@@ -85,6 +85,7 @@ class ForMaskedLM(TaskModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
         **options: Unpack[EncoderOptions],
@@ -99,9 +100,8 @@ class ForMaskedLM(TaskModel):
             logits (B, S, V) or (T, V), zero at unattended positions; loss, the mean cross-entropy
             over labelled positions, if labels are given.
         """
-        encoded: EncoderOutput = self.encoder(
-            input_ids, attention_mask, token_type_ids, position_ids, reads="all", **options
-        )
+        tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
         words = self.encoder.embeddings.word.weight
         packed: Tensor = self.masked_lm_head(encoded.states, words)  # (..., V)
         logits = encoded.layout.unpack(packed)
@@ -148,6 +148,7 @@ class ForPreTraining(TaskModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
         sentence_order_label: Tensor | None = None,
@@ -178,9 +179,8 @@ class ForPreTraining(TaskModel):
             pair_labels, other = other, pair_labels
         if other is not None:
             raise InputError(f"{type(self).__name__} takes {self.pair_label} alone.")
-        encoded: EncoderOutput = self.encoder(
-            input_ids, attention_mask, token_type_ids, position_ids, reads="all", **options
-        )
+        tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
         words = self.encoder.embeddings.word.weight
         packed: Tensor = self.masked_lm_head(encoded.states, words)  # (..., V)
         logits = encoded.layout.unpack(packed)
@@ -211,6 +211,7 @@ class ForSequenceClassification(TaskModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
         **options: Unpack[EncoderOptions],
@@ -226,9 +227,8 @@ class ForSequenceClassification(TaskModel):
             logits (B, C); loss, the mean over sequences, by `config.problem_type` or, if that is
             None, by the kind of labels (see `sequence_loss`).
         """
-        encoded: EncoderOutput = self.encoder(
-            input_ids, attention_mask, token_type_ids, position_ids, reads="first", **options
-        )
+        tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        encoded: EncoderOutput = self.encoder(*tokens, reads="first", **options)
         logits: Tensor = self.classifier(self.dropout(self.pool(encoded)))  # (B, C)
         loss = {}
         if labels is not None:
@@ -254,6 +254,7 @@ class ForTokenClassification(TaskModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
         **options: Unpack[EncoderOptions],
@@ -268,9 +269,8 @@ class ForTokenClassification(TaskModel):
             logits (B, S, C) or (T, C), zero at unattended positions; loss, the mean cross-entropy
             over labelled positions, if labels are given.
         """
-        encoded: EncoderOutput = self.encoder(
-            input_ids, attention_mask, token_type_ids, position_ids, reads="all", **options
-        )
+        tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
         packed: Tensor = self.classifier(self.dropout(encoded.states))  # (..., C)
         logits = encoded.layout.unpack(packed)
         loss = {} if labels is None else {"loss": _token_loss(encoded, packed, labels, logits)}
@@ -292,6 +292,7 @@ class ForQuestionAnswering(TaskModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         return_dict: bool | None = None,
@@ -312,9 +313,8 @@ class ForQuestionAnswering(TaskModel):
         Raises:
             InputError: a position that lies at an unattended place.
         """
-        encoded: EncoderOutput = self.encoder(
-            input_ids, attention_mask, token_type_ids, position_ids, reads="all", **options
-        )
+        tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
         layout = encoded.layout
         packed: Tensor = self.span_head(self.dropout(encoded.states))  # (..., 2)
         lowest = torch.finfo(packed.dtype).min
@@ -347,8 +347,8 @@ class ForMultipleChoice(TaskModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
-        labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         lengths: Tensor | Sequence[Sequence[int]] | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
