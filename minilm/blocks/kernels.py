@@ -89,6 +89,11 @@ def recording(x: Tensor | None = None) -> bool:
     )
 
 
+def wants_gradients() -> bool:
+    """Whether a backward pass may follow; none follows a jit trace."""
+    return torch.is_grad_enabled() and torch._C._get_tracing_state() is None
+
+
 def attend(
     query: Tensor,
     key: Tensor,
@@ -357,7 +362,10 @@ def feed_forward(
     if whole or hidden.dim() != 2:  # rows stay rows for whoever looks at the two layers
         dense: Tensor = down(activation(up(hidden)))
         return dense
-    return torch.cat([down(activation(up(chunk))) for chunk in torch.split(hidden, TOKENS_AT_ONCE)])
+    chunks = []
+    for chunk in torch.split(hidden, TOKENS_AT_ONCE):
+        chunks.append(down(activation(up(chunk))))
+    return torch.cat(chunks)
 
 
 def drop(x: Tensor, probability: float) -> Tensor:

@@ -131,9 +131,8 @@ def prepare(
     elif not readable:
         if choice == "packed":
             raise _cannot_pack("the call is recorded or transformed, so that no mask can be read")
-        # expect the worst where it would matter: a row that attends to nothing, in training; jit's
-        # tracer compares its graph with one made without gradients
-        worst = attended is not None and torch.is_grad_enabled() and not torch._C._is_tracing()
+        # expect the worst where it would matter: a row that attends to nothing, in training
+        worst = attended is not None and kernels.wants_gradients()
         layout = Padded(attended, explicit=explicit or worst)
     else:
         valid_mask, first_attended, *counts = values or (1, 1, *[longest] * shape[0])
@@ -148,7 +147,7 @@ def prepare(
             mask = tokens.new_ones(shape, dtype=torch.bool) if attended is None else attended
             layout = Packed.from_mask(mask, counts, explicit=explicit)
         else:
-            worst = 0 in counts and torch.is_grad_enabled()
+            worst = 0 in counts and kernels.wants_gradients()
             layout = Padded(attended if ragged else None, explicit=explicit or worst)
     if longest > config.max_position_embeddings:
         raise InputError(

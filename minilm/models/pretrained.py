@@ -423,7 +423,10 @@ class PretrainedModel(nn.Module):
             InputError: it asks for another kind of checkpointing.
         """
         known = {"use_reentrant": False, "every_n_layers": 1, "offload": False}
-        asked = {**(gradient_checkpointing_kwargs or {}), **options}
+        given = gradient_checkpointing_kwargs or options.pop(
+            "activation_checkpointing_kwargs", None
+        )
+        asked = {**(given or {}), **options}
         if not asked.items() <= known.items():
             raise InputError(
                 f"gradient_checkpointing_kwargs ask for {asked!r}: only {known!r} is implemented, "
@@ -435,12 +438,8 @@ class PretrainedModel(nn.Module):
         """Keep all intermediate states again (the default)."""
         self.base.gradient_checkpointing = False
 
-    def activation_checkpointing_enable(
-        self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> None:
-        """The newer name of `gradient_checkpointing_enable`."""
-        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, **options)
-
+    # the newer names
+    activation_checkpointing_enable = gradient_checkpointing_enable
     activation_checkpointing_disable = gradient_checkpointing_disable
 
     @property
