@@ -22,13 +22,23 @@ if TYPE_CHECKING:
     from minilm.blocks.layout import Layout
 
 
+class _Carried(dict[str, Any]):
+    """Attributes that are no items, beside a tree: no part of its structure or of a copy of it."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Carried)
+
+    def __deepcopy__(self, _: object) -> _Carried:
+        return _Carried()
+
+
 @torch.jit.ignore  # for jit tracing a dictionary, no class to be compiled
 class ModelOutput(dict[str, Any]):
     """A dictionary whose items are attributes, too, and that also counts them: `out[0]`."""
 
     def __init_subclass__(cls) -> None:
         def flatten(out: ModelOutput) -> tuple[list[Any], Any]:
-            return list(out.values()), (tuple(out), vars(out))
+            return list(out.values()), (tuple(out), _Carried(vars(out)))
 
         def unflatten(values: Iterable[Any], context: Any) -> ModelOutput:
             out = cls(zip(context[0], values, strict=True))
@@ -36,7 +46,8 @@ class ModelOutput(dict[str, Any]):
             return out
 
         def flatten_with_keys(out: ModelOutput) -> tuple[list[Any], Any]:
-            return [(pytree.MappingKey(k), v) for k, v in out.items()], (tuple(out), vars(out))
+            leaves, context = flatten(out)
+            return [(pytree.MappingKey(k), v) for k, v in zip(out, leaves, strict=True)], context
 
         pytree.register_pytree_node(
             cls,
@@ -45,7 +56,7 @@ class ModelOutput(dict[str, Any]):
             serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
             flatten_with_keys_fn=flatten_with_keys,
             to_dumpable_context=lambda context: list(context[0]),
-            from_dumpable_context=lambda context: (tuple(context), {}),
+            from_dumpable_context=lambda context: (tuple(context), _Carried()),
         )
 
     def to_tuple(self) -> Any:

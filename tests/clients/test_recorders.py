@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,12 @@ def test_torch_export_and_its_file(class_name: str, kind: str) -> None:
     torch.export.save(program, file)
     file.seek(0)
     agree(by_name(torch.export.load(file).module()), model)
+
+
+def test_an_exported_encoder_can_be_copied() -> None:
+    """Its outputs carry states for heads, which are no part of the program."""
+    model = tiny("DistilBertModel", torch.float32)
+    agree(by_name(copy.deepcopy(exported(model, "padded")).run_decompositions().module()), model)
 
 
 @pytest.mark.clients
