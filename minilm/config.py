@@ -78,8 +78,8 @@ def _bool(default: bool) -> Any:
 class EncoderConfig:
     """Fields that all three models share. Use one of the subclasses.
 
-    Assigning to a field checks everything again; other names are kept in `extra`. A model that is
-    built already does not change with its configuration.
+    Assigning to a field checks everything again; other names are kept in `extra`. The parts of a
+    model that is built already stay as they are.
 
     Attributes:
         vocab_size: V.

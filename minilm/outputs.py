@@ -11,8 +11,9 @@ torch.func, FSDP and DDP.
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -33,10 +34,14 @@ class _Carried(dict[str, Any]):
 
 
 @torch.jit.ignore  # for jit tracing a dictionary, no class to be compiled
-class ModelOutput(dict[str, Any]):
+class ModelOutput(OrderedDict[str, Any]):
     """A dictionary whose items are attributes, too, and that also counts them: `out[0]`."""
 
+    fields: ClassVar[frozenset[str]]
+
     def __init_subclass__(cls) -> None:
+        cls.fields = frozenset(k for c in cls.__mro__ for k in inspect.get_annotations(c))
+
         def flatten(out: ModelOutput) -> tuple[list[Any], Any]:
             return list(out.values()), (tuple(out), _Carried(vars(out)))
 
@@ -69,7 +74,7 @@ class ModelOutput(dict[str, Any]):
         return self.to_tuple()[key]
 
     def __getattr__(self, name: str) -> Any:
-        if name in inspect.get_annotations(type(self)):
+        if name in self.fields and name not in ("fields", "layout"):
             return self.get(name)
         raise AttributeError(f"{type(self).__name__} has no {name!r}, only {', '.join(self)}")
 
@@ -92,17 +97,19 @@ class EncoderOutput(ModelOutput):
         pooler_output: (B, H), if the model has a pooler.
         hidden_states: one such tensor after the embeddings and after each layer, on request.
         attentions: one (B, A, S, S) tensor a layer, on request.
-        states, layout, records: no items, for heads: the last states, (..., H) in the order of
-            this layout or (B, H) of the first tokens; hidden states and attentions by name.
+        layout: no item, and of a head's own call alone: where sequences begin and end. The last
+            state is then (..., H) in the order of this layout, or (B, H), of first tokens.
     """
 
     last_hidden_state: Tensor
     pooler_output: Tensor | None
     hidden_states: tuple[Tensor, ...] | None
     attentions: tuple[Tensor, ...] | None
-    states: Tensor
     layout: Layout
-    records: dict[str, Any]
+
+    def records(self) -> dict[str, Any]:
+        """Hidden states and attentions, as far as they were asked for."""
+        return {name: self[name] for name in ("hidden_states", "attentions") if name in self}
 
 
 class HeadOutput(ModelOutput):

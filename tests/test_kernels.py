@@ -64,7 +64,7 @@ def test_every_execution_equals_the_formula(execution: Execution, lengths: list[
     lengths = sorted(lengths)
     real, varlen.varlen_attn = varlen.varlen_attn, varlen_attn
     try:
-        layout = Packed.from_lengths(torch.tensor(lengths))
+        layout = Packed.from_lengths(lengths)
         states = torch.randn(3, sum(lengths), 2, 4, dtype=torch.float64)
         results = []
         for run in (
@@ -88,7 +88,7 @@ def test_first_tokens_alone_equal_the_formula(lengths: list[int], explicit: bool
     states = torch.randn(3, sum(lengths), 2, 4, dtype=torch.float64)
     starts = torch.tensor([0, *lengths]).cumsum(0)[:-1]
     expected = formula(states, lengths)[starts]
-    layout = Packed.from_lengths(torch.tensor(lengths), explicit=explicit)
+    layout = Packed.from_lengths(lengths, explicit=explicit)
     q, k, v = (layout.pack(x) for x in states)
     context, _ = attend(layout.first(q), k, v, layout, 0.0, first_only=True)
     torch.testing.assert_close(context, expected, rtol=0, atol=2e-14)
@@ -117,7 +117,7 @@ def test_how_sequences_share_blocks(
     monkeypatch.setattr(
         kernels, "explicit_attention", lambda *a: found.append(a[0].shape) or real(*a)
     )
-    layout = Packed.from_lengths(torch.tensor(lengths))
+    layout = Packed.from_lengths(lengths)
     states = torch.randn(3, sum(lengths), 2, 4, requires_grad=True)
     attend(*states, layout, 0.1)
     assert [(shape[0], shape[2]) for shape in found] == shapes
@@ -132,13 +132,13 @@ def test_sequences_of_equal_length_share_one_call(monkeypatch: pytest.MonkeyPatc
         return real(query, *rest, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
-    layout = Packed.from_lengths(torch.tensor([3, 5, 3, 5, 3]))
+    layout = Packed.from_lengths([3, 5, 3, 5, 3])
     attend(*torch.randn(3, 19, 2, 4), layout, 0.0)
     assert shapes == [(3, 2, 3, 4), (2, 2, 5, 4)]
 
 
 def test_what_depends_on_the_layout_is_built_once_for_all_layers() -> None:
-    layout = Packed.from_lengths(torch.tensor([3, 5, 3]))
+    layout = Packed.from_lengths([3, 5, 3])
     rows = Padded(torch.tensor([[True, False], [True, True]]))
     for _ in range(2):
         kernels._in_blocks(*torch.randn(3, 11, 2, 4), layout, 0.0)
@@ -199,7 +199,7 @@ def test_first_tokens_in_half_precision_are_as_exact_as_the_kernel() -> None:
     lengths = [7, 30, 64]
     states = 4 * torch.randn(3, sum(lengths), 2, 64)
     expected = formula(states.half().double(), lengths)[torch.tensor([0, 7, 37])]
-    layout = Packed.from_lengths(torch.tensor(lengths))
+    layout = Packed.from_lengths(lengths)
     q, k, v = states.half()
     context, _ = attend(layout.first(q), k, v, layout, 0.0, first_only=True)
     assert context.dtype is torch.float16

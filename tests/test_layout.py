@@ -50,7 +50,7 @@ def test_unpack_undoes_pack(mask: Tensor) -> None:
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
 def test_a_packed_line_is_sorted_and_put_back(lengths: list[int]) -> None:
-    layout = Packed.from_lengths(torch.tensor(lengths))
+    layout = Packed.from_lengths(lengths)
     line = torch.arange(sum(lengths))
     inner = layout.pack(line)
     assert torch.equal(layout.unpack(inner), line)

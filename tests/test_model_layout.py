@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, vmap
 
 import minilm
 from minilm.errors import InputError
+from minilm.models.encoder import LayerRun
 from minilm.models.pretrained import PretrainedModel
 from oracle import hugging_face
 from tiny import ALL_CLASSES, architecture, packed, ragged, tiny
@@ -159,7 +160,7 @@ def test_what_a_layout_cannot_do_is_refused() -> None:
     with pytest.raises(InputError, match="layout = 'padded' needs padded rows"):
         model(**packed(batch))
     model.layout = "packed"
-    with pytest.raises(InputError, match="attention maps or an unattended first token need rows"):
+    with pytest.raises(InputError, match="attention maps, an unattended first token"):
         model(**batch, output_attentions=True)
     left = {key: value.flip(1) for key, value in batch.items()}
     with pytest.raises(InputError, match="set it to 'auto'"):
@@ -317,3 +318,100 @@ def test_one_call_passes_through_few_functions() -> None:
         finally:
             sys.setprofile(None)
     assert 10 < len(seen) <= 18, sorted(name for _, name in seen)
+
+
+@pytest.mark.parametrize("choice", ["auto", "padded", "packed"])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_hook_on_the_encoder_decides_what_the_head_reads(name: str, choice: str) -> None:
+    model = tiny(name)
+    model.layout = choice  # type: ignore[assignment]
+    batch = batch_for(name)
+    before = model(**batch).logits
+
+    def halve(_: nn.Module, __: Any, output: Any) -> None:
+        for key, value in output.items():
+            output[key] = value / 2
+
+    model.encoder.register_forward_hook(halve)
+    assert (model(**batch).logits - before).abs().max() > 1e-3
+
+
+class Shallow(minilm.BertModel):
+    """Leaves after two of its three layers."""
+
+    def run_layers(self, hidden: Tensor, run: LayerRun) -> Tensor:
+        for layer in self.layers[:2]:
+            hidden = run(layer, hidden)
+        return hidden
+
+
+class Twice(minilm.BertModel):
+    def run_layers(self, hidden: Tensor, run: LayerRun) -> Tensor:
+        return super().run_layers(super().run_layers(hidden, run), run)
+
+
+def test_a_class_that_runs_its_layers_otherwise_is_right_or_refused() -> None:
+    reference = tiny("BertForSequenceClassification")
+    state, batch = reference.state_dict(), ragged()
+    shallow = type("Left", (minilm.BertForSequenceClassification,), {"encoder_class": Shallow})
+    twice = type("Again", (minilm.BertForSequenceClassification,), {"encoder_class": Twice})
+    models = [cls(reference.config).double().eval() for cls in (shallow, twice)]
+    for model in models:
+        model.load_state_dict(state)
+    reference.encoder.layers = reference.encoder.layers[:2]
+    torch.testing.assert_close(models[0](**batch).logits, reference(**batch).logits)
+    with pytest.raises(InputError, match="more layers than virtual_layers lists"):
+        models[1](**batch)
+    models[1].layout = "padded"
+    assert models[1](**batch).logits.shape == (5, 2)
+
+
+class Deaf(nn.Module):
+    """A wrapper that hands on less than it was given."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden: Tensor, layout: Any, *_: Any) -> Tensor:
+        return self.layer(hidden, layout)
+
+
+def test_a_wrapper_that_takes_no_notice_is_named() -> None:
+    model = tiny("BertForSequenceClassification")
+    expected = model(**ragged()).logits
+    model.encoder.layers[-1] = Deaf(model.encoder.layers[-1])
+    with pytest.raises(InputError, match="Deaf took no notice of first_only"):
+        model(**ragged())
+    with pytest.raises(InputError, match="Deaf took no notice of probs"):
+        model(**ragged(), output_attentions=True)
+    model.layout = "padded"
+    torch.testing.assert_close(model(**ragged()).logits, expected)
+
+
+def test_compiled_training_with_checkpointing_and_a_mask() -> None:
+    model = tiny("BertModel", torch.float32, hidden_dropout_prob=0.0)
+    for layer in model.layers:
+        layer.attention.dropout = 0.0
+    model.train().gradient_checkpointing_enable()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    gradients = []
+    for run in (model, compiled):
+        loss = run(**ragged()).pooler_output.sin().sum()
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_early_graphs_see_the_mask_too() -> None:
+    """make_fx before dispatch keeps its mode elsewhere."""
+    model = tiny("BertModel").requires_grad_(False)
+    batch = ragged()
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+
+    def states(ids: Tensor, mask: Tensor) -> Tensor:
+        return model(ids, mask).last_hidden_state
+
+    graph = torch.fx.experimental.proxy_tensor.make_fx(states, pre_dispatch=True)
+    program = graph(ids, torch.ones_like(mask))
+    torch.testing.assert_close(program(ids, mask), states(ids, mask), rtol=0, atol=1e-10)

@@ -112,3 +112,30 @@ def test_a_traced_model_returns_its_items() -> None:
     mask[0, 2:] = 0
     logits = traced(ids, mask)["logits"]
     torch.testing.assert_close(logits, model(ids, mask).logits, rtol=0, atol=1e-5)
+
+
+def test_a_subclass_keeps_the_fields_of_its_base() -> None:
+    class Scored(HeadOutput):
+        score: torch.Tensor | None
+
+    out = Scored(logits=torch.ones(1), score=torch.zeros(1))
+    assert out.loss is None
+    assert out.logits is out[0]
+    assert out.score is out[1]
+
+
+def test_outputs_are_taken_for_dictionaries_in_order_by_older_sharding() -> None:
+    from torch.distributed.utils import _apply_to_tensors
+
+    out = HeadOutput(loss=torch.ones(1), logits=torch.ones(2))
+    doubled = _apply_to_tensors(lambda value: value * 2, out)
+    assert isinstance(doubled, HeadOutput)
+    assert float(doubled.logits.sum()) == 4
+
+
+def test_what_is_made_of_an_output_keeps_no_graph() -> None:
+    model = tiny("BertModel")
+    out = model(torch.ones(2, 3, dtype=torch.int64))
+    assert not vars(out)
+    detached = pytree.tree_map(torch.Tensor.detach, out)
+    assert not any(value.requires_grad for value in detached.values())

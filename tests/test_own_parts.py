@@ -449,3 +449,45 @@ def test_files_with_our_own_names_are_read(name: str, tmp_path: Path) -> None:
     assert type(again) is type(model)
     assert same_tensors(again, model)
     assert architecture(name) == again.config.model_type
+
+
+def test_a_model_with_other_layers_than_its_configuration_says_is_not_saved(tmp_path: Path) -> None:
+    model = tiny("BertModel")
+    model.layers = model.layers[:2]
+    with pytest.raises(CheckpointError, match="has 2 layers, its configuration says 3"):
+        model.save_pretrained(tmp_path)
+    model.config.num_hidden_layers = 2
+    model.save_pretrained(tmp_path)
+    assert len(minilm.BertModel.from_pretrained(tmp_path).layers) == 2
+
+
+class Padded(minilm.BertModel):
+    def __init__(self, config: Any, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.layout = "padded"
+        self.register_buffer("calls", torch.zeros(1, dtype=torch.int64))
+
+
+def test_a_class_keeps_its_layout_and_buffers_of_whole_numbers(tmp_path: Path) -> None:
+    config = tiny("BertModel").config
+    Padded(config).half().save_pretrained(tmp_path)
+    again = Padded.from_pretrained(tmp_path, dtype="auto")
+    assert again.layout == "padded"
+    assert again.dtype is torch.float16
+    assert again.calls.dtype is torch.int64
+    assert Padded.from_pretrained(tmp_path, layout="auto").layout == "auto"
+
+
+class Projector(minilm.DistilBertForSequenceClassification):
+    """A part of one's own under a name that the hub gives to tied weights."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.vocab_projector = torch.nn.Linear(4, 4)
+
+
+def test_a_part_under_a_name_of_the_hub_is_read_back(tmp_path: Path) -> None:
+    model = Projector(tiny("DistilBertForSequenceClassification").config)
+    model.save_pretrained(tmp_path)
+    again = Projector.from_pretrained(tmp_path)
+    assert torch.equal(again.vocab_projector.weight, model.vocab_projector.weight)

@@ -284,3 +284,24 @@ def test_tables_of_the_paper(sharing: str, embedding: int, millions: int) -> Non
     if embedding == 768:
         papers -= 768 * 768 + 768
     assert round(papers / 1e6) == millions
+
+
+def test_parts_of_groups_come_along_or_are_named() -> None:
+    model = albert("none")
+    for group in model.encoder.groups:
+        group.register_buffer("scale", torch.ones(1))
+    apart = minilm.unshare(model)
+    assert all(hasattr(group, "scale") for group in apart.encoder.groups)
+    shared = albert("all")
+    shared.encoder.groups[0].extra = torch.nn.Linear(2, 2)
+    again = minilm.unshare(shared)
+    assert all(
+        torch.equal(g.extra.weight, shared.encoder.groups[0].extra.weight)
+        for g in again.encoder.groups
+    )
+    again.encoder.groups[1].extra.weight.data += 1
+    with pytest.raises(InputError, match=r"extra.weight of layer 1 differs from .* layer 0"):
+        minilm.share(again)
+    del again.encoder.groups[2].extra
+    with pytest.raises(InputError, match="is not in every group|differs"):
+        minilm.share(again)

@@ -40,7 +40,6 @@ class Embeddings(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding_size = embedding_size
-        self.token_types = token_types
         self.word = nn.Embedding(vocab_size, embedding_size, padding_idx=padding_id)
         self.position = nn.Embedding(max_positions, embedding_size)
         self.token_type = nn.Embedding(token_types, embedding_size) if token_types else None

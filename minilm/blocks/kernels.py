@@ -11,6 +11,7 @@ References: Vaswani et al. 2017, section 3.2; Devlin et al. 2019.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from minilm.blocks.layout import Layout, Packed, Padded
 from minilm.errors import InputError
 
 Execution = Literal["auto", "explicit"]
-AnyLayout = TypeVar("AnyLayout", Padded, Packed)
 Built = TypeVar("Built")
 
 # Up to this length, the backward of torch's fused kernel takes 2 to 10 times as long in bfloat16 on
@@ -42,6 +42,7 @@ TOKENS_AT_ONCE = 512
 DROPOUT_BITS = 16  # of a random word that decide about one number
 
 execution: Execution = "auto"  # see `attention`
+MAKE_FX = "torch.fx.experimental.proxy_tensor"  # is slow to import, and asked only if it is there
 
 
 @contextmanager
@@ -77,15 +78,16 @@ def recording(x: Tensor | None = None) -> bool:
     """Whether something records or transforms the call, so that no value may decide anything.
 
     So it is under torch.compile, torch.export, jit tracing, torch.func transforms, make_fx and
-    FakeTensorMode, and for an `x` without values (meta) or of a foreign class.
+    FakeTensorMode, in CUDA graphs, and for an `x` without values (meta) or of a foreign class.
     """
     return (
         torch.compiler.is_compiling()
         or torch._C._is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_dispatch_mode(DispatchMode.PROXY) is not None
         or torch._C._get_dispatch_mode(DispatchMode.FAKE) is not None
+        or ((fx := sys.modules.get(MAKE_FX)) is not None and fx.get_proxy_mode() is not None)
         or (x is not None and (x.is_meta or type(x) not in (Tensor, nn.Parameter)))
+        or (x is not None and x.is_cuda and torch.cuda.is_current_stream_capturing())
     )
 
 
@@ -124,8 +126,7 @@ def attend(
         return _of_first_tokens(query, key, value, layout, dropout), None
     if not layout.explicit:
         if query.device.type != "cpu":
-            half = query.dtype in (torch.float16, torch.bfloat16)
-            ragged = _varlen if query.is_cuda and half and dropout == 0.0 else _padded_inside
+            ragged = _varlen if dropout == 0.0 and _takes_varlen(query) else _padded_inside
             return ragged(query, key, value, layout, dropout), None
         if torch.is_grad_enabled() and _prefers_formula(query, layout.lengths[-1], dropout):
             return _in_blocks(query, key, value, layout, dropout), None
@@ -185,6 +186,8 @@ def additive_mask(layout: Padded, dtype: torch.dtype) -> Tensor:
 
 def _once(layout: Layout, build: Callable[..., Built], *options: object) -> Built:
     """What an execution makes of a layout, `build(layout, *options)`, once for all layers."""
+    if torch.compiler.is_compiling():  # nothing may be kept there
+        return build(layout, *options)
     key = (build, *options)
     if key not in layout.derived:
         layout.derived[key] = build(layout, *options)
@@ -198,6 +201,13 @@ def _prefers_formula(query: Tensor, length: int, dropout: float) -> bool:
         return False
     # with dropout torch's function spells it out itself, and draws its masks slowly
     return dropout > 0 or (query.dtype is torch.bfloat16 and length <= EXPLICIT_UNTIL)
+
+
+def _takes_varlen(query: Tensor) -> bool:
+    """Whether torch's kernel for ragged sequences runs on this device, dtype and head size."""
+    half, size = query.dtype in (torch.float16, torch.bfloat16), query.shape[-1]
+    fits = query.is_cuda and half and size % 8 == 0 and size <= 256
+    return fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _in_rows(

@@ -100,7 +100,8 @@ class Packed:
         """
         inner = torch.tensor(counts, device=mask.device)  # (B,)
         order = inner.argsort(stable=True)  # inner sequence number -> row
-        row, column = mask[order].nonzero(as_tuple=True)  # (T,), (T,)
+        found = mask[order].nonzero_static(size=sum(counts))  # (T, 2): no wait for a GPU to count
+        row, column = found.unbind(1)  # (T,), (T,)
         sequence = order[row]
         offsets = torch.empty_like(order)
         inner = inner[order]
@@ -111,27 +112,30 @@ class Packed:
         return cls(lengths, groups, shape, index, sequence, column, offsets, explicit)
 
     @classmethod
-    def from_lengths(cls, lengths: Tensor, *, explicit: bool = False) -> Packed:
+    def from_lengths(
+        cls, sizes: list[int], device: torch.device | str = "cpu", *, explicit: bool = False
+    ) -> Packed:
         """A line of tokens that is packed already.
 
         Args:
-            lengths: (B,) int64, every one at least 1; they sum to T.
+            sizes: the lengths of the B sequences, every one at least 1; they sum to T.
+            device: of the tokens.
             explicit: as the attribute.
         """
+        lengths, tokens = torch.tensor(sizes, device=device), sum(sizes)
         order = lengths.argsort(stable=True)
         inner = lengths[order]
-        sequence = torch.repeat_interleave(order, inner)  # (T,)
+        sequence = torch.repeat_interleave(order, inner, output_size=tokens)  # (T,)
         begin = lengths.cumsum(0) - lengths  # (B,) in the caller's line
         inner_begin = inner.cumsum(0) - inner
         offsets = torch.empty_like(order)
         offsets[order] = inner_begin
-        position = torch.arange(len(sequence), device=lengths.device)
-        position = position - inner_begin.repeat_interleave(inner)
-        sizes = lengths.tolist()
-        index = None if sizes == sorted(sizes) else begin[sequence] + position
-        sizes.sort()
-        groups, shape = Counter(sizes), tuple(sequence.shape)
-        return cls(tuple(sizes), groups, shape, index, sequence, position, offsets, explicit)
+        position = torch.arange(tokens, device=device)
+        position = position - torch.repeat_interleave(inner_begin, inner, output_size=tokens)
+        ascending = tuple(sorted(sizes))
+        index = None if ascending == tuple(sizes) else begin[sequence] + position
+        groups, shape = Counter(ascending), (tokens,)
+        return cls(ascending, groups, shape, index, sequence, position, offsets, explicit)
 
     def pack(self, values: Tensor) -> Tensor:
         """From the caller's (B, S, ...) or (T, ...) to the inner (T, ...)."""

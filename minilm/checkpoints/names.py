@@ -65,8 +65,9 @@ class HubNames:
             hub = without_gamma_beta(plain).removeprefix(self.prefix)
             module, parameter = _split(hub, self._local)
             translated = f"{module}.{parameter}"
-            for local in (translated, plain, ENCODER + hub):
-                if local in expected and plain != f"{self.decoder}.weight":
+            for local in (plain, translated, ENCODER + hub):  # a part of one's own goes first
+                tied = plain == f"{self.decoder}.weight" and local != plain
+                if local in expected and not tied:
                     return local
             if self.knows(translated) and plain != f"{self.decoder}.weight":
                 return translated

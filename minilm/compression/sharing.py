@@ -11,13 +11,12 @@ import copy
 from typing import TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from minilm.blocks.transformer import TransformerLayer
 from minilm.compression.growth import check_shapes
 from minilm.config import AlbertConfig
 from minilm.errors import InputError
-from minilm.models.albert import SHARED_PARTS, AlbertModel, LayerGroup
+from minilm.models.albert import SHARED_PARTS, AlbertModel
 from minilm.models.pretrained import PretrainedModel
 
 Model = TypeVar("Model", bound=PretrainedModel)
@@ -82,28 +81,32 @@ def _config_of(model: PretrainedModel) -> AlbertConfig:
 
 @torch.no_grad()
 def _rebuilt(model: Model, config: AlbertConfig) -> Model:
-    """A copy of the model with other sharing."""
+    """A copy of the model with other sharing; what else is in a group or a layer comes along."""
     rebuilt = copy.deepcopy(model)
-    base = cast(AlbertModel, rebuilt.base)
-    applied = list(base.virtual_layers())
-    span, inner = config.num_hidden_layers // config.num_hidden_groups, config.inner_group_num
-    base.groups = nn.ModuleList(
-        LayerGroup(cast(list[TransformerLayer], copy.deepcopy(applied[first : first + inner])))
-        for first in range(0, len(applied), span * inner)
-    )
+    base, depth = cast(AlbertModel, rebuilt.base), config.num_hidden_layers
+    applied = [base.groups[int(i / (depth / len(base.groups)))] for i in range(depth)]
+    span = depth // config.num_hidden_groups
+    base.groups = nn.ModuleList(copy.deepcopy(group) for group in applied[::span])
     base._share(SHARED_PARTS[config.shared_between_groups])
     rebuilt.config = base.config = config
-    filled: dict[int, str] = {}
-    for number, (source, layer) in enumerate(zip(applied, base.virtual_layers(), strict=True)):
-        for (name, values), parameter in zip(
-            source.named_parameters(), layer.parameters(), strict=True
-        ):
-            place = filled.setdefault(id(parameter), f"{name} of layer {number}")
-            if not torch.equal(parameter, values):
-                apart = float((parameter - values).abs().max())
+    places: dict[int, str] = {}
+    for number, source in enumerate(applied):
+        tensors, copies = _tensors(source), _tensors(base.groups[number // span])
+        if lost := sorted(tensors.keys() ^ copies.keys()):
+            raise InputError(f"{lost[0]} is not in every group: only equal groups can be shared.")
+        for name, values in tensors.items():
+            _, layer, part = name.split(".", 2) if name.startswith("layers.") else ("", "0", name)
+            place = f"{part} of layer {number * config.inner_group_num + int(layer)}"
+            first = places.setdefault(id(copies[name]), place)
+            if not torch.equal(copies[name], values):
+                apart = float((copies[name].double() - values.double()).abs().max())
                 raise InputError(
-                    f"{name} of layer {number} differs from {place}, by up to {apart:.3g}: only "
-                    "equal layers can be shared."
+                    f"{place} differs from {first}, by up to {apart:.3g}: only equal layers can be "
+                    "shared."
                 )
     check_shapes(rebuilt)
     return rebuilt
+
+
+def _tensors(group: nn.Module) -> dict[str, Tensor]:
+    return {**dict(group.named_parameters()), **dict(group.named_buffers())}

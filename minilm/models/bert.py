@@ -183,5 +183,6 @@ class BertForNextSentencePrediction(TaskModel):
         if labels is not None:
             check_labels("labels", labels, 2, (logits.shape[0],))
             loss = {"loss": token_loss(logits, labels)}
-        output = HeadOutput(**loss, logits=logits, **encoded.records)
+        rest = encoded.records() if len(encoded) > 1 else {}
+        output = HeadOutput(**loss, logits=logits, **rest)
         return output if return_dict is not False else output.to_tuple()

@@ -85,7 +85,7 @@ def _pool(
     self: DistilBertForSequenceClassification | DistilBertForMultipleChoice, encoded: EncoderOutput
 ) -> Tensor:
     """A dense layer and ReLU on the first token stand in for BERT's pooler: (B, H)."""
-    states = encoded.states
+    states = encoded.last_hidden_state
     return F.relu(self.pre_classifier(states if states.dim() == 2 else states[:, 0]))
 
 

@@ -14,6 +14,7 @@ from minilm.blocks.embeddings import Embeddings
 from minilm.blocks.heads import Pooler
 from minilm.blocks.layout import Layout
 from minilm.config import EncoderConfig
+from minilm.errors import InputError
 from minilm.models.inputs import LayoutChoice, prepare
 from minilm.models.pretrained import PretrainedModel
 from minilm.outputs import EncoderOutput
@@ -35,7 +36,8 @@ class LayerRun:
 
     Attributes:
         layout: where sequences begin and end.
-        last: the number of the application that computes the first tokens alone; 0 = none.
+        batch: B.
+        last: the number of the last application, if it computes the first tokens alone; else 0.
         checkpointing: keep only the input of each layer for the backward pass.
         states: the states so far, in the caller's order; None = not recorded.
         probs: attention probabilities so far; None = not recorded.
@@ -43,6 +45,7 @@ class LayerRun:
     """
 
     layout: Layout
+    batch: int
     last: int
     checkpointing: bool
     states: list[Tensor] | None
@@ -53,12 +56,21 @@ class LayerRun:
         """(..., H) -> (..., H), or (B, H) where only first tokens are computed."""
         self.applied += 1
         first_only = self.applied == self.last
+        if 0 < self.last < self.applied:
+            raise InputError("run_layers applies more layers than virtual_layers lists.")
         if self.checkpointing:
             hidden = checkpoint(
                 layer, hidden, self.layout, first_only, self.probs, use_reentrant=False
             )
         else:
             hidden = layer(hidden, self.layout, first_only, self.probs)
+        obeyed = not first_only or (hidden.dim() == 2 and hidden.shape[0] == self.batch)
+        if not obeyed or (self.probs is not None and len(self.probs) != self.applied):
+            raise InputError(
+                f"{type(layer).__name__} took no notice of "
+                f"{'probs' if obeyed else 'first_only'}: hand all arguments to the layer inside, "
+                "as TransformerLayer.forward takes them, or set model.layout = 'padded'."
+            )
         return hidden if self.states is None else self.record(hidden)
 
     def record(self, hidden: Tensor) -> Tensor:
@@ -68,7 +80,7 @@ class LayerRun:
         return self.layout.merge(self.states[-1], hidden)
 
     def records(self) -> dict[str, tuple[Tensor, ...]]:
-        """What was recorded, by the names that outputs use."""
+        """What was recorded, by the names of items."""
         found = {"hidden_states": self.states, "attentions": self.probs}
         return {name: tuple(values) for name, values in found.items() if values is not None}
 
@@ -102,7 +114,7 @@ class EncoderModel(PretrainedModel):
 
     @abstractmethod
     def virtual_layers(self) -> Iterable[nn.Module]:
-        """The layers in the order they are applied; a shared one appears as often as it is used.
+        """The layers in the order that `run_layers` applies them, a shared one as often as it is.
 
         Each is a `TransformerLayer`.
         """
@@ -156,7 +168,6 @@ class EncoderModel(PretrainedModel):
             output_hidden_states = config.output_hidden_states
         tokens = prepare(
             config,
-            self.embeddings,
             self.layout_choice,
             input_ids,
             attention_mask,
@@ -171,6 +182,7 @@ class EncoderModel(PretrainedModel):
         only_first = reads == "first" and self.layout_choice != "padded"
         run = LayerRun(
             layout,
+            batch=tokens.batch,
             last=len(list(self.virtual_layers())) if only_first and not recorded else 0,
             checkpointing=self.gradient_checkpointing and self.training,
             states=[] if output_hidden_states else None,
@@ -182,16 +194,14 @@ class EncoderModel(PretrainedModel):
         if run.states is not None:
             hidden = run.record(hidden)
         hidden = self.run_layers(hidden, run)
-        if only_first and not run.last:
+        if only_first and run.applied != run.last:  # all were computed
             hidden = layout.first(hidden)
 
         output = EncoderOutput(last_hidden_state=layout.unpack(hidden) if reads is None else hidden)
         if self.pooler is not None:
             output["pooler_output"] = self.pooler(hidden if only_first else layout.first(hidden))
-        records = run.records() if recorded else {}
-        output.update(records)
-        # attributes, no items
-        object.__setattr__(output, "states", hidden)
-        object.__setattr__(output, "layout", layout)
-        object.__setattr__(output, "records", records)
+        if recorded:
+            output.update(run.records())
+        if reads is not None:
+            object.__setattr__(output, "layout", layout)  # an attribute, no item
         return output if return_dict is not False else output.to_tuple()

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from minilm.blocks import kernels
-from minilm.blocks.embeddings import Embeddings
 from minilm.blocks.layout import Layout, Packed, Padded
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
@@ -30,6 +29,7 @@ class ModelInput:
         input_ids: (B, S) or (T,), or None.
         inputs_embeds: (B, S, E) or (T, E) instead, or None.
         position_ids, token_type_ids: broadcastable to the tokens.
+        batch: B.
     """
 
     layout: Layout
@@ -37,11 +37,11 @@ class ModelInput:
     inputs_embeds: Tensor | None
     position_ids: Tensor
     token_type_ids: Tensor
+    batch: int
 
 
 def prepare(
     config: EncoderConfig,
-    embeddings: Embeddings,
     choice: LayoutChoice,
     input_ids: Tensor | None,
     attention_mask: Tensor | None,
@@ -58,7 +58,7 @@ def prepare(
     Shapes are always checked, values where they can be read (see `kernels.recording`).
 
     Args:
-        config, embeddings: of the model.
+        config: of the model.
         choice: the caller's, see `EncoderModel.layout`. "auto" packs a padded call whose mask has
             zeros, unless something needs rows: attention maps, a call that is recorded or
             transformed, or a head that reads column 0 of a row whose column 0 is unattended.
@@ -80,15 +80,16 @@ def prepare(
         raise _wrong_shape(name, tokens, packed_call)
     shape = tuple(tokens.shape[: 2 - packed_call])
     if inputs_embeds is not None:
-        _check_vectors(inputs_embeds, embeddings.embedding_size)
+        _check_vectors(inputs_embeds, getattr(config, "embedding_size", config.hidden_size))
     if position_ids is not None:
         if tuple(position_ids.shape) not in (shape, shape[-1:], (1, shape[-1])):
             raise _misfit("position_ids", position_ids, shape)
         position_ids = position_ids.expand(shape)
+    token_types: int = getattr(config, "type_vocab_size", 0)
     whole_numbers = (
         ("input_ids", input_ids, config.vocab_size, "vocab_size"),
         # a model without token types ignores their values
-        ("token_type_ids", token_type_ids, embeddings.token_types or 2**31, "type_vocab_size"),
+        ("token_type_ids", token_type_ids, token_types or 2**31, "type_vocab_size"),
         ("position_ids", position_ids, config.max_position_embeddings, "max_position_embeddings"),
     )
     readable = not kernels.recording(tokens)
@@ -104,7 +105,7 @@ def prepare(
     if attention_mask is not None:
         if packed_call:
             raise InputError("A packed call (lengths) has no padding: leave attention_mask out.")
-        if tuple(attention_mask.shape) != shape:
+        if not isinstance(attention_mask, Tensor) or tuple(attention_mask.shape) != shape:
             raise _misfit("attention_mask", attention_mask, shape)
         attended = attention_mask != 0
         if readable:
@@ -117,7 +118,7 @@ def prepare(
                 least, most, *values = values
                 if least < 0 or most >= size:
                     raise _out_of_range(what, least if least < 0 else most, size, limit)
-                if what == "token_type_ids" and most > 0 and not embeddings.token_types:
+                if what == "token_type_ids" and most > 0 and not token_types:
                     warnings.warn(IGNORED_TOKEN_TYPES, stacklevel=3)
 
     layout: Layout
@@ -125,8 +126,8 @@ def prepare(
     if lengths is not None:
         if needs_rows or choice == "padded":
             raise _without_rows(needs_rows)
-        checked_lengths = _checked_lengths(lengths, longest, tokens.device)
-        layout = Packed.from_lengths(checked_lengths, explicit=explicit)
+        sizes = _checked_lengths(lengths, longest)
+        layout = Packed.from_lengths(sizes, tokens.device, explicit=explicit)
         longest = layout.lengths[-1]
     elif not readable:
         if choice == "packed":
@@ -141,7 +142,7 @@ def prepare(
             raise InputError(f"attention_mask contains {what}.")
         rows = needs_rows or not any(counts) or (reads_first and not first_attended)
         if choice == "packed" and rows:
-            raise _cannot_pack("attention maps or an unattended first token need rows")
+            raise _cannot_pack("attention maps, an unattended first token or no token need rows")
         ragged = sum(counts) < shape[0] * longest
         if choice == "packed" or (choice == "auto" and ragged and not rows):
             mask = tokens.new_ones(shape, dtype=torch.bool) if attended is None else attended
@@ -162,7 +163,7 @@ def prepare(
         position_ids = layout.position
     else:
         position_ids = torch.arange(longest, device=tokens.device)
-    if token_type_ids is not None and embeddings.token_types:
+    if token_type_ids is not None and token_types:
         token_type_ids = layout.pack(token_type_ids)
     else:
         token_type_ids = position_ids.new_zeros(1)
@@ -172,7 +173,8 @@ def prepare(
         input_ids = layout.pack(tokens)
     else:
         inputs_embeds = layout.pack(inputs_embeds)
-    return ModelInput(layout, input_ids, inputs_embeds, position_ids, token_type_ids)
+    batch = len(layout.offsets) if packed_call and isinstance(layout, Packed) else shape[0]
+    return ModelInput(layout, input_ids, inputs_embeds, position_ids, token_type_ids, batch)
 
 
 def pack_labels(layout: Layout, labels: Tensor, classes: int, shape: tuple[int, ...]) -> Tensor:
@@ -254,6 +256,8 @@ def _check_vectors(vectors: Tensor, width: int) -> None:
 
 
 def _misfit(name: str, values: Tensor, shape: tuple[int, ...]) -> InputError:
+    if not isinstance(values, Tensor):
+        return InputError(f"{name} is a {type(values).__name__}: expected a tensor.")
     if tuple(values.shape) != shape:
         return InputError(f"{name} has shape {tuple(values.shape)}, the tokens have {shape}.")
     return InputError(f"{name} has dtype {values.dtype}: expected whole numbers (int64).")
@@ -272,9 +276,9 @@ def _cannot_pack(reason: str) -> InputError:
     return InputError(f"model.layout is 'packed', but {reason}: set it to 'auto'.")
 
 
-def _checked_lengths(lengths: Tensor | Sequence[int], tokens: int, device: torch.device) -> Tensor:
+def _checked_lengths(lengths: Tensor | Sequence[int], tokens: int) -> list[int]:
     try:
-        lengths = torch.as_tensor(lengths, device=device).flatten()
+        lengths = torch.as_tensor(lengths).flatten()
     except (TypeError, ValueError, RuntimeError) as problem:
         raise InputError(f"lengths is no list of whole numbers: {problem}.") from problem
     if lengths.dtype not in (torch.int64, torch.int32) or lengths.numel() == 0:
@@ -282,8 +286,9 @@ def _checked_lengths(lengths: Tensor | Sequence[int], tokens: int, device: torch
             f"lengths has dtype {lengths.dtype} and {lengths.numel()} entries: expected "
             "one whole number for each sequence."
         )
-    if int(lengths.min()) < 1:
-        raise InputError(f"lengths contains {int(lengths.min())}: every sequence has a token.")
-    if int(lengths.sum()) != tokens:
-        raise InputError(f"lengths adds up to {int(lengths.sum())}, there are {tokens} tokens.")
-    return lengths.long()
+    sizes: list[int] = lengths.tolist()
+    if min(sizes) < 1:
+        raise InputError(f"lengths contains {min(sizes)}: every sequence has a token.")
+    if sum(sizes) != tokens:
+        raise InputError(f"lengths adds up to {sum(sizes)}, there are {tokens} tokens.")
+    return sizes

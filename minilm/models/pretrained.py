@@ -126,7 +126,7 @@ class PretrainedModel(nn.Module):
         local_files_only: bool = False,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
-        layout: LayoutChoice = "auto",
+        layout: LayoutChoice | None = None,
         add_pooling_layer: bool | None = None,
         ignore_mismatched_heads: bool = False,
         new_parts: Literal["warn", "allow", "refuse"] = "warn",
@@ -146,7 +146,7 @@ class PretrainedModel(nn.Module):
             revision, subfolder, token, cache_dir, local_files_only: as in huggingface_hub.
             dtype: of the parameters; None = float32, "auto" = as stored.
             device: where the parameters are created; None = torch's default device.
-            layout: how batches are held, see the attribute of the model.
+            layout: how batches are held, see the attribute; None = as the class is, "auto".
             add_pooling_layer: of a base model: with or without; None = as the class is.
             ignore_mismatched_heads: start a head of another shape anew (new `num_labels`).
             new_parts: what to do when a head, a pooler or a module of your own is not stored, and
@@ -219,7 +219,8 @@ class PretrainedModel(nn.Module):
                     f"{directory} does not store {fresh} of its {cls.__name__}, which would work "
                     "with random values. Train it first, or use the class it was saved from."
                 )
-            stored = (weights.tensors[name].dtype for name in plan.sources.values())
+            dtypes = (weights.tensors[name].dtype for name in plan.sources.values())
+            stored = (dtype for dtype in dtypes if dtype.is_floating_point)
             as_asked = parse_dtype(ours["dtype"], next(stored, torch.float32))
             if known:
                 materialize(model, as_asked, place)
@@ -235,7 +236,7 @@ class PretrainedModel(nn.Module):
             )
         model.load_report = plan.report.of_model(prefix, [] if config else remarks(data))
         model.name_or_path = os.fspath(path_or_repo)
-        model.layout = layout
+        model.layout = layout or model.layout
         if (
             ours["ignore_mismatched_heads"]
             or add_pooling_layer
@@ -281,6 +282,7 @@ class PretrainedModel(nn.Module):
             return
         own = self.state_dict()
         state = own if state_dict is None else self._translated(state_dict)
+        self._check_depth()
         if different := own.keys() ^ state.keys():
             problem = "lacks" if min(different) in own else "has the unknown"
             raise CheckpointError(
@@ -306,6 +308,15 @@ class PretrainedModel(nn.Module):
         # what other libraries compute in by default: AdamW of 16-bit weights ends in NaN
         config["dtype"] = "float64" if self.dtype == torch.float64 else "float32"
         save_directory(Path(directory), config, tensors)
+
+    def _check_depth(self) -> None:
+        """Raise CheckpointError where layers were added or removed behind the configuration."""
+        layers, depth = getattr(self.base, "layers", None), self.config.num_hidden_layers
+        if isinstance(layers, nn.ModuleList) and len(layers) != depth:
+            raise CheckpointError(
+                f"The model has {len(layers)} layers, its configuration says {depth}: set "
+                f"model.config.num_hidden_layers = {len(layers)} before you save it."
+            )
 
     def _translated(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """A state dictionary by this model's own names; see `translate_state_dict`."""

@@ -49,7 +49,10 @@ class TaskModel(PretrainedModel):
         return self.encoder
 
     def pool(self, encoded: EncoderOutput) -> Tensor:
-        """A vector for each sequence, (B, H)."""
+        """A vector for each sequence, (B, H).
+
+        The last state is (B, H) here, of first tokens alone, unless the layout is "padded".
+        """
         assert encoded.pooler_output is not None
         return encoded.pooler_output
 
@@ -103,10 +106,11 @@ class ForMaskedLM(TaskModel):
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
         words = self.encoder.embeddings.word.weight
-        packed: Tensor = self.masked_lm_head(encoded.states, words)  # (..., V)
+        packed: Tensor = self.masked_lm_head(encoded.get("last_hidden_state"), words)  # (..., V)
         logits = encoded.layout.unpack(packed)
         loss = {} if labels is None else {"loss": _token_loss(encoded, packed, labels, logits)}
-        output = HeadOutput(**loss, logits=logits, **encoded.records)
+        rest = encoded.records() if len(encoded) > 1 else {}
+        output = HeadOutput(**loss, logits=logits, **rest)
         return output if return_dict is not False else output.to_tuple()
 
 
@@ -182,7 +186,7 @@ class ForPreTraining(TaskModel):
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
         words = self.encoder.embeddings.word.weight
-        packed: Tensor = self.masked_lm_head(encoded.states, words)  # (..., V)
+        packed: Tensor = self.masked_lm_head(encoded.get("last_hidden_state"), words)  # (..., V)
         logits = encoded.layout.unpack(packed)
         pair_logits = self.pair_logits(encoded)  # (B, 2)
         losses = []
@@ -193,7 +197,8 @@ class ForPreTraining(TaskModel):
             losses.append(token_loss(pair_logits, pair_labels))
         predictions = {"prediction_logits": logits, self.pair_logits_name: pair_logits}
         loss = {"loss": torch.stack(losses).sum()} if losses else {}
-        output = self.output_class(**loss, **predictions, **encoded.records)
+        rest = encoded.records()
+        output = self.output_class(**loss, **predictions, **rest)
         return output if return_dict is not False else output.to_tuple()
 
 
@@ -236,7 +241,8 @@ class ForSequenceClassification(TaskModel):
             if kind == "single_label_classification":
                 check_labels("labels", labels, self.config.num_labels, (logits.shape[0],))
             loss = {"loss": sequence_loss(logits, labels, kind)}
-        output = HeadOutput(**loss, logits=logits, **encoded.records)
+        rest = encoded.records() if len(encoded) > 1 else {}
+        output = HeadOutput(**loss, logits=logits, **rest)
         return output if return_dict is not False else output.to_tuple()
 
 
@@ -271,10 +277,11 @@ class ForTokenClassification(TaskModel):
         """
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
-        packed: Tensor = self.classifier(self.dropout(encoded.states))  # (..., C)
+        packed: Tensor = self.classifier(self.dropout(encoded.get("last_hidden_state")))  # (..., C)
         logits = encoded.layout.unpack(packed)
         loss = {} if labels is None else {"loss": _token_loss(encoded, packed, labels, logits)}
-        output = HeadOutput(**loss, logits=logits, **encoded.records)
+        rest = encoded.records() if len(encoded) > 1 else {}
+        output = HeadOutput(**loss, logits=logits, **rest)
         return output if return_dict is not False else output.to_tuple()
 
 
@@ -316,7 +323,7 @@ class ForQuestionAnswering(TaskModel):
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
         layout = encoded.layout
-        packed: Tensor = self.span_head(self.dropout(encoded.states))  # (..., 2)
+        packed: Tensor = self.span_head(self.dropout(encoded.get("last_hidden_state")))  # (..., 2)
         lowest = torch.finfo(packed.dtype).min
         start_logits, end_logits = layout.unpack(packed, lowest).unbind(-1)
         loss = {}
@@ -327,8 +334,12 @@ class ForQuestionAnswering(TaskModel):
             _check_positions("end_positions", end_positions, attended)
             span = span_loss(rows[..., 0], rows[..., 1], start_positions, end_positions)
             loss = {"loss": span}
+        rest = encoded.records() if len(encoded) > 1 else {}
         output = QuestionAnsweringOutput(
-            **loss, start_logits=start_logits, end_logits=end_logits, **encoded.records
+            **loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            **rest,
         )
         return output if return_dict is not False else output.to_tuple()
 
@@ -404,7 +415,8 @@ class ForMultipleChoice(TaskModel):
         if labels is not None:
             check_labels("labels", labels, choices, (logits.shape[0],))
             loss = {"loss": token_loss(logits, labels)}
-        output = HeadOutput(**loss, logits=logits, **encoded.records)
+        rest = encoded.records() if len(encoded) > 1 else {}
+        output = HeadOutput(**loss, logits=logits, **rest)
         return output if return_dict is not False else output.to_tuple()
 
 

@@ -101,8 +101,8 @@ def states(model: PretrainedModel, encoded: EncoderOutput) -> States:
     head = getattr(model, "masked_lm_head", None)
     matrix = model.get_input_embeddings().weight
     if not isinstance(head, MaskedLMHead):
-        return States(encoded.states, None, matrix, None)
-    return States(encoded.states, head, matrix, head.bias)
+        return States(encoded.last_hidden_state, None, matrix, None)
+    return States(encoded.last_hidden_state, head, matrix, head.bias)
 
 
 def masked_places(labels: Tensor) -> Tensor:
