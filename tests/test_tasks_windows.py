@@ -14,10 +14,11 @@ from hypothesis import given, settings, strategies as st
 
 import minilm
 from minilm.data.records.base import Skips
+from minilm.files.arrays import Floats
 from minilm.metrics.answers import squad_v2
 from minilm.tasks.answering import QuestionAnswering, QuestionExample
 from minilm.tasks.tagging import Tagging, WordsExample
-from minilm.tasks.task import Floats, Sample
+from minilm.tasks.task import Sample
 from minilm.tasks.utterances import Utterances
 from minilm.tasks.windows import Window, cut, homes
 from minilm.tokenization.tokenizer import Tokenizer

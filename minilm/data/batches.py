@@ -11,13 +11,11 @@ from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from minilm.errors import InputError
-
-Integers = npt.NDArray[np.int64]
+from minilm.files.arrays import Integers
 
 # what the label of a pair says: 1 = the segments were swapped; 1 = the second is a random one
 SentenceTask = Literal["sentence_order", "next_sentence"]

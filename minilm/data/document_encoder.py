@@ -22,8 +22,9 @@ from minilm.data.sentence_encoder import SentenceEncoder, batched
 from minilm.data.sentences import split_sentences
 from minilm.data.store_manifest import token_dtype
 from minilm.data.text_files import Document
-from minilm.data.token_store import Integers, Tokens
+from minilm.data.token_store import Tokens
 from minilm.errors import DataError
+from minilm.files.arrays import Integers
 
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.data.batches import (
     Samples,
@@ -22,8 +21,7 @@ from minilm.data.randomness import Stream, TokenDraw, generator
 from minilm.data.sequences import Sequences
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError
-
-Integers = npt.NDArray[np.int64]
+from minilm.files.arrays import Integers
 
 EVALUATION_SEED = 0
 

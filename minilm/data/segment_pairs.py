@@ -9,19 +9,18 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.data.batches import Gathered, SentenceTask, TokenBatch, token_batch
 from minilm.data.masked_lm import EVALUATION_SEED, evaluation_steps
-from minilm.data.masking import IGNORED
 from minilm.data.randomness import Stream, generator
 from minilm.data.sequences import check_documents, check_ids, check_samples
 from minilm.errors import DataError, InputError
+from minilm.files.arrays import Integers
+from minilm.objectives.tasks import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from minilm.data.token_store import TokenStore
 
-Integers = npt.NDArray[np.int64]
 PairMode = Literal["pure", "google"]
 
 SPECIAL = 3  # [CLS], [SEP] and [SEP]
@@ -290,7 +289,7 @@ def pair_evaluation_batches(
     batches = []
     for samples in evaluation_steps(found.lengths, tokens_per_batch, seed, limit_tokens):
         gathered = found.gather(samples)
-        labels = np.full(len(gathered.ids), IGNORED)
+        labels = np.full(len(gathered.ids), IGNORED_LABEL)
         batches.append(token_batch(samples, gathered, gathered.ids, labels, pairs.sentence_task))
     return batches
 

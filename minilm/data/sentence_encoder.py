@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.errors import DataError
+from minilm.files.arrays import Integers
 from minilm.tokenization.files import guarded
 
 if TYPE_CHECKING:
     import tokenizers
 
-Integers: TypeAlias = npt.NDArray[np.int64]
 Item = TypeVar("Item")
 
 _REMEMBERED = 2**22  # characters of words; with their ids about 100 MB

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.data.batches import Gathered, SentenceTask
 from minilm.errors import DataError, InputError
+from minilm.files.arrays import Integers
 
 if TYPE_CHECKING:
     from minilm.data.token_store import TokenStore
 
-Integers = npt.NDArray[np.int64]
 
 SPECIAL = 2  # [CLS] and [SEP]
 _BLOCK = 1 << 24  # tokens looked at in one go

@@ -31,8 +31,8 @@ from minilm.data.store_manifest import (
     token_dtype,
     unfinished_bytes,
 )
-from minilm.data.token_store import Integers
 from minilm.errors import CheckpointError, DataError
+from minilm.files.arrays import Integers
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
 

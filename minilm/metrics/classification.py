@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm.errors import InputError
+from minilm.files.arrays import Integers
 
 Average = Literal["macro", "micro", "weighted"]
 SingleLabelAverage = Literal["macro", "micro", "weighted", "binary"]
-Integers = npt.NDArray[np.int64]
 
 # How far the probabilities of one item may be from a sum of 1: a softmax in bfloat16 is not exact.
 SUM_TOLERANCE = 0.01

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
 from minilm.errors import InputError
+from minilm.files.arrays import Flags, Floats, Integers
 from minilm.metrics.answers import squad_v1, squad_v2
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.fields import checked, need, text_of
 from minilm.tasks.task import (
-    Floats,
-    Integers,
     Prediction,
     Sample,
     Scores,
@@ -63,7 +62,7 @@ class Place:
 
     first: int
     offsets: Integers
-    best_here: np.ndarray[Any, np.dtype[np.bool_]]
+    best_here: Flags
 
 
 class QuestionAnswering(Task[QuestionExample]):

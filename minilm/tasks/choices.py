@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
+from minilm.files.arrays import Floats
 from minilm.metrics.classification import accuracy
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.fields import checked, find, need, text_of
 from minilm.tasks.task import (
-    Floats,
     Prediction,
     Sample,
     Scores,

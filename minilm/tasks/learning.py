@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from minilm.data.batches import split_evenly
 from minilm.data.randomness import Stream, generator
 from minilm.errors import InputError
+from minilm.files.arrays import Floats, Integers
 from minilm.models.pretrained import PretrainedModel
 from minilm.objectives.soft_targets import label_loss, soft_target_loss
 from minilm.recipes.masked_lm import empty_terms
 from minilm.sentence.encoder import pack
-from minilm.tasks.task import Floats, Integers, Sample, Scores, Task, TaskBatch, collate
+from minilm.tasks.task import Sample, Scores, Task, TaskBatch, collate
 from minilm.training.updates import Learner
 
 Balance = Literal["none", "weights", "sampling"]

@@ -20,18 +20,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from minilm.data.records.base import Skips
 from minilm.errors import InputError
+from minilm.files.arrays import Doubles, Floats, Integers
 from minilm.models.pretrained import PretrainedModel
 from minilm.objectives.soft_targets import Kind
 from minilm.tokenization.tokenizer import Batch, Joined, Tokenizer
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 Prediction = dict[str, Any]
 Scores = dict[str, Any]
 
@@ -319,8 +317,8 @@ def as_rows(values: Tensor, lengths: Tensor) -> Tensor:
     return filled.index_put((rows, columns), values)
 
 
-def softmax(logits: Floats) -> npt.NDArray[np.float64]:
+def softmax(logits: Floats) -> Doubles:
     """(..., C) probabilities."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    result: npt.NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    result: Doubles = shifted / shifted.sum(axis=-1, keepdims=True)
     return result

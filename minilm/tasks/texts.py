@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
 from minilm.errors import DataError
+from minilm.files.arrays import Flags, Floats, Integers
 from minilm.metrics.classification import (
     accuracy,
     confusion_matrix,
@@ -35,18 +35,7 @@ from minilm.tasks.fields import (
     number_of,
     text_of,
 )
-from minilm.tasks.task import (
-    Floats,
-    Integers,
-    Prediction,
-    Sample,
-    Scores,
-    Task,
-    TaskBatch,
-    Term,
-    rows_of,
-    softmax,
-)
+from minilm.tasks.task import Prediction, Sample, Scores, Task, TaskBatch, Term, rows_of, softmax
 from minilm.tokenization.tokenizer import Tokenizer
 
 Target = TypeVar("Target")
@@ -346,7 +335,7 @@ def classification_scores(
     return scores
 
 
-def _share(right: npt.NDArray[np.bool_]) -> float:
+def _share(right: Flags) -> float:
     return float(right.mean()) if len(right) else 0.0
 
 

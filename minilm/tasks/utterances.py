@@ -15,19 +15,11 @@ from torch import Tensor
 
 from minilm.data.records.tag_schemes import Scheme
 from minilm.errors import DataError
+from minilm.files.arrays import Floats, Integers
 from minilm.objectives.tasks import IGNORED_LABEL
 from minilm.tasks.fields import in_order, label_name, label_number, need
 from minilm.tasks.tagging import Place, Tagging, WordsExample, tag_order, tags_in
-from minilm.tasks.task import (
-    Floats,
-    Integers,
-    Prediction,
-    Sample,
-    Scores,
-    TaskBatch,
-    Term,
-    softmax,
-)
+from minilm.tasks.task import Prediction, Sample, Scores, TaskBatch, Term, softmax
 from minilm.tasks.texts import check_out_of_scope, classification_scores, known_labels
 
 INTENT = "intent="  # what the names of intents begin with among all labels

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.errors import DataError
+from minilm.files.arrays import Doubles, Integers
 from minilm.training.log import LOG
 
 # In the lines of steps, besides the loss and its terms. A step number is no curve.
@@ -31,8 +31,8 @@ class Curve:
         values: (n,) float64; NaN and infinity are possible, a run may diverge.
     """
 
-    steps: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64]
+    steps: Integers
+    values: Doubles
 
     def best(self, *, highest: bool) -> tuple[int, float] | None:
         """The step with the best finite value, and that value; None if no value is finite."""

@@ -7,9 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from minilm.errors import TrainingError
+from minilm.files.arrays import Integers
 from minilm.training.distributed import Processes
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Samples, TrainingBatch, TrainingData
+from minilm.training.updates import TrainingBatch, TrainingData
 
 AHEAD = 2  # steps whose batches each worker prepares in advance
 
@@ -33,7 +34,7 @@ def prepared_steps(
 ) -> Iterator[tuple[Position, list[TrainingBatch]]]:
     """Steps without end: where the data stands after each, and this process's micro-batches."""
 
-    def make(epoch: int, samples: Samples) -> list[TrainingBatch]:
+    def make(epoch: int, samples: Integers) -> list[TrainingBatch]:
         parts = data.split(epoch, samples, processes.world * settings.accumulation)
         return [data.batch(epoch, part) for part in parts[processes.rank :: processes.world]]
 
@@ -54,7 +55,7 @@ def prepared_steps(
                 future.cancel()
 
 
-def _positions(data: TrainingData, start: Position) -> Iterator[tuple[Position, int, Samples]]:
+def _positions(data: TrainingData, start: Position) -> Iterator[tuple[Position, int, Integers]]:
     """Every step from `start` on: the position after it, its epoch, its samples."""
     epoch, index = start.epoch, start.index
     while True:

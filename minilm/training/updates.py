@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from minilm.errors import TrainingError
+from minilm.files.arrays import Integers
 from minilm.training.distributed import Processes
 from minilm.training.optimiser import (
     build_optimiser,
@@ -30,14 +30,12 @@ from minilm.training.optimiser import (
 from minilm.training.schedules import learning_rate
 from minilm.training.settings import Precision, TrainingSettings
 
-Samples = npt.NDArray[np.int64]
-
 
 class TrainingBatch(Protocol):
     """Some samples, ready for a learner."""
 
     @property
-    def samples(self) -> Samples:
+    def samples(self) -> Integers:
         """(B,) the numbers of the samples in it, for messages."""
 
     @property
@@ -55,13 +53,13 @@ class TrainingData(Protocol):
     def fingerprint(self) -> Mapping[str, Any]:
         """JSON values that a run which goes on must find again."""
 
-    def steps(self, epoch: int) -> Sequence[Samples]:
+    def steps(self, epoch: int) -> Sequence[Integers]:
         """The samples of every step of an epoch; independent of the number of processes."""
 
-    def split(self, epoch: int, samples: Samples, parts: int) -> Sequence[Samples]:
+    def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
         """The samples of a step in exactly so many parts, some perhaps empty."""
 
-    def batch(self, epoch: int, samples: Samples) -> Any:
+    def batch(self, epoch: int, samples: Integers) -> Any:
         """A `TrainingBatch` of these samples."""
 
 
