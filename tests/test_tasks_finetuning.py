@@ -323,15 +323,15 @@ def test_a_stopped_run_goes_on(
     arguments: dict[str, Any] = {"dev": tagged_words(10, seed=9), "epochs": 3}
     train = tagged_words(40)
     whole = quick("tagging", start, train, tmp_path / "whole", **arguments)
-    judge, calls = TaskLearner.judge, []
+    evaluate, calls = TaskLearner.evaluate, []
 
     def stopping(self: TaskLearner, batches: Iterator[Any]) -> dict[str, float]:
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return judge(self, batches)
+        return evaluate(self, batches)
 
-    monkeypatch.setattr(TaskLearner, "judge", stopping)
+    monkeypatch.setattr(TaskLearner, "evaluate", stopping)
     stopped = quick("tagging", start, train, tmp_path / "out", **arguments)
     assert (stopped.finished, stopped.exit_code, stopped.scores) == (False, 143, {})
     assert stopped.steps < 15

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend, models, pre_tokenizers
 
 import minilm
 from memory_store import SPECIAL_TOKENS, UNK, wordpiece
-from minilm.data.sentences import split_sentences
+from minilm.data.sentence_splitting import split_sentences
 from minilm.data.store_manifest import Manifest
 from minilm.data.token_store import TokenStore, tokenizer_fingerprint
 from minilm.data.tokenize import tokenize_corpus

@@ -277,8 +277,8 @@ class MinilmLoop(Loop):
         cls = find_class(directory)
         self.model = cls.from_pretrained(directory)
         self._learner = TaskLearner(self.model, self.texts.task)
-        alone = Processes(rank=0, world=1, device=torch.device("cpu"))
-        self._updater = Updater(self._learner, settings, alone)
+        single_process = Processes(rank=0, world=1, device=torch.device("cpu"))
+        self._updater = Updater(self._learner, settings, single_process)
 
     def loss(self, numbers: Integers) -> Tensor:
         batch = self.texts.data.batch(0, numbers)

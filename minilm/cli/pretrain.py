@@ -152,7 +152,7 @@ def command(
         from minilm.compression.growth import deepen
         from minilm.loader import load_masked_lm, load_pretraining
         from minilm.models.tasks import ForMaskedLM, ForPreTraining
-        from minilm.recipes.corpus import with_head_start
+        from minilm.recipes.corpus import with_warm_start
         from minilm.recipes.runs import masked_lm, pretraining
         from minilm.tokenization.tokenizer import Tokenizer
         from minilm.training.memory import hand_back_freed_memory
@@ -165,7 +165,7 @@ def command(
             model = _fresh(options, corpus.store, pairs=segments != "single")
             if options["head_start"]:
                 click.echo("counting word vectors", err=True)
-                with_head_start(model, corpus)
+                with_warm_start(model, corpus)
         else:
             directory = resolve(start)
             tokenizer = Tokenizer.from_pretrained(directory)

@@ -14,7 +14,7 @@ import click
 from minilm.cli.text_options import text_options
 from minilm.data.text_files import EncodingErrors
 from minilm.data.token_store import TokenStore
-from minilm.data.tokenize import SHARD_TOKENS, Progress, tokenize_corpus
+from minilm.data.tokenize import SHARD_TOKENS, TokenizeProgress, tokenize_corpus
 from minilm.tokenization.tokenizer import Tokenizer
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -28,7 +28,7 @@ class ProgressDisplay:
     """
 
     def __init__(self) -> None:
-        self.last: Progress | None = None
+        self.last: TokenizeProgress | None = None
         self._start = self._spoken = time.perf_counter()
         self._bar: Any = None
 
@@ -49,7 +49,7 @@ class ProgressDisplay:
         """Since the beginning."""
         return time.perf_counter() - self._start
 
-    def report(self, progress: Progress) -> None:
+    def report(self, progress: TokenizeProgress) -> None:
         """Shows how far it is."""
         self.last = progress
         if sys.stderr.isatty():
@@ -67,7 +67,7 @@ class ProgressDisplay:
         """Shows a message."""
         click.echo(message, err=True)
 
-    def _move_bar(self, progress: Progress) -> None:
+    def _move_bar(self, progress: TokenizeProgress) -> None:
         from tqdm import tqdm
 
         if self._bar is None:

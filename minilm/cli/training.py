@@ -306,7 +306,7 @@ def _plan(
     from minilm.bench.memory import peak_resident
 
     say("measuring a few steps")
-    measured = recipe.rehearse(settings, processes)
+    measured = recipe.dry_run(settings, processes)
     return {
         "model": type(recipe.model).__name__,
         "parameters": recipe.model.num_parameters(),

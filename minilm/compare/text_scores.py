@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from minilm.data.batches import TokenBatch
-from minilm.data.sentences import split_sentences
+from minilm.data.sentence_splitting import split_sentences
 from minilm.errors import InputError
 from minilm.loader import check_vocabulary
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
@@ -94,7 +94,7 @@ def score_text(
     sums: dict[str, tuple[float, float]] = {}
     with torch.inference_mode():
         for batch in batches:
-            for name, (total, count) in learner.score(batch.to(model.device)).items():
+            for name, (total, count) in learner.eval_step(batch.to(model.device)).items():
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = (before[0] + total, before[1] + count)
     right, pairs = sums.get("sentence_order_accuracy", (0.0, 0))

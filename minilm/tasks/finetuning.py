@@ -23,7 +23,7 @@ from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
 from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class, load_finetuned
 from minilm.models.pretrained import PretrainedModel
-from minilm.recipes.runs import Recipe, digest
+from minilm.recipes.runs import Recipe, weights_digest
 from minilm.tasks.catalogue import task_class
 from minilm.tasks.fields import check_dictionaries
 from minilm.tasks.learning import (
@@ -265,8 +265,8 @@ def prepare(
         "labels": list(made.labels),
         "model": type(network).__name__,
         "config": network.config.to_dict(),
-        "initial_weights": digest(network),
-        "teacher": None if instructor is None else digest(instructor),
+        "initial_weights": weights_digest(network),
+        "teacher": None if instructor is None else weights_digest(instructor),
         "soft_targets": learner.description,
         "balance": settings.balance,
         "frozen": [settings.freeze_embeddings, settings.freeze_layers],

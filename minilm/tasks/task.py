@@ -46,13 +46,13 @@ class Sample:
         example: the number of the example.
         rows: sequences of tokens.
         label: whatever the task makes of the label; None without one.
-        place: whatever the task needs on the way back.
+        decode_info: what the task needs to decode the outputs of this sample.
     """
 
     example: int
     rows: tuple[Joined, ...]
     label: Any = None
-    place: Any = None
+    decode_info: Any = None
 
     @property
     def tokens(self) -> int:
@@ -300,7 +300,7 @@ def _filler(model: PretrainedModel, tokens: int) -> int:
     return missing if missing <= model.config.max_position_embeddings else 0
 
 
-def rows_of(batch: Batch) -> list[Joined]:
+def split_packed(batch: Batch) -> list[Joined]:
     """The texts of a packed batch one by one, where [CLS] is all that stands before them."""
     ends = batch["lengths"].cumsum(0).numpy()[:-1]
     parts = (np.split(batch[name].numpy(), ends) for name in ("input_ids", "token_type_ids"))

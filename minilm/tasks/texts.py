@@ -35,7 +35,16 @@ from minilm.tasks.fields import (
     number_of,
     text_of,
 )
-from minilm.tasks.task import Prediction, Sample, Scores, Task, TaskBatch, Term, rows_of, softmax
+from minilm.tasks.task import (
+    Prediction,
+    Sample,
+    Scores,
+    Task,
+    TaskBatch,
+    Term,
+    softmax,
+    split_packed,
+)
 from minilm.tokenization.tokenizer import Tokenizer
 
 Target = TypeVar("Target")
@@ -103,12 +112,12 @@ class TextTask(Task[TextExample]):
                 layout="packed",
             )
             cut = set(batch.truncated)
-            for place, (n, row) in enumerate(zip(numbers, rows_of(batch), strict=True)):
-                samples[n] = Sample(n, (row,), examples[n].label, place in cut)
+            for position, (n, row) in enumerate(zip(numbers, split_packed(batch), strict=True)):
+                samples[n] = Sample(n, (row,), examples[n].label, position in cut)
         return [sample for sample in samples if sample is not None]
 
     def truncated(self, samples: Sequence[Sample]) -> int:
-        return sum(bool(sample.place) for sample in samples)
+        return sum(bool(sample.decode_info) for sample in samples)
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
         return {"label": len(batch.samples)}

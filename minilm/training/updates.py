@@ -82,15 +82,15 @@ class Learner(nn.Module):
 
     @property
     @abstractmethod
-    def score_names(self) -> tuple[str, ...]:
-        """The names that `score` gives."""
+    def metric_names(self) -> tuple[str, ...]:
+        """The names that `eval_step` gives."""
 
     @abstractmethod
-    def score(self, batch: Any) -> Mapping[str, tuple[float, float]]:
-        """Of held-out text, in eval mode and without gradients: name to (sum, number of items)."""
+    def eval_step(self, batch: Any) -> Mapping[str, tuple[float, float]]:
+        """One batch, in eval mode and without gradients: name to (sum, number of items)."""
 
-    def judge(self, batches: Iterator[Any]) -> dict[str, float] | None:
-        """Scores that are no means over batches, such as F1; None = there are none, use `score`.
+    def evaluate(self, batches: Iterator[Any]) -> dict[str, float] | None:
+        """Scores that are not means over batches, such as F1; None = average those of `eval_step`.
 
         Args:
             batches: all held-out batches, in every process.
@@ -225,18 +225,18 @@ class Updater:
                 yield batch.to(processes.device)
 
         # the same keys in every process, also in one that has no batch or was stopped
-        names = self.learner.score_names
+        names = self.learner.metric_names
         sums = {f"{kind} {name}": 0.0 for name in names for kind in ("sum", "count")}
-        judged = None
+        scores = None
         self.learner.eval()
         try:
             with self.autocast():
-                judged = self.learner.judge(until_stopped(batches))
-            if judged is None:
+                scores = self.learner.evaluate(until_stopped(batches))
+            if scores is None:
                 for batch in until_stopped(batches[processes.rank :: processes.world]):
                     with self.autocast():
-                        scores = self.learner.score(batch)
-                    for name, (total, count) in scores.items():
+                        found = self.learner.eval_step(batch)
+                    for name, (total, count) in found.items():
                         sums[f"sum {name}"] += total
                         sums[f"count {name}"] += count
         except _Stopped:
@@ -246,9 +246,9 @@ class Updater:
         sums = processes.sum({**sums, "stopped": float(stopped)})
         if sums["stopped"]:
             return None
-        if judged is not None:
+        if scores is not None:
             # rounding may differ between processes, what follows from the scores must not
-            mine = judged if processes.first else dict.fromkeys(judged, 0.0)
+            mine = scores if processes.first else dict.fromkeys(scores, 0.0)
             return processes.sum(mine)
         return {name: sums[f"sum {name}"] / max(sums[f"count {name}"], 1.0) for name in names}
 

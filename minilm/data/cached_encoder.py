@@ -29,7 +29,7 @@ _CALL = 2**16  # characters that the library gets at once: it takes more than 10
 _SPACES = {"Regex": " {2,}"}
 
 
-class SentenceEncoder:
+class CachedEncoder:
     """Encodes sentences, without special tokens; those that are spelled out in the text are text.
 
     Args:
