@@ -113,8 +113,10 @@ def describe(store: TokenStore, display: ProgressDisplay) -> dict[str, Any]:
 )
 @click.option(
     "--workers",
+    "--num-workers",
     type=click.IntRange(min=0),
-    help="Processes that tokenize. Default: one for each processor. The result is the same.",
+    help="Number of processes that tokenize. Default: one for each processor. The result is "
+    "the same.",
 )
 @text_options
 @click.option(
@@ -122,9 +124,12 @@ def describe(store: TokenStore, display: ProgressDisplay) -> dict[str, Any]:
     type=click.IntRange(min=1),
     default=SHARD_TOKENS,
     show_default=True,
-    help="Tokens in a file of the store; an interrupted run goes on after the last whole one.",
+    help="Tokens in one file (shard) of the store; an interrupted run resumes after the last "
+    "complete one.",
 )
-@click.option("--restart", is_flag=True, help="Throw away what OUTPUT holds of a store.")
+@click.option(
+    "--restart", is_flag=True, help="Delete the store that OUTPUT holds, and start again."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     files: tuple[Path, ...],

@@ -35,7 +35,7 @@ from minilm.parity.reference_values import verify_as
     "logits, or three times transformers' own rounding error where that is more; with --as, what "
     "the published digits allow.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the inputs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every comparison.")
 @click.pass_context
 def command(
