@@ -135,7 +135,7 @@ def test_select_needs_something_held_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patience": 3}, "patience has no meaning without select"),
+        ({"patience": 3}, "patience needs select"),
         ({"patience": 0, "select": "loss"}, "patience is 0: expected a whole number from 1"),
     ],
 )

@@ -86,7 +86,7 @@ def test_help_of_every_command_shows_an_example(arguments: list[str]) -> None:
 
 
 def commands() -> dict[str, click.Command]:
-    """Every command that is no group, by its full name."""
+    """Every command that is not a group, by its full name."""
     found: dict[str, click.Command] = {}
     for name in COMMANDS:
         command = main.get_command(click.Context(main), name)

@@ -279,7 +279,7 @@ def test_checkpoints_that_cannot_be_pretrained(tmp_path: Path) -> None:
     [
         (["--embedding-size", 8], "--embedding-size: of --model albert only"),
         (["--sharing", "none"], "--sharing: of --model albert only"),
-        ([*SOP, "--sharing", "some"], "'some' is none of"),
+        ([*SOP, "--sharing", "some"], "'some' is neither one of"),
         ([*SOP, "--sharing", 3], "do not add up to the 2"),
         (["--sop-mode", "google"], "--sop-mode"),
         (["--short-sequences", 0.2], "--short-sequences"),

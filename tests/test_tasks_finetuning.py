@@ -49,7 +49,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, start: Path) -> Callable[[str], Any]:
-    """The run of a task, made once, and the records that it was judged by."""
+    """The run of a task, made once, and the records that it was evaluated on."""
     made: dict[str, tuple[Finetuned, list[Record]]] = {}
 
     def get(name: str) -> tuple[Finetuned, list[Record]]:

@@ -267,7 +267,7 @@ def test_killed_at_every_file_operation(tmp_path: Path, monkeypatch: pytest.Monk
             if (destination / "store.json").exists():
                 TokenStore.open(destination, verify=True)
             else:
-                with pytest.raises(DataError, match="unfinished token store|no token store"):
+                with pytest.raises(DataError, match="unfinished token store|not a token store"):
                     TokenStore.open(destination)
         tokenize(destination)
         assert files_of(destination) == expected

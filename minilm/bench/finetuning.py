@@ -361,7 +361,7 @@ LOOPS: Mapping[str, type[Loop]] = {
 
 
 def training_settings(precision: Precision, steps: int) -> TrainingSettings:
-    """What all loops are told; the rest are the defaults of `minilm finetune`."""
+    """Settings of all loops; the rest are the defaults of `minilm finetune`."""
     return TrainingSettings(
         steps=steps,
         warmup=round(WARMUP * steps),

@@ -71,7 +71,9 @@ def command(source: str, destination: Path, from_pickle: bool, dtype: str | None
       minilm convert downloaded/ clean/ --from-pickle
     """
     if from_pickle and dtype is not None:
-        raise click.UsageError("--dtype goes without --from-pickle: convert the result once more.")
+        raise click.UsageError(
+            "--dtype cannot be combined with --from-pickle: convert the result once more."
+        )
     if from_pickle:
         written = convert_pickle(Path(source), destination)
     else:

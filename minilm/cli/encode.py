@@ -24,7 +24,7 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[str]:
     Only these end a line: other characters that Unicode calls line ends belong to the text.
 
     Raises:
-        InputError: bytes that are no UTF-8, or a file that cannot be read; names the line.
+        InputError: bytes that are not UTF-8, or a file that cannot be read; names the line.
     """
     number = 0
     try:

@@ -39,7 +39,7 @@ def _sharing(_: click.Context, __: click.Parameter, value: str) -> str | int:
     if value.isdecimal() and int(value) > 0:
         return int(value)
     raise click.BadParameter(
-        f"{value!r} is none of {', '.join(SHARING)}, and no number of layers to a group."
+        f"{value!r} is neither one of {', '.join(SHARING)} nor a number of layers."
     )
 
 

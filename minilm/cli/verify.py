@@ -67,7 +67,9 @@ def command(
     elif class_name is None:
         report = verify_as(model, name, tolerance=tolerance)
     else:
-        raise click.UsageError("--class goes without --as: published values name their class.")
+        raise click.UsageError(
+            "--class cannot be combined with --as: published values name their class."
+        )
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report)
     if not report.passed:
         ctx.exit(1 if report.rows else 2)

@@ -58,7 +58,7 @@ def init_student(
         The student in eval mode, with the teacher's dtype, device, dropouts and activation.
 
     Raises:
-        InputError: the teacher is no BERT or lacks the head, or a layer that does not exist.
+        InputError: the teacher is not a BERT or lacks the head, or a layer that does not exist.
         ConfigError: the teacher's `layer_norm_eps` is not DistilBERT's, 1e-12.
 
     Example:

@@ -63,7 +63,7 @@ class MaskedLMData:
     ) -> None:
         if tokens_per_step < 1:
             raise InputError(f"tokens_per_step must be at least 1, not {tokens_per_step}.")
-        generator(seed)  # refuses what is no seed now rather than at the first step
+        generator(seed)  # refuses an invalid seed now rather than at the first step
         self._source = source
         self._masked = _Masked(source, masking, vocabulary, corruption)
         self._tokens_per_step = tokens_per_step
@@ -107,7 +107,7 @@ def evaluation_batches(
 ) -> list[TokenBatch]:
     """Batches of held-out text, masked once and for all.
 
-    The masks come from a seed and a stream of their own: runs with other seeds are judged on the
+    The masks come from a seed and a stream of their own: runs with other seeds are evaluated on the
     same predictions.
 
     Args:

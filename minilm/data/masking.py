@@ -236,7 +236,7 @@ class Corruption:
         keep_share: share that stays as it is.
 
     Raises:
-        InputError: these are no shares of one whole.
+        InputError: these are not shares of one whole.
     """
 
     mask_share: float = 0.8

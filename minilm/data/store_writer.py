@@ -222,7 +222,7 @@ def remove_store(directory: Path) -> None:
         DataError: a file cannot be removed.
     """
     try:
-        (directory / MANIFEST).unlink(missing_ok=True)  # from now on it is no store
+        (directory / MANIFEST).unlink(missing_ok=True)  # from now on it is not a store
         if directory.is_dir():
             _remove_temporaries(directory)
             for path in directory.iterdir():

@@ -31,7 +31,7 @@ class F1Scores:
         precision: share of the predicted that is right; 0 if nothing was predicted.
         recall: share of the gold that was found; 0 if there is no gold.
         f1: 2 * hits / (predicted + gold); 0 if there is neither. Of an average "macro" or
-            "weighted", the mean of the F1s, which is no harmonic mean any more.
+            "weighted", the mean of the F1s, which is no longer a harmonic mean.
         support: how many gold items the figures are about.
     """
 
@@ -79,7 +79,7 @@ def accuracy(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
         0 to 1.
 
     Raises:
-        InputError: no items, shapes that differ, or values that are no whole numbers.
+        InputError: no items, shapes that differ, or values that are not whole numbers.
 
     Example:
         >>> accuracy([0, 1, 2, 2], [0, 1, 2, 0])
@@ -230,8 +230,8 @@ def expected_calibration_error(
         0 (calibrated) to 1.
 
     Raises:
-        InputError: no items, shapes that do not fit, rows that are no distributions, a class out of
-            range or fewer than one bin.
+        InputError: no items, shapes that do not fit, rows that are not distributions, a class out
+            of range or fewer than one bin.
 
     Example:
         >>> round(expected_calibration_error([[0.9, 0.1], [0.7, 0.3]], [0, 1]), 4)

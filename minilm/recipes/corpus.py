@@ -39,11 +39,11 @@ class CorpusSettings:
         short_probability: of a document whose pairs are cut shorter than need be.
         masking: "tokens" as BERT, "whole_words", "ngrams" as ALBERT, or "rare_tokens",
             DistilBERT's preference.
-        probability: share of a sequence's tokens that is predicted.
+        probability: mask ratio, the share of a sequence's tokens that is predicted.
         max_predictions: at most so many in a sequence; None = no such limit.
         max_ngram: words of the longest n-gram.
         tokens_per_step: a step takes as many sequences as fit.
-        tokens_per_evaluation: held-out tokens that are looked at; None = all.
+        tokens_per_evaluation: most held-out tokens to evaluate on; None = all.
         seed: of order and masks.
     """
 

@@ -77,7 +77,7 @@ class QuestionAnswering(Task[QuestionExample]):
     Attributes:
         doc_stride: tokens from the beginning of one window to that of the next.
         max_query: a longer question is cut after so many tokens.
-        n_best: candidates that are looked at, and given.
+        n_best: candidates that are considered, and returned.
         max_answer: longest answer in tokens.
         unanswerable: training had questions without an answer; else one is always given.
         null_threshold: "no answer" is given where its score is higher than that of the best

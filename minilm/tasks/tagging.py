@@ -288,7 +288,7 @@ def tags_in(records: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _scheme(records: Sequence[Mapping[str, Any]]) -> Scheme | None:
-    """The scheme of the tags; None if they are no entities."""
+    """The scheme of the tags; None if they are not entities."""
     sequences = [
         [str(tag) for tag in tags]
         for record in records

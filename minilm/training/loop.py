@@ -261,7 +261,7 @@ class _Session:
         if self._skips > self._settings.max_skips:
             raise TrainingError(
                 f"Step {self.step + 1}: the loss or its gradient was not finite {self._skips} "
-                "times in a row. Lower the learning rate or look at the data."
+                "times in a row. Lower the learning rate or inspect the data."
             )
 
     def _evaluate_if_due(self, stop: StopRequest, log: Log, progress: Progress) -> bool:

@@ -296,5 +296,5 @@ def _nonfinite(
     return TrainingError(
         f"Step {step}: the loss or its gradient is not finite ({shown}); the weights were left as "
         f"they were. Samples of the step: {listed}. Lower the learning rate, lengthen the warm-up, "
-        "look at these samples, or leave such steps out (on_nonfinite='skip')."
+        "inspect these samples, or skip such steps (on_nonfinite='skip')."
     )
