@@ -37,7 +37,7 @@ from minilm.training.updates import Updater
 
 TEMPERATURE = 2.0
 WEIGHTS = {"kl": 5.0, "mlm": 2.0, "cosine": 1.0}
-MASKED_SHARE = 0.15
+MASK_RATIO = 0.15
 LEARNING_RATE = 5e-4
 BETAS = (0.9, 0.98)
 EPS = 1e-6
@@ -70,7 +70,7 @@ def labelled_batches(
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for texts in make_batches(lengths, batch_size=batch_size, vocab_size=vocab_size, seed=seed):
-        predicted = max(1, round(MASKED_SHARE * texts.tokens))
+        predicted = max(1, round(MASK_RATIO * texts.tokens))
         chosen = torch.randperm(texts.tokens, generator=generator)[:predicted]
         line = torch.full_like(texts.packed_ids, IGNORED_LABEL)
         line[chosen] = torch.randint(vocab_size, (predicted,), generator=generator)

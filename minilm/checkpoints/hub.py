@@ -163,7 +163,7 @@ def _connect(
     cache_dir: str | os.PathLike[str] | None,
     local_files_only: bool,
 ) -> _Repository:
-    """Asks which files the repository has; falls back to the cache where nobody answers."""
+    """Asks which files the repository has; falls back to the cache if the hub is silent."""
     import huggingface_hub as hub
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError

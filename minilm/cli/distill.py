@@ -123,8 +123,8 @@ def command(
 ) -> None:
     """Distil DistilBERT from BERT: every other layer of the teacher, and the triple loss.
 
-    Defaults are those of the paper and its released code, but for the size of a step (there up to
-    4,000 sequences). The same command goes on after an interruption; under torchrun it uses all
+    Defaults are those of the paper and its released code, except for the size of a step (there up
+    to 4,000 sequences). The same command goes on after an interruption; under torchrun it uses all
     processes.
 
     \b

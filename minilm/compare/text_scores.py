@@ -63,7 +63,7 @@ def score_text(
     get the same ones.
 
     Args:
-        model: with a masked-LM head; a pretraining ALBERT also judges the order of sentences.
+        model: with a masked-LM head; a pretraining ALBERT also predicts the order of sentences.
         tokenizer: the model's.
         documents: texts, one paragraph a line.
         max_tokens: stop after about so many tokens, for each of the two questions; None = all.
@@ -136,13 +136,13 @@ def _masked_batches(
         ids = tokenizer(line, max_length=longest)["input_ids"][0].numpy()
         if len(ids) < SHORTEST:
             continue
-        places = np.flatnonzero(~np.isin(ids, special))
+        positions = np.flatnonzero(~np.isin(ids, special))
         random = np.random.default_rng([seed, number])
-        count = min(len(places), max(1, round(MASKED * len(places))))
-        places = random.choice(places, size=count, replace=False)
+        count = min(len(positions), max(1, round(MASKED * len(positions))))
+        positions = random.choice(positions, size=count, replace=False)
         targets = np.full_like(ids, IGNORED_LABEL)
-        targets[places] = ids[places]
-        ids[places] = tokenizer.mask_token_id
+        targets[positions] = ids[positions]
+        ids[positions] = tokenizer.mask_token_id
         rows.append(ids)
         labels.append(targets)
         seen += len(ids)

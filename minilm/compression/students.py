@@ -38,7 +38,7 @@ def init_student(
     """Build a DistilBERT from a BERT of any depth.
 
     The embeddings, the chosen layers and the masked-LM head are copies, equal to the teacher's to
-    the bit (but for the fold). Token types, pooler and other heads have no place in a DistilBERT.
+    the bit (except for the fold). A DistilBERT has no token types, pooler or other heads.
 
     Args:
         teacher: a BertModel, or a BERT with any head.

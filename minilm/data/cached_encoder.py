@@ -62,10 +62,10 @@ class CachedEncoder:
         words = np.fromiter(map(self._number.__getitem__, chain.from_iterable(lines)), np.int64)
         lengths = self._lengths[words]
         begins = _begins(lengths)
-        # every id's place: that of its word's first id, and how far it is from there
-        places = np.repeat(self._starts[words] - begins, lengths) + np.arange(lengths.sum())
+        # every id's position: that of its word's first id, and how far it is from there
+        positions = np.repeat(self._starts[words] - begins, lengths) + np.arange(lengths.sum())
         first_words = _begins(np.fromiter(map(len, lines), np.int64, len(lines)))
-        return self._ids[places], np.add.reduceat(lengths, first_words)
+        return self._ids[positions], np.add.reduceat(lengths, first_words)
 
     def _learn(self, words: set[str]) -> None:
         """Sees to it that these words are known."""

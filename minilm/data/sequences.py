@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minilm.data.batches import Gathered, SentenceTask
+from minilm.data.batches import PackedSamples, SentenceTask
 from minilm.errors import DataError, InputError
 from minilm.files.arrays import Integers
 
@@ -96,7 +96,7 @@ class Sequences:
 
     def __getitem__(self, sample: int) -> Integers:
         """(n,) the ids of one sequence, with [CLS] and [SEP]."""
-        return self.gather(np.array([sample])).ids
+        return self.pack(np.array([sample])).ids
 
     def __iter__(self) -> Iterator[Integers]:
         return (self[sample] for sample in range(len(self)))
@@ -105,7 +105,7 @@ class Sequences:
         """Themselves: they are the same in every epoch."""
         return self
 
-    def gather(self, samples: Integers) -> Gathered:
+    def pack(self, samples: Integers) -> PackedSamples:
         """Reads sequences in a row.
 
         Args:
@@ -126,7 +126,7 @@ class Sequences:
         for begin, stop, end in zip(begins.tolist(), stops.tolist(), ends.tolist(), strict=True):
             ids[end - 1 - (stop - begin) : end - 1] = self._store.tokens(begin, stop)
         check_ids(ids, self._store)
-        return Gathered(ids, lengths)
+        return PackedSamples(ids, lengths)
 
 
 def check_samples(samples: Integers, count: int) -> None:

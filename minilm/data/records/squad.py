@@ -145,7 +145,7 @@ def _moved(text: str, start: int, context: str, repair_offsets: bool) -> int:
     """Where an answer is that is not where it should be.
 
     Raises:
-        RecordError: that is not clear, or nobody asked for it.
+        RecordError: that is not clear, or repair was not asked for.
     """
     places = list(islice(_occurrences(text, context), _PLACES_SHOWN + 1))
     if repair_offsets and len(places) == 1:
