@@ -39,7 +39,7 @@ tokenizer = minilm.train_tokenizer([folder / "topics.txt"], folder / "vocabulary
 store = minilm.tokenize_corpus([folder / "topics.txt"], tokenizer, folder / "store", workers=1)
 print(f"{store.num_documents} documents, {store.num_tokens:,} tokens")
 
-# the last 8 documents are held out: they are what all models below are judged on
+# the last 8 documents are held out: all models below are evaluated on them
 corpus = CorpusSettings(
     store=folder / "store", held_out=8, max_length=64, tokens_per_step=2048, min_length=4
 )

@@ -183,7 +183,7 @@ class EncoderConfig:
     if not TYPE_CHECKING:  # a misspelt field stays an error for type checkers
 
         def __getattr__(self, name: str) -> Any:
-            """What is no field: from `extra`, or what other libraries assume."""
+            """What is not a field: from `extra`, or what other libraries assume."""
             for values in (vars(self).get("extra", {}), USUAL_VALUES):
                 if name in values:
                     return values[name]
@@ -197,7 +197,7 @@ class EncoderConfig:
         return getattr(self, name, default)
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Change fields, all or none of them; keep what is no field in `extra`.
+        """Change fields, all or none of them; keep what is not a field in `extra`.
 
         Raises:
             ConfigError: something does not fit, or is called otherwise here.
@@ -236,7 +236,7 @@ class EncoderConfig:
 
     @classmethod
     def check_names(cls, values: Mapping[str, Any]) -> None:
-        """Raise ConfigError for the first name that is no field of this class."""
+        """Raise ConfigError for the first name that is not a field of this class."""
         for key in values:
             if key in _field_names(cls):
                 continue

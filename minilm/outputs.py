@@ -3,8 +3,8 @@
     out = model(**batch)
     out.logits; out["logits"]; out[0]; loss, logits = out.to_tuple()
 
-A field that is None is no item: `keys()`, iteration (over names) and positions leave it out; only
-the attribute says None. All classes are pytrees, so they pass through torch.export,
+A field that is None is not an item: `keys()`, iteration (over names) and positions leave it out;
+only the attribute says None. All classes are pytrees, so they pass through torch.export,
 torch.func, FSDP and DDP.
 """
 

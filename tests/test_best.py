@@ -26,7 +26,7 @@ class Scripted(Line):
         self.at: dict[int, Tensor] = {}
         self.asked = 0
 
-    def judge(self, batches: Iterator[Points]) -> dict[str, float]:
+    def evaluate(self, batches: Iterator[Points]) -> dict[str, float]:
         assert len(list(batches)) == 2  # all held-out batches
         self.asked += 1
         self.at[self.asked] = self.linear.weight.detach().clone()
@@ -48,8 +48,8 @@ def test_the_best_weights_are_the_result(tmp_path: Path) -> None:
 
 def test_of_a_loss_the_lowest_is_the_best(tmp_path: Path) -> None:
     class Loss(Scripted):
-        def judge(self, batches: Iterator[Points]) -> dict[str, float]:
-            return {"skill_loss": super().judge(batches)["skill"]}
+        def evaluate(self, batches: Iterator[Points]) -> dict[str, float]:
+            return {"skill_loss": super().evaluate(batches)["skill"]}
 
     assert run(tmp_path, Loss(3, 1, 2), evaluate_every=4, select="skill_loss").chosen == 8
 
@@ -92,8 +92,8 @@ def test_a_killed_run_goes_on_to_the_same_choice(
     """Killed after any evaluation, before or after its snapshot."""
 
     class Mortal(Scripted):
-        def judge(self, batches: Iterator[Points]) -> dict[str, float]:
-            scores = super().judge(batches)
+        def evaluate(self, batches: Iterator[Points]) -> dict[str, float]:
+            scores = super().evaluate(batches)
             if self.asked == moment:
                 raise KilledError
             return scores
@@ -135,7 +135,7 @@ def test_select_needs_something_held_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patience": 3}, "patience has no meaning without select"),
+        ({"patience": 3}, "patience needs select"),
         ({"patience": 0, "select": "loss"}, "patience is 0: expected a whole number from 1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,84 @@ def test_help_of_every_command_shows_an_example(arguments: list[str]) -> None:
     assert result.exit_code == 0
     if arguments != ["bench"]:  # a group
         assert f"  minilm {' '.join(arguments)} " in result.stdout
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command that is not a group, by its full name."""
+    found: dict[str, click.Command] = {}
+    for name in COMMANDS:
+        command = main.get_command(click.Context(main), name)
+        if isinstance(command, click.Group):
+            found |= {f"{name} {inner}": part for inner, part in command.commands.items()}
+        elif command is not None:
+            found[name] = command
+    return found
+
+
+def test_every_option_has_a_sentence_of_help() -> None:
+    wrong = [
+        f"minilm {name} {option.opts[0]}: {option.help}"
+        for name, command in commands().items()
+        for option in command.params
+        if isinstance(option, click.Option)
+        and (
+            not re.fullmatch(r"[A-Zcw].{8,}\.", option.help or "")
+            or re.match(r"(Of|In|At|After|Never|Default)\b", option.help or "")
+        )
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "word"),
+    [
+        ("pretrain", "--learning-rate", "Peak learning rate"),
+        ("finetune", "--learning-rate", "Peak learning rate"),
+        ("finetune", "--patience", "Early stopping"),
+        ("finetune", "--max-gradient-norm", "Gradient clipping"),
+        ("distill", "--accumulation", "Gradient accumulation"),
+        ("pretrain", "--warmup", "Warm-up steps"),
+        ("distill", "--temperature", "Distillation temperature"),
+        ("pretrain", "--dropout", "attention probabilities"),
+        ("finetune", "--out-of-scope", "out-of-distribution"),
+        ("pretrain", "--layers", "progressive stacking"),
+    ],
+)
+def test_help_uses_the_terms_that_people_search_for(name: str, option: str, word: str) -> None:
+    (found,) = [param for param in commands()[name].params if option in param.opts]
+    assert isinstance(found, click.Option)
+    assert word in str(found.help)
+
+
+@pytest.mark.parametrize(
+    ("names", "option", "alias", "value"),
+    [
+        (("pretrain", "distill", "finetune"), "--epsilon", "--eps", "1e-3"),
+        (("pretrain", "distill", "finetune"), "--max-gradient-norm", "--max-grad-norm", "2.5"),
+        (
+            ("pretrain", "distill", "finetune"),
+            "--accumulation",
+            "--gradient-accumulation-steps",
+            "3",
+        ),
+        (("pretrain", "distill", "finetune", "tokenize"), "--workers", "--num-workers", "2"),
+        (("pretrain",), "--head-start", "--warm-start", None),
+    ],
+)
+def test_an_option_and_its_alias_are_the_same(
+    names: tuple[str, ...], option: str, alias: str, value: str | None
+) -> None:
+    for name in names:
+        command = commands()[name]
+        (field,) = [str(param.name) for param in command.params if option in param.opts]
+        assert field == option.removeprefix("--").replace("-", "_")
+        given = [
+            command.make_context(name, [word, *([] if value is None else [value])],
+                                 resilient_parsing=True).params[field]
+            for word in (option, alias)
+        ]  # fmt: skip
+        left_out = command.make_context(name, [], resilient_parsing=True).params[field]
+        assert given[0] == given[1] != left_out
 
 
 def test_unknown_commands_are_usage_errors() -> None:

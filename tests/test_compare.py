@@ -14,7 +14,7 @@ from minilm.cli import main
 from minilm.cli.compare import _task_names
 from minilm.compare.measure import CompareSettings, compare, component_sizes
 from minilm.compare.page import page
-from minilm.compare.report import markdown, rows_of, table
+from minilm.compare.report import markdown, table, table_rows
 from minilm.compare.text_scores import help_topics, score_text
 from minilm.errors import CheckpointError, InputError
 from minilm.models.pretrained import PretrainedModel
@@ -133,7 +133,7 @@ def test_a_text_without_paragraphs(place: Path) -> None:
 
 
 def test_every_figure_is_in_every_form(result: dict[str, Any]) -> None:
-    rows = rows_of(result)
+    rows = table_rows(result)
     plain, marked, html = table(result), markdown(result), page(result)
     assert {"parameters", "masked words right", "sentence order right"} <= {t for t, _ in rows}
     for title, values in rows:

@@ -71,7 +71,7 @@ def test_what_is_on_the_disk_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("somebody/bert-base-uncased", "Did you mean google-bert/bert-base-uncased"),
         ("albert/albert-bas-v2", "Did you mean albert/albert-base-v2, albert/"),
         ("???", "Known: bert-base-uncased, "),
-        ("", "'' is no directory"),
+        ("", "'' is neither a directory"),
         ("missing/config.json", "give the path of its config.json"),
     ],
 )

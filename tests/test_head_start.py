@@ -10,7 +10,7 @@ from minilm.data.token_store import TokenStore
 from minilm.data.word_vectors import WordVectors, count_word_vectors
 from minilm.errors import InputError
 from minilm.models.pretrained import PretrainedModel
-from minilm.recipes.corpus import CorpusSettings, with_head_start
+from minilm.recipes.corpus import CorpusSettings, with_warm_start
 
 ANIMALS, PLACES = ("cat", "dog", "mouse"), ("hill", "river", "house")
 
@@ -152,6 +152,6 @@ def test_vectors_of_another_width_are_refused() -> None:
 
 def test_from_a_corpus(store: TokenStore) -> None:
     model = model_of("Bert", vocab_size=store.vocab_size, hidden_size=8)
-    with_head_start(model, CorpusSettings(store=store.path, held_out=1))
+    with_warm_start(model, CorpusSettings(store=store.path, held_out=1))
     (zebra,) = ids(store, "only")
     assert model.masked_lm_head.bias[zebra] == model.masked_lm_head.bias.min()

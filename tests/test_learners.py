@@ -212,7 +212,7 @@ def test_every_trained_parameter_always_takes_part(kind: str, emptied: Any, froz
 def test_the_scores_are_those_of_the_plain_models() -> None:
     learner = distiller(loss=DistillationLoss(temperature=3.0))
     batch = batch_of()
-    scores = learner.score(batch)
+    scores = learner.eval_step(batch)
     where = batch.labels >= 0
     inputs = {"input_ids": batch.input_ids, "lengths": batch.lengths}
     with torch.no_grad():
@@ -226,7 +226,7 @@ def test_the_scores_are_those_of_the_plain_models() -> None:
     )
     assert scores["masked_accuracy"] == ((student.argmax(-1) == labels).sum().item(), 8)
     assert scores["masked_kl"] == (pytest.approx(9 * kl.item(), abs=1e-9), 8)
-    alone = MaskedLMLearner(learner.student).score(batch)
+    alone = MaskedLMLearner(learner.student).eval_step(batch)
     assert alone == {name: scores[name] for name in ("masked_loss", "masked_accuracy")}
 
 
@@ -237,7 +237,7 @@ def test_scores_without_a_comparison_of_logits_need_no_teacher(
     batch = batch_of()
     monkeypatch.setattr(learner.teacher, "forward", None)
     monkeypatch.setattr(learner.teacher.base, "forward", None)
-    assert learner.score(batch).keys() == {"masked_loss", "masked_accuracy"}
+    assert learner.eval_step(batch).keys() == {"masked_loss", "masked_accuracy"}
     assert learner(batch, learner.counts(batch)).keys() == {"loss", "mlm", "masked_share"}
 
 

@@ -23,8 +23,7 @@ from minilm.data.masking import (
 from minilm.data.randomness import Stream, TokenDraw, generator
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError, TokenizerFileError
-
-Integers = npt.NDArray[np.int64]
+from minilm.files.arrays import Integers
 
 # ids 5 to 24 begin a word, 25 to 34 go on with one
 VOCABULARY = Vocabulary.of(

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from minilm.errors import InputError
 from minilm.metrics.classification import (
-    Scores,
+    F1Scores,
     accuracy,
     confusion_matrix,
     expected_calibration_error,
@@ -38,7 +38,7 @@ def label_sets(draw):
     return tuple(np.array(draw(bits), dtype=np.int64).reshape(items, classes) for _ in range(2))
 
 
-def as_tuple(scores: Scores) -> tuple[float, float, float]:
+def as_tuple(scores: F1Scores) -> tuple[float, float, float]:
     return scores.precision, scores.recall, scores.f1
 
 
@@ -119,10 +119,10 @@ def test_by_hand() -> None:
     ]
     per_class = precision_recall_f1(gold, predicted, 4)
     assert per_class == (
-        Scores(1 / 2, 1 / 2, 1 / 2, 2),
-        Scores(2 / 4, 2 / 3, 4 / 7, 3),
-        Scores(0.0, 0.0, 0.0, 0),
-        Scores(0.0, 0.0, 0.0, 1),
+        F1Scores(1 / 2, 1 / 2, 1 / 2, 2),
+        F1Scores(2 / 4, 2 / 3, 4 / 7, 3),
+        F1Scores(0.0, 0.0, 0.0, 0),
+        F1Scores(0.0, 0.0, 0.0, 1),
     )
     # class 2 occurs on neither side and is left out of the mean, class 3 is not
     macro = precision_recall_f1(gold, predicted, 4, "macro")

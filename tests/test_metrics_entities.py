@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from minilm.errors import InputError
-from minilm.metrics.classification import Scores
+from minilm.metrics.classification import F1Scores
 from minilm.metrics.entities import Entity, EntityScores, entities, entity_scores
 
 
@@ -93,8 +93,8 @@ def test_a_recorded_sequence() -> None:
 def test_recorded_scores() -> None:
     scores = entity_scores(*random_sequences(20))
 
-    def recorded(precision: float, recall: float, f1: float, support: int) -> Scores:
-        return Scores(*(pytest.approx(x, abs=1e-12) for x in (precision, recall, f1)), support)
+    def recorded(precision: float, recall: float, f1: float, support: int) -> F1Scores:
+        return F1Scores(*(pytest.approx(x, abs=1e-12) for x in (precision, recall, f1)), support)
 
     assert scores == EntityScores(
         micro=recorded(0.883053839364519, 0.8834437086092716, 0.8832487309644671, 2265),
@@ -112,20 +112,23 @@ def test_the_example_of_seqevals_documentation() -> None:
     gold = [words("O O O B-MISC I-MISC I-MISC O"), words("B-PER I-PER O")]
     predicted = [words("O O B-MISC I-MISC I-MISC I-MISC O"), words("B-PER I-PER O")]
     scores = entity_scores(gold, predicted)
-    assert scores.micro == Scores(0.5, 0.5, 0.5, 2)
-    assert scores.macro == Scores(0.5, 0.5, 0.5, 2)
-    assert scores.types == {"MISC": Scores(0.0, 0.0, 0.0, 1), "PER": Scores(1.0, 1.0, 1.0, 1)}
+    assert scores.micro == F1Scores(0.5, 0.5, 0.5, 2)
+    assert scores.macro == F1Scores(0.5, 0.5, 0.5, 2)
+    assert scores.types == {
+        "MISC": F1Scores(0.0, 0.0, 0.0, 1),
+        "PER": F1Scores(1.0, 1.0, 1.0, 1),
+    }
 
 
 def test_a_type_on_one_side_alone_counts_in_the_macro_mean() -> None:
     scores = entity_scores([["B-A", "O"], ["S-C", "O"]], [["B-A", "B-B"], ["O", "O"]])
-    assert scores.macro == Scores(*[pytest.approx(1 / 3)] * 3, support=2)  # recorded
+    assert scores.macro == F1Scores(*[pytest.approx(1 / 3)] * 3, support=2)  # recorded
     assert scores.types == {
-        "A": Scores(1.0, 1.0, 1.0, 1),
-        "B": Scores(0.0, 0.0, 0.0, 0),
-        "C": Scores(0.0, 0.0, 0.0, 1),
+        "A": F1Scores(1.0, 1.0, 1.0, 1),
+        "B": F1Scores(0.0, 0.0, 0.0, 0),
+        "C": F1Scores(0.0, 0.0, 0.0, 1),
     }
-    assert scores.micro == Scores(0.5, 0.5, 0.5, 2)
+    assert scores.micro == F1Scores(0.5, 0.5, 0.5, 2)
 
 
 def test_an_entity_must_agree_in_everything() -> None:
@@ -138,12 +141,12 @@ def test_an_entity_must_agree_in_everything() -> None:
 
 def test_an_entity_ends_with_its_sequence() -> None:
     divided = entity_scores([["B-A"], ["I-A"]], [["B-A"], ["B-A"]])
-    assert divided.micro == Scores(1.0, 1.0, 1.0, 2)
-    assert entity_scores([["B-A", "I-A"]], [["B-A", "B-A"]]).micro == Scores(0.0, 0.0, 0.0, 1)
+    assert divided.micro == F1Scores(1.0, 1.0, 1.0, 2)
+    assert entity_scores([["B-A", "I-A"]], [["B-A", "B-A"]]).micro == F1Scores(0.0, 0.0, 0.0, 1)
 
 
 def test_nothing_to_find() -> None:
-    nothing = Scores(0.0, 0.0, 0.0, 0)
+    nothing = F1Scores(0.0, 0.0, 0.0, 0)
     for empty in ([["O", "O"]], [[]]):
         assert entity_scores(empty, empty) == EntityScores(micro=nothing, macro=nothing, types={})
     assert entities([]) == []

@@ -462,7 +462,7 @@ MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])
             r"position_ids has shape \(3,",
         ),
         ({"input_ids": IDS, "position_ids": torch.tensor(1)}, r"position_ids has shape \(\)"),
-        ({"input_ids": IDS[0], "lengths": ["a"]}, "lengths is no list of whole numbers"),
+        ({"input_ids": IDS[0], "lengths": ["a"]}, "lengths is not a list of whole numbers"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:

@@ -3,7 +3,6 @@
 from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from memory_store import CLS, MASK, SEP, UNK, wordpiece
@@ -12,13 +11,12 @@ from minilm.data.ngram_masking import NGramMasking
 from minilm.data.randomness import TokenDraw
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError
+from minilm.files.arrays import Integers
 from minilm.tokenization.tokenizer import Tokenizer
 
 WORDS = [f"w{i}" for i in range(60)] + [f"##p{i}" for i in range(40)]
 VOCABULARY = Vocabulary.of(wordpiece(*WORDS))
 FIRST, PIECES = 5, 65  # ids of w0 and ##p0
-
-Integers = npt.NDArray[np.int64]
 
 
 def text(seed: int, sequences: int, longest: int = 128) -> tuple[Integers, Integers]:

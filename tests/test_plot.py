@@ -126,7 +126,7 @@ def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
         (b'{"step": true, "loss": 1.0}\n', '"step" is True'),
         (b'{"step": 4, "loss": "low"}\n', "'loss' is 'low', expected a number"),
         (b'{"step": 4, "loss": null}\n', "'loss' is None, expected a number"),
-        (b'{"step": 4, "held_out": 3}\n', '"held_out" is no object'),
+        (b'{"step": 4, "held_out": 3}\n', '"held_out" is not an object'),
         (b'{"step": 4, "held_out": {"masked_loss": []}}\n', "'masked_loss' is [], expected"),
         (b'{"step": 3, "loss": 1.0}\n', "step 3 comes after step 3"),
         (b'{"step": 4, "loss": 1' + b"0" * 400 + b"}\n", "expected a number"),
@@ -147,7 +147,7 @@ def test_damage_names_file_and_line(line: bytes, message: str, tmp_path: Path) -
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="missing does not exist"):
         read_run(tmp_path / "missing")
-    with pytest.raises(DataError, match=r"no training run: .*run/log\.jsonl does not exist"):
+    with pytest.raises(DataError, match=r"not a training run: .*run/log\.jsonl does not exist"):
         read_run(tmp_path)
     (tmp_path / "log.jsonl").write_text('{"event": "started", "step": 0}\n{"step": 1, "lo')
     with pytest.raises(DataError, match="no step yet"):

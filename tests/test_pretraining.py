@@ -107,10 +107,13 @@ def test_scores() -> None:
     assert batch.sentence_labels is not None
     logits = model(batch.input_ids, None, batch.token_type_ids, lengths=batch.lengths).sop_logits
     right = int((logits.argmax(dim=1) == batch.sentence_labels).sum())
-    assert learner.score(batch) == {"sentence_order_accuracy": (float(right), 4)}
+    assert learner.eval_step(batch) == {"sentence_order_accuracy": (float(right), 4)}
     single = TokenBatch(batch.samples, batch.input_ids, batch.lengths, batch.labels)
-    assert learner.score(single).keys() == {"masked_loss", "masked_accuracy"}
-    assert set(learner.score_names) > learner.score(batch).keys() | learner.score(single).keys()
+    assert learner.eval_step(single).keys() == {"masked_loss", "masked_accuracy"}
+    assert (
+        set(learner.metric_names)
+        > learner.eval_step(batch).keys() | learner.eval_step(single).keys()
+    )
 
 
 def test_other_models_are_refused() -> None:
@@ -276,7 +279,7 @@ def test_checkpoints_that_cannot_be_pretrained(tmp_path: Path) -> None:
     [
         (["--embedding-size", 8], "--embedding-size: of --model albert only"),
         (["--sharing", "none"], "--sharing: of --model albert only"),
-        ([*SOP, "--sharing", "some"], "'some' is none of"),
+        ([*SOP, "--sharing", "some"], "'some' is neither one of"),
         ([*SOP, "--sharing", 3], "do not add up to the 2"),
         (["--sop-mode", "google"], "--sop-mode"),
         (["--short-sequences", 0.2], "--short-sequences"),

@@ -150,10 +150,14 @@ def test_a_directory_of_utterances(tmp_path: Path) -> None:
         ("a", {}, "Say format=...; there are csv, tsv, jsonl, conll, squad, utterances and glue:"),
         ("a.csv", {"format": "parquet"}, "no format 'parquet'; there are csv, tsv"),
         ("a.csv", {"format": "glue:sst5"}, "no GLUE task 'sst5'; there are cola, sst2"),
-        ("a.csv", {"tagged": True}, "'tagged' is no option of the format 'csv'; it has: delimiter"),
-        ("a.csv", {"encoding": "utf-9"}, "encoding='utf-9' is no encoding of text"),
-        ("a.csv", {"encoding": "base64"}, "encoding='base64' is no encoding of text"),
-        ("a.csv", {"encoding": "a\0b"}, "is no encoding of text"),
+        (
+            "a.csv",
+            {"tagged": True},
+            "'tagged' is not an option of the format 'csv'; it has: delimiter",
+        ),
+        ("a.csv", {"encoding": "utf-9"}, "encoding='utf-9' is not a text encoding"),
+        ("a.csv", {"encoding": "base64"}, "encoding='base64' is not a text encoding"),
+        ("a.csv", {"encoding": "a\0b"}, "is not a text encoding"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, name: str, options: dict[str, Any], message: str) -> None:

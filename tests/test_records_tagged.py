@@ -241,11 +241,11 @@ def test_all_schemes_say_the_same(spans: list[tuple[str, int]]) -> None:
 
 @pytest.mark.parametrize("tag", ["X-LOC", "B-", "B", "I_LOC", "", "o", "L-LOC", "-LOC", 3])
 def test_no_tags(tag: Any) -> None:
-    with pytest.raises(InputError, match="is no tag. Expected O, or B, I, E or S with a type"):
+    with pytest.raises(InputError, match="is not a tag. Expected O, or B, I, E or S with a type"):
         to_iob2([tag], "IOB2")
-    with pytest.raises(InputError, match="is no tag"):
+    with pytest.raises(InputError, match="is not a tag"):
         to_bioes([tag])
-    with pytest.raises(InputError, match=r"sequence 1, tag 2: .* is no tag"):
+    with pytest.raises(InputError, match=r"sequence 1, tag 2: .* is not a tag"):
         scheme_of([["O"], ["O", "E-X", tag]])
 
 

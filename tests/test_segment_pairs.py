@@ -51,16 +51,16 @@ def pairs_of(
 
 def segments(found: PairSamples, sample: int) -> tuple[list[int], list[int], int]:
     """The places of the tokens of both segments, and the label, from what a model would see."""
-    gathered = found.gather(np.array([sample]))
-    ids, types = gathered.ids, gathered.token_type_ids
+    packed = found.pack(np.array([sample]))
+    ids, types = packed.ids, packed.token_type_ids
     assert types is not None
-    assert gathered.sentence_labels is not None
+    assert packed.sentence_labels is not None
     first, second = ids[types == 0].tolist(), ids[types == 1].tolist()
     assert (np.diff(types) >= 0).all()
     assert (first[0], first[-1], second[-1]) == (CLS, SEP, SEP)
     places = [i - 5 for i in first[1:-1]], [i - 5 for i in second[:-1]]
     assert min(map(len, places)) > 0
-    return *places, int(gathered.sentence_labels[0])
+    return *places, int(packed.sentence_labels[0])
 
 
 def truncated(one: list[int], two: list[int], fronts: list[int]) -> tuple[list[int], list[int]]:

@@ -89,15 +89,15 @@ def test_ranges_of_documents_have_nothing_in_common() -> None:
         assert train.fingerprint != held_out.fingerprint
 
 
-def test_gathered_sequences_are_the_single_ones() -> None:
+def test_packed_sequences_are_the_single_ones() -> None:
     found = Sequences(store(30, 12, 50), max_length=16)
     samples = np.array([3, 0, 4, 3])
-    gathered = found.gather(samples)
-    ids, lengths = gathered.ids, gathered.lengths
+    packed = found.pack(samples)
+    ids, lengths = packed.ids, packed.lengths
     assert ids.tolist() == np.concatenate([found[int(sample)] for sample in samples]).tolist()
     assert lengths.tolist() == found.lengths[samples].tolist()
-    gathered = found.gather(samples[:0])
-    ids, lengths = gathered.ids, gathered.lengths
+    packed = found.pack(samples[:0])
+    ids, lengths = packed.ids, packed.lengths
     assert ids.shape == lengths.shape == (0,)
     for sample in (-1, len(found)):
         with pytest.raises(InputError, match=f"samples go from 0 to {len(found) - 1}"):

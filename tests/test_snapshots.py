@@ -272,8 +272,8 @@ def change(**entries: Any) -> Any:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: os.truncate(path, 100), "is no valid JSON"),
-        (empty, "is no valid JSON"),
+        (lambda path: os.truncate(path, 100), "is not valid JSON"),
+        (empty, "is not valid JSON"),
         (remove, "does not exist"),
         (become_a_directory, "is a directory"),
         (change(step=21), "is that of step 21"),

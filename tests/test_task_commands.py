@@ -350,7 +350,9 @@ def test_bytes_of_another_encoding(tmp_path: Path) -> None:
     result = done(run("predict", "colours", tmp_path / "b.tsv", "--encoding", "latin-1"))
     assert len(objects(result.stdout)) == 8
     refused(run("predict", "colours", stdin=b"th\xe9\n"), "standard input, line 1: byte 3 (0xe9)")
-    refused(run("predict", "colours", tmp_path / "b.tsv", "--encoding", "rot"), "no encoding")
+    refused(
+        run("predict", "colours", tmp_path / "b.tsv", "--encoding", "rot"), "not a text encoding"
+    )
 
 
 @pytest.mark.parametrize(
@@ -369,7 +371,7 @@ def test_bytes_of_another_encoding(tmp_path: Path) -> None:
         (["--model", "start", "--teacher", "tags"], ["with no head for classification"]),
         (["--model", "start", "--balance", "some"], ["'some'", "weights"]),
         (["--model", "start", "--format", "xml"], ["no format 'xml'", "tsv"]),
-        (["--model", "start", "--repair-offsets"], ["'repair_offsets' is no option"]),
+        (["--model", "start", "--repair-offsets"], ["'repair_offsets' is not an option"]),
         (["--model", "start", "--dev", "nowhere.tsv"], ["nowhere.tsv does not exist"]),
         (["--model", "start", "--freeze-layers", 3], ["There are 2 layers"]),
         (["--teacher", "colours", "--layers", "some"], ["some"]),
@@ -506,7 +508,7 @@ def test_predict_leaves_out_bad_records(tmp_path: Path) -> None:
         ('{"text": "a"', ["standard input, line 2:", "Expected JSON"]),
         ('{"text": "a", "text": "b"}', ["line 2: the key 'text' occurs 2 times"]),
         ('{"id": "\\ud800", "text": "a"}', ["line 2: half a surrogate pair"]),
-        ('{"id": NaN, "text": "a"}', ["line 2: NaN is no finite number"]),
+        ('{"id": NaN, "text": "a"}', ["line 2: NaN is not a finite number"]),
     ],
 )
 def test_predict_names_the_line_that_is_no_json(line: str, words: list[str]) -> None:

@@ -49,7 +49,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, start: Path) -> Callable[[str], Any]:
-    """The run of a task, made once, and the records that it was judged by."""
+    """The run of a task, made once, and the records that it was evaluated on."""
     made: dict[str, tuple[Finetuned, list[Record]]] = {}
 
     def get(name: str) -> tuple[Finetuned, list[Record]]:
@@ -323,15 +323,15 @@ def test_a_stopped_run_goes_on(
     arguments: dict[str, Any] = {"dev": tagged_words(10, seed=9), "epochs": 3}
     train = tagged_words(40)
     whole = quick("tagging", start, train, tmp_path / "whole", **arguments)
-    judge, calls = TaskLearner.judge, []
+    evaluate, calls = TaskLearner.evaluate, []
 
     def stopping(self: TaskLearner, batches: Iterator[Any]) -> dict[str, float]:
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return judge(self, batches)
+        return evaluate(self, batches)
 
-    monkeypatch.setattr(TaskLearner, "judge", stopping)
+    monkeypatch.setattr(TaskLearner, "evaluate", stopping)
     stopped = quick("tagging", start, train, tmp_path / "out", **arguments)
     assert (stopped.finished, stopped.exit_code, stopped.scores) == (False, 143, {})
     assert stopped.steps < 15

@@ -189,7 +189,7 @@ def test_judging_gives_the_mean_loss_over_all_batches(name: str, tokenizer: Toke
     parts = learner.hold_out(examples, samples, 30)
     assert len(parts) > 2
     with torch.no_grad():
-        found = learner.judge(iter(parts))
+        found = learner.evaluate(iter(parts))
     whole = collate(task, samples, np.arange(len(samples)))
     wanted = float(loss_of_the_model(name, learner.model, task, whole).detach())
     assert found["loss"] == pytest.approx(wanted, abs=1e-5)

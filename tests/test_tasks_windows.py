@@ -14,12 +14,13 @@ from hypothesis import given, settings, strategies as st
 
 import minilm
 from minilm.data.records.base import Skips
+from minilm.files.arrays import Floats
 from minilm.metrics.answers import squad_v2
 from minilm.tasks.answering import QuestionAnswering, QuestionExample
 from minilm.tasks.tagging import Tagging, WordsExample
-from minilm.tasks.task import Floats, Sample
+from minilm.tasks.task import Sample
 from minilm.tasks.utterances import Utterances
-from minilm.tasks.windows import Window, cut, homes
+from minilm.tasks.windows import Window, cut, max_context_window
 from minilm.tokenization.tokenizer import Tokenizer
 from task_data import COLOURS, FILLERS, PLACES, Record, save_start
 
@@ -64,7 +65,7 @@ def test_every_token_is_at_home_where_it_has_the_most_context(
     tokens: int, room: int, step: int
 ) -> None:
     windows = cut(tokens, room, min(step, room))
-    found = homes(windows, tokens)
+    found = max_context_window(windows, tokens)
     assert len(found) == tokens
     for token, home in enumerate(found):
         scores = {
@@ -80,7 +81,7 @@ def test_context_by_hand() -> None:
     assert windows == cut(10, room=6, step=3)
     assert windows[0].context(2) == pytest.approx(2.06)
     assert windows[0].context(5) == pytest.approx(0.06)
-    assert homes(windows, 10) == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+    assert max_context_window(windows, 10) == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
 
 
 # --- words and their tokens ---
@@ -142,8 +143,8 @@ def test_every_word_with_tokens_is_labelled_once(
         row, label = sample.rows[0], sample.label
         assert 2 <= len(row.ids) <= max_length
         assert len(label) == len(row.ids)
-        assert sorted(np.flatnonzero(label != -100)) == sorted(sample.place.tokens)
-        for word, token in zip(sample.place.words, sample.place.tokens, strict=True):
+        assert sorted(np.flatnonzero(label != -100)) == sorted(sample.decode_info.tokens)
+        for word, token in zip(sample.decode_info.words, sample.decode_info.tokens, strict=True):
             assert word not in labelled
             labelled[int(word)] = int(row.ids[token]), task.labels[label[token]]
     assert labelled == {
@@ -151,7 +152,7 @@ def test_every_word_with_tokens_is_labelled_once(
         for word, token in enumerate(firsts)
         if token is not None
     }
-    assert [sample.place.first for sample in samples] == [True] + [False] * (len(samples) - 1)
+    assert [sample.decode_info.first for sample in samples] == [True] + [False] * (len(samples) - 1)
 
     outputs = [one_hot(sample, len(task.labels)) for sample in samples]
     (found,) = task.decode(examples, samples, outputs)
@@ -175,7 +176,7 @@ def test_words_are_labelled_if_they_have_tokens_of_their_own(
     )
     (sample,) = task.samples(examples, tokenizer)
     wanted = [n for n, word in enumerate(words) if len(tokenizer.pieces([word])[0].ids)]
-    assert sorted(sample.place.words.tolist()) == wanted
+    assert sorted(sample.decode_info.words.tolist()) == wanted
 
 
 def test_a_long_sentence_by_hand(tokenizers: dict[str, Tokenizer]) -> None:
@@ -185,7 +186,7 @@ def test_a_long_sentence_by_hand(tokenizers: dict[str, Tokenizer]) -> None:
     examples = task.examples([{"tokens": words, "tags": tags}], Skips(), labelled=True)
     samples = task.samples(examples, tokenizers["wordpiece"])
     assert [len(sample.rows[0].ids) for sample in samples] == [6, 6]
-    assert [sample.place.words.tolist() for sample in samples] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert [sample.decode_info.words.tolist() for sample in samples] == [[0, 1, 2, 3], [4, 5, 6]]
     assert samples[0].label.tolist() == [-100, 0, 1, 2, 0, -100]
     assert samples[1].label.tolist() == [-100, -100, 0, 3, 0, -100]
 
@@ -319,14 +320,14 @@ def test_the_labelled_span_holds_the_answer(
     samples = task.samples(examples, tokenizer)
     offsets = tokenizer.pieces([context])[0].offsets
     inside = [n for n, (a, b) in enumerate(offsets) if b > start and a < start + len(answer)]
-    room = max_length - len(samples[0].rows[0].ids[: samples[0].place.first]) - 1
+    room = max_length - len(samples[0].rows[0].ids[: samples[0].decode_info.first]) - 1
     windows = cut(len(offsets), room, min(stride, room))
     assert len(windows) == len(samples)
     begin = start + len(answer) - len(answer.lstrip())
     end = start + len(answer.rstrip())
     for window, sample in zip(windows, samples, strict=True):
         assert len(sample.rows[0].ids) <= max_length
-        place = sample.place
+        place = sample.decode_info
         assert place.offsets.tolist() == offsets[window.start : window.end].tolist()
         whole = bool(inside) and window.start <= inside[0] and inside[-1] < window.end
         if not whole:
@@ -338,7 +339,7 @@ def test_the_labelled_span_holds_the_answer(
         assert place.offsets[last, 1] >= end
     if len(inside) <= room - min(stride, room) + 1:
         assert any(sample.label != (0, 0) for sample in samples)
-    here = np.concatenate([np.flatnonzero(s.place.best_here) + w.start
+    here = np.concatenate([np.flatnonzero(s.decode_info.best_here) + w.start
                            for w, s in zip(windows, samples, strict=True)])  # fmt: skip
     assert sorted(here) == list(range(len(offsets)))
 
@@ -365,7 +366,7 @@ def decoded(
     examples, (sample,) = asking(task, tokenizer)
     output = np.zeros((len(sample.rows[0].ids), 2), np.float32)
     for (word, side), score in scores.items():
-        output[0 if word < 0 else sample.place.first + word, side] = score
+        output[0 if word < 0 else sample.decode_info.first + word, side] = score
     (found,) = task.decode(examples, [sample], [output])
     return found
 
@@ -401,7 +402,7 @@ def test_the_answer_never_leaves_the_context(wordpiece: Tokenizer) -> None:
     examples, (sample,) = asking(task, wordpiece)
     output = np.full((len(sample.rows[0].ids), 2), 50, np.float32)
     output[0] = -50  # not [CLS]
-    first = sample.place.first
+    first = sample.decode_info.first
     output[first : first + len(WORDS8)] = np.arange(len(WORDS8))[:, None]
     (found,) = task.decode(examples, [sample], [output])
     assert found["answer"] == "a"
@@ -451,22 +452,22 @@ def test_candidates_come_in_order_and_are_limited(wordpiece: Tokenizer) -> None:
 def test_a_token_counts_where_it_has_the_most_context(wordpiece: Tokenizer) -> None:
     task = answering(max_length=9, doc_stride=2)  # four words a window
     examples, samples = asking(task, wordpiece)
-    assert [len(s.place.offsets) for s in samples] == [4, 4, 4]
-    assert [s.place.best_here.tolist() for s in samples] == [
+    assert [len(s.decode_info.offsets) for s in samples] == [4, 4, 4]
+    assert [s.decode_info.best_here.tolist() for s in samples] == [
         [True, True, True, False],
         [False, True, True, False],
         [False, True, True, True],
     ]
     outputs = [np.zeros((9, 2), np.float32) for _ in samples]
-    outputs[0][samples[0].place.first + 3] = 12  # paris, at the edge
-    outputs[1][samples[1].place.first + 2] = 5  # rome
+    outputs[0][samples[0].decode_info.first + 3] = 12  # paris, at the edge
+    outputs[1][samples[1].decode_info.first + 2] = 5  # rome
     for output, null in zip(outputs, (30, -20, 30), strict=True):
         output[0] = null
     (found,) = task.decode(examples, samples, outputs)
     # no answer begins with a word that is not at home, but it may end with one
     assert found["answer"] == "green paris"
     assert found["no_answer_score"] == pytest.approx(-40 - 12)
-    outputs[0][samples[0].place.first + 3, 1] = 0
+    outputs[0][samples[0].decode_info.first + 3, 1] = 0
     (found,) = task.decode(examples, samples, outputs)
     assert found["answer"] == "rome"
 

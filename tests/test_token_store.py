@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend, models, pre_tokenizers
 
 import minilm
 from memory_store import SPECIAL_TOKENS, UNK, wordpiece
-from minilm.data.sentences import split_sentences
+from minilm.data.sentence_splitting import split_sentences
 from minilm.data.store_manifest import Manifest
 from minilm.data.token_store import TokenStore, tokenizer_fingerprint
 from minilm.data.tokenize import tokenize_corpus
@@ -230,7 +230,7 @@ def with_added_token() -> minilm.Tokenizer:
 
 def test_missing_and_foreign_directories(tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "nothing")
-    assert "is no token store: it has no store.json" in refused(tmp_path)
+    assert "is not a token store: it has no store.json" in refused(tmp_path)
 
 
 def test_every_cut_file_is_refused(copy: Path) -> None:
@@ -266,11 +266,11 @@ def test_every_changed_file_is_refused_when_verified(copy: Path) -> None:
         (lambda m: m.pop("shards"), "'shards'"),
         (lambda m: m.update(shards=[]), "was changed"),
         (lambda m: m.update(shards=[1]), "is damaged"),
-        (lambda m: m["shards"][0].update(tokens=-1), "-1 is no count"),
-        (lambda m: m["shards"][0].update(tokens=True), "True is no count"),
+        (lambda m: m["shards"][0].update(tokens=-1), "-1 is not a count"),
+        (lambda m: m["shards"][0].update(tokens=True), "True is not a count"),
         (lambda m: m["shards"][0].update(tokens=1), "was changed"),
         (lambda m: m["shards"][0]["files"].pop("tokens"), "'tokens'"),
-        (lambda m: m.update(vocab_size="61"), "'61' is no count"),
+        (lambda m: m.update(vocab_size="61"), "'61' is not a count"),
         (lambda m: m.update(tokens=3), "was changed"),
         (lambda m: m.update(fingerprint="0"), "was changed"),
         (lambda m: m.update(files=None), "is damaged"),

@@ -29,11 +29,11 @@ from tokenizers import (
 import minilm
 from memory_store import SPECIAL_TOKENS, wordpiece
 from minilm.cli import main
-from minilm.data.sentence_encoder import SentenceEncoder, stops_at_spaces
-from minilm.data.sentences import split_sentences
+from minilm.data.cached_encoder import CachedEncoder, stops_at_spaces
+from minilm.data.sentence_splitting import split_sentences
 from minilm.data.text_files import Document
 from minilm.data.token_store import TokenStore
-from minilm.data.tokenize import Progress, tokenize_corpus
+from minilm.data.tokenize import TokenizeProgress, tokenize_corpus
 from minilm.errors import DataError, InputError, MinilmError
 
 LETTERS = "abcdefghij"
@@ -168,7 +168,7 @@ def test_looking_words_up_gives_the_backends_ids(
     backend = Backend.from_str(description)
     backend.encode_special_tokens = True
     assert stops_at_spaces(json.loads(description))
-    encode = SentenceEncoder(description)
+    encode = CachedEncoder(description)
     for _ in range(2):  # new words, known words
         ids, lengths = encode(texts)
         rows = [row.tolist() for row in np.split(ids, np.cumsum(lengths))[:-1]]
@@ -176,9 +176,9 @@ def test_looking_words_up_gives_the_backends_ids(
 
 
 def test_remembered_words_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minilm.data.sentence_encoder._REMEMBERED", 40)
-    encode = SentenceEncoder(bert().backend.to_str())
-    expected = SentenceEncoder(bert().backend.to_str())
+    monkeypatch.setattr("minilm.data.cached_encoder._REMEMBERED", 40)
+    encode = CachedEncoder(bert().backend.to_str())
+    expected = CachedEncoder(bert().backend.to_str())
     for text in make_text(5).split("\n"):
         for found, right in zip(encode([text]), expected([text]), strict=True):
             assert found.tolist() == right.tolist()
@@ -197,7 +197,7 @@ def test_tokenizers_that_look_across_spaces_are_not_cut(kind: str) -> None:
     else:
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     assert not stops_at_spaces(json.loads(backend.to_str()))
-    encode = SentenceEncoder(backend.to_str())
+    encode = CachedEncoder(backend.to_str())
     for text in ("a b a b", "", "b a bb"):
         assert encode([text])[0].tolist() == backend.encode(text, add_special_tokens=False).ids
     assert [part.tolist() for part in encode([])] == [[], []]
@@ -267,7 +267,7 @@ def test_killed_at_every_file_operation(tmp_path: Path, monkeypatch: pytest.Monk
             if (destination / "store.json").exists():
                 TokenStore.open(destination, verify=True)
             else:
-                with pytest.raises(DataError, match="unfinished token store|no token store"):
+                with pytest.raises(DataError, match="unfinished token store|not a token store"):
                     TokenStore.open(destination)
         tokenize(destination)
         assert files_of(destination) == expected
@@ -282,7 +282,7 @@ def test_what_is_finished_is_not_tokenized_again(
     first_shards = interrupted(corpus, destination, shards=3)
     before = {name: data for name, data in files_of(destination).items() if "shard" in name}
     messages: list[str] = []
-    reports: list[Progress] = []
+    reports: list[TokenizeProgress] = []
     store = tokenize_corpus(
         corpus, bert(), destination, shard_tokens=1500, say=messages.append, progress=reports.append
     )
@@ -297,7 +297,7 @@ def test_what_is_finished_is_not_tokenized_again(
 def interrupted(corpus: list[Path], destination: Path, shards: int) -> int:
     """Leaves a store with so many finished shards."""
 
-    def stop(_: Progress) -> None:
+    def stop(_: TokenizeProgress) -> None:
         if len(list(destination.glob("*.documents.npy"))) >= shards:
             raise Killed
 

@@ -261,7 +261,10 @@ def test_a_tolerance_of_zero_fails(bert_dir: Path) -> None:
         (["nowhere/at/all"], "error: "),
         (["{bert}", "--class", "BertForHaiku"], "error: class 'BertForHaiku' is unknown: expected"),
         (["{bert}", "--as", "gpt2"], "error: No values are known for 'gpt2'. Known: bert-base-un"),
-        (["{bert}", "--class", "BertModel", "--as", "gpt2"], "--class goes without --as"),
+        (
+            ["{bert}", "--class", "BertModel", "--as", "gpt2"],
+            "--class cannot be combined with --as",
+        ),
         (["{bert}", "--tolerance", "-1"], "x>=0"),
         (["{bert}", "--tolerance", "small"], "'small' is not a valid float"),
         ([], "Missing argument 'MODEL'"),

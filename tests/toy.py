@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from minilm.files.arrays import Integers
 from minilm.training.distributed import Processes
 from minilm.training.loop import Result, train
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Learner, Samples
+from minilm.training.updates import Learner
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -24,7 +25,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 class Points:
     """A batch: x (B, 3), y (B,), and how many of them count."""
 
-    samples: Samples
+    samples: Integers
     x: Tensor
     y: Tensor
 
@@ -56,10 +57,10 @@ class Line(Learner):
         return {"loss": loss, "error": loss.detach()}
 
     @property
-    def score_names(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         return ("squared_error",)
 
-    def score(self, batch: Points) -> Mapping[str, tuple[float, float]]:
+    def eval_step(self, batch: Points) -> Mapping[str, tuple[float, float]]:
         found = self.linear(self.norm(batch.x))[:, 0]
         return {"squared_error": (float((found - batch.y).square().sum()), len(batch.samples))}
 
@@ -72,14 +73,14 @@ class Cloud:
         self.poison = poison  # a sample whose target is not a number
         self.fingerprint = {"size": size}
 
-    def steps(self, epoch: int) -> Sequence[Samples]:
+    def steps(self, epoch: int) -> Sequence[Integers]:
         order = np.random.default_rng([1, epoch]).permutation(self.size)
         return [order[start : start + 8] for start in range(0, self.size, 8)]
 
-    def split(self, epoch: int, samples: Samples, parts: int) -> Sequence[Samples]:
+    def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
         return np.array_split(samples, parts)
 
-    def batch(self, epoch: int, samples: Samples) -> Points:
+    def batch(self, epoch: int, samples: Integers) -> Points:
         drawn = [np.random.default_rng([2, epoch, int(i)]).random(4) for i in samples]
         values = torch.from_numpy(np.array(drawn).reshape(-1, 4))
         y = values[:, 0] - values[:, 1] + values[:, 3] / 9

@@ -37,10 +37,10 @@ from minilm.training.updates import Updater
 
 TEMPERATURE = 2.0
 WEIGHTS = {"kl": 5.0, "mlm": 2.0, "cosine": 1.0}
-MASKED_SHARE = 0.15
+MASK_RATIO = 0.15
 LEARNING_RATE = 5e-4
 BETAS = (0.9, 0.98)
-EPSILON = 1e-6
+EPS = 1e-6
 MAX_NORM = 5.0
 TEACHER, STUDENT = "teacher", "student"  # directories of the two checkpoints
 
@@ -70,7 +70,7 @@ def labelled_batches(
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for texts in make_batches(lengths, batch_size=batch_size, vocab_size=vocab_size, seed=seed):
-        predicted = max(1, round(MASKED_SHARE * texts.tokens))
+        predicted = max(1, round(MASK_RATIO * texts.tokens))
         chosen = torch.randperm(texts.tokens, generator=generator)[:predicted]
         line = torch.full_like(texts.packed_ids, IGNORED_LABEL)
         line[chosen] = torch.randint(vocab_size, (predicted,), generator=generator)
@@ -110,14 +110,14 @@ class MinilmLoop(Loop):
             schedule="constant",
             learning_rate=LEARNING_RATE,
             betas=BETAS,
-            epsilon=EPSILON,
+            epsilon=EPS,
             weight_decay=0.0,
             max_gradient_norm=MAX_NORM,
             precision=precision,
         )
-        alone = Processes(rank=0, world=1, device=torch.device("cpu"))
+        single_process = Processes(rank=0, world=1, device=torch.device("cpu"))
         self._learner = DistillationLearner(student, teacher, loss)
-        self._updater = Updater(self._learner, settings, alone)
+        self._updater = Updater(self._learner, settings, single_process)
         self._steps = 0
         self.student = self._learner
 
@@ -166,7 +166,7 @@ class TransformersLoop(Loop):
             self.student.parameters(),
             lr=LEARNING_RATE,
             betas=BETAS,
-            eps=EPSILON,
+            eps=EPS,
             weight_decay=0.0,
             fused=True,
         )

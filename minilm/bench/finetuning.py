@@ -37,10 +37,11 @@ from minilm.config import BertConfig, EncoderConfig
 from minilm.data.records.base import Skips
 from minilm.data.records.files import read_records
 from minilm.errors import DependencyError, InputError
+from minilm.files.arrays import Integers
 from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.learning import TaskData, TaskLearner
-from minilm.tasks.task import Integers, Sample
+from minilm.tasks.task import Sample
 from minilm.tasks.texts import Classification
 from minilm.tokenization.tokenizer import Joined, Tokenizer
 from minilm.training.distributed import Processes
@@ -276,8 +277,8 @@ class MinilmLoop(Loop):
         cls = find_class(directory)
         self.model = cls.from_pretrained(directory)
         self._learner = TaskLearner(self.model, self.texts.task)
-        alone = Processes(rank=0, world=1, device=torch.device("cpu"))
-        self._updater = Updater(self._learner, settings, alone)
+        single_process = Processes(rank=0, world=1, device=torch.device("cpu"))
+        self._updater = Updater(self._learner, settings, single_process)
 
     def loss(self, numbers: Integers) -> Tensor:
         batch = self.texts.data.batch(0, numbers)
@@ -360,7 +361,7 @@ LOOPS: Mapping[str, type[Loop]] = {
 
 
 def training_settings(precision: Precision, steps: int) -> TrainingSettings:
-    """What all loops are told; the rest are the defaults of `minilm finetune`."""
+    """Settings of all loops; the rest are the defaults of `minilm finetune`."""
     return TrainingSettings(
         steps=steps,
         warmup=round(WARMUP * steps),

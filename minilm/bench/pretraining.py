@@ -111,9 +111,9 @@ class MinilmLoop(Loop):
             max_gradient_norm=MAX_NORM,
             precision=precision,
         )
-        alone = Processes(rank=0, world=1, device=torch.device("cpu"))
+        single_process = Processes(rank=0, world=1, device=torch.device("cpu"))
         self._learner = PretrainingLearner(self.model, "sentence_order")
-        self._updater = Updater(self._learner, settings, alone)
+        self._updater = Updater(self._learner, settings, single_process)
         self._steps = 0
 
     def loss(self, batch: LabelledBatch) -> Tensor:

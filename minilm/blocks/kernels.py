@@ -317,7 +317,7 @@ class Blocks:
     Attributes:
         slots: (tokens,) int64: of every token, in the line of blocks.
         tokens: (blocks * width,) int64: the token in every slot. In what is left of a block it is
-            the first one: a copy that only other copies attend to, and that nobody reads.
+            the first one: a copy that only other copies attend to, and that is never read.
         mask: (blocks, 1, width, width) float32, what is added to the scores: 0 within a sequence,
             minus infinity between sequences.
     """

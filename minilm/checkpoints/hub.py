@@ -56,7 +56,7 @@ def resolve(
         The directory.
 
     Raises:
-        CheckpointError: a path that does not exist or is no directory, or damaged weights.
+        CheckpointError: a path that does not exist or is not a directory, or damaged weights.
         HubError: the repository, revision or a file cannot be had; says which and why.
     """
     local = Path(os.path.expanduser(path_or_repo))
@@ -66,8 +66,8 @@ def resolve(
         return local / subfolder
     if not isinstance(path_or_repo, str) or not _REPO.fullmatch(name):
         raise CheckpointError(
-            f"The directory {name[:500]!r} does not exist, and it is no name of a hub repository "
-            "such as 'albert/albert-base-v2'. Check the path."
+            f"The directory {name[:500]!r} does not exist, and it is not the name of a hub "
+            "repository such as 'albert/albert-base-v2'. Check the path."
         )
     repository = _connect(name, revision or "main", token, cache_dir, local_files_only)
     repository.folder = f"{subfolder.strip('/')}/" if subfolder else ""
@@ -163,7 +163,7 @@ def _connect(
     cache_dir: str | os.PathLike[str] | None,
     local_files_only: bool,
 ) -> _Repository:
-    """Asks which files the repository has; falls back to the cache where nobody answers."""
+    """Asks which files the repository has; falls back to the cache if the hub is silent."""
     import huggingface_hub as hub
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError

@@ -98,9 +98,9 @@ def plan_load(
             note = "" if name == usual else f"usually {usual}"
             report.entries.append(Entry("renamed" if note else "loaded", name, local, note))
 
-    judged = {entry.own for entry in report.entries}
+    reported = {entry.own for entry in report.entries}
     for local in expected:
-        if local in judged:
+        if local in reported:
             continue
         if not names.knows(local):
             report.entries.append(Entry("new", None, local, OWN_PART))

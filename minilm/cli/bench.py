@@ -49,27 +49,56 @@ command.add_command(pretrain)
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of the weights, for all contenders.",
+    help="Precision of the weights, for all contenders.",
 )
 @click.option(
     "--against",
     type=click.Choice([name for name in CONTENDERS if name not in OWN]),
     multiple=True,
-    help="Another engine; may be given several times. Ratios are to the first.",
+    help="Another engine to compare with; may be given several times. Ratios are relative to "
+    "the first.",
 )
-@click.option("--texts", default=TEXTS, show_default=True, type=click.IntRange(min=1))
-@click.option("--batch-size", default=BATCH_SIZE, show_default=True, type=click.IntRange(min=1))
-@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(min=0))
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--texts",
+    default=TEXTS,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of texts to encode.",
+)
+@click.option(
+    "--batch-size",
+    default=BATCH_SIZE,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Batch size in texts.",
+)
+@click.option(
+    "--seed",
+    default=SEED,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Random seed of text lengths, token ids and random weights.",
+)
+@click.option(
+    "--rounds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of timing rounds; the median is reported.",
+)
 @click.option(
     "--training-batches",
     default=4,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Batches that also run forward and backward; 0 = none.",
+    help="Number of batches that also run forward and backward; 0 = none.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Default: torch's choice.")
-@click.option("--memory", is_flag=True, help="Also peak memory, each in a process of its own.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Number of CPU threads. Default: torch's choice."
+)
+@click.option(
+    "--memory", is_flag=True, help="Also measure peak memory, each contender in its own process."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def encode(
     model: str,

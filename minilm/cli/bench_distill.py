@@ -37,35 +37,69 @@ count = click.IntRange(min=1)
 @click.command("distill")
 @click.option(
     "--teacher",
-    help="A BERT with masked-LM head, directory or hub name. Default: random weights.",
+    help="Teacher: a BERT with a masked-LM head, as a directory or hub name. Default: random "
+    "weights.",
 )
-@click.option("--hidden-size", default=768, show_default=True, type=count, help="Of a random one.")
-@click.option("--layers", default=12, show_default=True, type=count, help="Of a random one.")
-@click.option("--vocab-size", default=30522, show_default=True, type=count, help="Of a random one.")
+@click.option(
+    "--hidden-size",
+    default=768,
+    show_default=True,
+    type=count,
+    help="Hidden size of a random teacher.",
+)
+@click.option(
+    "--layers",
+    default=12,
+    show_default=True,
+    type=count,
+    help="Number of layers of a random teacher.",
+)
+@click.option(
+    "--vocab-size",
+    default=30522,
+    show_default=True,
+    type=count,
+    help="Vocabulary size of a random teacher.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["auto", *PRECISIONS]),
     default="auto",
     show_default=True,
-    help="Of matrix products; auto = both where the processor computes in bfloat16.",
+    help="Precision of matrix products; auto = both where the processor computes in bfloat16.",
 )
 @click.option(
     "--workload",
     type=click.Choice([*WORKLOADS, "both"]),
     default="both",
     show_default=True,
-    help="One batch of 683 tokens, padded six-fold, or eight consecutive batches.",
+    help="Texts to train on: one batch of 683 tokens, padded six-fold (published), or eight "
+    "batches in a row (eight).",
 )
-@click.option("--alone", is_flag=True, help="Only minilm; does not need transformers.")
-@click.option("--rounds", default=3, show_default=True, type=count)
-@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(min=0))
-@click.option("--threads", type=count, help="Default: torch's choice.")
-@click.option("--memory", is_flag=True, help="Also peak memory, each in a process of its own.")
+@click.option("--alone", is_flag=True, help="Measure minilm only; does not need transformers.")
+@click.option(
+    "--rounds",
+    default=3,
+    show_default=True,
+    type=count,
+    help="Number of timing rounds; the median is reported.",
+)
+@click.option(
+    "--seed",
+    default=SEED,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Random seed of token ids, labels and random weights.",
+)
+@click.option("--threads", type=count, help="Number of CPU threads. Default: torch's choice.")
+@click.option(
+    "--memory", is_flag=True, help="Also measure peak memory, each contender in its own process."
+)
 @click.option(
     "--memory-tokens",
     type=count,
     metavar="N",
-    help="Also minilm's peak memory for one step of N tokens.",
+    help="Also measure minilm's peak memory for one step of N tokens.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def distill(

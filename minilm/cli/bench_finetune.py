@@ -49,15 +49,37 @@ count = click.IntRange(min=1)
     type=click.Choice(["auto", *PRECISIONS]),
     default="auto",
     show_default=True,
-    help="Of matrix products; auto = both where the processor computes in bfloat16.",
+    help="Precision of matrix products; auto = both where the processor computes in bfloat16.",
 )
-@click.option("--alone", is_flag=True, help="Only minilm; does not need transformers.")
-@click.option("--bucketed", is_flag=True, help="Also transformers with texts sorted by length.")
-@click.option("--batches", default=8, show_default=True, type=count)
-@click.option("--batch-size", default=BATCH_SIZE, show_default=True, type=count)
-@click.option("--rounds", default=5, show_default=True, type=count)
-@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(min=0))
-@click.option("--threads", type=count, help="Default: torch's choice.")
+@click.option("--alone", is_flag=True, help="Measure minilm only; does not need transformers.")
+@click.option(
+    "--bucketed", is_flag=True, help="Also measure transformers with texts sorted by length."
+)
+@click.option(
+    "--batches",
+    default=8,
+    show_default=True,
+    type=count,
+    help="Number of batches, one training step each.",
+)
+@click.option(
+    "--batch-size", default=BATCH_SIZE, show_default=True, type=count, help="Batch size in texts."
+)
+@click.option(
+    "--rounds",
+    default=5,
+    show_default=True,
+    type=count,
+    help="Number of timing rounds; the median is reported.",
+)
+@click.option(
+    "--seed",
+    default=SEED,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Random seed of texts and weights.",
+)
+@click.option("--threads", type=count, help="Number of CPU threads. Default: torch's choice.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def finetune(

@@ -21,26 +21,63 @@ count = click.IntRange(min=1)
 
 
 @click.command("pretrain")
-@click.option("--hidden-size", default=768, show_default=True, type=count)
-@click.option("--layers", default=12, show_default=True, type=count)
-@click.option("--vocab-size", default=30000, show_default=True, type=count)
+@click.option(
+    "--hidden-size",
+    default=768,
+    show_default=True,
+    type=count,
+    help="Hidden size of the ALBERT model.",
+)
+@click.option(
+    "--layers",
+    default=12,
+    show_default=True,
+    type=count,
+    help="Number of layers of the ALBERT model.",
+)
+@click.option(
+    "--vocab-size",
+    default=30000,
+    show_default=True,
+    type=count,
+    help="Vocabulary size of the ALBERT model.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["auto", *PRECISIONS]),
     default="auto",
     show_default=True,
-    help="Of matrix products; auto = both where the processor computes in bfloat16.",
+    help="Precision of matrix products; auto = both where the processor computes in bfloat16.",
 )
-@click.option("--alone", is_flag=True, help="Only minilm; does not need transformers.")
-@click.option("--batches", default=8, show_default=True, type=count, help="Of 16 texts.")
-@click.option("--rounds", default=3, show_default=True, type=count)
-@click.option("--seed", default=SEED, show_default=True, type=click.IntRange(min=0))
-@click.option("--threads", type=count, help="Default: torch's choice.")
+@click.option("--alone", is_flag=True, help="Measure minilm only; does not need transformers.")
+@click.option(
+    "--batches",
+    default=8,
+    show_default=True,
+    type=count,
+    help="Number of batches, of 16 texts each.",
+)
+@click.option(
+    "--rounds",
+    default=3,
+    show_default=True,
+    type=count,
+    help="Number of timing rounds; the median is reported.",
+)
+@click.option(
+    "--seed",
+    default=SEED,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Random seed of token ids, labels and weights.",
+)
+@click.option("--threads", type=count, help="Number of CPU threads. Default: torch's choice.")
 @click.option(
     "--memory-tokens",
     type=count,
     metavar="N",
-    help="Also peak memory for one step of N tokens, with and without gradient checkpointing.",
+    help="Also measure peak memory for one step of N tokens, with and without gradient "
+    "checkpointing.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def pretrain(

@@ -34,12 +34,24 @@ count = click.IntRange(min=1)
     default=40_000,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Of the text; 0 = all.",
+    help="Maximum number of tokens of the text to predict masked words in; 0 = all.",
 )
-@click.option("--texts", default=512, show_default=True, type=count, help="Texts to time.")
-@click.option("--rounds", default=3, show_default=True, type=count)
-@click.option("--threads", type=count, help="Default: torch's choice.")
-@click.option("--no-memory", is_flag=True, help="Leave memory out, which needs new processes.")
+@click.option(
+    "--texts", default=512, show_default=True, type=count, help="Number of texts to time."
+)
+@click.option(
+    "--rounds",
+    default=3,
+    show_default=True,
+    type=count,
+    help="Number of timing rounds; the median is reported.",
+)
+@click.option("--threads", type=count, help="Number of CPU threads. Default: torch's choice.")
+@click.option(
+    "--no-memory",
+    is_flag=True,
+    help="Do not measure memory, which takes a new process for each model.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
 @click.option(

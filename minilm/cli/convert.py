@@ -57,8 +57,8 @@ def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
 @click.option(
     "--dtype",
     type=click.Choice(["auto", *DTYPES]),
-    help="Of the weights that are written; default auto, as stored. For 16 bits config.json still "
-    "says float32, so that others load and fine-tune them in 32.",
+    help="Precision of the written weights; default: auto, as stored. For 16 bits config.json "
+    "still says float32, so that other libraries load and fine-tune them in float32.",
 )
 def command(source: str, destination: Path, from_pickle: bool, dtype: str | None) -> None:
     """Write the checkpoint SOURCE to the new directory DESTINATION.
@@ -71,7 +71,9 @@ def command(source: str, destination: Path, from_pickle: bool, dtype: str | None
       minilm convert downloaded/ clean/ --from-pickle
     """
     if from_pickle and dtype is not None:
-        raise click.UsageError("--dtype goes without --from-pickle: convert the result once more.")
+        raise click.UsageError(
+            "--dtype cannot be combined with --from-pickle: convert the result once more."
+        )
     if from_pickle:
         written = convert_pickle(Path(source), destination)
     else:

@@ -28,35 +28,35 @@ OPTIMISERS = ("adamw", "lamb")
     type=click.Choice(HEADS),
     default="none",
     show_default=True,
-    help="What stands on the encoder; none = the encoder with its pooler.",
+    help="Head on top of the encoder; none = the encoder with its pooler.",
 )
 @click.option(
     "--length",
     type=click.IntRange(min=1),
     default=128,
     show_default=True,
-    help="Tokens of a sequence.",
+    help="Sequence length in tokens.",
 )
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
     default=32,
     show_default=True,
-    help="Sequences whose activations are counted.",
+    help="Batch size in sequences, for the activations.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
-    help="Of the numbers in the file.",
+    help="Precision of the stored weights.",
 )
 @click.option(
     "--optimiser",
     type=click.Choice(OPTIMISERS),
     default="adamw",
     show_default=True,
-    help="Both keep two moments of every parameter, in float32.",
+    help="Optimiser whose state is counted; both keep two moments of every parameter, in float32.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with bytes instead of MB.")
 def command(

@@ -15,58 +15,87 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--teacher", required=True, metavar="MODEL", help="A BERT with a masked-LM head; DIR or name."
+    "--teacher",
+    required=True,
+    metavar="MODEL",
+    help="Teacher: a BERT with a masked-LM head, as a directory or hub name.",
 )
 @click.option(
     "--layers",
     default="every_other",
     show_default=True,
-    help="Teacher layers to start from: every_other, published (0,2,4,7,9,11), or a list: 0,5,11.",
+    help="Teacher layers to initialise the student from: every_other, published "
+    "(0,2,4,7,9,11), or a list such as 0,5,11.",
 )
-@click.option("--from-scratch", is_flag=True, help="Start from random weights in the same shape.")
+@click.option(
+    "--from-scratch",
+    is_flag=True,
+    help="Initialise the student with random weights instead of the teacher's; the shape "
+    "stays the same.",
+)
 @click.option(
     "--fold-token-types/--drop-token-types",
     default=True,
     show_default=True,
-    help="Add the teacher's first token type to the positions, or leave it out.",
+    help="Add the teacher's embedding of token type 0 to the student's position embeddings, "
+    "or leave it out.",
 )
 @click.option(
     "--copy-mlm-transform/--fresh-mlm-transform",
     default=True,
     show_default=True,
-    help="Where the dense layer of the masked-LM head comes from.",
+    help="Copy the dense layer and norm of the teacher's masked-LM head, or initialise them "
+    "at random.",
 )
 @click.option(
     "--freeze-positions/--train-positions",
     default=True,
     show_default=True,
-    help="DistilBERT's position table stayed as its teacher's; a random one is always trained.",
+    help="Keep the teacher's position embeddings fixed, as the released DistilBERT did, or "
+    "train them; with --from-scratch they are always trained.",
 )
 @click.option(
-    "--temperature", default=2.0, show_default=True, type=click.FloatRange(0, min_open=True)
+    "--temperature",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Distillation temperature: divides the logits of teacher and student before the softmax.",
 )
 @click.option(
-    "--kl", default=5.0, show_default=True, type=click.FloatRange(min=0), help="Weight of KL."
+    "--kl",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Weight of the KL divergence from the teacher's predictions.",
 )
 @click.option(
-    "--mlm", default=2.0, show_default=True, type=click.FloatRange(min=0), help="Of the labels."
+    "--mlm",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Weight of the masked-LM loss on the true tokens.",
 )
 @click.option(
     "--cosine",
     default=1.0,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Of the directions of the last states.",
+    help="Weight of the cosine loss between the last hidden states of student and teacher.",
 )
 @click.option(
-    "--mse", default=0.0, show_default=True, type=click.FloatRange(min=0), help="Of the logits."
+    "--mse",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Weight of the squared error between the logits of student and teacher.",
 )
 @click.option(
     "--positions",
     type=click.Choice(["attended", "masked"]),
     default="attended",
     show_default=True,
-    help="Where KL and MSE look.",
+    help="Tokens over which the KL divergence and the squared error are computed: all "
+    "attended ones, or the masked ones only.",
 )
 @training_options(
     max_length=512,
@@ -94,8 +123,8 @@ def command(
 ) -> None:
     """Distil DistilBERT from BERT: every other layer of the teacher, and the triple loss.
 
-    Defaults are those of the paper and its released code, but for the size of a step (there up to
-    4,000 sequences). The same command goes on after an interruption; under torchrun it uses all
+    Defaults are those of the paper and its released code, except for the size of a step (there up
+    to 4,000 sequences). The same command goes on after an interruption; under torchrun it uses all
     processes.
 
     \b

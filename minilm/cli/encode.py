@@ -24,7 +24,7 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[str]:
     Only these end a line: other characters that Unicode calls line ends belong to the text.
 
     Raises:
-        InputError: bytes that are no UTF-8, or a file that cannot be read; names the line.
+        InputError: bytes that are not UTF-8, or a file that cannot be read; names the line.
     """
     number = 0
     try:
@@ -88,19 +88,20 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
     help="Average of a text's tokens or state of its first one. Default: what the checkpoint's "
     "1_Pooling/config.json says, or mean.",
 )
-@click.option("--no-normalize", is_flag=True, help="Keep lengths; default: scale every row to 1.")
+@click.option("--no-normalize", is_flag=True, help="Do not scale the vectors to length 1.")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", *DTYPES]),
     default="float32",
     show_default=True,
-    help="Of the model; auto = as stored. The output is float32.",
+    help="Precision of the model; auto = as stored. The output is always float32.",
 )
 @click.option(
     "--max-length",
     type=click.IntRange(min=1),
-    help="Cut texts after so many tokens. Default: what the checkpoint's "
-    "sentence_bert_config.json or tokenizer_config.json says, or what the model takes.",
+    help="Maximum length in tokens at which texts are truncated. Default: what the "
+    "checkpoint's sentence_bert_config.json or tokenizer_config.json says, or what the "
+    "model can read.",
 )
 @click.option("--prompt", help="Text to put before every line, such as 'query: '.")
 @click.option(
@@ -113,7 +114,7 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
     type=click.IntRange(min=1),
     default=TOKENS_PER_BATCH,
     show_default=True,
-    help="How many tokens go through the model at once.",
+    help="Batch size in tokens.",
 )
 def command(
     model: str,

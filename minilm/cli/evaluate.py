@@ -20,11 +20,12 @@ CONFUSED = {"classification": "", "utterances": "intent_"}
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
 @record_options()
-@click.option("--device", help="Where the model runs. Default: the CPU.")
+@click.option("--device", help="Device to run the model on, such as cpu or cuda. Default: the CPU.")
 @click.option(
     "--min-confidence",
     type=click.FloatRange(0, 1),
-    help="Of models with an out-of-scope label: predictions less sure than this get it.",
+    help="For models with an out-of-scope label: predictions with a lower confidence get that "
+    "label.",
 )
 @click.option("--confusion", is_flag=True, help="Also print the confusion matrix.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -62,7 +62,11 @@ def fill_mask(
 @click.argument("model")
 @click.argument("text")
 @click.option(
-    "--top", default=5, show_default=True, type=click.IntRange(min=1), help="Words for each mask."
+    "--top",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of candidates for each mask.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: one list for each mask.")
 def command(model: str, text: str, top: int, as_json: bool) -> None:

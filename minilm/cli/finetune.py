@@ -33,74 +33,114 @@ TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer
 
 
 @click.command()
-@click.option("--task", required=True, type=click.Choice(TASKS), help="What is to be learned.")
-@click.option("--model", metavar="MODEL", help="Checkpoint to start from.")
-@click.option("--train", required=True, type=click.Path(path_type=Path), help="Data to learn from.")
-@click.option("--dev", type=click.Path(path_type=Path), help="Data to judge by.")
+@click.option("--task", required=True, type=click.Choice(TASKS), help="Task to fine-tune for.")
+@click.option("--model", metavar="MODEL", help="Checkpoint to fine-tune: a directory or hub name.")
+@click.option(
+    "--train",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File of labelled records to train on.",
+)
+@click.option(
+    "--dev",
+    type=click.Path(path_type=Path),
+    help="File of labelled records to evaluate on (dev set).",
+)
 @click.option(
     "--hold-out",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Instead of --dev: a share of the training data, drawn at random.",
+    help="Instead of --dev: fraction of the training records to hold out for evaluation, "
+    "drawn at random.",
 )
 @OUTPUT
 @record_options()
 @click.option(
-    "--teacher", metavar="MODEL", help="Also learn the predictions of this fine-tuned model."
+    "--teacher",
+    metavar="MODEL",
+    help="Fine-tuned model to distil from: the student also learns its predictions.",
 )
 @click.option(
     "--layers",
-    help="Instead of --model: start from these layers of the teacher: every_other, published or a "
-    "list such as 0,2,4.",
+    help="Instead of --model: initialise the student from these layers of the teacher: "
+    "every_other, published or a list such as 0,2,4.",
 )
 @click.option(
     "--temperature",
     default=2.0,
     show_default=True,
     type=click.FloatRange(0, min_open=True),
-    help="With --teacher: softens the predictions of both.",
+    help="With --teacher: distillation temperature, which divides the logits of teacher and "
+    "student before the softmax.",
 )
 @click.option(
     "--soft-targets",
     default=0.5,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="With --teacher: weight of its predictions.",
+    help="With --teacher: weight of the loss on its predictions (soft targets).",
 )
 @click.option(
     "--labels",
     default=0.5,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="With --teacher: weight of the labels.",
+    help="With --teacher: weight of the loss on the labels (hard targets).",
 )
-@click.option("--epochs", type=_COUNT, help="Passes over the data. Default: 2 to 4, by the task.")
-@click.option("--batch-size", type=_COUNT, help="Samples of a step. Default: 16 or 32.")
+@click.option(
+    "--epochs",
+    type=_COUNT,
+    help="Number of passes over the training data. Default: 2 to 4, by the task.",
+)
+@click.option(
+    "--batch-size",
+    type=_COUNT,
+    help="Batch size of a step, in samples. Default: 16 or 32, by the task.",
+)
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0),
-    help="The highest one. Default: 5e-5, ALBERT 2e-5, models narrower than 512 1e-4.",
+    help="Peak learning rate, reached at the end of the warm-up. Default: 5e-5; for ALBERT "
+    "2e-5, for hidden sizes below 512 1e-4.",
 )
 @click.option(
     "--warmup",
     type=click.FloatRange(0, 1, max_open=True),
-    help="Share of the steps. Default: 0.1.",
+    help="Fraction of all steps over which the learning rate warms up. Default: 0.1.",
 )
-@click.option("--max-length", type=_COUNT, help="Longest row in tokens. Default: 128 to 384.")
 @click.option(
-    "--evaluate-every", type=click.IntRange(min=0), help="Steps. Default: twice an epoch."
+    "--max-length",
+    type=_COUNT,
+    help="Maximum sequence length in tokens. Default: 128 to 384, by the task.",
 )
-@click.option("--snapshot-every", type=click.IntRange(min=0), help="Steps. Default: once an epoch.")
+@click.option(
+    "--evaluate-every",
+    type=click.IntRange(min=0),
+    help="Number of steps between evaluations. Default: twice an epoch.",
+)
+@click.option(
+    "--snapshot-every",
+    type=click.IntRange(min=0),
+    help="Number of steps between snapshots, from which an interrupted run resumes. Default: "
+    "once an epoch.",
+)
 @click.option(
     "--select",
-    help="Score by which the best evaluation is kept. Default: the task's; last = none.",
+    help="Metric that selects the best evaluation, whose weights are kept. Default: the "
+    "task's own metric; last = keep the last weights.",
 )
-@click.option("--patience", type=_COUNT, help="End after so many evaluations without a better one.")
+@click.option(
+    "--patience",
+    type=_COUNT,
+    help="Early stopping: end after this many evaluations in a row without improvement. "
+    "Default: never.",
+)
 @click.option(
     "--balance",
     type=click.Choice(BALANCE),
     default="none",
     show_default=True,
-    help="Of classes of unequal frequency: weigh the loss, or draw all equally often.",
+    help="Balance classes of unequal frequency: weights = weighted loss, sampling = draw all "
+    "classes equally often.",
 )
 @click.option("--freeze-embeddings", is_flag=True, help="Do not train the embeddings.")
 @click.option(
@@ -108,19 +148,44 @@ TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Do not train so many layers from below.",
+    help="Number of layers, from the bottom, that are not trained.",
 )
 @click.option(
     "--resize-embeddings",
     is_flag=True,
     help="Give the model new embeddings for tokens that were added to its tokenizer.",
 )
-@click.option("--seeds", type=_COUNT, help="So many runs, with --seed and the numbers after it.")
-@click.option("--out-of-scope", help="The label that means none of the others.")
-@click.option("--doc-stride", type=_COUNT, help="Of answering: tokens between windows. [128]")
-@click.option("--max-query", type=_COUNT, help="Of answering: longest question in tokens. [64]")
-@click.option("--n-best", type=_COUNT, help="Of answering: candidates that are looked at. [20]")
-@click.option("--max-answer", type=_COUNT, help="Of answering: longest answer in tokens. [30]")
+@click.option(
+    "--seeds",
+    type=_COUNT,
+    help="Number of runs to train, with --seed and the seeds after it; their scores are averaged.",
+)
+@click.option(
+    "--out-of-scope",
+    help="The label of out-of-scope (out-of-distribution) texts, which belong to none of the "
+    "other classes.",
+)
+@click.option(
+    "--doc-stride",
+    type=_COUNT,
+    help="Question answering: tokens between the starts of successive windows over a long "
+    "context. Default: 128.",
+)
+@click.option(
+    "--max-query",
+    type=_COUNT,
+    help="Question answering: maximum length of the question in tokens. Default: 64.",
+)
+@click.option(
+    "--n-best",
+    type=_COUNT,
+    help="Question answering: number of candidate answers to consider. Default: 20.",
+)
+@click.option(
+    "--max-answer",
+    type=_COUNT,
+    help="Question answering: maximum length of an answer in tokens. Default: 30.",
+)
 @loop_options(log_every=10)
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def command(

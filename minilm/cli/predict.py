@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.argument("data", default="-")
 @record_options()
-@click.option("--device", help="Where the model runs. Default: the CPU.")
+@click.option("--device", help="Device to run the model on, such as cpu or cuda. Default: the CPU.")
 @click.option(
     "--min-confidence",
     type=click.FloatRange(0, 1),
-    help="Of models with an out-of-scope label: predictions less sure than this get it.",
+    help="For models with an out-of-scope label: predictions with a lower confidence get that "
+    "label.",
 )
 def command(model: str, data: str, min_confidence: float | None, **options: Any) -> None:
     """Predict with MODEL, a fine-tuned checkpoint, for every record of DATA.
@@ -113,7 +114,7 @@ def _load(model: str, *tasks: str) -> Predictor:
 @click.command()
 @click.argument("model")
 @click.argument("texts", nargs=-1)
-@click.option("--pair", help="The second text, if the model judges pairs.")
+@click.option("--pair", help="Second text, for models that classify pairs of texts.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def classify(model: str, texts: tuple[str, ...], pair: str | None, as_json: bool) -> None:
     """Say the class of each of TEXTS, or of each line of standard input.
@@ -168,7 +169,11 @@ def tag(model: str, texts: tuple[str, ...], as_json: bool) -> None:
 @click.argument("question")
 @click.argument("context", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option(
-    "--n-best", type=click.IntRange(min=1), default=1, show_default=True, help="Answers to print."
+    "--n-best",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of answers to print.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def answer(model: str, question: str, context: str, n_best: int, as_json: bool) -> None:

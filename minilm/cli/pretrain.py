@@ -39,7 +39,7 @@ def _sharing(_: click.Context, __: click.Parameter, value: str) -> str | int:
     if value.isdecimal() and int(value) > 0:
         return int(value)
     raise click.BadParameter(
-        f"{value!r} is none of {', '.join(SHARING)}, and no number of layers to a group."
+        f"{value!r} is neither one of {', '.join(SHARING)} nor a number of layers."
     )
 
 
@@ -49,8 +49,8 @@ def _sharing(_: click.Context, __: click.Parameter, value: str) -> str | int:
     type=click.Choice(list(OBJECTIVES)),
     default="mlm",
     show_default=True,
-    help="Masked tokens alone, or also a question about two segments: are they in order (ALBERT), "
-    "does the second follow the first (BERT)?",
+    help="Pretraining objective: masked language modelling alone (mlm), with sentence-order "
+    "prediction (mlm+sop, ALBERT) or with next-sentence prediction (mlm+nsp, BERT).",
 )
 @click.option(
     "--model",
@@ -62,19 +62,47 @@ def _sharing(_: click.Context, __: click.Parameter, value: str) -> str | int:
 @click.option(
     "--layers",
     type=click.IntRange(min=1),
-    help="Default: 12. With --from: repeat the layers of the checkpoint until there are so many.",
+    help="Number of layers. Default: 12. With --from: stack the layers of the checkpoint "
+    "again and again until there are this many (progressive stacking).",
 )
-@click.option("--hidden-size", default=768, show_default=True, type=click.IntRange(min=1))
-@click.option("--heads", default=12, show_default=True, type=click.IntRange(min=1))
-@click.option("--intermediate-size", type=click.IntRange(min=1), help="Default: 4 hidden sizes.")
-@click.option("--positions", default=512, show_default=True, type=click.IntRange(min=3))
-@click.option("--dropout", type=click.FloatRange(0, 1), help="Default: 0.1, of ALBERT 0 (v2).")
+@click.option(
+    "--hidden-size",
+    default=768,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Hidden size: the width of the token states.",
+)
+@click.option(
+    "--heads",
+    default=12,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of attention heads of a layer.",
+)
+@click.option(
+    "--intermediate-size",
+    type=click.IntRange(min=1),
+    help="Inner width of the feed-forward blocks. Default: 4 times the hidden size.",
+)
+@click.option(
+    "--positions",
+    default=512,
+    show_default=True,
+    type=click.IntRange(min=3),
+    help="Number of position embeddings: the longest sequence, in tokens, that the model can read.",
+)
+@click.option(
+    "--dropout",
+    type=click.FloatRange(0, 1),
+    help="Dropout of hidden states and attention probabilities. Default: 0.1; for ALBERT 0, "
+    "as in its version 2.",
+)
 @click.option(
     "--embedding-size",
     default=128,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Of ALBERT.",
+    help="ALBERT: width of the factorised word embeddings.",
 )
 @click.option(
     "--sharing",
@@ -82,41 +110,50 @@ def _sharing(_: click.Context, __: click.Parameter, value: str) -> str | int:
     default="all",
     show_default=True,
     callback=_sharing,
-    help="What the layers of ALBERT share; a number shares everything among so many layers.",
+    help="ALBERT: the parameters that all layers share; with a number N, groups of N "
+    "successive layers share all their parameters.",
 )
 @click.option(
     "--feed-forward-dropout",
     is_flag=True,
-    help="Of ALBERT: also drop out what the feed-forward block adds, as Google's code does.",
+    help="ALBERT: also apply dropout to the output of the feed-forward block, as Google's "
+    "code does.",
 )
 @click.option(
     "--head-start",
+    "--warm-start",
     is_flag=True,
-    help="Begin with word vectors counted in the corpus and attention to neighbours, which spares "
-    "the model the plateau of the first thousands of steps.",
+    help="Warm-start a fresh model from statistics of the corpus: word vectors as embeddings, "
+    "word frequencies as output bias, and some attention heads that look at neighbouring "
+    "tokens. Saves the plateau of the first thousands of steps.",
 )
 @click.option(
-    "--from", "start", metavar="MODEL", help="Start from a checkpoint, which also sets the shape."
+    "--from",
+    "start",
+    metavar="MODEL",
+    help="Start from a checkpoint, which also sets architecture and sizes.",
 )
 @click.option(
     "--gradient-checkpointing",
     is_flag=True,
-    help="Less memory, a third more time: compute each layer again in the backward pass.",
+    help="Recompute the activations of each layer in the backward pass: less memory, about a "
+    "third more time.",
 )
 @click.option(
     "--sop-mode",
     type=click.Choice(["pure", "google"]),
     default="pure",
     show_default=True,
-    help="Pairs for mlm+sop: as in the paper, or as in the released code, which pairs leftover "
-    "segments with random ones.",
+    help="Pairs for mlm+sop: as in the paper (pure), or as in the released code, which pairs "
+    "leftover segments with random ones (google).",
 )
 @click.option(
     "--short-sequences",
     default=0.1,
     show_default=True,
     type=click.FloatRange(0, 1),
-    help="Of documents whose pairs are cut shorter than need be.",
+    help="Fraction of documents whose pairs are cut to a shorter length than --max-length, "
+    "drawn at random.",
 )
 @training_options(learning_rate=1e-4, schedule="polynomial", warmup=0.01)
 def command(
@@ -152,7 +189,7 @@ def command(
         from minilm.compression.growth import deepen
         from minilm.loader import load_masked_lm, load_pretraining
         from minilm.models.tasks import ForMaskedLM, ForPreTraining
-        from minilm.recipes.corpus import with_head_start
+        from minilm.recipes.corpus import with_warm_start
         from minilm.recipes.runs import masked_lm, pretraining
         from minilm.tokenization.tokenizer import Tokenizer
         from minilm.training.memory import hand_back_freed_memory
@@ -165,7 +202,7 @@ def command(
             model = _fresh(options, corpus.store, pairs=segments != "single")
             if options["head_start"]:
                 click.echo("counting word vectors", err=True)
-                with_head_start(model, corpus)
+                with_warm_start(model, corpus)
         else:
             directory = resolve(start)
             tokenizer = Tokenizer.from_pretrained(directory)

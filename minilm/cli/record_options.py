@@ -25,19 +25,34 @@ def record_options() -> Option[Any]:
         [
             click.option(
                 "--format",
-                help="csv, tsv, jsonl, conll, squad, utterances, or glue:TASK such as glue:sst2. "
-                "Default: by the file's name.",
+                help="Format of the data: csv, tsv, jsonl, conll, squad, utterances, or glue:TASK "
+                "such as glue:sst2. Default: by the file's name.",
             ),
-            click.option("--text-column", help="Field with the text. Default: text, sentence, ..."),
-            click.option("--pair-column", help="Field with the second text of pairs."),
-            click.option("--label-column", help="Field with the label. Default: label, ..."),
+            click.option(
+                "--text-column",
+                help="Field with the text. Default: text, sentence, sentence1, premise or "
+                "question1.",
+            ),
+            click.option(
+                "--pair-column",
+                help="Field with the second text of a pair. Default: text_pair, sentence2, "
+                "hypothesis or question2.",
+            ),
+            click.option(
+                "--label-column",
+                help="Field with the label. Default: label, intent, score or class.",
+            ),
             click.option(
                 "--no-header",
                 is_flag=True,
                 help="The first line of a table is data; its columns are called 1, 2, ...",
             ),
-            click.option("--delimiter", help="Of a table's columns. Default: by the format."),
-            click.option("--encoding", help="Of the file's bytes. Default: utf-8."),
+            click.option(
+                "--delimiter",
+                help="Character between the columns of a table. Default: a comma in csv, a tab in "
+                "tsv.",
+            ),
+            click.option("--encoding", help="Character encoding of the file. Default: utf-8."),
             click.option(
                 "--on-bad-record",
                 type=click.Choice(["raise", "skip"]),
@@ -48,7 +63,8 @@ def record_options() -> Option[Any]:
             click.option(
                 "--repair-offsets",
                 is_flag=True,
-                help="Of squad: move an answer that is not at its offset, but occurs only once.",
+                help="SQuAD: correct the offset of an answer that is not found there but occurs "
+                "exactly once.",
             ),
         ]
     )

@@ -17,7 +17,10 @@ def text_options(function: Command) -> Command:
     for add in reversed(
         (
             click.option(
-                "--text-key", default="text", show_default=True, help="The text's key in .jsonl."
+                "--text-key",
+                default="text",
+                show_default=True,
+                help="Key of the text in the objects of a .jsonl file.",
             ),
             click.option(
                 "--document-per-line",
@@ -29,7 +32,8 @@ def text_options(function: Command) -> Command:
                 type=click.Choice(get_args(EncodingErrors)),
                 default="strict",
                 show_default=True,
-                help="Bytes that are no UTF-8: stop, put U+FFFD, or drop them.",
+                help="Bytes that are not UTF-8: stop (strict), replace them by U+FFFD, or ignore "
+                "them.",
             ),
         )
     ):

@@ -14,7 +14,7 @@ import click
 from minilm.cli.text_options import text_options
 from minilm.data.text_files import EncodingErrors
 from minilm.data.token_store import TokenStore
-from minilm.data.tokenize import SHARD_TOKENS, Progress, tokenize_corpus
+from minilm.data.tokenize import SHARD_TOKENS, TokenizeProgress, tokenize_corpus
 from minilm.tokenization.tokenizer import Tokenizer
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -28,7 +28,7 @@ class ProgressDisplay:
     """
 
     def __init__(self) -> None:
-        self.last: Progress | None = None
+        self.last: TokenizeProgress | None = None
         self._start = self._spoken = time.perf_counter()
         self._bar: Any = None
 
@@ -49,7 +49,7 @@ class ProgressDisplay:
         """Since the beginning."""
         return time.perf_counter() - self._start
 
-    def report(self, progress: Progress) -> None:
+    def report(self, progress: TokenizeProgress) -> None:
         """Shows how far it is."""
         self.last = progress
         if sys.stderr.isatty():
@@ -67,7 +67,7 @@ class ProgressDisplay:
         """Shows a message."""
         click.echo(message, err=True)
 
-    def _move_bar(self, progress: Progress) -> None:
+    def _move_bar(self, progress: TokenizeProgress) -> None:
         from tqdm import tqdm
 
         if self._bar is None:
@@ -113,8 +113,10 @@ def describe(store: TokenStore, display: ProgressDisplay) -> dict[str, Any]:
 )
 @click.option(
     "--workers",
+    "--num-workers",
     type=click.IntRange(min=0),
-    help="Processes that tokenize. Default: one for each processor. The result is the same.",
+    help="Number of processes that tokenize. Default: one for each processor. The result is "
+    "the same.",
 )
 @text_options
 @click.option(
@@ -122,9 +124,12 @@ def describe(store: TokenStore, display: ProgressDisplay) -> dict[str, Any]:
     type=click.IntRange(min=1),
     default=SHARD_TOKENS,
     show_default=True,
-    help="Tokens in a file of the store; an interrupted run goes on after the last whole one.",
+    help="Tokens in one file (shard) of the store; an interrupted run resumes after the last "
+    "complete one.",
 )
-@click.option("--restart", is_flag=True, help="Throw away what OUTPUT holds of a store.")
+@click.option(
+    "--restart", is_flag=True, help="Delete the store that OUTPUT holds, and start again."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     files: tuple[Path, ...],

@@ -36,15 +36,16 @@ from minilm.tokenization.training import CHARACTER_COVERAGE, Kind, train_tokeniz
     type=click.IntRange(min=1),
     default=8000,
     show_default=True,
-    help="Tokens to make, the five special ones included.",
+    help="Vocabulary size, the five special tokens included.",
 )
-@click.option("--cased", is_flag=True, help="Keep capitals and accents.")
+@click.option("--cased", is_flag=True, help="Keep upper case and accents.")
 @click.option(
     "--character-coverage",
     type=click.FloatRange(min=0, max=1, min_open=True),
     default=CHARACTER_COVERAGE,
     show_default=True,
-    help="Share of the text that the alphabet must spell; rarer characters become unknown.",
+    help="Fraction of the text's characters that the alphabet must cover; rarer characters "
+    "become unknown.",
 )
 @click.option(
     "--documents",

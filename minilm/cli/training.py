@@ -44,7 +44,7 @@ OUTPUT = click.option(
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="Directory of the run and, at the end, of the model.",
+    help="Directory of the run and, at the end, of the trained model.",
 )
 
 
@@ -52,7 +52,7 @@ def training_options(**defaults: Any) -> Option[Any]:
     """The options of corpus and loop.
 
     Args:
-        **defaults: by option name; what a command has to differ in.
+        **defaults: by the name of the option; defaults in which a command differs.
     """
     option = _with(defaults)
     options = [
@@ -63,40 +63,76 @@ def training_options(**defaults: Any) -> Option[Any]:
             help="Token store, made by `minilm tokenize`.",
         ),
         OUTPUT,
-        option("--held-out", _NATURAL, "Documents at the end of the store for evaluation.", 0),
-        option("--max-length", _COUNT, "Longest sequence in tokens.", 128),
-        option("--min-length", _COUNT, "Shorter sequences are left out.", 12),
+        option(
+            "--held-out", _NATURAL, "Documents at the end of the store held out for evaluation.", 0
+        ),
+        option("--max-length", _COUNT, "Maximum sequence length in tokens.", 128),
+        option(
+            "--min-length",
+            _COUNT,
+            "Minimum sequence length in tokens; shorter sequences are left out.",
+            12,
+        ),
         option(
             "--masking",
             click.Choice(list(MASKING)),
-            "Which tokens are predicted: any, whole words, runs of words (ALBERT), or rarer ones "
-            "more often (DistilBERT).",
+            "Which tokens are predicted: any, whole words, n-grams of words (ALBERT), or rarer "
+            "tokens more often (DistilBERT).",
             "tokens",
         ),
-        option("--max-ngram", _COUNT, "Words of the longest run, with --masking ngrams.", 3),
-        option("--mask-probability", _POSITIVE, "Share of tokens that is predicted.", 0.15),
-        option("--max-predictions", _COUNT, "At most so many in one sequence.", None),
-        option("--tokens-per-step", _COUNT, "Size of a step, over all processes.", 8192),
-        option("--steps", _COUNT, "Updates of the weights; instead of --epochs.", None),
-        option("--epochs", _COUNT, "Passes over the corpus.", None),
-        option("--learning-rate", _POSITIVE, "The highest one.", 5e-4),
-        option("--warmup", _POSITIVE, "In steps, or below 1 as a share of all steps.", 0.05),
-        option("--evaluation-tokens", _COUNT, "Held-out tokens to look at.", 65536),
+        option("--max-ngram", _COUNT, "Longest n-gram in words, with --masking ngrams.", 3),
+        option("--mask-probability", _POSITIVE, "Mask ratio: fraction of tokens to predict.", 0.15),
+        option(
+            "--max-predictions",
+            _COUNT,
+            "Maximum number of predicted tokens in a sequence. Default: no limit.",
+            None,
+        ),
+        option(
+            "--tokens-per-step",
+            _COUNT,
+            "Batch size of a step in tokens, over all processes and micro-batches.",
+            8192,
+        ),
+        option("--steps", _COUNT, "Number of training steps (updates); instead of --epochs.", None),
+        option("--epochs", _COUNT, "Number of passes over the corpus; instead of --steps.", None),
+        option(
+            "--learning-rate",
+            _POSITIVE,
+            "Peak learning rate, reached at the end of the warm-up.",
+            5e-4,
+        ),
+        option(
+            "--warmup",
+            _POSITIVE,
+            "Warm-up steps of the learning rate; below 1, the fraction of all steps.",
+            0.05,
+        ),
+        option(
+            "--evaluation-tokens",
+            _COUNT,
+            "Maximum number of held-out tokens to evaluate on.",
+            65536,
+        ),
         option(
             "--evaluate-every",
             _NATURAL,
-            f"Steps; 0 = at the end; default: {EVALUATIONS} times.",
+            "Number of steps between evaluations; 0 = only at the end. Default: "
+            f"{EVALUATIONS} evaluations in a run.",
             None,
         ),
         option(
             "--snapshot-every",
             _NATURAL,
-            f"Steps; 0 = at the end; default: {SNAPSHOTS} times.",
+            "Number of steps between snapshots, from which an interrupted run resumes; 0 = only "
+            f"at the end. Default: {SNAPSHOTS} snapshots in a run.",
             None,
         ),
         *_loop(defaults),
         click.option(
-            "--dry-run", is_flag=True, help="Measure a few steps, print the plan, write nothing."
+            "--dry-run",
+            is_flag=True,
+            help="Measure a few steps, print the cost of the run, write nothing.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     ]
@@ -120,9 +156,11 @@ def together(options: Sequence[Option[Any]]) -> Option[Any]:
 
 
 def _with(defaults: Mapping[str, Any]) -> Callable[[str, Any, str, Any], Option[Any]]:
-    def option(name: str, kind: Any, text: str, default: Any) -> Option[Any]:
-        default = defaults.get(name.removeprefix("--").replace("-", "_"), default)
-        return click.option(name, type=kind, default=default, show_default=True, help=text)
+    def option(names: str, kind: Any, text: str, default: Any) -> Option[Any]:
+        declarations = names.split()  # the first is the name, the others are aliases
+        field = declarations[0].removeprefix("--").replace("-", "_")
+        default = defaults.get(field, default)
+        return click.option(*declarations, type=kind, default=default, show_default=True, help=text)
 
     return option
 
@@ -130,40 +168,102 @@ def _with(defaults: Mapping[str, Any]) -> Callable[[str, Any, str, Any], Option[
 def _loop(defaults: Mapping[str, Any]) -> list[Option[Any]]:
     option = _with(defaults)
     return [
-        option("--schedule", click.Choice(get_args(Schedule)), "After the warm-up.", "linear"),
-        option("--power", _POSITIVE, "Of the polynomial schedule.", 1.0),
-        option("--optimiser", click.Choice(get_args(Optimiser)), "LAMB for large steps.", "adamw"),
-        option("--betas", (float, float), "Of the optimiser.", (0.9, 0.999)),
-        option("--epsilon", _POSITIVE, "Of the optimiser.", 1e-6),
-        option("--weight-decay", _POSITIVE, "Never on norms and biases.", 0.01),
-        option("--max-gradient-norm", _POSITIVE, "Clipping; 0 = none.", 1.0),
-        option("--accumulation", _COUNT, "Micro-batches of a step, to save memory.", 1),
+        option(
+            "--schedule",
+            click.Choice(get_args(Schedule)),
+            "Learning rate schedule after the warm-up.",
+            "linear",
+        ),
+        option("--power", _POSITIVE, "Exponent of the polynomial schedule.", 1.0),
+        option(
+            "--optimiser",
+            click.Choice(get_args(Optimiser)),
+            "Optimiser: AdamW, or LAMB for large batches.",
+            "adamw",
+        ),
+        option(
+            "--betas",
+            (float, float),
+            "Decay rates of the optimiser's running means of gradients and their squares.",
+            (0.9, 0.999),
+        ),
+        option("--epsilon --eps", _POSITIVE, "Epsilon in the denominator of the optimiser.", 1e-6),
+        option(
+            "--weight-decay",
+            _POSITIVE,
+            "Weight decay of the optimiser; norms and biases are never decayed.",
+            0.01,
+        ),
+        option(
+            "--max-gradient-norm --max-grad-norm",
+            _POSITIVE,
+            "Gradient clipping: the largest norm of the gradient; 0 = no clipping.",
+            1.0,
+        ),
+        option(
+            "--accumulation --gradient-accumulation-steps",
+            _COUNT,
+            "Gradient accumulation: number of micro-batches that a step is divided into to save "
+            "memory. The batch size of a step stays the same.",
+            1,
+        ),
         option(
             "--precision",
             click.Choice(["auto", *get_args(Precision)]),
-            "Of matrix products; auto = bfloat16 where the hardware computes in it.",
+            "Precision of matrix products (autocast); auto = bfloat16 where the hardware computes "
+            "in it.",
             "auto",
         ),
-        option("--seed", click.IntRange(0, 2**63 - 1), "Of weights, order, masks and dropout.", 0),
-        option("--log-every", _NATURAL, "Steps between lines of log.jsonl.", 1),
-        option("--keep-snapshots", click.IntRange(min=2), "The newest ones.", 2),
-        option("--workers", _NATURAL, "Threads that prepare batches ahead.", 0),
-        option("--threads", _COUNT, "Of torch. Default: torch's choice.", None),
-        option("--device", str, "Default: a GPU if there is one.", None),
+        option(
+            "--seed",
+            click.IntRange(0, 2**63 - 1),
+            "Random seed of fresh weights, data order, masks and dropout.",
+            0,
+        ),
+        option("--log-every", _NATURAL, "Number of steps between lines of log.jsonl.", 1),
+        option(
+            "--keep-snapshots",
+            click.IntRange(min=2),
+            "Number of snapshots to keep; older ones are deleted.",
+            2,
+        ),
+        option(
+            "--workers --num-workers",
+            _NATURAL,
+            "Number of threads that prepare batches in the background; 0 = none.",
+            0,
+        ),
+        option("--threads", _COUNT, "Number of CPU threads. Default: torch's choice.", None),
+        option(
+            "--device",
+            str,
+            "Device to train on, such as cpu or cuda. Default: a GPU if there is one.",
+            None,
+        ),
         option(
             "--on-nonfinite",
             click.Choice(get_args(OnNonfinite)),
-            "When loss or gradient is not finite: end the run, or leave the step out.",
+            "When the loss or gradient is not finite: end the run (raise), or skip the step.",
             "raise",
         ),
-        option("--max-skips", _NATURAL, "At most so many steps are left out in a row.", 3),
+        option(
+            "--max-skips",
+            _NATURAL,
+            "Maximum number of steps skipped in a row, with --on-nonfinite skip.",
+            3,
+        ),
         option(
             "--on-save-error",
             click.Choice(get_args(OnSaveError)),
-            "When a snapshot cannot be written, though an older one is there.",
+            "When a snapshot cannot be written, but an older one exists: warn and continue, or end "
+            "the run (raise).",
             "warn",
         ),
-        click.option("--allow-changes", is_flag=True, help="Go on with other settings."),
+        click.option(
+            "--allow-changes",
+            is_flag=True,
+            help="Resume the run in --output although settings or data have changed.",
+        ),
     ]
 
 
@@ -246,7 +346,7 @@ def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) 
         steps = sum(len(recipe.data.steps(epoch)) for epoch in range(options["epochs"]))
     warmup = options["warmup"]
     if not math.isfinite(warmup):
-        raise click.BadParameter(f"{warmup} is no number of steps.", param_hint="--warmup")
+        raise click.BadParameter(f"{warmup} is not a number of steps.", param_hint="--warmup")
 
     def every(name: str, times: int) -> int:
         given = options[name]
@@ -306,7 +406,7 @@ def _plan(
     from minilm.bench.memory import peak_resident
 
     say("measuring a few steps")
-    measured = recipe.rehearse(settings, processes)
+    measured = recipe.dry_run(settings, processes)
     return {
         "model": type(recipe.model).__name__,
         "parameters": recipe.model.num_parameters(),

@@ -35,7 +35,7 @@ from minilm.parity.reference_values import verify_as
     "logits, or three times transformers' own rounding error where that is more; with --as, what "
     "the published digits allow.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the inputs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every comparison.")
 @click.pass_context
 def command(
@@ -67,7 +67,9 @@ def command(
     elif class_name is None:
         report = verify_as(model, name, tolerance=tolerance)
     else:
-        raise click.UsageError("--class goes without --as: published values name their class.")
+        raise click.UsageError(
+            "--class cannot be combined with --as: published values name their class."
+        )
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report)
     if not report.passed:
         ctx.exit(1 if report.rows else 2)

@@ -41,7 +41,7 @@ class CompareSettings:
     Attributes:
         texts: of the standard draw, for speed and peak memory.
         rounds: how often speed is measured.
-        max_tokens: how much of the text is looked at; None = all.
+        max_tokens: most tokens of the text to predict masked words in; None = all.
         seed: of masks and ids.
         memory: measure memory, in a process for each model.
     """
@@ -204,7 +204,7 @@ def read_card(directory: Path) -> dict[str, Any]:
     """What stands in card.json beside a checkpoint; {} without one.
 
     Raises:
-        CheckpointError: the file is no JSON object.
+        CheckpointError: the file is not a JSON object.
     """
     path = directory / CARD
     if not path.exists():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from minilm.compare.report import UNKNOWN, remarks, rows_of, task_titles
+from minilm.compare.report import UNKNOWN, remarks, table_rows, task_titles
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #5c6670;
@@ -125,7 +125,7 @@ def _bar(label: str, value: str, shares: list[float]) -> str:
 def _table(result: Mapping[str, Any], names: list[str]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     body = ""
-    for title, values in rows_of(result):
+    for title, values in table_rows(result):
         cells = "".join(
             f'<td data-model="{escape(name)}">{escape(value)}</td>'
             for name, value in zip(names, values, strict=True)

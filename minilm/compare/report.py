@@ -8,7 +8,7 @@ from typing import Any
 UNKNOWN = "–"
 
 
-def rows_of(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def table_rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """The figures of all models, a title and a text for each model in every row."""
     models = result["models"]
 
@@ -67,7 +67,7 @@ def task_titles(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def table(result: Mapping[str, Any]) -> str:
     """Plain text for a terminal: the rows, then what to make of them."""
     names = [model["name"] for model in result["models"]]
-    rows = [("", names), *rows_of(result)]
+    rows = [("", names), *table_rows(result)]
     left = max(len(title) for title, _ in rows)
     widths = [max(len(values[n]) for _, values in rows) for n in range(len(names))]
     lines = [
@@ -81,7 +81,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The same as a Markdown table."""
     names = [model["name"] for model in result["models"]]
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    lines += [f"| {title.strip()} | {' | '.join(values)} |" for title, values in rows_of(result)]
+    lines += [f"| {title.strip()} | {' | '.join(values)} |" for title, values in table_rows(result)]
     return "\n".join([*lines, "", *remarks(result)])
 
 

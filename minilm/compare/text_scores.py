@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from minilm.data.batches import TokenBatch
-from minilm.data.sentences import split_sentences
+from minilm.data.sentence_splitting import split_sentences
 from minilm.errors import InputError
 from minilm.loader import check_vocabulary
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
@@ -63,7 +63,7 @@ def score_text(
     get the same ones.
 
     Args:
-        model: with a masked-LM head; a pretraining ALBERT also judges the order of sentences.
+        model: with a masked-LM head; a pretraining ALBERT also predicts the order of sentences.
         tokenizer: the model's.
         documents: texts, one paragraph a line.
         max_tokens: stop after about so many tokens, for each of the two questions; None = all.
@@ -94,7 +94,7 @@ def score_text(
     sums: dict[str, tuple[float, float]] = {}
     with torch.inference_mode():
         for batch in batches:
-            for name, (total, count) in learner.score(batch.to(model.device)).items():
+            for name, (total, count) in learner.eval_step(batch.to(model.device)).items():
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = (before[0] + total, before[1] + count)
     right, pairs = sums.get("sentence_order_accuracy", (0.0, 0))
@@ -136,13 +136,13 @@ def _masked_batches(
         ids = tokenizer(line, max_length=longest)["input_ids"][0].numpy()
         if len(ids) < SHORTEST:
             continue
-        places = np.flatnonzero(~np.isin(ids, special))
+        positions = np.flatnonzero(~np.isin(ids, special))
         random = np.random.default_rng([seed, number])
-        count = min(len(places), max(1, round(MASKED * len(places))))
-        places = random.choice(places, size=count, replace=False)
+        count = min(len(positions), max(1, round(MASKED * len(positions))))
+        positions = random.choice(positions, size=count, replace=False)
         targets = np.full_like(ids, IGNORED_LABEL)
-        targets[places] = ids[places]
-        ids[places] = tokenizer.mask_token_id
+        targets[positions] = ids[positions]
+        ids[positions] = tokenizer.mask_token_id
         rows.append(ids)
         labels.append(targets)
         seen += len(ids)

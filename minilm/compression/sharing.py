@@ -40,7 +40,7 @@ def unshare(model: Model) -> Model:
         two is separate.
 
     Raises:
-        InputError: the model is no ALBERT.
+        InputError: the model is not an ALBERT.
 
     Example:
         >>> albert = minilm.AlbertModel(minilm.AlbertConfig())
@@ -63,7 +63,7 @@ def share(model: Model, sharing: str | int = "all") -> Model:
         A model of the same class on the same device, in the same dtype and mode.
 
     Raises:
-        InputError: the model is no ALBERT, or weights that would become one differ; names them.
+        InputError: the model is not an ALBERT, or weights that would become one differ; names them.
         ConfigError: `sharing` is not possible.
     """
     config = _config_of(model)

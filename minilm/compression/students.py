@@ -38,7 +38,7 @@ def init_student(
     """Build a DistilBERT from a BERT of any depth.
 
     The embeddings, the chosen layers and the masked-LM head are copies, equal to the teacher's to
-    the bit (but for the fold). Token types, pooler and other heads have no place in a DistilBERT.
+    the bit (except for the fold). A DistilBERT has no token types, pooler or other heads.
 
     Args:
         teacher: a BertModel, or a BERT with any head.
@@ -58,7 +58,7 @@ def init_student(
         The student in eval mode, with the teacher's dtype, device, dropouts and activation.
 
     Raises:
-        InputError: the teacher is no BERT or lacks the head, or a layer that does not exist.
+        InputError: the teacher is not a BERT or lacks the head, or a layer that does not exist.
         ConfigError: the teacher's `layer_norm_eps` is not DistilBERT's, 1e-12.
 
     Example:

@@ -27,7 +27,7 @@ from minilm.models.pretrained import PretrainedModel, parse_dtype
 
 LENGTH = 128
 BATCH = 32
-MASKED_SHARE = 0.15  # of the tokens, where a masked-LM head works in training
+MASK_RATIO = 0.15  # of the tokens, where a masked-LM head works in training
 
 FLOAT = 4  # bytes of a number in training
 MOMENTS = 2  # numbers that AdamW and LAMB keep for each one they train
@@ -337,8 +337,8 @@ def _on_top(
             states = INNER_STATES.get(model.config.hidden_act, OTHER_INNER_STATES)
             row = INDEX + hidden + (states + 1) * width + 2
             found[name] = (
-                MASKED_SHARE * 2 * width * (hidden + vocabulary),
-                MASKED_SHARE * tokens * row + vocabulary * (width + 1),
+                MASK_RATIO * 2 * width * (hidden + vocabulary),
+                MASK_RATIO * tokens * row + vocabulary * (width + 1),
             )
         elif isinstance(part, nn.Linear):
             row = part.in_features + part.out_features

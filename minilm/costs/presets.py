@@ -114,8 +114,8 @@ def find_config(model: str | os.PathLike[str]) -> EncoderConfig:
     near = difflib.get_close_matches(name, known, n=5)
     hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(short)}."
     raise InputError(
-        f"{name[:200]!r} is no directory, no config.json and no published name that minilm knows. "
-        f"{hint} For another model give the path of its config.json."
+        f"{name[:200]!r} is neither a directory, a config.json nor a published name that minilm "
+        f"knows. {hint} For another model give the path of its config.json."
     )
 
 

@@ -11,20 +11,18 @@ from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from minilm.errors import InputError
-
-Integers = npt.NDArray[np.int64]
+from minilm.files.arrays import Integers
 
 # what the label of a pair says: 1 = the segments were swapped; 1 = the second is a random one
 SentenceTask = Literal["sentence_order", "next_sentence"]
 
 
 @dataclass(frozen=True, eq=False)
-class Gathered:
+class PackedSamples:
     """Samples in a row, not masked yet.
 
     Attributes:
@@ -51,7 +49,7 @@ class Samples(Protocol):
     def keys(self) -> Integers:
         """(N,) a number of its own for each sample, which the draws for it depend on."""
 
-    def gather(self, samples: Integers) -> Gathered:
+    def pack(self, samples: Integers) -> PackedSamples:
         """Reads samples by their numbers, (B,)."""
 
 
@@ -123,12 +121,12 @@ class TokenBatch:
 
 def token_batch(
     samples: Integers,
-    found: Gathered,
+    found: PackedSamples,
     inputs: Integers,
     labels: Integers,
     task: SentenceTask | None,
 ) -> TokenBatch:
-    """The tensors of gathered samples.
+    """The tensors of packed samples.
 
     Args:
         samples: (B,) their numbers.

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minilm.data.sentence_encoder import SentenceEncoder, batched
-from minilm.data.sentences import split_sentences
+from minilm.data.cached_encoder import CachedEncoder, batched
+from minilm.data.sentence_splitting import split_sentences
 from minilm.data.store_manifest import token_dtype
 from minilm.data.text_files import Document
-from minilm.data.token_store import Integers, Tokens
+from minilm.data.token_store import Tokens
 from minilm.errors import DataError
+from minilm.files.arrays import Integers
 
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer
@@ -128,8 +129,8 @@ class DocumentEncoder:
         return ids.astype(token_dtype(self.vocab_size)), lengths
 
     @cached_property
-    def _encode_sentences(self) -> SentenceEncoder:
-        return SentenceEncoder(self.backend)
+    def _encode_sentences(self) -> CachedEncoder:
+        return CachedEncoder(self.backend)
 
     @cached_property
     def _is_special(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.data.batches import (
     Samples,
@@ -22,8 +21,7 @@ from minilm.data.randomness import Stream, TokenDraw, generator
 from minilm.data.sequences import Sequences
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError
-
-Integers = npt.NDArray[np.int64]
+from minilm.files.arrays import Integers
 
 EVALUATION_SEED = 0
 
@@ -65,7 +63,7 @@ class MaskedLMData:
     ) -> None:
         if tokens_per_step < 1:
             raise InputError(f"tokens_per_step must be at least 1, not {tokens_per_step}.")
-        generator(seed)  # refuses what is no seed now rather than at the first step
+        generator(seed)  # refuses an invalid seed now rather than at the first step
         self._source = source
         self._masked = _Masked(source, masking, vocabulary, corruption)
         self._tokens_per_step = tokens_per_step
@@ -109,7 +107,7 @@ def evaluation_batches(
 ) -> list[TokenBatch]:
     """Batches of held-out text, masked once and for all.
 
-    The masks come from a seed and a stream of their own: runs with other seeds are judged on the
+    The masks come from a seed and a stream of their own: runs with other seeds are evaluated on the
     same predictions.
 
     Args:
@@ -162,7 +160,7 @@ class _Masked:
 
     def batch(self, of: Samples, seed: int, key: tuple[int, ...], samples: Integers) -> TokenBatch:
         """A batch whose masks depend on seed, key and the key of each sample."""
-        found = of.gather(samples)
+        found = of.pack(samples)
         draw = TokenDraw(seed, key, of.keys[samples], found.lengths)
         inputs, labels = mask(
             found.ids, found.lengths, self.masking, self.vocabulary, draw, self.corruption

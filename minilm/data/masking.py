@@ -19,13 +19,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from minilm.data.randomness import Draw, Floats, Integers
-from minilm.data.vocabulary import Flags, Vocabulary
+from minilm.data.randomness import Draw
+from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError
+from minilm.files.arrays import Doubles, Flags, Integers
+from minilm.objectives.tasks import IGNORED_LABEL
 
 Number = TypeVar("Number", bound=np.generic)
-
-IGNORED = -100  # the label of a position that is not predicted
 
 
 class Masking(Protocol):
@@ -121,7 +121,7 @@ class RareTokenMasking:
             raise InputError(f"smoothing is {smoothing!r}; expected a number from 0 to 1.")
         self._budget = Budget(probability, max_predictions)
         weights = np.maximum(counts, 1).astype(np.float64) ** -smoothing
-        self._weights: Floats = np.where(vocabulary.special, 0.0, weights)  # (V,)
+        self._weights: Doubles = np.where(vocabulary.special, 0.0, weights)  # (V,)
         self.fingerprint: dict[str, Any] = {
             "name": "rare_tokens",
             **asdict(self._budget),
@@ -236,7 +236,7 @@ class Corruption:
         keep_share: share that stays as it is.
 
     Raises:
-        InputError: these are no shares of one whole.
+        InputError: these are not shares of one whole.
     """
 
     mask_share: float = 0.8
@@ -283,7 +283,7 @@ def mask(
     inputs = ids.copy()
     inputs[masked] = vocabulary.mask_id
     inputs[replaced] = other[replaced] * vocabulary.size
-    return inputs, np.where(chosen, ids, IGNORED)
+    return inputs, np.where(chosen, ids, IGNORED_LABEL)
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,7 @@ class Budget:
         """(B,) the next larger number of tokens."""
         return self._capped(np.ceil(self.probability * lengths))
 
-    def _capped(self, numbers: Floats) -> Integers:
+    def _capped(self, numbers: Doubles) -> Integers:
         cap = np.inf if self.max_predictions is None else self.max_predictions
         return np.minimum(numbers, cap).astype(np.int64)
 
@@ -334,7 +334,7 @@ class Rows:
         return table[self._inside]
 
 
-def _race(weights: Floats, uniform: Floats, lengths: Integers, winners: Integers) -> Flags:
+def _race(weights: Doubles, uniform: Doubles, lengths: Integers, winners: Integers) -> Flags:
     """Draws tokens of every sequence without replacement, in proportion to their weights.
 
     Each token arrives after an exponentially distributed time of the rate that is its weight; the

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from minilm.data.masking import Budget, Rows, Words
-from minilm.data.randomness import Draw, Integers
-from minilm.data.vocabulary import Flags, Vocabulary
+from minilm.data.randomness import Draw
+from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError
+from minilm.files.arrays import Flags, Integers
 
 
 class NGramMasking:

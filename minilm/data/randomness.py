@@ -9,12 +9,9 @@ from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.errors import InputError
-
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from minilm.files.arrays import Doubles, Integers
 
 
 class Stream(IntEnum):
@@ -31,7 +28,7 @@ class Stream(IntEnum):
 class Draw(Protocol):
     """Uniform numbers for the tokens of a packed batch; new ones at every call."""
 
-    def __call__(self, columns: int) -> Floats:
+    def __call__(self, columns: int) -> Doubles:
         """(T, columns) numbers in [0, 1)."""
 
 
@@ -74,7 +71,7 @@ class TokenDraw:
         self._ends = lengths.cumsum().tolist()
         self._calls = 0
 
-    def __call__(self, columns: int) -> Floats:
+    def __call__(self, columns: int) -> Doubles:
         philox = np.random.Philox(key=self._key)
         random = np.random.Generator(philox).random
         state = philox.state

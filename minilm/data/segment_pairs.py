@@ -9,19 +9,18 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from minilm.data.batches import Gathered, SentenceTask, TokenBatch, token_batch
+from minilm.data.batches import PackedSamples, SentenceTask, TokenBatch, token_batch
 from minilm.data.masked_lm import EVALUATION_SEED, evaluation_steps
-from minilm.data.masking import IGNORED
 from minilm.data.randomness import Stream, generator
 from minilm.data.sequences import check_documents, check_ids, check_samples
 from minilm.errors import DataError, InputError
+from minilm.files.arrays import Integers
+from minilm.objectives.tasks import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from minilm.data.token_store import TokenStore
 
-Integers = npt.NDArray[np.int64]
 PairMode = Literal["pure", "google"]
 
 SPECIAL = 3  # [CLS], [SEP] and [SEP]
@@ -235,7 +234,7 @@ class PairSamples:
         """(N,) a number for each pair, made of its document and its place there."""
         return self.table[:, 5]
 
-    def gather(self, samples: Integers) -> Gathered:
+    def pack(self, samples: Integers) -> PackedSamples:
         """Reads pairs in a row.
 
         Args:
@@ -262,7 +261,7 @@ class PairSamples:
             types[at:middle] = 0
             at = stop
         check_ids(ids, self.pairs.store)
-        return Gathered(ids, lengths, types, rows[:, 4])
+        return PackedSamples(ids, lengths, types, rows[:, 4])
 
 
 def _lengths(table: Integers) -> Integers:
@@ -289,9 +288,9 @@ def pair_evaluation_batches(
     found = pairs.fixed(seed)
     batches = []
     for samples in evaluation_steps(found.lengths, tokens_per_batch, seed, limit_tokens):
-        gathered = found.gather(samples)
-        labels = np.full(len(gathered.ids), IGNORED)
-        batches.append(token_batch(samples, gathered, gathered.ids, labels, pairs.sentence_task))
+        packed = found.pack(samples)
+        labels = np.full(len(packed.ids), IGNORED_LABEL)
+        batches.append(token_batch(samples, packed, packed.ids, labels, pairs.sentence_task))
     return batches
 
 

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from minilm.data.batches import Gathered, SentenceTask
+from minilm.data.batches import PackedSamples, SentenceTask
 from minilm.errors import DataError, InputError
+from minilm.files.arrays import Integers
 
 if TYPE_CHECKING:
     from minilm.data.token_store import TokenStore
 
-Integers = npt.NDArray[np.int64]
 
 SPECIAL = 2  # [CLS] and [SEP]
 _BLOCK = 1 << 24  # tokens looked at in one go
@@ -97,7 +96,7 @@ class Sequences:
 
     def __getitem__(self, sample: int) -> Integers:
         """(n,) the ids of one sequence, with [CLS] and [SEP]."""
-        return self.gather(np.array([sample])).ids
+        return self.pack(np.array([sample])).ids
 
     def __iter__(self) -> Iterator[Integers]:
         return (self[sample] for sample in range(len(self)))
@@ -106,7 +105,7 @@ class Sequences:
         """Themselves: they are the same in every epoch."""
         return self
 
-    def gather(self, samples: Integers) -> Gathered:
+    def pack(self, samples: Integers) -> PackedSamples:
         """Reads sequences in a row.
 
         Args:
@@ -127,7 +126,7 @@ class Sequences:
         for begin, stop, end in zip(begins.tolist(), stops.tolist(), ends.tolist(), strict=True):
             ids[end - 1 - (stop - begin) : end - 1] = self._store.tokens(begin, stop)
         check_ids(ids, self._store)
-        return Gathered(ids, lengths)
+        return PackedSamples(ids, lengths)
 
 
 def check_samples(samples: Integers, count: int) -> None:

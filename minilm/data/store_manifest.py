@@ -238,7 +238,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 def count(value: Any) -> int:
     """The value itself, if it is an integer that counts something, else a ValueError."""
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no count")
+        raise ValueError(f"{value!r} is not a count")
     return value
 
 
@@ -256,6 +256,6 @@ def _why_no_store(directory: Path) -> str:
             "again: it goes on where it stopped."
         )
     return (
-        f"{directory} is no token store: it has no {MANIFEST}. Make one from text files: "
+        f"{directory} is not a token store: it has no {MANIFEST}. Make one from text files: "
         "minilm tokenize FILES --tokenizer MODEL --output DIRECTORY."
     )

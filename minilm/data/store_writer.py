@@ -31,8 +31,8 @@ from minilm.data.store_manifest import (
     token_dtype,
     unfinished_bytes,
 )
-from minilm.data.token_store import Integers
 from minilm.errors import CheckpointError, DataError
+from minilm.files.arrays import Integers
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
 
@@ -222,7 +222,7 @@ def remove_store(directory: Path) -> None:
         DataError: a file cannot be removed.
     """
     try:
-        (directory / MANIFEST).unlink(missing_ok=True)  # from now on it is no store
+        (directory / MANIFEST).unlink(missing_ok=True)  # from now on it is not a store
         if directory.is_dir():
             _remove_temporaries(directory)
             for path in directory.iterdir():

@@ -48,7 +48,7 @@ class TextFormat:
     """How text files are to be understood.
 
     Attributes:
-        encoding_errors: what to do with bytes that are no UTF-8, and with half surrogate pairs in
+        encoding_errors: what to do with bytes that are not UTF-8, and with half surrogate pairs in
             JSON: "strict" stops with an error, "replace" makes U+FFFD of them, "ignore" drops them.
         text_key: where a JSON object holds its text.
         document_per_line: every line of a .txt file is a document of its own.
@@ -122,7 +122,7 @@ def read_documents(
         on_bytes: is given everything that is read from the file, as it is stored.
 
     Raises:
-        DataError: the file cannot be read, is damaged, is no UTF-8 or no JSON, or a line or a
+        DataError: the file cannot be read, is damaged, is not UTF-8 or not JSON, or a line or a
             document is too long. The message names the line.
     """
     text_format = text_format or TextFormat()
@@ -161,7 +161,7 @@ def _from_txt(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Document
                 raise DataError(
                     f"{path}, line {number}: the document that begins at line {first} has more "
                     f"than {MAX_DOCUMENT:,} characters. A blank line ends a document; if every "
-                    "line is one of its own, say so (--document-per-line)."
+                    "line is a document, use --document-per-line."
                 )
         elif document:
             yield Document("\n".join(document), path, first)
@@ -186,7 +186,7 @@ def _text_of(line: str, text_format: TextFormat) -> str:
     """The text in a JSON object.
 
     Raises:
-        ValueError: it has none, or is no object; the message names no file.
+        ValueError: it has none, or is not an object; the message names no file.
     """
     key = text_format.text_key
     record = json.loads(line)
@@ -204,7 +204,7 @@ def _text_of(line: str, text_format: TextFormat) -> str:
         if text_format.encoding_errors == "strict":
             raise ValueError(
                 f"{key!r} has half a surrogate pair ({text[problem.start]!r}) at character "
-                f"{problem.start + 1}, which is no Unicode text. {_LENIENT}"
+                f"{problem.start + 1}, which is not valid Unicode text. {_LENIENT}"
             ) from problem
         # "replace" when encoding would give "?"
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", text_format.encoding_errors)

@@ -31,13 +31,13 @@ import numpy.typing as npt
 
 from minilm.data.store_manifest import AGAIN, COUNTS, Manifest, shard_file, token_dtype
 from minilm.errors import DataError, InputError
+from minilm.files.arrays import Integers
 from minilm.files.json_file import json_bytes
 
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer
 
 Tokens: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
-Integers: TypeAlias = npt.NDArray[np.int64]
 
 _MAPPED = 256  # files that are held open at once
 

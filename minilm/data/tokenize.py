@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minilm.data import sentences
+from minilm.data import sentence_splitting
 from minilm.data.document_encoder import DocumentEncoder, encode_documents
 from minilm.data.store_manifest import AGAIN, MANIFEST, RESTART, FileRecord, Manifest, difference
 from minilm.data.store_writer import StoreWriter, clear_away, remove_store
@@ -42,7 +42,7 @@ _SMALL = 2**22  # bytes of files that are done before another process has starte
 
 
 @dataclass
-class Progress:
+class TokenizeProgress:
     """How far `tokenize_corpus` is.
 
     Attributes:
@@ -73,7 +73,7 @@ def tokenize_corpus(
     text_key: str = "text",
     document_per_line: bool = False,
     shard_tokens: int = SHARD_TOKENS,
-    progress: Callable[[Progress], object] = lambda _: None,
+    progress: Callable[[TokenizeProgress], object] = lambda _: None,
     say: Callable[[str], object] = lambda _: None,
 ) -> TokenStore:
     """Tokenizes text files into a token store.
@@ -124,7 +124,7 @@ def tokenize_corpus(
     directory = Path(destination)
     options = {
         **asdict(text_format),
-        "sentence_rules": sentences.RULES,
+        "sentence_rules": sentence_splitting.RULES,
         "shard_tokens": shard_tokens,
     }
     settings = {"tokenizer": tokenizer_fingerprint(tokenizer), **options}
@@ -140,7 +140,7 @@ def tokenize_corpus(
     writer = StoreWriter(directory, settings, tokenizer, shard_tokens)
     if writer.shards:
         say(f"{directory}: going on after {len(writer.shards)} finished shards.")
-    state = Progress(sum(sizes), tokens=writer.num_tokens, tokens_before=writer.num_tokens)
+    state = TokenizeProgress(sum(sizes), tokens=writer.num_tokens, tokens_before=writer.num_tokens)
     reader = _Reader(paths, text_format, state, progress)
     documents = iter(reader)
     if sum(1 for _ in islice(documents, writer.documents_done)) < writer.documents_done:
@@ -174,8 +174,8 @@ class _Reader:
 
     paths: Sequence[Path]
     text_format: TextFormat
-    state: Progress
-    progress: Callable[[Progress], object]
+    state: TokenizeProgress
+    progress: Callable[[TokenizeProgress], object]
     sources: list[dict[str, Any]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Document]:

@@ -6,16 +6,14 @@ import string
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.errors import InputError
+from minilm.files.arrays import Flags
 from minilm.tokenization.tokenizer import Tokenizer
 
 # Of ALBERT's released code: pieces made of these alone go on with a word. The apostrophe and < = >
 # are not among them, so that "'s" is a word of its own.
 _WORD_CHARACTERS = frozenset(string.ascii_letters + string.punctuation) - frozenset("'<=>")
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from minilm.data.token_store import Integers, TokenStore
+from minilm.data.token_store import TokenStore
 from minilm.errors import InputError
+from minilm.files.arrays import Floats, Integers
 
 WEIGHTS = (1.0, 1.0, 0.7, 0.5, 0.3)  # of neighbours at a distance of 1, 2, ...
 MOST_WORDS = 16_384  # the counts are a matrix of so many rows and columns: 1 GB in float32
@@ -94,9 +94,7 @@ def _chunks(store: TokenStore, begin: int, stop: int, overlap: int = 0) -> Itera
         yield store.tokens(start, min(start + CHUNK + overlap, stop)).astype(np.int64)
 
 
-def _neighbours(
-    store: TokenStore, begin: int, stop: int, words: Integers
-) -> npt.NDArray[np.float32]:
+def _neighbours(store: TokenStore, begin: int, stop: int, words: Integers) -> Floats:
     """(words, words) how often, weighted by distance, two words are near each other."""
     row = np.full(store.vocab_size, -1)
     row[words] = np.arange(len(words))
@@ -113,7 +111,7 @@ def _neighbours(
     return near + near.T
 
 
-def _mutual_information(near: npt.NDArray[np.float32]) -> Tensor:
+def _mutual_information(near: Floats) -> Tensor:
     """max(0, log p(a, b) / (p(a) p(b)))."""
     found = torch.from_numpy(near)
     share = found.sum(dim=1).clamp_min(1e-9)

@@ -32,7 +32,7 @@ def read_json(path: Path, *, max_bytes: int, error: type[MinilmError]) -> dict[s
         value = parse_json(read_bytes(path, max_bytes=max_bytes, error=error))
     except ValueError as problem:
         raise error(
-            f"{path} is no valid JSON: {problem}. Repair it or download it again."
+            f"{path} is not valid JSON: {problem}. Repair it or download it again."
         ) from problem
     if not isinstance(value, dict):
         raise error(

@@ -1,4 +1,4 @@
-"""One safetensors file: judged before it is opened, read by copy, replaced whole.
+"""One safetensors file: checked before it is opened, read by copy, replaced whole.
 
 The format: 8 bytes with the length N of the header, N bytes of JSON (for each tensor its dtype,
 shape and place in the data), then the data. The safetensors library decides what is valid; this
@@ -200,7 +200,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
             raise ValueError("expected an object {...} at the top level")
     except ValueError as problem:
         raise CheckpointError(
-            f"{path} is damaged: its header is no valid JSON: {problem}. Download or save it again."
+            f"{path} is damaged: its header is not valid JSON: {problem}. Download or save it "
+            "again."
         ) from problem
     return header, 8 + length, status.st_size
 

@@ -14,24 +14,24 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm.errors import InputError
+from minilm.files.arrays import Integers
 
 Average = Literal["macro", "micro", "weighted"]
 SingleLabelAverage = Literal["macro", "micro", "weighted", "binary"]
-Integers = npt.NDArray[np.int64]
 
 # How far the probabilities of one item may be from a sum of 1: a softmax in bfloat16 is not exact.
 SUM_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Scores:
+class F1Scores:
     """Precision, recall and their harmonic mean.
 
     Attributes:
         precision: share of the predicted that is right; 0 if nothing was predicted.
         recall: share of the gold that was found; 0 if there is no gold.
         f1: 2 * hits / (predicted + gold); 0 if there is neither. Of an average "macro" or
-            "weighted", the mean of the F1s, which is no harmonic mean any more.
+            "weighted", the mean of the F1s, which is no longer a harmonic mean.
         support: how many gold items the figures are about.
     """
 
@@ -41,7 +41,7 @@ class Scores:
     support: int
 
     @classmethod
-    def from_counts(cls, hits: int, predicted: int, gold: int) -> Scores:
+    def from_counts(cls, hits: int, predicted: int, gold: int) -> F1Scores:
         """Scores of `hits` right ones among `predicted` predictions and `gold` gold items."""
         return cls(
             precision=_ratio(hits, predicted),
@@ -51,7 +51,7 @@ class Scores:
         )
 
     @classmethod
-    def mean(cls, parts: Sequence[Scores], *, weighted: bool = False) -> Scores:
+    def mean(cls, parts: Sequence[F1Scores], *, weighted: bool = False) -> F1Scores:
         """The mean over parts, each of equal weight or weighted by its support.
 
         All 0 if there are no parts, or no support to weigh with.
@@ -79,7 +79,7 @@ def accuracy(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
         0 to 1.
 
     Raises:
-        InputError: no items, shapes that differ, or values that are no whole numbers.
+        InputError: no items, shapes that differ, or values that are not whole numbers.
 
     Example:
         >>> accuracy([0, 1, 2, 2], [0, 1, 2, 0])
@@ -123,7 +123,7 @@ def confusion_matrix(gold: npt.ArrayLike, predicted: npt.ArrayLike, classes: int
 @overload
 def precision_recall_f1(
     gold: npt.ArrayLike, predicted: npt.ArrayLike, classes: int
-) -> tuple[Scores, ...]: ...
+) -> tuple[F1Scores, ...]: ...
 @overload
 def precision_recall_f1(
     gold: npt.ArrayLike,
@@ -132,7 +132,7 @@ def precision_recall_f1(
     average: SingleLabelAverage,
     *,
     positive: int = ...,
-) -> Scores: ...
+) -> F1Scores: ...
 def precision_recall_f1(
     gold: npt.ArrayLike,
     predicted: npt.ArrayLike,
@@ -140,7 +140,7 @@ def precision_recall_f1(
     average: SingleLabelAverage | None = None,
     *,
     positive: int = 1,
-) -> tuple[Scores, ...] | Scores:
+) -> tuple[F1Scores, ...] | F1Scores:
     """Precision, recall and F1, of each class or as one figure.
 
     Args:
@@ -155,14 +155,14 @@ def precision_recall_f1(
         positive: the class that "binary" is about.
 
     Returns:
-        C `Scores` in the order of the classes, or one; each figure 0 to 1.
+        C `F1Scores` in the order of the classes, or one; each figure 0 to 1.
 
     Raises:
         InputError: as for `confusion_matrix`, or an unknown average.
 
     Example:
         >>> precision_recall_f1([0, 1, 1, 1], [0, 0, 1, 1], classes=2, average="binary")
-        Scores(precision=1.0, recall=0.6666666666666666, f1=0.8, support=3)
+        F1Scores(precision=1.0, recall=0.6666666666666666, f1=0.8, support=3)
     """
     matrix = confusion_matrix(gold, predicted, classes)
     counts = np.stack([matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)], axis=1)  # (C, 3)
@@ -230,8 +230,8 @@ def expected_calibration_error(
         0 (calibrated) to 1.
 
     Raises:
-        InputError: no items, shapes that do not fit, rows that are no distributions, a class out of
-            range or fewer than one bin.
+        InputError: no items, shapes that do not fit, rows that are not distributions, a class out
+            of range or fewer than one bin.
 
     Example:
         >>> round(expected_calibration_error([[0.9, 0.1], [0.7, 0.3]], [0, 1]), 4)
@@ -288,7 +288,7 @@ def subset_accuracy(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 def multilabel_precision_recall_f1(
     gold: npt.ArrayLike, predicted: npt.ArrayLike, average: Average
-) -> Scores:
+) -> F1Scores:
     """Precision, recall and F1 where an item has any number of labels.
 
     Args:
@@ -314,16 +314,16 @@ def multilabel_precision_recall_f1(
     return _averaged(counts, average)
 
 
-def _per_class(counts: Integers) -> tuple[Scores, ...]:
+def _per_class(counts: Integers) -> tuple[F1Scores, ...]:
     """(C, 3) hits, predicted and gold of each class -> its scores."""
-    return tuple(Scores.from_counts(*row) for row in counts.tolist())
+    return tuple(F1Scores.from_counts(*row) for row in counts.tolist())
 
 
-def _averaged(counts: Integers, average: Average) -> Scores:
+def _averaged(counts: Integers, average: Average) -> F1Scores:
     """(C, 3) hits, predicted and gold of each class -> one figure."""
     if average == "micro":
-        return Scores.from_counts(*counts.sum(axis=0).tolist())
-    return Scores.mean(_per_class(counts), weighted=average == "weighted")
+        return F1Scores.from_counts(*counts.sum(axis=0).tolist())
+    return F1Scores.mean(_per_class(counts), weighted=average == "weighted")
 
 
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm.errors import InputError
-
-Numbers = npt.NDArray[np.float64]
+from minilm.files.arrays import Doubles
 
 
 def pearson(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
@@ -57,26 +56,26 @@ def spearman(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
     return pearson(_ranks(x), _ranks(y))
 
 
-def _ranks(values: Numbers) -> Numbers:
+def _ranks(values: Doubles) -> Doubles:
     """(N,) -> (N,) ranks from 1; equal values get the mean of the ranks they take up."""
     _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
     mean_rank = np.cumsum(sizes) - (sizes - 1) / 2  # of each group of equal values
-    ranks: Numbers = mean_rank[group]
+    ranks: Doubles = mean_rank[group]
     return ranks
 
 
-def _centred(values: Numbers) -> Numbers:
+def _centred(values: Doubles) -> Doubles:
     """(N,) -> (N,) with mean 0, scaled to at most 1 so that no square overflows or vanishes."""
     centred = values - values.mean()
-    scaled: Numbers = centred / abs(centred).max()
+    scaled: Doubles = centred / abs(centred).max()
     return scaled
 
 
-def _constant(values: Numbers) -> bool:
+def _constant(values: Doubles) -> bool:
     return bool((values == values[0]).all())
 
 
-def _pair(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> tuple[Numbers, Numbers]:
+def _pair(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> tuple[Doubles, Doubles]:
     x, y = np.asarray(gold, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape:
         raise InputError(

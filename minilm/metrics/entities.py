@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minilm.errors import InputError
-from minilm.metrics.classification import Scores
+from minilm.metrics.classification import F1Scores
 
 TAG = re.compile(r"O|([BIES])(?:-(.*))?", re.DOTALL)
 NO_TYPE = "_"
@@ -40,9 +40,9 @@ class EntityScores:
         types: of each type that gold or predicted has, in alphabetical order.
     """
 
-    micro: Scores
-    macro: Scores
-    types: dict[str, Scores]
+    micro: F1Scores
+    macro: F1Scores
+    types: dict[str, F1Scores]
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
@@ -133,11 +133,11 @@ def entity_scores(
         in_predicted.update(entity.type for entity in guesses)
         hits.update(entity.type for entity in set(right_ones) & set(guesses))
     types = {
-        name: Scores.from_counts(hits[name], in_predicted[name], in_gold[name])
+        name: F1Scores.from_counts(hits[name], in_predicted[name], in_gold[name])
         for name in sorted(in_gold | in_predicted)
     }
     return EntityScores(
-        micro=Scores.from_counts(hits.total(), in_predicted.total(), in_gold.total()),
-        macro=Scores.mean(list(types.values())),
+        micro=F1Scores.from_counts(hits.total(), in_predicted.total(), in_gold.total()),
+        macro=F1Scores.mean(list(types.values())),
         types=types,
     )

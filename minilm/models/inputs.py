@@ -280,7 +280,7 @@ def _checked_lengths(lengths: Tensor | Sequence[int], tokens: int) -> list[int]:
     try:
         lengths = torch.as_tensor(lengths).flatten()
     except (TypeError, ValueError, RuntimeError) as problem:
-        raise InputError(f"lengths is no list of whole numbers: {problem}.") from problem
+        raise InputError(f"lengths is not a list of whole numbers: {problem}.") from problem
     if lengths.dtype not in (torch.int64, torch.int32) or lengths.numel() == 0:
         raise InputError(
             f"lengths has dtype {lengths.dtype} and {lengths.numel()} entries: expected "

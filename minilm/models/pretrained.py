@@ -272,7 +272,7 @@ class PretrainedModel(nn.Module):
 
         Raises:
             CheckpointError: the directory cannot be written; what was there stays as it was. Or a
-                tensor is missing from `state_dict`, unknown, or is no plain tensor.
+                tensor is missing from `state_dict`, unknown, or is not a plain tensor.
             InputError: an argument that asks for something else; says what to use.
         """
         check_words("save_pretrained", transformers_arguments, SAVING)

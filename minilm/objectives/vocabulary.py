@@ -315,7 +315,7 @@ def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, unit: float) -> None:
-    """total += unit left right; `unit` is 1 but for products in float16."""
+    """total += unit left right; `unit` is 1 except for products in float16."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     elif left.dtype != torch.float16:

@@ -30,7 +30,7 @@ class Tolerances:
         logits: for everything a head returns.
         loss: relative to the loss where that is above 1.
         gradients: relative to the largest gradient of the model, or to 0.01 where that is more. No
-            gradient has a scale of its own: those of key biases are zero but for rounding, and
+            gradient has a scale of its own: those of key biases are zero up to rounding, and
             where the sum over tokens cancels only the rounding of its terms is left.
     """
 

@@ -1,4 +1,4 @@
-"""From a token store to what a run trains and is judged on."""
+"""From a token store to the training and evaluation data of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from minilm.compression.warm_start import head_start
+from minilm.compression.warm_start import warm_start
 from minilm.data.batches import SampleSource, SentenceTask, TokenBatch
 from minilm.data.masked_lm import MaskedLMData, evaluation_batches
 from minilm.data.masking import Masking, RareTokenMasking, TokenMasking, WholeWordMasking
@@ -39,11 +39,11 @@ class CorpusSettings:
         short_probability: of a document whose pairs are cut shorter than need be.
         masking: "tokens" as BERT, "whole_words", "ngrams" as ALBERT, or "rare_tokens",
             DistilBERT's preference.
-        probability: share of a sequence's tokens that is predicted.
+        probability: mask ratio, the share of a sequence's tokens that is predicted.
         max_predictions: at most so many in a sequence; None = no such limit.
         max_ngram: words of the longest n-gram.
         tokens_per_step: a step takes as many sequences as fit.
-        tokens_per_evaluation: held-out tokens that are looked at; None = all.
+        tokens_per_evaluation: most held-out tokens to evaluate on; None = all.
         seed: of order and masks.
     """
 
@@ -107,8 +107,8 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     return Corpus(store, tokenizer, data, held_out)
 
 
-def with_head_start(model: PretrainedModel, settings: CorpusSettings) -> None:
-    """Gives a fresh model a head start from the documents it will learn from; see `head_start`.
+def with_warm_start(model: PretrainedModel, settings: CorpusSettings) -> None:
+    """Warm-starts a fresh model from the documents it will learn from; see `minilm.warm_start`.
 
     Raises:
         DataError: the store is damaged.
@@ -117,7 +117,7 @@ def with_head_start(model: PretrainedModel, settings: CorpusSettings) -> None:
     store = TokenStore.open(settings.store)
     size = model.base.embeddings.word.embedding_dim
     documents = range(store.num_documents - settings.held_out)
-    head_start(model, count_word_vectors(store, size, documents=documents))
+    warm_start(model, count_word_vectors(store, size, documents=documents))
 
 
 def _source(store: TokenStore, settings: CorpusSettings, documents: range) -> SampleSource:

@@ -20,8 +20,8 @@ from minilm.recipes.masked_lm import (
     empty_terms,
     encode,
     masked_lm_scores,
-    masked_places,
-    masked_share,
+    masked_positions,
+    masked_ratio,
     states,
     token_counts,
 )
@@ -55,16 +55,16 @@ class DistillationLearner(Learner):
         loss.fit_widths(student.config.hidden_size, teacher.config.hidden_size)
         self.student = student
         self.loss = loss.to(device=student.device, dtype=student.dtype)
-        # in a tuple a module is no part of this one
-        self._outside = (teacher.to(device=student.device).eval(),)
+        # in a tuple, so that the teacher is not registered as a submodule
+        self._unregistered = (teacher.to(device=student.device).eval(),)
 
     @property
     def teacher(self) -> PretrainedModel:
         """The teacher."""
-        return self._outside[0]
+        return self._unregistered[0]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        """What `.to()` and its like do; they move the teacher, but never change its dtype."""
+        """Called by `.to()` and the like: the teacher is moved, but keeps its dtype."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.teacher.to(device=self.student.device)
         return self
@@ -81,15 +81,15 @@ class DistillationLearner(Learner):
         labels = encoded.layout.pack(batch.labels)
         teacher = self._teacher_states(batch) if self.loss.needs_teacher else None
         terms: dict[str, Tensor] = self.loss(states(self.student, encoded), teacher, labels, counts)
-        return {**terms, "masked_share": masked_share(labels, counts)}
+        return {**terms, "masked_share": masked_ratio(labels, counts)}
 
     @property
-    def score_names(self) -> tuple[str, ...]:
-        """See `score`."""
+    def metric_names(self) -> tuple[str, ...]:
+        """See `eval_step`."""
         return (*MASKED_LM_SCORES, *(["masked_kl"] if self.loss.compares_logits else []))
 
     @torch.no_grad()
-    def score(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
+    def eval_step(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
         """masked_loss, masked_accuracy and, where logits are compared, masked_kl.
 
         All are over masked tokens; masked_kl is at the loss's temperature, times its square.
@@ -99,7 +99,7 @@ class DistillationLearner(Learner):
         student = states(self.student, encoded)
         scores = masked_lm_scores(student, labels)
         if self.loss.compares_logits:
-            where = masked_places(labels)
+            where = masked_positions(labels)
             teacher = self._teacher_states(batch)
             sums = fused_vocab_losses(
                 student.logit_inputs(where),

@@ -46,7 +46,7 @@ class MaskedLMLearner(Learner):
             return empty_terms(self, ("mlm", "masked_share"))
         encoded = encode(self.model, batch, batch.token_type_ids)
         labels = encoded.layout.pack(batch.labels)
-        where = masked_places(labels)
+        where = masked_positions(labels)
         sums = fused_vocab_losses(
             states(self.model, encoded).logit_inputs(where),
             labels=labels[where],
@@ -55,16 +55,16 @@ class MaskedLMLearner(Learner):
         return {
             "loss": sums.total,
             "mlm": sums.total.detach(),
-            "masked_share": masked_share(labels, counts),
+            "masked_share": masked_ratio(labels, counts),
         }
 
     @property
-    def score_names(self) -> tuple[str, ...]:
-        """See `score`."""
+    def metric_names(self) -> tuple[str, ...]:
+        """See `eval_step`."""
         return MASKED_LM_SCORES
 
     @torch.no_grad()
-    def score(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
+    def eval_step(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
         """masked_loss and masked_accuracy, over masked tokens."""
         encoded = encode(self.model, batch, batch.token_type_ids)
         return masked_lm_scores(states(self.model, encoded), encoded.layout.pack(batch.labels))
@@ -105,19 +105,19 @@ def states(model: PretrainedModel, encoded: EncoderOutput) -> States:
     return States(encoded.last_hidden_state, head, matrix, head.bias)
 
 
-def masked_places(labels: Tensor) -> Tensor:
+def masked_positions(labels: Tensor) -> Tensor:
     """The numbers of the labelled tokens, (n,)."""
     return (labels != IGNORED_LABEL).nonzero()[:, 0]
 
 
-def masked_share(labels: Tensor, counts: Mapping[str, float]) -> Tensor:
+def masked_ratio(labels: Tensor, counts: Mapping[str, float]) -> Tensor:
     """A term for the log: how many of a step's tokens are predicted, special ones counted."""
     return (labels != IGNORED_LABEL).sum().double() / counts["attended"]
 
 
 def masked_lm_scores(student: States, labels: Tensor) -> dict[str, tuple[float, int]]:
     """masked_loss and masked_accuracy: (sum, number of labels)."""
-    where = masked_places(labels)
+    where = masked_positions(labels)
     loss, correct = masked_scores(student.logit_inputs(where), labels[where])
     count = where.shape[0]
     return {"masked_loss": (float(loss), count), "masked_accuracy": (float(correct), count)}

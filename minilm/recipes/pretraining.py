@@ -17,8 +17,8 @@ from minilm.recipes.masked_lm import (
     empty_terms,
     encode,
     masked_lm_scores,
-    masked_places,
-    masked_share,
+    masked_positions,
+    masked_ratio,
     states,
     token_counts,
 )
@@ -59,7 +59,7 @@ class PretrainingLearner(Learner):
             return empty_terms(self, ("mlm", self.task, "masked_share"))
         encoded = encode(self.model, batch, batch.token_type_ids)
         labels = encoded.layout.pack(batch.labels)
-        where = masked_places(labels)
+        where = masked_positions(labels)
         sums = fused_vocab_losses(
             states(self.model, encoded).logit_inputs(where),
             labels=labels[where],
@@ -72,16 +72,16 @@ class PretrainingLearner(Learner):
             "loss": sums.total + pairs,
             "mlm": sums.total.detach(),
             self.task: pairs.detach(),
-            "masked_share": masked_share(labels, counts),
+            "masked_share": masked_ratio(labels, counts),
         }
 
     @property
-    def score_names(self) -> tuple[str, ...]:
-        """See `score`."""
+    def metric_names(self) -> tuple[str, ...]:
+        """See `eval_step`."""
         return (*MASKED_LM_SCORES, "sentence_order_accuracy", "next_sentence_accuracy")
 
     @torch.no_grad()
-    def score(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
+    def eval_step(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
         """What the batch has labels for.
 
         masked_loss and masked_accuracy, over masked tokens; sentence_order_accuracy or

@@ -24,10 +24,10 @@ from minilm.recipes.masked_lm import MaskedLMLearner
 from minilm.recipes.pretraining import PretrainingLearner
 from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.distributed import Processes, join
+from minilm.training.dry_run import DryRun, dry_run
 from minilm.training.log import LOG
 from minilm.training.loop import Result, train
 from minilm.training.record import SETTINGS
-from minilm.training.rehearsal import Rehearsal, rehearse
 from minilm.training.settings import TrainingSettings
 from minilm.training.updates import Learner, TrainingBatch, TrainingData
 
@@ -41,10 +41,10 @@ class Recipe:
     Attributes:
         learner: what is trained, and how its loss is made.
         data: what it is trained on.
-        held_out: what it is judged on.
+        held_out: batches to evaluate on.
         model: the part of the learner that is the result.
         tokenizer: the model's.
-        description: what makes this run another one than its neighbours; JSON values.
+        description: JSON values that identify the run.
         also: writes what else belongs to the checkpoint into its directory.
     """
 
@@ -77,7 +77,7 @@ class Recipe:
             say: takes messages.
 
         Raises:
-            TrainingError: `output` holds a model that is none of this run's.
+            TrainingError: `output` holds a model that is not the one of this run.
         """
         if processes is None:
             with join() as joined:
@@ -106,9 +106,9 @@ class Recipe:
             say=say,
         )
 
-    def rehearse(self, settings: TrainingSettings, processes: Processes) -> Rehearsal:
+    def dry_run(self, settings: TrainingSettings, processes: Processes) -> DryRun:
         """Measures a few steps; the learner is changed, nothing is written."""
-        return rehearse(self.learner, self.data, settings, processes, self.held_out)
+        return dry_run(self.learner, self.data, settings, processes, self.held_out)
 
 
 def masked_lm(
@@ -174,7 +174,7 @@ def _language_model(
         "objective": objective,
         "model": type(model).__name__,
         "config": model.config.to_dict(),
-        "initial_weights": digest(model),
+        "initial_weights": weights_digest(model),
     }
     return _recipe(learner, opened, model, description)
 
@@ -209,8 +209,8 @@ def distillation(
         "objective": "distillation",
         "student": type(student).__name__,
         "config": student.config.to_dict(),
-        "initial_weights": digest(student),
-        "teacher": digest(teacher),
+        "initial_weights": weights_digest(student),
+        "teacher": weights_digest(teacher),
         "loss": {**loss.to_dict(), "projection": loss.projection is not None},
     }
     return _recipe(learner, opened, student, description)
@@ -222,7 +222,7 @@ def _recipe(
     return Recipe(learner, corpus.data, corpus.held_out, model, corpus.tokenizer, description)
 
 
-def digest(model: nn.Module) -> str:
+def weights_digest(model: nn.Module) -> str:
     """A short name for the exact weights of a model."""
     summary = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):

@@ -224,7 +224,8 @@ class SentenceEncoder:
             for one string.
 
         Raises:
-            InputError: an argument is wrong, an item is no string or the model is in training mode.
+            InputError: an argument is wrong, an item is not a string or the model is in training
+                mode.
         """
         rows = [texts] if isinstance(texts, str) else texts
         rows = rows if isinstance(rows, Sequence) else list(rows)

@@ -120,7 +120,7 @@ def _module_folders(directory: Path) -> dict[str, str]:
     for name in folders:
         if name and not _FOLDER.fullmatch(name):
             raise ConfigError(
-                f"{path}: {name!r:.200} is no folder of a module, such as '1_Pooling'."
+                f"{path}: {name!r:.200} is not a folder of a module, such as '1_Pooling'."
             )
     return dict(zip(kinds, folders, strict=True))
 
@@ -186,7 +186,7 @@ def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
     prompts = {**NO_PROMPTS, **{name: prompt or "" for name, prompt in prompts.items()}}
     if default is not None and not (isinstance(default, str) and default in prompts):
         raise ConfigError(
-            f"{path}: default_prompt_name is {default!r:.200}, which is none of the prompts "
+            f"{path}: default_prompt_name is {default!r:.200}, which is not one of the prompts "
             f"({', '.join(prompts)})."
         )
     return prompts, default

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
 from minilm.errors import InputError
+from minilm.files.arrays import Flags, Floats, Integers
 from minilm.metrics.answers import squad_v1, squad_v2
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.fields import checked, need, text_of
 from minilm.tasks.task import (
-    Floats,
-    Integers,
     Prediction,
     Sample,
     Scores,
@@ -28,7 +27,7 @@ from minilm.tasks.task import (
     run_model,
     softmax,
 )
-from minilm.tasks.windows import Window, cut, homes
+from minilm.tasks.windows import Window, cut, max_context_window
 from minilm.tokenization.tokenizer import Tokenizer
 
 NO_ANSWER = (0, 0)  # start and end at [CLS]
@@ -52,7 +51,7 @@ class QuestionExample:
 
 
 @dataclass(frozen=True)
-class Place:
+class ContextWindow:
     """Where the context lies in a row.
 
     Attributes:
@@ -63,7 +62,7 @@ class Place:
 
     first: int
     offsets: Integers
-    best_here: np.ndarray[Any, np.dtype[np.bool_]]
+    best_here: Flags
 
 
 class QuestionAnswering(Task[QuestionExample]):
@@ -78,7 +77,7 @@ class QuestionAnswering(Task[QuestionExample]):
     Attributes:
         doc_stride: tokens from the beginning of one window to that of the next.
         max_query: a longer question is cut after so many tokens.
-        n_best: candidates that are looked at, and given.
+        n_best: candidates that are considered, and returned.
         max_answer: longest answer in tokens.
         unanswerable: training had questions without an answer; else one is always given.
         null_threshold: "no answer" is given where its score is higher than that of the best
@@ -181,20 +180,23 @@ class QuestionAnswering(Task[QuestionExample]):
             key = (example.context, room)
             if key not in windows_of:
                 windows = cut(len(context.ids), room, min(self.doc_stride, room))
-                windows_of[key] = windows, np.array(homes(windows, len(context.ids)), np.int64)
-            windows, home = windows_of[key]
+                windows_of[key] = (
+                    windows,
+                    np.array(max_context_window(windows, len(context.ids)), np.int64),
+                )
+            windows, window_of = windows_of[key]
             answer = _span(example.answers, context.offsets)
             for part, window in enumerate(windows):
                 row = tokenizer.join(query, context.ids[window.start : window.end])
-                place = Place(
+                location = ContextWindow(
                     row.starts[1],
                     context.offsets[window.start : window.end],
-                    home[window.start : window.end] == part,
+                    window_of[window.start : window.end] == part,
                 )
                 label = None
                 if example.answers is not None:
                     label = _label(answer, window, row.starts[1])
-                samples.append(Sample(number, (row,), label, place))
+                samples.append(Sample(number, (row,), label, location))
         return samples
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
@@ -229,18 +231,20 @@ class QuestionAnswering(Task[QuestionExample]):
         null = [np.inf] * len(examples)
         for sample, output in zip(samples, outputs, strict=True):
             null[sample.example] = min(null[sample.example], float(output[0].sum()))
-            candidates[sample.example] += self._candidates(sample.place, output)
+            candidates[sample.example] += self._candidates(sample.decode_info, output)
         return [
             self._prediction(example, sorted(set(found), reverse=True), nothing)
             for example, found, nothing in zip(examples, candidates, null, strict=True)
         ]
 
-    def _candidates(self, place: Place, output: Floats) -> Iterator[tuple[float, int, int]]:
+    def _candidates(
+        self, window: ContextWindow, output: Floats
+    ) -> Iterator[tuple[float, int, int]]:
         """Score, first and last character's end of the most likely answers of a window."""
-        scores = output[place.first : place.first + len(place.offsets)]  # (n, 2)
+        scores = output[window.first : window.first + len(window.offsets)]  # (n, 2)
         # tokens that stand for no character, such as a lone space mark, begin and end nothing
-        real = place.offsets[:, 0] < place.offsets[:, 1]
-        starts = np.flatnonzero(real & place.best_here)
+        real = window.offsets[:, 0] < window.offsets[:, 1]
+        starts = np.flatnonzero(real & window.best_here)
         ends = np.flatnonzero(real)
         starts = starts[np.argsort(-scores[starts, 0], kind="stable")[: self.n_best]]
         ends = ends[np.argsort(-scores[ends, 1], kind="stable")[: self.n_best]]
@@ -249,8 +253,8 @@ class QuestionAnswering(Task[QuestionExample]):
                 if start <= end < start + self.max_answer:
                     yield (
                         float(scores[start, 0] + scores[end, 1]),
-                        int(place.offsets[start, 0]),
-                        int(place.offsets[end, 1]),
+                        int(window.offsets[start, 0]),
+                        int(window.offsets[end, 1]),
                     )
 
     def _prediction(

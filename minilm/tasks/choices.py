@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
+from minilm.files.arrays import Floats
 from minilm.metrics.classification import accuracy
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.fields import checked, find, need, text_of
 from minilm.tasks.task import (
-    Floats,
     Prediction,
     Sample,
     Scores,
@@ -23,9 +23,9 @@ from minilm.tasks.task import (
     TaskBatch,
     Term,
     as_rows,
-    rows_of,
     run_model,
     softmax,
+    split_packed,
 )
 from minilm.tokenization.tokenizer import Tokenizer
 
@@ -96,7 +96,7 @@ class MultipleChoice(Task[ChoiceExample]):
             max_length=self.max_length,
             layout="packed",
         )
-        rows = rows_of(batch)
+        rows = split_packed(batch)
         cut, samples, done = set(batch.truncated), [], 0
         for number, example in enumerate(examples):
             end = done + len(example.choices)
@@ -106,7 +106,7 @@ class MultipleChoice(Task[ChoiceExample]):
         return samples
 
     def truncated(self, samples: Sequence[Sample]) -> int:
-        return sum(bool(sample.place) for sample in samples)
+        return sum(bool(sample.decode_info) for sample in samples)
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor([sample.label for sample in samples])

@@ -141,7 +141,7 @@ def text_of(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise RecordError(
             f"{name} is a {type(value).__name__} ({value!r:.40}), expected a string.",
-            reason=f"{name} is no string",
+            reason=f"{name} is not a string",
         )
     if not value.strip():
         raise RecordError(
@@ -153,7 +153,7 @@ def text_of(value: Any, name: str) -> str:
         raise RecordError(
             f"{name} has half a surrogate pair at character {problem.start}.",
             "Read the file with its right encoding.",
-            reason=f"{name} is no Unicode",
+            reason=f"{name} is not valid Unicode",
         ) from problem
     return value
 
@@ -187,7 +187,8 @@ def number_of(value: Any) -> float:
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
         raise RecordError(
-            f"The target is {value!r:.60}, expected a finite number.", reason="target is no number"
+            f"The target is {value!r:.60}, expected a finite number.",
+            reason="target is not a number",
         )
     return number
 

@@ -23,7 +23,7 @@ from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
 from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class, load_finetuned
 from minilm.models.pretrained import PretrainedModel
-from minilm.recipes.runs import Recipe, digest
+from minilm.recipes.runs import Recipe, weights_digest
 from minilm.tasks.catalogue import task_class
 from minilm.tasks.fields import check_dictionaries
 from minilm.tasks.learning import (
@@ -50,7 +50,7 @@ MAX_LENGTH_OF_TEXTS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningSettings:
-    """What a fine-tuning run is told. None = what `defaults` says for the model and the task.
+    """Settings of a fine-tuning run. None = what `defaults` says for the model and the task.
 
     Attributes:
         epochs: passes over the training samples.
@@ -147,7 +147,7 @@ def finetune(
         model: checkpoint to start from; None = made of layers of the teacher.
         train: records to learn from: dictionaries, as the task's class describes them.
         output: a new directory.
-        dev: records to judge by; the best evaluation's weights are kept.
+        dev: records to evaluate on; the best evaluation's weights are kept.
         teacher: a checkpoint fine-tuned for the same task, whose predictions are learned from too.
         layers: instead of `model`: which of the teacher's layers to start from, as for
             `minilm.init_student`.
@@ -214,7 +214,7 @@ def prepare(
         raise InputError(f"max_length is {length}: the model takes 1 to {limit} tokens.")
     if unknown := [name for name in settings.options if name not in cls.option_names]:
         known = ", ".join(cls.option_names) or "none"
-        raise InputError(f"{unknown[0]!r} is no option of {task}; it has {known}.")
+        raise InputError(f"{unknown[0]!r} is not an option of {task}; it has {known}.")
     if not len(train):
         raise InputError("There are no records to train on.")
     check_dictionaries(train)
@@ -265,8 +265,8 @@ def prepare(
         "labels": list(made.labels),
         "model": type(network).__name__,
         "config": network.config.to_dict(),
-        "initial_weights": digest(network),
-        "teacher": None if instructor is None else digest(instructor),
+        "initial_weights": weights_digest(network),
+        "teacher": None if instructor is None else weights_digest(instructor),
         "soft_targets": learner.description,
         "balance": settings.balance,
         "frozen": [settings.freeze_embeddings, settings.freeze_layers],
@@ -465,7 +465,7 @@ def _loop(
     if not 0 <= warmup < 1:
         raise InputError(f"warmup is {warmup}: expected a share of all steps, from 0 to below 1.")
     if not has_dev and (settings.patience or settings.select not in (None, "last")):
-        raise InputError("select and patience need records to judge by: give dev records.")
+        raise InputError("select and patience need an evaluation: give dev records.")
     select = settings.select or task.metric
     rate = own["learning_rate"] if settings.learning_rate is None else settings.learning_rate
     every = settings.evaluate_every

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from minilm.data.batches import split_evenly
 from minilm.data.randomness import Stream, generator
 from minilm.errors import InputError
+from minilm.files.arrays import Floats, Integers
 from minilm.models.pretrained import PretrainedModel
 from minilm.objectives.soft_targets import label_loss, soft_target_loss
 from minilm.recipes.masked_lm import empty_terms
 from minilm.sentence.encoder import pack
-from minilm.tasks.task import Floats, Integers, Sample, Scores, Task, TaskBatch, collate
+from minilm.tasks.task import Sample, Scores, Task, TaskBatch, collate
 from minilm.training.updates import Learner
 
 Balance = Literal["none", "weights", "sampling"]
@@ -58,7 +59,7 @@ class TaskData:
         self._seed = seed
         self._classes = task.imbalance(samples) if balance == "sampling" else None
         self.fingerprint: dict[str, Any] = {
-            "samples": digest(samples),
+            "samples": samples_digest(samples),
             "batch_size": batch_size,
             "seed": seed,
             "balance": balance,
@@ -145,27 +146,27 @@ class TaskLearner(Learner):
         self.model = model
         self.task = task
         self.soft_targets = soft_targets or SoftTargets()
-        # in a tuple a module is no part of this one
-        self._outside = () if teacher is None else (teacher.to(device=model.device).eval(),)
+        # in a tuple, so that the teacher is not registered as a submodule
+        self._unregistered = () if teacher is None else (teacher.to(device=model.device).eval(),)
         self.register_buffer("_weights", class_weights, persistent=False)
         self._held_out: tuple[Sequence[Any], Sequence[Sample]] = ((), ())
 
     @property
     def description(self) -> dict[str, Any]:
         """JSON values that say how a teacher is used; {} without one."""
-        return asdict(self.soft_targets) if self._outside else {}
+        return asdict(self.soft_targets) if self._unregistered else {}
 
     def hold_out(
         self, examples: Sequence[Any], samples: Sequence[Sample], tokens_per_batch: int
     ) -> list[TaskBatch]:
-        """Batches for evaluation, shortest samples first; `judge` expects exactly these."""
+        """Batches for evaluation, shortest samples first; `evaluate` expects exactly these."""
         self._held_out = (examples, samples)
         return batches(self.task, samples, tokens_per_batch)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        """What `.to()` and its like do; they move the teacher, but never change its dtype."""
+        """Called by `.to()` and the like: the teacher is moved, but keeps its dtype."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for teacher in self._outside:
+        for teacher in self._unregistered:
             teacher.to(device=self.model.device)
         return self
 
@@ -177,7 +178,7 @@ class TaskLearner(Learner):
 
     def forward(self, batch: TaskBatch | NoBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
         """ "loss" and its parts: "labels", and with a teacher "soft_targets"."""
-        names = ("labels", "soft_targets") if self._outside else ("labels",)
+        names = ("labels", "soft_targets") if self._unregistered else ("labels",)
         if isinstance(batch, NoBatch):
             return empty_terms(self, names)
         logits = self.task.logits(self.model, batch)
@@ -188,10 +189,10 @@ class TaskLearner(Learner):
             assert term.labels is not None
             share = term.weight / max(counts[term.name], 1)
             labels = labels + share * label_loss(term.kind, term.logits, term.labels, weights)
-        if not self._outside:
+        if not self._unregistered:
             return {"loss": labels, "labels": labels.detach()}
         with torch.no_grad():
-            teacher = self.task.terms(self.task.logits(self._outside[0], batch), batch)
+            teacher = self.task.terms(self.task.logits(self._unregistered[0], batch), batch)
         soft = torch.zeros_like(labels)
         for own, other in zip(terms, teacher, strict=True):
             share = own.weight / max(counts[own.name], 1)
@@ -201,15 +202,15 @@ class TaskLearner(Learner):
         return {"loss": loss, "labels": labels.detach(), "soft_targets": soft.detach()}
 
     @property
-    def score_names(self) -> tuple[str, ...]:
-        """None: see `judge`."""
+    def metric_names(self) -> tuple[str, ...]:
+        """None: see `evaluate`."""
         return ()
 
-    def score(self, batch: Any) -> Mapping[str, tuple[float, float]]:
-        """Nothing: see `judge`."""
+    def eval_step(self, batch: Any) -> Mapping[str, tuple[float, float]]:
+        """Nothing: see `evaluate`."""
         return {}
 
-    def judge(self, batches: Iterator[TaskBatch]) -> dict[str, float]:
+    def evaluate(self, batches: Iterator[TaskBatch]) -> dict[str, float]:
         """The task's scores, those that are numbers, and the loss on the labels."""
         examples, samples = self._held_out
         outputs: list[Floats] = [np.zeros(0, np.float32)] * len(samples)
@@ -294,7 +295,7 @@ def freeze(model: PretrainedModel, *, embeddings: bool = False, layers: int = 0)
         part.requires_grad_(False)
 
 
-def digest(samples: Sequence[Sample]) -> str:
+def samples_digest(samples: Sequence[Sample]) -> str:
     """A short name for exactly these samples and labels."""
     summary = hashlib.blake2b(digest_size=16)
     for sample in samples:

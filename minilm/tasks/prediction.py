@@ -13,11 +13,12 @@ import torch
 from minilm.checkpoints.hub import resolve
 from minilm.data.records.base import Policy, Records, Skips
 from minilm.errors import DataError, InputError
+from minilm.files.arrays import Floats
 from minilm.loader import check_vocabulary, load_finetuned
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.catalogue import task_of
 from minilm.tasks.learning import batches
-from minilm.tasks.task import Floats, Prediction, Sample, Scores, Task
+from minilm.tasks.task import Prediction, Sample, Scores, Task
 from minilm.tokenization.tokenizer import Tokenizer
 
 CHUNK = 1024  # records that are read, sorted and packed together

@@ -14,22 +14,13 @@ from torch import Tensor
 from minilm.data.records.base import RecordError, Skips
 from minilm.data.records.tag_schemes import Scheme, scheme_of, to_iob2
 from minilm.errors import DataError, InputError
+from minilm.files.arrays import Floats, Integers
 from minilm.metrics.classification import accuracy
 from minilm.metrics.entities import entities, entity_scores
 from minilm.objectives.tasks import IGNORED_LABEL
 from minilm.tasks.fields import checked, find, label_number, need, text_of
-from minilm.tasks.task import (
-    Floats,
-    Integers,
-    Prediction,
-    Sample,
-    Scores,
-    Task,
-    TaskBatch,
-    Term,
-    softmax,
-)
-from minilm.tasks.windows import cut, homes
+from minilm.tasks.task import Prediction, Sample, Scores, Task, TaskBatch, Term, softmax
+from minilm.tasks.windows import cut, max_context_window
 from minilm.tokenization.tokenizer import Tokenizer
 
 OUTSIDE = "O"
@@ -61,7 +52,7 @@ class WordsExample:
 
 
 @dataclass(frozen=True)
-class Place:
+class WordWindow:
     """Which words a window decides about.
 
     Attributes:
@@ -149,22 +140,24 @@ class Tagging(Task[WordsExample]):
         ):
             firsts = _first_tokens(example.spans, pieces.offsets)  # (words,), -1 = none
             windows = cut(len(pieces.ids), room, max(1, room - room // OVERLAP))
-            home = np.array(homes(windows, len(pieces.ids)), np.int64)
+            window_of = np.array(max_context_window(windows, len(pieces.ids)), np.int64)
             for part, window in enumerate(windows):
                 row = tokenizer.join(pieces.ids[window.start : window.end])
                 words = np.flatnonzero(firsts >= 0)
-                words = words[home[firsts[words]] == part]
-                place = Place(words, firsts[words] - window.start + row.starts[0], part == 0)
+                words = words[window_of[firsts[words]] == part]
+                location = WordWindow(
+                    words, firsts[words] - window.start + row.starts[0], part == 0
+                )
                 label = None
                 if example.tags is not None:
-                    label = self._row_labels(example, place, len(row.ids))
-                samples.append(Sample(number, (row,), label, place))
+                    label = self._row_labels(example, location, len(row.ids))
+                samples.append(Sample(number, (row,), label, location))
         return samples
 
-    def _row_labels(self, example: WordsExample, place: Place, length: int) -> Integers:
+    def _row_labels(self, example: WordsExample, location: WordWindow, length: int) -> Integers:
         labels = np.full(length, IGNORED_LABEL)
         assert example.tags is not None
-        labels[place.tokens] = [self.numbers[example.tags[word]] for word in place.words]
+        labels[location.tokens] = [self.numbers[example.tags[word]] for word in location.words]
         return labels
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
@@ -193,8 +186,8 @@ class Tagging(Task[WordsExample]):
         tags = [[nothing] * len(example.spans) for example in examples]
         sure = [np.ones(len(example.spans)) for example in examples]
         for sample, output in zip(samples, outputs, strict=True):
-            probabilities = softmax(self._tag_scores(output[sample.place.tokens]))
-            for word, row in zip(sample.place.words, probabilities, strict=True):
+            probabilities = softmax(self._tag_scores(output[sample.decode_info.tokens]))
+            for word, row in zip(sample.decode_info.words, probabilities, strict=True):
                 tags[sample.example][word] = self.labels[int(row.argmax())]
                 sure[sample.example][word] = row.max()
         return [self._prediction(*found) for found in zip(examples, tags, sure, strict=True)]
@@ -295,7 +288,7 @@ def tags_in(records: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _scheme(records: Sequence[Mapping[str, Any]]) -> Scheme | None:
-    """The scheme of the tags; None if they are no entities."""
+    """The scheme of the tags; None if they are not entities."""
     sequences = [
         [str(tag) for tag in tags]
         for record in records

@@ -20,18 +20,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from minilm.data.records.base import Skips
 from minilm.errors import InputError
+from minilm.files.arrays import Doubles, Floats, Integers
 from minilm.models.pretrained import PretrainedModel
 from minilm.objectives.soft_targets import Kind
 from minilm.tokenization.tokenizer import Batch, Joined, Tokenizer
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 Prediction = dict[str, Any]
 Scores = dict[str, Any]
 
@@ -48,13 +46,13 @@ class Sample:
         example: the number of the example.
         rows: sequences of tokens.
         label: whatever the task makes of the label; None without one.
-        place: whatever the task needs on the way back.
+        decode_info: what the task needs to decode the outputs of this sample.
     """
 
     example: int
     rows: tuple[Joined, ...]
     label: Any = None
-    place: Any = None
+    decode_info: Any = None
 
     @property
     def tokens(self) -> int:
@@ -302,7 +300,7 @@ def _filler(model: PretrainedModel, tokens: int) -> int:
     return missing if missing <= model.config.max_position_embeddings else 0
 
 
-def rows_of(batch: Batch) -> list[Joined]:
+def split_packed(batch: Batch) -> list[Joined]:
     """The texts of a packed batch one by one, where [CLS] is all that stands before them."""
     ends = batch["lengths"].cumsum(0).numpy()[:-1]
     parts = (np.split(batch[name].numpy(), ends) for name in ("input_ids", "token_type_ids"))
@@ -319,8 +317,8 @@ def as_rows(values: Tensor, lengths: Tensor) -> Tensor:
     return filled.index_put((rows, columns), values)
 
 
-def softmax(logits: Floats) -> npt.NDArray[np.float64]:
+def softmax(logits: Floats) -> Doubles:
     """(..., C) probabilities."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    result: npt.NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    result: Doubles = shifted / shifted.sum(axis=-1, keepdims=True)
     return result

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
 from minilm.errors import DataError
+from minilm.files.arrays import Flags, Floats, Integers
 from minilm.metrics.classification import (
     accuracy,
     confusion_matrix,
@@ -36,16 +36,14 @@ from minilm.tasks.fields import (
     text_of,
 )
 from minilm.tasks.task import (
-    Floats,
-    Integers,
     Prediction,
     Sample,
     Scores,
     Task,
     TaskBatch,
     Term,
-    rows_of,
     softmax,
+    split_packed,
 )
 from minilm.tokenization.tokenizer import Tokenizer
 
@@ -114,12 +112,12 @@ class TextTask(Task[TextExample]):
                 layout="packed",
             )
             cut = set(batch.truncated)
-            for place, (n, row) in enumerate(zip(numbers, rows_of(batch), strict=True)):
-                samples[n] = Sample(n, (row,), examples[n].label, place in cut)
+            for position, (n, row) in enumerate(zip(numbers, split_packed(batch), strict=True)):
+                samples[n] = Sample(n, (row,), examples[n].label, position in cut)
         return [sample for sample in samples if sample is not None]
 
     def truncated(self, samples: Sequence[Sample]) -> int:
-        return sum(bool(sample.place) for sample in samples)
+        return sum(bool(sample.decode_info) for sample in samples)
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
         return {"label": len(batch.samples)}
@@ -346,7 +344,7 @@ def classification_scores(
     return scores
 
 
-def _share(right: npt.NDArray[np.bool_]) -> float:
+def _share(right: Flags) -> float:
     return float(right.mean()) if len(right) else 0.0
 
 

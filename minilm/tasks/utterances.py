@@ -15,19 +15,11 @@ from torch import Tensor
 
 from minilm.data.records.tag_schemes import Scheme
 from minilm.errors import DataError
+from minilm.files.arrays import Floats, Integers
 from minilm.objectives.tasks import IGNORED_LABEL
 from minilm.tasks.fields import in_order, label_name, label_number, need
-from minilm.tasks.tagging import Place, Tagging, WordsExample, tag_order, tags_in
-from minilm.tasks.task import (
-    Floats,
-    Integers,
-    Prediction,
-    Sample,
-    Scores,
-    TaskBatch,
-    Term,
-    softmax,
-)
+from minilm.tasks.tagging import Tagging, WordsExample, WordWindow, tag_order, tags_in
+from minilm.tasks.task import Prediction, Sample, Scores, TaskBatch, Term, softmax
 from minilm.tasks.texts import check_out_of_scope, classification_scores, known_labels
 
 INTENT = "intent="  # what the names of intents begin with among all labels
@@ -96,9 +88,9 @@ class Utterances(Tagging):
         label_number(intent, self.intent_numbers)
         return WordsExample(example.text, example.spans, example.tags, intent)
 
-    def _row_labels(self, example: WordsExample, place: Place, length: int) -> Integers:
-        labels = super()._row_labels(example, place, length)
-        if place.first:
+    def _row_labels(self, example: WordsExample, location: WordWindow, length: int) -> Integers:
+        labels = super()._row_labels(example, location, length)
+        if location.first:
             labels[0] = self.numbers[f"{INTENT}{example.intent}"]
         return labels
 
@@ -135,7 +127,7 @@ class Utterances(Tagging):
     ) -> list[Prediction]:
         found = super().decode(examples, samples, outputs)
         for sample, output in zip(samples, outputs, strict=True):
-            if sample.place.first:
+            if sample.decode_info.first:
                 probabilities = softmax(output[0, self.slots :])
                 best = int(probabilities.argmax())
                 intent = self.intents[best]

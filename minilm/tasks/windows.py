@@ -43,7 +43,7 @@ def cut(tokens: int, room: int, step: int) -> list[Window]:
     return windows
 
 
-def homes(windows: Sequence[Window], tokens: int) -> list[int]:
+def max_context_window(windows: Sequence[Window], tokens: int) -> list[int]:
     """For every token, the window in which it has the most context; the first of equals."""
     found, most = [0] * tokens, [-1.0] * tokens
     for number, window in enumerate(windows):

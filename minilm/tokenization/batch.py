@@ -9,12 +9,11 @@ from itertools import chain
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from minilm.errors import InputError
+from minilm.files.arrays import Integers
 
-Integers: TypeAlias = npt.NDArray[np.int64]
 TensorType: TypeAlias = Literal["pt", "np"] | None
 Strategy: TypeAlias = Literal["longest", "max_length", "do_not_pad"]
 

@@ -16,11 +16,11 @@ import numpy as np
 from torch import Tensor
 
 from minilm.errors import CheckpointError, InputError, MinilmError, TokenizerFileError
+from minilm.files.arrays import Integers
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
 from minilm.tokenization.batch import (
     Batch as Batch,
-    Integers,
     Padding,
     Row,
     TensorType,

@@ -246,7 +246,7 @@ class _Corpus:
                 yield from text.split("\n")
 
     def count_characters(self) -> Counter[str]:
-        """How often every character occurs, but for white space."""
+        """How often every character occurs, except for white space."""
         counts: Counter[str] = Counter()
         for line in self.lines("counting characters"):
             counts.update(line)

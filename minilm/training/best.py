@@ -1,4 +1,4 @@
-"""The best evaluation of a run: which one it was, its weights, and when to give up hope.
+"""The best evaluation of a run: which one it was, its weights, and early stopping.
 
 Its weights lie in RUN/best, as a snapshot without optimiser. A snapshot of the run follows whenever
 a better one is found, so what the run remembers is never more than one evaluation behind.
@@ -30,7 +30,7 @@ class Best:
 
     Attributes:
         step: updates before the best evaluation; None before the first one.
-        waited: evaluations since then.
+        bad_evals: evaluations since then, none of them better.
     """
 
     def __init__(self, run: Path, settings: TrainingSettings, first: bool) -> None:
@@ -40,14 +40,14 @@ class Best:
         self._first = first
         self._scores: dict[str, float] = {}
         self.step: int | None = None
-        self.waited = 0
+        self.bad_evals = 0
 
     @property
-    def hopeless(self) -> bool:
-        """The best evaluation was too long ago."""
-        return self._patience is not None and self.waited >= self._patience
+    def should_stop(self) -> bool:
+        """Patience is exhausted: early stopping ends the run."""
+        return self._patience is not None and self.bad_evals >= self._patience
 
-    def look(
+    def update(
         self, step: int, scores: Mapping[str, float], weights: Callable[[], Mapping[str, Tensor]]
     ) -> bool:
         """Whether an evaluation is better than all before; if so, its weights are kept.
@@ -67,9 +67,9 @@ class Best:
                 f"select is {self._name!r}: the evaluation gives {', '.join(scores) or 'nothing'}."
             )
         if self.step is not None and self._worth(scores) <= self._worth(self._scores):
-            self.waited += 1
+            self.bad_evals += 1
             return False
-        self.step, self.waited, self._scores = step, 0, dict(scores)
+        self.step, self.bad_evals, self._scores = step, 0, dict(scores)
         if self._first:
             save_snapshot(self._directory, Snapshot(step, weights(), {}, {"scores": self._scores}))
         return True
@@ -92,11 +92,11 @@ class Best:
 
     def state(self) -> dict[str, Any]:
         """JSON values for a snapshot."""
-        return {"step": self.step, "waited": self.waited, "scores": self._scores}
+        return {"step": self.step, "waited": self.bad_evals, "scores": self._scores}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Puts back what `state` gave."""
-        self.step, self.waited = state["step"], state["waited"]
+        self.step, self.bad_evals = state["step"], state["waited"]
         self._scores = dict(state["scores"])
 
     def _worth(self, scores: Mapping[str, float]) -> float:

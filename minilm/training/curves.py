@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.errors import DataError
+from minilm.files.arrays import Doubles, Integers
 from minilm.training.log import LOG
 
-# In the lines of steps, besides the loss and its terms. A step number is no curve.
+# In the lines of steps, besides the loss and its terms. A step number is not a curve.
 BESIDES = ("epoch", "tokens", "learning_rate", "gradient_norm", "tokens_per_second", "seconds")
 _SMOOTHED_POINTS = 1000
 HIGHER_IS_BETTER = "accuracy"  # in the name of a score
@@ -31,8 +31,8 @@ class Curve:
         values: (n,) float64; NaN and infinity are possible, a run may diverge.
     """
 
-    steps: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float64]
+    steps: Integers
+    values: Doubles
 
     def best(self, *, highest: bool) -> tuple[int, float] | None:
         """The step with the best finite value, and that value; None if no value is finite."""
@@ -156,7 +156,7 @@ def read_run(run: str | os.PathLike[str]) -> RunCurves:
         _append(training, step, row, where)
         if scores is not None:
             if not isinstance(scores, dict):
-                raise DataError(f'{where}: "held_out" is no object {{...}}. {_DAMAGED}')
+                raise DataError(f'{where}: "held_out" is not an object {{...}}. {_DAMAGED}')
             _append(held_out, step, scores, where)
     if not training and not held_out:
         raise DataError(f"{log} has no step yet. Wait until the run has logged one.")
@@ -174,7 +174,7 @@ def _find_log(run: Path) -> Path:
             return path
     if not run.exists():
         raise DataError(f"{run} does not exist. Give the directory of a run.")
-    raise DataError(f"{run} is no training run: {run / LOG} does not exist.")
+    raise DataError(f"{run} is not a training run: {run / LOG} does not exist.")
 
 
 def _rows(log: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.errors import DependencyError, InputError
+from minilm.files.arrays import Doubles
 from minilm.files.atomic import replace_files
 from minilm.training.curves import Curve, RunCurves
 
@@ -166,7 +166,7 @@ def _line(axes: Axes, curve: Curve, look: Look, *, points: bool = False) -> None
     )
 
 
-def _finite(curve: Curve) -> npt.NDArray[np.float64]:
+def _finite(curve: Curve) -> Doubles:
     """The values, with gaps instead of infinities."""
     return np.where(np.isfinite(curve.values), curve.values, np.nan)
 

@@ -15,7 +15,7 @@ LOCK = "lock"
 def locked(run: Path) -> Iterator[None]:
     """Keeps other processes out; the kernel lets go when this one ends, however it does.
 
-    Best effort: on Windows, and on file systems without locks, nobody is kept out.
+    Best effort: on Windows, and on file systems without locks, no other process is kept out.
 
     Args:
         run: the directory, in which an empty file is left.

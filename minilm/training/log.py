@@ -24,7 +24,7 @@ class Log:
     """log.jsonl: a line for every logged step, every evaluation and every event.
 
     A run that goes on from a snapshot first drops what was logged after it, so that a run that was
-    interrupted leaves the same lines as one that was not (but for seconds and events).
+    interrupted leaves the same lines as one that was not (except for seconds and events).
 
     Args:
         path: the file, created if missing; None = nothing is written.

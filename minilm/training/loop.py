@@ -30,11 +30,11 @@ from minilm.training.best import Best
 from minilm.training.distributed import Processes
 from minilm.training.lock import locked
 from minilm.training.log import LOG, Log, Progress
-from minilm.training.record import SETTINGS, check_record, circumstances
+from minilm.training.record import SETTINGS, check_record, environment
 from minilm.training.settings import TrainingSettings
 from minilm.training.signals import StopRequest
 from minilm.training.snapshots import Snapshot, newest_snapshot, save_snapshot
-from minilm.training.steps import Position, prepared_steps
+from minilm.training.steps import DataPosition, prepared_steps
 from minilm.training.updates import Learner, Outcome, TrainingBatch, TrainingData, Updater
 
 SNAPSHOTS = "snapshots"
@@ -122,7 +122,7 @@ def train(
                 "data": dict(data.fingerprint),
                 "description": dict(description or {}),
             }
-            check_record(run, record, circumstances(processes), allow_changes, say)
+            check_record(run, record, environment(processes), allow_changes, say)
         processes.wait()
         updater = Updater(learner, settings, processes)
         snapshot = _common_snapshot(run / SNAPSHOTS, processes, say)
@@ -165,7 +165,7 @@ class _Session:
         self.step = 0
         self.scores: dict[str, float] = {}
         self._best = Best(run, settings, processes.first)
-        self._position = Position()
+        self._position = DataPosition()
         self._tokens = 0
         self._skips = 0  # in a row
         self._evaluated = 0  # the step of the last evaluation
@@ -182,14 +182,14 @@ class _Session:
         state = snapshot.state
         self.step = self._saved = snapshot.step
         self.scores = dict(state["scores"])
-        self._position = Position(state["epoch"], state["index"])
+        self._position = DataPosition(state["epoch"], state["index"])
         self._tokens = state["tokens"]
         self._skips = state["skips"]
         self._evaluated = state["evaluated"]
         if "best" in state:  # not in snapshots of earlier versions
             self._best.restore(state["best"])
         if self._processes.first:
-            done = self.step == self._settings.steps or self._best.hopeless
+            done = self.step == self._settings.steps or self._best.should_stop
             self._say("all steps are done" if done else f"going on after step {self.step:,}")
 
     def run(self, data: TrainingData, stop: StopRequest) -> bool:
@@ -227,7 +227,7 @@ class _Session:
         # an evaluation that a signal cut short is made up for first
         if not self._evaluate_if_due(stop, log, progress):
             return False
-        if self._best.hopeless:
+        if self._best.should_stop:
             return True
         steps = prepared_steps(data, settings, self._processes, self._position)
         started = time.monotonic()
@@ -244,14 +244,14 @@ class _Session:
                 log.write(row)
             progress.step(self.step, row)
             stopped = outcome.stop or not self._evaluate_if_due(stop, log, progress)
-            better, hopeless = self._best.step == self.step, self._best.hopeless
+            better, should_stop = self._best.step == self.step, self._best.should_stop
             due = _due(self.step, settings.snapshot_every, settings.steps)
-            if stopped or better or hopeless or due:
+            if stopped or better or should_stop or due:
                 self._save(log, progress, must=stopped)
             if stopped:
                 return False
-            if hopeless:
-                progress.note(f"no better for {self._best.waited} evaluations: this is the end")
+            if should_stop:
+                progress.note(f"early stopping: no better for {self._best.bad_evals} evaluations")
                 return True
         return True
 
@@ -261,7 +261,7 @@ class _Session:
         if self._skips > self._settings.max_skips:
             raise TrainingError(
                 f"Step {self.step + 1}: the loss or its gradient was not finite {self._skips} "
-                "times in a row. Lower the learning rate or look at the data."
+                "times in a row. Lower the learning rate or inspect the data."
             )
 
     def _evaluate_if_due(self, stop: StopRequest, log: Log, progress: Progress) -> bool:
@@ -278,7 +278,7 @@ class _Session:
         if self._processes.first:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
             progress.note(f"step {self.step:,} held out  {shown}")
-        self._best.look(self.step, scores, lambda: self._updater.state()[0])
+        self._best.update(self.step, scores, lambda: self._updater.state()[0])
         return True
 
     def _save(self, log: Log, progress: Progress, *, must: bool) -> None:

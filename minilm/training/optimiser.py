@@ -60,15 +60,15 @@ def build_optimiser(module: nn.Module, settings: TrainingSettings) -> torch.opti
     )
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
-    """The norm of all gradients together; above the limit they are scaled down to it.
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
+    """The norm of all gradients together; above `max_norm` they are scaled down to it.
 
     The same as `nn.utils.clip_grad_norm_`, but on a CPU the products of BLAS take half the time
     of its norms or less.
 
     Args:
         parameters: those without a gradient are passed over.
-        limit: None = only the norm.
+        max_norm: None = no clipping, only the norm.
 
     Returns:
         The norm before scaling; infinite or NaN if a gradient is.
@@ -79,8 +79,8 @@ def clip_gradients(parameters: Sequence[nn.Parameter], limit: float | None) -> f
         norm = torch.tensor(squares, dtype=torch.float64).sqrt()
     else:
         norm = nn.utils.get_total_norm(gradients)
-    if limit is not None and float(norm) > limit:
-        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    if max_norm is not None and float(norm) > max_norm:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return float(norm)
 
 

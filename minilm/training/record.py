@@ -19,8 +19,8 @@ from minilm.training.settings import FREE
 SETTINGS = "settings.json"
 
 
-def circumstances(processes: Processes) -> dict[str, Any]:
-    """What may change the last bits, but no meaning."""
+def environment(processes: Processes) -> dict[str, Any]:
+    """What may change the last bits of the results, but not what is computed."""
     return {
         "minilm": minilm.__version__,
         "torch": torch.__version__,
@@ -33,8 +33,8 @@ def circumstances(processes: Processes) -> dict[str, Any]:
 
 def check_record(
     run: Path,
-    fixed: dict[str, Any],
-    circumstances: dict[str, Any],
+    identity: dict[str, Any],
+    environment: dict[str, Any],
     allow_changes: bool,
     say: Callable[[str], None],
 ) -> None:
@@ -42,8 +42,8 @@ def check_record(
 
     Args:
         run: where settings.json lies.
-        fixed: what may not differ, but for the settings named in `FREE`.
-        circumstances: what may differ; it is said.
+        identity: what may not differ, except for the settings named in `FREE`.
+        environment: what may differ; differences are reported.
         allow_changes: take other settings as well.
         say: takes messages.
 
@@ -52,11 +52,11 @@ def check_record(
     """
     path = run / SETTINGS
     if not path.exists():
-        _write_settings(path, fixed, circumstances)
+        _write_settings(path, identity, environment)
         return
     stored = read_json(path, max_bytes=10_000_000, error=TrainingError)
-    before = _flat({key: stored.get(key, {}) for key in fixed})
-    now = _flat(parse_json(json_bytes(fixed)))
+    before = _flat({key: stored.get(key, {}) for key in identity})
+    now = _flat(parse_json(json_bytes(identity)))
     differing = [
         f"{key}: {before.get(key, 'unset')!r} then, {now.get(key, 'unset')!r} now"
         for key in sorted(before.keys() | now.keys())
@@ -71,17 +71,17 @@ def check_record(
         )
     other = {
         key: (stored.get("circumstances", {}).get(key), value)
-        for key, value in circumstances.items()
+        for key, value in environment.items()
         if stored.get("circumstances", {}).get(key) != value
     }
     for key, (then, value) in other.items():
         say(f"note: {key} was {then}, is {value} now: the last bits of the weights may differ")
     if differing or other:
-        _write_settings(path, fixed, circumstances)
+        _write_settings(path, identity, environment)
 
 
-def _write_settings(path: Path, fixed: dict[str, Any], circumstances: dict[str, Any]) -> None:
-    content = json_bytes({**fixed, "circumstances": circumstances})
+def _write_settings(path: Path, identity: dict[str, Any], environment: dict[str, Any]) -> None:
+    content = json_bytes({**identity, "circumstances": environment})
     replace_files({path: lambda temporary: temporary.write_bytes(content)})
 
 

@@ -1,4 +1,4 @@
-"""What a training run is told."""
+"""Settings of the training loop."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class TrainingSettings:
 
     Attributes:
         steps: how many updates.
-        learning_rate: the highest rate of the schedule.
+        learning_rate: the peak of the schedule.
         schedule: see `minilm.training.schedules.learning_rate`.
         warmup: updates of the linear warm-up.
         power: of the polynomial schedule.
         optimiser: "adamw", or "lamb" with Google's defaults, for large steps; see `minilm.Lamb`.
         betas, epsilon, weight_decay: of the optimiser. Norms and biases are never decayed.
-        max_gradient_norm: gradients are scaled down to this norm; None = they are not.
-        accumulation: micro-batches that a process makes of its part of a step. It bounds memory
-            and changes nothing else.
+        max_gradient_norm: gradient clipping: the largest norm of the gradient; None = no clipping.
+        accumulation: gradient accumulation: micro-batches that a process divides its part of a
+            step into. It bounds memory; the batch size of a step stays the same.
         precision: "bfloat16" runs matrix products in bfloat16 (autocast); weights, norms, softmax
             and the optimiser stay in float32.
         seed: of dropout.
@@ -51,12 +51,12 @@ class TrainingSettings:
         on_nonfinite: a loss or gradient that is not finite ends the run before it reaches the
             weights ("raise"), or the step is left out ("skip"), at most `max_skips` in a row.
         max_skips: see `on_nonfinite`.
-        on_save_error: what a full disk does to a run that has an older snapshot.
+        on_save_error: when a snapshot cannot be written, but an older one exists.
         select: a held-out score, such as "accuracy": the run ends with the weights of the
             evaluation where it was best. Of a score whose name ends in "loss" or "error" the lowest
             is the best, of all others the highest. None = the run ends with the last weights.
-        patience: with `select`: the run ends after so many evaluations in a row that were no
-            better than the best; None = it never does.
+        patience: early stopping, with `select`: the run ends after this many evaluations in a
+            row without improvement; None = it never does.
     """
 
     steps: int
@@ -121,7 +121,7 @@ class TrainingSettings:
         if self.warmup > self.steps:
             raise TrainingError(f"warmup is {self.warmup}: there are only {self.steps} steps.")
         if self.patience is not None and self.select is None:
-            raise TrainingError("patience has no meaning without select: name a held-out score.")
+            raise TrainingError("patience needs select: name a held-out score.")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as JSON values."""

@@ -282,7 +282,7 @@ def _state_bytes(place: Path, state: Mapping[str, Any]) -> bytes:
     if not same:
         raise TrainingError(
             f"The snapshot {place} cannot be written: its state does not read back as it was "
-            f"(keys that are no strings, tuples) or has more than {MAX_JSON_BYTES:,} bytes."
+            f"(keys that are not strings, tuples) or has more than {MAX_JSON_BYTES:,} bytes."
         )
     return content
 

@@ -7,33 +7,34 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from minilm.errors import TrainingError
+from minilm.files.arrays import Integers
 from minilm.training.distributed import Processes
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Samples, TrainingBatch, TrainingData
+from minilm.training.updates import TrainingBatch, TrainingData
 
 AHEAD = 2  # steps whose batches each worker prepares in advance
 
 
 @dataclass(frozen=True)
-class Position:
+class DataPosition:
     """Where in the data a run stands: the next step is number `index` of `epoch`."""
 
     epoch: int = 0
     index: int = 0
 
 
-START = Position()
+START = DataPosition()
 
 
 def prepared_steps(
     data: TrainingData,
     settings: TrainingSettings,
     processes: Processes,
-    start: Position = START,
-) -> Iterator[tuple[Position, list[TrainingBatch]]]:
+    start: DataPosition = START,
+) -> Iterator[tuple[DataPosition, list[TrainingBatch]]]:
     """Steps without end: where the data stands after each, and this process's micro-batches."""
 
-    def make(epoch: int, samples: Samples) -> list[TrainingBatch]:
+    def make(epoch: int, samples: Integers) -> list[TrainingBatch]:
         parts = data.split(epoch, samples, processes.world * settings.accumulation)
         return [data.batch(epoch, part) for part in parts[processes.rank :: processes.world]]
 
@@ -42,7 +43,7 @@ def prepared_steps(
             yield position, make(epoch, samples)
         return
     with ThreadPoolExecutor(settings.workers) as pool:
-        waiting: list[tuple[Position, Future[list[TrainingBatch]]]] = []
+        waiting: list[tuple[DataPosition, Future[list[TrainingBatch]]]] = []
         try:
             for position, epoch, samples in _positions(data, start):
                 waiting.append((position, pool.submit(make, epoch, samples)))
@@ -54,7 +55,9 @@ def prepared_steps(
                 future.cancel()
 
 
-def _positions(data: TrainingData, start: Position) -> Iterator[tuple[Position, int, Samples]]:
+def _positions(
+    data: TrainingData, start: DataPosition
+) -> Iterator[tuple[DataPosition, int, Integers]]:
     """Every step from `start` on: the position after it, its epoch, its samples."""
     epoch, index = start.epoch, start.index
     while True:
@@ -62,5 +65,5 @@ def _positions(data: TrainingData, start: Position) -> Iterator[tuple[Position, 
         if not steps:
             raise TrainingError("The data has no samples to train on.")
         for number in range(index, len(steps)):
-            yield Position(epoch, number + 1), epoch, steps[number]
+            yield DataPosition(epoch, number + 1), epoch, steps[number]
         epoch, index = epoch + 1, 0

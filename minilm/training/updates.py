@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from minilm.errors import TrainingError
+from minilm.files.arrays import Integers
 from minilm.training.distributed import Processes
 from minilm.training.optimiser import (
     build_optimiser,
@@ -30,14 +30,12 @@ from minilm.training.optimiser import (
 from minilm.training.schedules import learning_rate
 from minilm.training.settings import Precision, TrainingSettings
 
-Samples = npt.NDArray[np.int64]
-
 
 class TrainingBatch(Protocol):
     """Some samples, ready for a learner."""
 
     @property
-    def samples(self) -> Samples:
+    def samples(self) -> Integers:
         """(B,) the numbers of the samples in it, for messages."""
 
     @property
@@ -55,13 +53,13 @@ class TrainingData(Protocol):
     def fingerprint(self) -> Mapping[str, Any]:
         """JSON values that a run which goes on must find again."""
 
-    def steps(self, epoch: int) -> Sequence[Samples]:
+    def steps(self, epoch: int) -> Sequence[Integers]:
         """The samples of every step of an epoch; independent of the number of processes."""
 
-    def split(self, epoch: int, samples: Samples, parts: int) -> Sequence[Samples]:
+    def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
         """The samples of a step in exactly so many parts, some perhaps empty."""
 
-    def batch(self, epoch: int, samples: Samples) -> Any:
+    def batch(self, epoch: int, samples: Integers) -> Any:
         """A `TrainingBatch` of these samples."""
 
 
@@ -84,15 +82,15 @@ class Learner(nn.Module):
 
     @property
     @abstractmethod
-    def score_names(self) -> tuple[str, ...]:
-        """The names that `score` gives."""
+    def metric_names(self) -> tuple[str, ...]:
+        """The names that `eval_step` gives."""
 
     @abstractmethod
-    def score(self, batch: Any) -> Mapping[str, tuple[float, float]]:
-        """Of held-out text, in eval mode and without gradients: name to (sum, number of items)."""
+    def eval_step(self, batch: Any) -> Mapping[str, tuple[float, float]]:
+        """One batch, in eval mode and without gradients: name to (sum, number of items)."""
 
-    def judge(self, batches: Iterator[Any]) -> dict[str, float] | None:
-        """Scores that are no means over batches, such as F1; None = there are none, use `score`.
+    def evaluate(self, batches: Iterator[Any]) -> dict[str, float] | None:
+        """Scores that are not means over batches, such as F1; None = average those of `eval_step`.
 
         Args:
             batches: all held-out batches, in every process.
@@ -227,18 +225,18 @@ class Updater:
                 yield batch.to(processes.device)
 
         # the same keys in every process, also in one that has no batch or was stopped
-        names = self.learner.score_names
+        names = self.learner.metric_names
         sums = {f"{kind} {name}": 0.0 for name in names for kind in ("sum", "count")}
-        judged = None
+        scores = None
         self.learner.eval()
         try:
             with self.autocast():
-                judged = self.learner.judge(until_stopped(batches))
-            if judged is None:
+                scores = self.learner.evaluate(until_stopped(batches))
+            if scores is None:
                 for batch in until_stopped(batches[processes.rank :: processes.world]):
                     with self.autocast():
-                        scores = self.learner.score(batch)
-                    for name, (total, count) in scores.items():
+                        found = self.learner.eval_step(batch)
+                    for name, (total, count) in found.items():
                         sums[f"sum {name}"] += total
                         sums[f"count {name}"] += count
         except _Stopped:
@@ -248,9 +246,9 @@ class Updater:
         sums = processes.sum({**sums, "stopped": float(stopped)})
         if sums["stopped"]:
             return None
-        if judged is not None:
+        if scores is not None:
             # rounding may differ between processes, what follows from the scores must not
-            mine = judged if processes.first else dict.fromkeys(judged, 0.0)
+            mine = scores if processes.first else dict.fromkeys(scores, 0.0)
             return processes.sum(mine)
         return {name: sums[f"sum {name}"] / max(sums[f"count {name}"], 1.0) for name in names}
 
@@ -298,5 +296,5 @@ def _nonfinite(
     return TrainingError(
         f"Step {step}: the loss or its gradient is not finite ({shown}); the weights were left as "
         f"they were. Samples of the step: {listed}. Lower the learning rate, lengthen the warm-up, "
-        "look at these samples, or leave such steps out (on_nonfinite='skip')."
+        "inspect these samples, or skip such steps (on_nonfinite='skip')."
     )

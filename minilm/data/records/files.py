@@ -70,7 +70,7 @@ def read_records(
     unknown = [name for name in options if name not in known]
     if unknown:
         raise InputError(
-            f"{unknown[0]!r:.80} is no option of the format {format!r:.80}; it has: "
+            f"{unknown[0]!r:.80} is not an option of the format {format!r:.80}; it has: "
             f"{', '.join(known)}."
         )
     return reader(path, skips=skips, **options)

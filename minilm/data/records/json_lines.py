@@ -19,11 +19,11 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def read_json_lines(
     path: str | Path, *, skips: Skips | None = None, encoding: str = "utf-8"
 ) -> Records:
-    """The JSON objects of a file, one a line. Blank lines are no records.
+    """The JSON objects of a file, one a line. Blank lines are not records.
 
     Args:
         path: the file, perhaps .gz or .xz.
-        skips: what becomes of lines that `strict_json` does not take, or that are no object.
+        skips: what becomes of lines that `strict_json` does not take, or that are not objects.
         encoding: how characters are stored.
 
     Raises:
@@ -41,7 +41,7 @@ def strict_json(text: str) -> Any:
     surrogate pair and nesting without end are errors.
 
     Raises:
-        RecordError: it is no JSON, or one of these.
+        RecordError: it is not JSON, or one of these.
     """
     try:
         value = json.loads(
@@ -59,7 +59,7 @@ def strict_json(text: str) -> Any:
         ) from problem
     except UnicodeEncodeError as problem:
         raise RecordError(
-            "half a surrogate pair, which is no Unicode text.",
+            "half a surrogate pair, which is not valid Unicode text.",
             "Escape characters in pairs, or write them as they are.",
             reason="no Unicode",
         ) from problem
@@ -102,6 +102,6 @@ def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
         raise RecordError(
-            f"{number:.80} is no finite number.", "Write null.", reason="number not finite"
+            f"{number:.80} is not a finite number.", "Write null.", reason="number not finite"
         )
     return value

@@ -19,7 +19,7 @@ _DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,
 }
 
-# How files begin that are no text, or another text than expected.
+# How files begin that are not text, or another text than expected.
 _SIGNATURES = {
     b"\x1f\x8b": "It is compressed by gzip: add .gz to its name.",
     b"\xfd7zXZ": "It is compressed by xz: add .xz to its name.",
@@ -57,7 +57,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         ) from problem
     except (LookupError, UnicodeError, ValueError) as problem:
         raise InputError(
-            f"encoding={encoding!r} is no encoding of text ({problem}). "
+            f"encoding={encoding!r} is not a text encoding ({problem}). "
             'Use one such as "utf-8", "utf-16" or "latin-1".'
         ) from problem
     if "\0" in text:

@@ -41,7 +41,7 @@ def read_squad(
         are whole numbers become strings. What else a question has is not read.
 
     Raises:
-        DataError: the file cannot be read, is no JSON or has no questions, an article or a
+        DataError: the file cannot be read, is not JSON or has no questions, an article or a
             paragraph is not as expected, or a question is bad and `skips` says so.
         InputError: there is no such encoding.
 
@@ -145,7 +145,7 @@ def _moved(text: str, start: int, context: str, repair_offsets: bool) -> int:
     """Where an answer is that is not where it should be.
 
     Raises:
-        RecordError: that is not clear, or nobody asked for it.
+        RecordError: that is not clear, or repair was not asked for.
     """
     places = list(islice(_occurrences(text, context), _PLACES_SHOWN + 1))
     if repair_offsets and len(places) == 1:
@@ -182,7 +182,7 @@ def _get(value: Any, key: str, kind: type | tuple[type, ...], advice: str = "") 
     """What an object has under a key.
 
     Raises:
-        RecordError: it is no object, does not have the key, or something else under it.
+        RecordError: it is not an object, does not have the key, or something else under it.
     """
     if not _has(value, key):
         kind_found = "no key" if isinstance(value, dict) else "no JSON object with a key"

@@ -36,7 +36,7 @@ def read_table(
 ) -> Records:
     """The rows of a table, each as `{column: field}` of strings.
 
-    Only `\\n` and `\\r\\n` end a row. Lines without any character are no rows, and neither are
+    Only `\\n` and `\\r\\n` end a row. Lines without any character are not rows, and neither are
     lines of white space if there are two columns or more.
 
     Args:

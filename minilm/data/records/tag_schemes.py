@@ -115,14 +115,14 @@ def _parse(tag: str) -> tuple[str, str]:
     """Letter and type; the type of "O" is "".
 
     Raises:
-        InputError: it is no tag.
+        InputError: it is not a tag.
     """
     if tag == "O":
         return "O", ""
     match = _TAG.fullmatch(tag) if isinstance(tag, str) else None
     if match is None:
         raise InputError(
-            f"{tag!r:.80} is no tag. Expected O, or B, I, E or S with a type, e.g. B-LOC "
+            f"{tag!r:.80} is not a tag. Expected O, or B, I, E or S with a type, e.g. B-LOC "
             "(of BILOU, write E for L and S for U)."
         )
     if _SEVERAL.search(tag):

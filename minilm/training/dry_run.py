@@ -15,7 +15,7 @@ from minilm.training.updates import Learner, TrainingBatch, TrainingData, Update
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """Figures of a few real steps.
 
     Attributes:
@@ -33,14 +33,14 @@ class Rehearsal:
     held_out: Mapping[str, float]
 
 
-def rehearse(
+def dry_run(
     learner: Learner,
     data: TrainingData,
     settings: TrainingSettings,
     processes: Processes,
     held_out: Sequence[TrainingBatch] = (),
     steps: int = 4,
-) -> Rehearsal:
+) -> DryRun:
     """Takes a few real steps, which change the learner and write nothing.
 
     Args:
@@ -57,7 +57,7 @@ def rehearse(
         outcome = updater.update(min(number, settings.steps), batches)
         seconds.append(time.monotonic() - began)
         tokens.append(outcome.tokens)
-    return Rehearsal(
+    return DryRun(
         parameters=sum(p.numel() for p in learner.parameters() if p.requires_grad),
         tokens_per_step=sum(tokens) / len(tokens),
         steps_per_epoch=len(data.steps(0)),

@@ -6,7 +6,7 @@ import time
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from minilm.data.sentences import split_sentences
+from minilm.data.sentence_splitting import split_sentences
 
 # "|" marks the boundaries
 CASES = [

@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from minilm.errors import DataError
+from minilm.files.arrays import Integers
 from minilm.tokenization.files import guarded
 
 if TYPE_CHECKING:
     import tokenizers
 
-Integers: TypeAlias = npt.NDArray[np.int64]
 Item = TypeVar("Item")
 
 _REMEMBERED = 2**22  # characters of words; with their ids about 100 MB
@@ -30,7 +29,7 @@ _CALL = 2**16  # characters that the library gets at once: it takes more than 10
 _SPACES = {"Regex": " {2,}"}
 
 
-class SentenceEncoder:
+class CachedEncoder:
     """Encodes sentences, without special tokens; those that are spelled out in the text are text.
 
     Args:
@@ -63,10 +62,10 @@ class SentenceEncoder:
         words = np.fromiter(map(self._number.__getitem__, chain.from_iterable(lines)), np.int64)
         lengths = self._lengths[words]
         begins = _begins(lengths)
-        # every id's place: that of its word's first id, and how far it is from there
-        places = np.repeat(self._starts[words] - begins, lengths) + np.arange(lengths.sum())
+        # every id's position: that of its word's first id, and how far it is from there
+        positions = np.repeat(self._starts[words] - begins, lengths) + np.arange(lengths.sum())
         first_words = _begins(np.fromiter(map(len, lines), np.int64, len(lines)))
-        return self._ids[places], np.add.reduceat(lengths, first_words)
+        return self._ids[positions], np.add.reduceat(lengths, first_words)
 
     def _learn(self, words: set[str]) -> None:
         """Sees to it that these words are known."""
