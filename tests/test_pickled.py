@@ -13,10 +13,10 @@ import torch
 
 import minilm
 from malformed import tiny_config, tiny_tensors, write_valid
-from minilm.checkpoints.file_names import TOKENIZER_FILES
 from minilm.checkpoints.pickled import check_torch, convert_pickle
 from minilm.checkpoints.weights import open_weights
 from minilm.errors import CheckpointError, MinilmError
+from minilm.files.file_names import TOKENIZER_FILES
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 

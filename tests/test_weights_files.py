@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 
 from malformed import PUBLISHED, Case, cases, raw_file, tiny_config, tiny_tensors, write_sharded
-from minilm.checkpoints.file_names import check_shard_name
 from minilm.checkpoints.weights import open_directory, open_weights, save_directory
 from minilm.errors import CheckpointError
 from minilm.files import atomic, safetensors_file
+from minilm.files.file_names import check_shard_name
 from minilm.files.safetensors_file import DTYPES, SafetensorsFile, write_weights
 
 MEGABYTE = 2**20

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minilm.checkpoints.file_names import CONFIG
 from minilm.errors import ConfigError
+from minilm.files.file_names import CONFIG
 from minilm.files.json_file import read_json
 
 MAX_BYTES = 10_000_000

@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from minilm.checkpoints.file_names import (
+from minilm.errors import CheckpointError, HubError
+from minilm.files.file_names import (
     CONFIG,
     INDEX,
     SENTENCE_FILES,
@@ -17,7 +18,6 @@ from minilm.checkpoints.file_names import (
     check_directory,
     read_shard_index,
 )
-from minilm.errors import CheckpointError, HubError
 
 TIMEOUT = 10.0  # seconds, for the question which files a repository has
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "spiece.model")

@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minilm.checkpoints.file_names import (
+from minilm.errors import CheckpointError
+from minilm.files.atomic import file_list, new_directory
+from minilm.files.file_names import (
     CONFIG,
     INDEX,
     WEIGHTS,
     copy_companions,
     pickle_files,
 )
-from minilm.errors import CheckpointError
-from minilm.files.atomic import file_list, new_directory
 from minilm.files.safetensors_file import write_weights
 
 # The first release without known ways to run code through weights_only (CVE-2025-32434 and

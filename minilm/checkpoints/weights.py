@@ -13,7 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from minilm.checkpoints.config_file import read_config
-from minilm.checkpoints.file_names import (
+from minilm.errors import CheckpointError
+from minilm.files.atomic import being_replaced, replace_files
+from minilm.files.file_names import (
     CONFIG,
     INDEX,
     WEIGHTS,
@@ -22,8 +24,6 @@ from minilm.checkpoints.file_names import (
     pickle_files,
     read_shard_index,
 )
-from minilm.errors import CheckpointError
-from minilm.files.atomic import being_replaced, replace_files
 from minilm.files.json_file import json_bytes
 from minilm.files.safetensors_file import SafetensorsFile, TensorInfo, write_tensors
 

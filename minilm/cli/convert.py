@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from minilm.checkpoints.file_names import CONFIG, copy_companions
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.pickled import convert_pickle
 from minilm.errors import CheckpointError
 from minilm.files.atomic import file_list, new_directory
+from minilm.files.file_names import CONFIG, copy_companions
 from minilm.loader import load, missing_tensors
 from minilm.models.pretrained import DTYPES
 

@@ -11,8 +11,8 @@ from typing import Any
 import click
 from torch import nn
 
-from minilm.checkpoints.file_names import weight_files
 from minilm.checkpoints.hub import resolve
+from minilm.files.file_names import weight_files
 from minilm.loader import load
 from minilm.models.pretrained import PretrainedModel
 

@@ -15,12 +15,12 @@ from minilm.bench.contenders import load_base
 from minilm.bench.measure import LATENCY_REPEATS, ONE_TEXT, take_turns
 from minilm.bench.memory import held_by_tensors, in_fresh_process, peak_resident
 from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS, Batch, draw_lengths, make_batches
-from minilm.checkpoints.file_names import weight_files
 from minilm.checkpoints.hub import resolve
 from minilm.compare.text_scores import score_text
 from minilm.config import AlbertConfig
 from minilm.costs.counting import cost
 from minilm.errors import CheckpointError, DataError, InputError
+from minilm.files.file_names import weight_files
 from minilm.files.json_file import read_json
 from minilm.loader import load, missing_tensors
 from minilm.models.encoder import EncoderModel

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from minilm.checkpoints.config_file import MAX_BYTES
-from minilm.checkpoints.file_names import CONFIG
 from minilm.config import AlbertConfig, BertConfig, DistilBertConfig, EncoderConfig
 from minilm.errors import ConfigError, InputError
+from minilm.files.file_names import CONFIG
 from minilm.files.json_file import read_json
 
 CASED, MULTILINGUAL, GERMAN = 28_996, 119_547, 31_102  # sizes of vocabularies

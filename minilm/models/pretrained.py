@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.initialisation import initialise, materialize, on_meta
 from minilm.checkpoints.config_file import prefix_errors
-from minilm.checkpoints.file_names import WEIGHTS
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.loading import (
     WEIGHT_DTYPES,
@@ -32,6 +31,7 @@ from minilm.checkpoints.report import LoadReport
 from minilm.checkpoints.weights import open_directory, save_directory
 from minilm.config import EncoderConfig, remarks
 from minilm.errors import CheckpointError, ConfigError, InputError
+from minilm.files.file_names import WEIGHTS
 from minilm.models.arguments import LOADING, SAVING, check_words, rename_words
 from minilm.models.inputs import LayoutChoice
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from minilm.checkpoints.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
 from minilm.errors import InputError, TrainingError
+from minilm.files.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
 from minilm.loader import check_vocabulary
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining

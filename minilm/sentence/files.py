@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minilm.checkpoints.file_names import MODULES, POOLING, PROMPTS, TRANSFORMER
 from minilm.errors import ConfigError
+from minilm.files.file_names import MODULES, POOLING, PROMPTS, TRANSFORMER
 from minilm.files.json_file import parse_json, read_bytes, read_json
 
 MAX_BYTES = 1_000_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minilm.checkpoints.file_names import TASK
 from minilm.errors import CheckpointError, InputError, MinilmError
+from minilm.files.file_names import TASK
 from minilm.files.json_file import read_json
 from minilm.loader import find_class
 from minilm.models.pretrained import PretrainedModel

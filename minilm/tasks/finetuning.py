@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from minilm.checkpoints.file_names import TASK
 from minilm.checkpoints.hub import resolve
 from minilm.compression.students import LayerChoice, init_student
 from minilm.config import AlbertConfig, EncoderConfig
 from minilm.data.records.base import Records, Skips
 from minilm.errors import InputError
 from minilm.files.atomic import replace_files
+from minilm.files.file_names import TASK
 from minilm.files.json_file import json_bytes
 from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class, load_finetuned
 from minilm.models.pretrained import PretrainedModel
