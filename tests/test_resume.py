@@ -199,9 +199,9 @@ def test_saving_and_going_on_changes_nothing(
 STOPS = [
     *[("forward", call, call + 1) for call in range(10)],
     *[("batch", call, call + 1) for call in range(4)],
-    ("score", 0, 5),  # in an evaluation, which is broken off and made up for later
-    ("score", 1, 5),
-    ("score", 7, 10),
+    ("eval_step", 0, 5),  # in an evaluation, which is broken off and made up for later
+    ("eval_step", 1, 5),
+    ("eval_step", 7, 10),
     ("save", 0, 4),  # in a snapshot: a step more
     ("save", 1, 7),
     ("save", 2, 10),
@@ -231,7 +231,7 @@ def test_a_signal_saves_within_a_step(runs: Runs, tmp_path: Path, number: int) -
 def test_an_evaluation_made_up_for_is_logged_once(runs: Runs, tmp_path: Path) -> None:
     """Also if the run is killed before the next snapshot."""
     expected, _ = runs.undisturbed()
-    runs.start(tmp_path, strike={"in": "score", "call": 1, "signal": signal.SIGTERM})
+    runs.start(tmp_path, strike={"in": "eval_step", "call": 1, "signal": signal.SIGTERM})
     runs.start(tmp_path, strike={"in": "forward", "call": 0, "signal": signal.SIGKILL})
     assert runs.start(tmp_path)["status"] == 0
     assert_same(tmp_path, expected)

@@ -191,15 +191,15 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     """Trains a tiny model in `output`, or goes on.
 
     The request has "recipe" (mlm or distillation), "output", "settings", perhaps "ranks", and
-    perhaps "strike": {"in": forward, score, batch or save; "call": which call of it, 0 = the first;
-    "signal"; "rank"; for a save "moment", or "file_limit" instead of a signal}.
+    perhaps "strike": {"in": forward, eval_step, batch or save; "call": which call of it, 0 = the
+    first; "signal"; "rank"; for a save "moment", or "file_limit" instead of a signal}.
     """
     rank = start_ranks(request.get("ranks", 1))
     data, held_out, vocabulary, masking = make_data()
     learner, model = make_learner(request["recipe"])
     strike = request.get("strike", {})
     if strike and strike.get("rank", 0) == rank:
-        install(strike, {"forward": learner, "score": learner, "batch": data})
+        install(strike, {"forward": learner, "eval_step": learner, "batch": data})
     said: list[str] = []
     with join("cpu") as processes:
         result = loop.train(
