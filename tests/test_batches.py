@@ -110,7 +110,7 @@ def test_a_batch_is_its_sequences_with_masks(masking: Any) -> None:
     source = data(masking=masking)
     samples = source.steps(0)[0]
     batch = source.batch(0, samples)
-    packed = SEQUENCES.pack(samples)
+    packed = SEQUENCES.gather(samples)
     ids, lengths = packed.ids, packed.lengths
     original = torch.where(batch.labels == -100, batch.input_ids, batch.labels)
     assert original.tolist() == ids.tolist()

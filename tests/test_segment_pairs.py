@@ -51,7 +51,7 @@ def pairs_of(
 
 def segments(found: PairSamples, sample: int) -> tuple[list[int], list[int], int]:
     """The places of the tokens of both segments, and the label, from what a model would see."""
-    packed = found.pack(np.array([sample]))
+    packed = found.gather(np.array([sample]))
     ids, types = packed.ids, packed.token_type_ids
     assert types is not None
     assert packed.sentence_labels is not None

@@ -92,11 +92,11 @@ def test_ranges_of_documents_have_nothing_in_common() -> None:
 def test_packed_sequences_are_the_single_ones() -> None:
     found = Sequences(store(30, 12, 50), max_length=16)
     samples = np.array([3, 0, 4, 3])
-    packed = found.pack(samples)
+    packed = found.gather(samples)
     ids, lengths = packed.ids, packed.lengths
     assert ids.tolist() == np.concatenate([found[int(sample)] for sample in samples]).tolist()
     assert lengths.tolist() == found.lengths[samples].tolist()
-    packed = found.pack(samples[:0])
+    packed = found.gather(samples[:0])
     ids, lengths = packed.ids, packed.lengths
     assert ids.shape == lengths.shape == (0,)
     for sample in (-1, len(found)):

@@ -49,7 +49,7 @@ class Samples(Protocol):
     def keys(self) -> Integers:
         """(N,) a number of its own for each sample, which the draws for it depend on."""
 
-    def pack(self, samples: Integers) -> PackedSamples:
+    def gather(self, samples: Integers) -> PackedSamples:
         """Reads samples by their numbers, (B,)."""
 
 

@@ -160,7 +160,7 @@ class _Masked:
 
     def batch(self, of: Samples, seed: int, key: tuple[int, ...], samples: Integers) -> TokenBatch:
         """A batch whose masks depend on seed, key and the key of each sample."""
-        found = of.pack(samples)
+        found = of.gather(samples)
         draw = TokenDraw(seed, key, of.keys[samples], found.lengths)
         inputs, labels = mask(
             found.ids, found.lengths, self.masking, self.vocabulary, draw, self.corruption

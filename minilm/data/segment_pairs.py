@@ -234,7 +234,7 @@ class PairSamples:
         """(N,) a number for each pair, made of its document and its place there."""
         return self.table[:, 5]
 
-    def pack(self, samples: Integers) -> PackedSamples:
+    def gather(self, samples: Integers) -> PackedSamples:
         """Reads pairs in a row.
 
         Args:
@@ -288,7 +288,7 @@ def pair_evaluation_batches(
     found = pairs.fixed(seed)
     batches = []
     for samples in evaluation_steps(found.lengths, tokens_per_batch, seed, limit_tokens):
-        packed = found.pack(samples)
+        packed = found.gather(samples)
         labels = np.full(len(packed.ids), IGNORED_LABEL)
         batches.append(token_batch(samples, packed, packed.ids, labels, pairs.sentence_task))
     return batches

@@ -96,7 +96,7 @@ class Sequences:
 
     def __getitem__(self, sample: int) -> Integers:
         """(n,) the ids of one sequence, with [CLS] and [SEP]."""
-        return self.pack(np.array([sample])).ids
+        return self.gather(np.array([sample])).ids
 
     def __iter__(self) -> Iterator[Integers]:
         return (self[sample] for sample in range(len(self)))
@@ -105,7 +105,7 @@ class Sequences:
         """Themselves: they are the same in every epoch."""
         return self
 
-    def pack(self, samples: Integers) -> PackedSamples:
+    def gather(self, samples: Integers) -> PackedSamples:
         """Reads sequences in a row.
 
         Args:
