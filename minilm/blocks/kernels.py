@@ -338,14 +338,13 @@ def blocks_of(layout: Packed) -> list[Blocks]:
     return pieces
 
 
-def block_width(longest: int, tokens: int) -> int:
-    """How wide blocks are for sequences of up to so many tokens, and so many in all."""
-    return -(-max(longest, min(BLOCK, tokens)) // VECTOR) * VECTOR
+def place_in_blocks(lengths: tuple[int, ...]) -> tuple[int, list[int], int]:
+    """Put sequences of ascending lengths, one after the other, into the first block with room.
 
-
-def _fill_blocks(lengths: tuple[int, ...]) -> Blocks:
-    """Ascending lengths, one sequence after the other into the first block with room."""
-    width = block_width(lengths[-1], sum(lengths))
+    Returns:
+        The width of a block, where each sequence begins in the line of blocks, and its length.
+    """
+    width = -(-max(lengths[-1], min(BLOCK, sum(lengths))) // VECTOR) * VECTOR
     starts: list[int] = []
     end, limit = 0, 0
     for length in lengths:
@@ -353,6 +352,11 @@ def _fill_blocks(lengths: tuple[int, ...]) -> Blocks:
             end, limit = limit, limit + width
         starts.append(end)
         end += length
+    return width, starts, limit
+
+
+def _fill_blocks(lengths: tuple[int, ...]) -> Blocks:
+    width, starts, limit = place_in_blocks(lengths)
     counts = torch.tensor(lengths)
     sequence = torch.arange(len(lengths)).repeat_interleave(counts)  # (tokens,)
     begins = torch.tensor(starts) - (counts.cumsum(0) - counts)

@@ -8,7 +8,6 @@ twelve times. That is why ALBERT has a tenth of BERT's parameters and is no fast
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import cast
@@ -18,7 +17,7 @@ from torch import nn
 
 from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.initialisation import on_meta
-from minilm.blocks.kernels import block_width
+from minilm.blocks.kernels import place_in_blocks
 from minilm.blocks.transformer import TransformerLayer
 from minilm.config import AlbertConfig, EncoderConfig
 from minilm.errors import InputError
@@ -290,8 +289,7 @@ def _kept_for_backward(
     states: float = 5 * hidden + heads
     indices = 0
     if layer.attention.dropout:
-        block = block_width(length, tokens)
-        slots = block * math.ceil(batch / (block // length))
+        block, _, slots = place_in_blocks((length,) * batch)
         states = hidden + slots * (3 * hidden + 3 * heads * block) / tokens
         indices = INDEX * (tokens + slots)  # the same for all layers
     inner = INNER_STATES.get(model.config.hidden_act, OTHER_INNER_STATES)

@@ -163,7 +163,8 @@ class EncoderModel(PretrainedModel):
             InputError: an argument of a wrong shape, dtype or range; names it and both values.
         """
         config = self.config
-        maps = config.output_attentions if output_attentions is None else output_attentions
+        if output_attentions is None:
+            output_attentions = config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
         tokens = prepare(
@@ -176,9 +177,9 @@ class EncoderModel(PretrainedModel):
             inputs_embeds,
             lengths,
             reads_first=self.pooler is not None or reads == "first",
-            needs_rows=maps,
+            needs_rows=output_attentions,
         )
-        layout, recorded = tokens.layout, output_hidden_states or maps
+        layout, recorded = tokens.layout, output_hidden_states or output_attentions
         only_first = reads == "first" and self.layout_choice != "padded"
         run = LayerRun(
             layout,
@@ -186,7 +187,7 @@ class EncoderModel(PretrainedModel):
             last=len(list(self.virtual_layers())) if only_first and not recorded else 0,
             checkpointing=self.gradient_checkpointing and self.training,
             states=[] if output_hidden_states else None,
-            probs=[] if maps else None,
+            probs=[] if output_attentions else None,
         )
         hidden: Tensor = self.embeddings(
             tokens.input_ids, tokens.position_ids, tokens.token_type_ids, tokens.inputs_embeds
