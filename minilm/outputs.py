@@ -108,7 +108,7 @@ class EncoderOutput(ModelOutput):
     layout: Layout
 
     def records(self) -> dict[str, Any]:
-        """Hidden states and attentions, as far as they were asked for."""
+        """Hidden states and attentions, as far as they were asked for: what heads hand on."""
         return {name: self[name] for name in ("hidden_states", "attentions") if name in self}
 
 

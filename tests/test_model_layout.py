@@ -118,7 +118,7 @@ def test_a_lesion_in_the_last_layer_does_what_it_does_in_transformers(name: str)
     def lesion(_: nn.Module, __: Any, output: Any) -> Any:
         hidden = output if isinstance(output, Tensor) else output[0]
         hidden = hidden.clone()
-        hidden[:, 1] = 0
+        hidden[:, 0, ::2] = 0
         return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
 
     stacks = {
@@ -132,7 +132,7 @@ def test_a_lesion_in_the_last_layer_does_what_it_does_in_transformers(name: str)
     unharmed = tiny(name)(**batch).logits
     logits = ours(**batch).logits
     torch.testing.assert_close(logits, theirs(**batch).logits, rtol=0, atol=1e-10)
-    assert architecture(name) != "albert" or (logits - unharmed).abs().max() > 1e-3
+    assert (logits - unharmed).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -175,7 +175,7 @@ def test_packed_packs_without_padding_too() -> None:
     shapes = []
     model.layers[0].register_forward_hook(lambda m, args, out: shapes.append(out.shape))
     model(torch.ones(2, 5, dtype=torch.int64))
-    assert shapes == [(10, 12)] or shapes[0][0] == 10
+    assert [shape[0] for shape in shapes] == [10]
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -11,7 +11,6 @@ References: Vaswani et al. 2017, section 3.2; Devlin et al. 2019.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C import _TorchDispatchModeKey as DispatchMode
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from minilm.blocks.layout import Layout, Packed, Padded
 from minilm.errors import InputError
@@ -42,7 +42,6 @@ TOKENS_AT_ONCE = 512
 DROPOUT_BITS = 16  # of a random word that decide about one number
 
 execution: Execution = "auto"  # see `attention`
-MAKE_FX = "torch.fx.experimental.proxy_tensor"  # is slow to import, and asked only if it is there
 
 
 @contextmanager
@@ -85,7 +84,7 @@ def recording(x: Tensor | None = None) -> bool:
         or torch._C._is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_dispatch_mode(DispatchMode.FAKE) is not None
-        or ((fx := sys.modules.get(MAKE_FX)) is not None and fx.get_proxy_mode() is not None)
+        or get_proxy_mode() is not None
         or (x is not None and (x.is_meta or type(x) not in (Tensor, nn.Parameter)))
         or (x is not None and x.is_cuda and torch.cuda.is_current_stream_capturing())
     )
@@ -196,8 +195,8 @@ def _once(layout: Layout, build: Callable[..., Built], *options: object) -> Buil
 
 
 def _prefers_formula(query: Tensor, length: int, dropout: float) -> bool:
-    """Whether sequences of this length are better off with the formula than with the kernel."""
-    if not torch.is_grad_enabled() or query.device.type != "cpu" or recording():
+    """Whether training on sequences of this length is faster with the formula."""
+    if query.device.type != "cpu" or recording():
         return False
     # with dropout torch's function spells it out itself, and draws its masks slowly
     return dropout > 0 or (query.dtype is torch.bfloat16 and length <= EXPLICIT_UNTIL)
@@ -225,7 +224,8 @@ def _in_rows(
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, A, S, D)
     mask = None if layout.mask is None else _once(layout, additive_mask, q.dtype)
     probs: Tensor | None = None
-    if layout.explicit or return_probs or _prefers_formula(q, q.shape[-2], dropout):
+    explicit = layout.explicit or return_probs
+    if explicit or (torch.is_grad_enabled() and _prefers_formula(q, q.shape[-2], dropout)):
         context, probs = explicit_attention(q, k, v, mask, dropout)
     else:
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)

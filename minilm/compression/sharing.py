@@ -83,9 +83,8 @@ def _config_of(model: PretrainedModel) -> AlbertConfig:
 def _rebuilt(model: Model, config: AlbertConfig) -> Model:
     """A copy of the model with other sharing; what else is in a group or a layer comes along."""
     rebuilt = copy.deepcopy(model)
-    base, depth = cast(AlbertModel, rebuilt.base), config.num_hidden_layers
-    applied = [base.groups[int(i / (depth / len(base.groups)))] for i in range(depth)]
-    span = depth // config.num_hidden_groups
+    base = cast(AlbertModel, rebuilt.base)
+    applied, span = base.applied_groups(), config.num_hidden_layers // config.num_hidden_groups
     base.groups = nn.ModuleList(copy.deepcopy(group) for group in applied[::span])
     base._share(SHARED_PARTS[config.shared_between_groups])
     rebuilt.config = base.config = config

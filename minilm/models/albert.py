@@ -128,10 +128,14 @@ class AlbertModel(EncoderModel):
             hidden = self.groups[int(i / (depth / len(self.groups)))](hidden, run)
         return hidden
 
-    def virtual_layers(self) -> list[nn.Module]:
+    def applied_groups(self) -> list[LayerGroup]:
+        """The groups in the order that `run_layers` applies them."""
         depth = self.config.num_hidden_layers
-        groups = (self.groups[int(i / (depth / len(self.groups)))] for i in range(depth))
-        return [layer for group in groups for layer in cast(LayerGroup, group).layers]
+        order = (self.groups[int(i / (depth / len(self.groups)))] for i in range(depth))
+        return [cast(LayerGroup, group) for group in order]
+
+    def virtual_layers(self) -> list[nn.Module]:
+        return [layer for group in self.applied_groups() for layer in group.layers]
 
 
 class AlbertForMaskedLM(ForMaskedLM):
