@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import minilm
-from minilm.tasks.finetuning import split_off
+from minilm.recipes.finetuning import split_off
 
 records = []
 for name in ("datetime", "decimal", "socket", "unittest.case"):

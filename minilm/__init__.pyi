@@ -32,7 +32,13 @@ from .errors import (
     TokenizerFileError as TokenizerFileError,
     TrainingError as TrainingError,
 )
+from .learners.tasks import SoftTargets as SoftTargets
 from .loader import load as load
+from .losses.distillation import (
+    DistillationLoss as DistillationLoss,
+    DistillationTerms as DistillationTerms,
+    distillation_terms as distillation_terms,
+)
 from .models.albert import (
     AlbertForMaskedLM as AlbertForMaskedLM,
     AlbertForMultipleChoice as AlbertForMultipleChoice,
@@ -60,21 +66,15 @@ from .models.distilbert import (
     DistilBertForTokenClassification as DistilBertForTokenClassification,
     DistilBertModel as DistilBertModel,
 )
-from .objectives.distillation import (
-    DistillationLoss as DistillationLoss,
-    DistillationTerms as DistillationTerms,
-    distillation_terms as distillation_terms,
-)
 from .recipes.corpus import CorpusSettings as CorpusSettings
+from .recipes.finetuning import (
+    FinetuningSettings as FinetuningSettings,
+    finetune as finetune,
+)
 from .sentence.encoder import (
     Encoder as Encoder,
     SentenceEncoder as SentenceEncoder,
 )
-from .tasks.finetuning import (
-    FinetuningSettings as FinetuningSettings,
-    finetune as finetune,
-)
-from .tasks.learning import SoftTargets as SoftTargets
 from .tasks.prediction import Predictor as Predictor
 from .tokenization.batch import Batch as Batch
 from .tokenization.tokenizer import Tokenizer as Tokenizer

@@ -16,11 +16,11 @@ from minilm.data.ngram_masking import NGramMasking
 from minilm.data.segment_pairs import SegmentPairs, pair_evaluation_batches
 from minilm.data.sequences import Sequences
 from minilm.data.vocabulary import Vocabulary
+from minilm.learners.distillation import DistillationLearner
+from minilm.learners.masked_lm import MaskedLMLearner
+from minilm.learners.pairs import PretrainingLearner
+from minilm.losses.distillation import DistillationLoss
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
-from minilm.objectives.distillation import DistillationLoss
-from minilm.recipes.distillation import DistillationLearner
-from minilm.recipes.masked_lm import MaskedLMLearner
-from minilm.recipes.pretraining import PretrainingLearner
 from minilm.training.distributed import Processes, join
 from minilm.training.loop import train
 from minilm.training.settings import TrainingSettings

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 import minilm
+from minilm.learners.tasks import SoftTargets
 from minilm.loader import CLASSES, STEMS
 from minilm.models.pretrained import PretrainedModel
-from minilm.tasks.finetuning import Finetuned, FinetuningSettings, finetune
-from minilm.tasks.learning import SoftTargets
+from minilm.recipes.finetuning import Finetuned, FinetuningSettings, finetune
 
 Record = dict[str, Any]
 

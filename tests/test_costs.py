@@ -19,9 +19,9 @@ from minilm.costs.counting import HEADS, Cost, Part
 from minilm.costs.presets import PUBLISHED, find_config
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
+from minilm.learners.masked_lm import MaskedLMLearner
+from minilm.learners.pairs import PretrainingLearner
 from minilm.loader import CLASSES, STEMS
-from minilm.recipes.masked_lm import MaskedLMLearner
-from minilm.recipes.pretraining import PretrainingLearner
 from minilm.training.optimiser import build_optimiser
 from minilm.training.settings import TrainingSettings
 from tiny import ALL_CLASSES, SIZES, tiny

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from minilm.blocks.heads import MaskedLMHead
 from minilm.errors import InputError
-from minilm.objectives.distillation import (
+from minilm.losses.distillation import (
     DistillationLoss,
     DistillationTerms,
     States,
     distillation_terms,
 )
-from minilm.objectives.vocabulary import LogitInputs, fused_vocab_losses, masked_scores
+from minilm.losses.vocabulary import LogitInputs, fused_vocab_losses, masked_scores
 
 Positions = Literal["attended", "masked"]
 V, H, E = 19, 6, 5
@@ -126,7 +126,7 @@ def test_chunked_sums_equal_the_plain_computation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     student, teacher, labels = logit_inputs
-    monkeypatch.setattr("minilm.objectives.vocabulary.BLOCK_BYTES", 2 * V * 8)
+    monkeypatch.setattr("minilm.losses.vocabulary.BLOCK_BYTES", 2 * V * 8)
     sums = fused_vocab_losses(
         student, teacher, labels, **factors, temperature=1.7, chunk_bytes=rows_at_once * V * 8
     )

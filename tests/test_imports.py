@@ -17,15 +17,16 @@ LEVELS = [
     ("files",),
     ("blocks", "metrics"),
     ("config", "outputs"),
-    ("objectives", "checkpoints"),
+    ("losses", "checkpoints"),
     ("tokenization",),
     ("data",),
     ("models",),
     ("training",),
     ("loader", "compression", "costs"),
-    ("recipes",),
     ("sentence",),
     ("tasks",),
+    ("learners",),
+    ("recipes",),
     ("parity", "bench"),
     ("compare",),
     ("cli",),
@@ -75,7 +76,7 @@ def test_an_upward_import_would_be_noticed() -> None:
 
 def test_the_engine_knows_no_model_and_no_data_set() -> None:
     for path in (PACKAGE / "training").rglob("*.py"):
-        assert not {part_of(m) for m in imported(path)} & {"models", "data", "objectives"}, path
+        assert not {part_of(m) for m in imported(path)} & {"models", "data", "losses"}, path
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "albert"])

@@ -14,11 +14,11 @@ from torch import Tensor
 import minilm
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
+from minilm.learners.distillation import DistillationLearner
+from minilm.learners.masked_lm import MaskedLMLearner
+from minilm.losses.distillation import DistillationLoss, distillation_terms
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
-from minilm.objectives.distillation import DistillationLoss, distillation_terms
-from minilm.recipes.distillation import DistillationLearner
-from minilm.recipes.masked_lm import MaskedLMLearner
 from minilm.training.updates import Learner
 from tiny import tiny
 

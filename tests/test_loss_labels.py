@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 
 from minilm.errors import InputError
-from minilm.objectives.distillation import distillation_terms
-from minilm.objectives.soft_targets import Kind, label_loss, soft_target_loss
-from minilm.objectives.tasks import problem_type, sequence_loss, span_loss, token_loss
+from minilm.losses.distillation import distillation_terms
+from minilm.losses.heads import problem_type, sequence_loss, span_loss, token_loss
+from minilm.losses.soft_targets import Kind, label_loss, soft_target_loss
 from tiny import tiny
 
 NUMBERS = ("regression", "multi_label_classification")

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minilm.objectives.distillation import DistillationLoss, States, distillation_terms
-from minilm.objectives.precision import at_least_float32
-from minilm.objectives.soft_targets import Kind, label_loss, soft_target_loss
-from minilm.objectives.tasks import sequence_loss, span_loss, token_loss
-from minilm.objectives.vocabulary import LogitInputs, fused_vocab_losses, masked_scores
+from minilm.losses.distillation import DistillationLoss, States, distillation_terms
+from minilm.losses.heads import sequence_loss, span_loss, token_loss
+from minilm.losses.precision import at_least_float32
+from minilm.losses.soft_targets import Kind, label_loss, soft_target_loss
+from minilm.losses.vocabulary import LogitInputs, fused_vocab_losses, masked_scores
 
 N, C = 6, 4
 HALF = (torch.float16, torch.bfloat16)

@@ -14,10 +14,10 @@ import minilm
 from minilm.cli import main
 from minilm.data.batches import TokenBatch
 from minilm.errors import CheckpointError, InputError
+from minilm.learners.pairs import PretrainingLearner
 from minilm.loader import load_pretraining
 from minilm.models.tasks import ForPreTraining
 from minilm.recipes.corpus import CorpusSettings, open_corpus
-from minilm.recipes.pretraining import PretrainingLearner
 from minilm.recipes.runs import masked_lm, pretraining
 from tiny import tiny
 

@@ -17,14 +17,14 @@ from safetensors.torch import load_file
 import minilm
 from minilm.data.records.base import Records, Skips
 from minilm.errors import CheckpointError, InputError, TrainingError
-from minilm.tasks.finetuning import (
+from minilm.learners.tasks import TaskLearner, freeze
+from minilm.recipes.finetuning import (
     Finetuned,
     FinetuningSettings,
     mean_and_deviation,
     prepare,
     split_off,
 )
-from minilm.tasks.learning import TaskLearner, freeze
 from minilm.tasks.prediction import CHUNK, Predictor
 from minilm.tasks.task import Scores
 from task_data import (

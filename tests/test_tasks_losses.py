@@ -12,16 +12,14 @@ from torch import Tensor
 
 from minilm.data.records.base import Skips
 from minilm.errors import InputError
-from minilm.objectives.soft_targets import Kind, label_loss, soft_target_loss
-from minilm.tasks.catalogue import TASKS
-from minilm.tasks.learning import (
-    NoBatch,
+from minilm.learners.tasks import (
     SoftTargets,
-    TaskData,
     TaskLearner,
-    batches,
     class_weights,
 )
+from minilm.losses.soft_targets import Kind, label_loss, soft_target_loss
+from minilm.tasks.batches import NoBatch, TaskData, batches
+from minilm.tasks.catalogue import TASKS
 from minilm.tasks.task import Sample, Task, TaskBatch, collate
 from minilm.tokenization.tokenizer import Tokenizer
 from task_data import ARCHITECTURES, RECORDS, colour_texts, save_start, tiny_model

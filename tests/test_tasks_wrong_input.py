@@ -12,9 +12,9 @@ import pytest
 
 from minilm.data.records.base import Records, Skips
 from minilm.errors import CheckpointError, DataError, InputError, MinilmError, TrainingError
+from minilm.recipes.finetuning import finetune, prepare
 from minilm.tasks.catalogue import TASKS, is_finetuned, task_class
 from minilm.tasks.fields import in_order
-from minilm.tasks.finetuning import finetune, prepare
 from minilm.tasks.prediction import Predictor
 from task_data import RECORDS, VOCABULARY, Record, colour_texts, quick, save_start, settings_of
 

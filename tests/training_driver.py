@@ -35,10 +35,10 @@ from minilm.data.sequences import Sequences
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import MinilmError
 from minilm.files import safetensors_file
+from minilm.learners.distillation import DistillationLearner
+from minilm.learners.masked_lm import MaskedLMLearner
+from minilm.losses.distillation import DistillationLoss
 from minilm.models.tasks import ForMaskedLM
-from minilm.objectives.distillation import DistillationLoss
-from minilm.recipes.distillation import DistillationLearner
-from minilm.recipes.masked_lm import MaskedLMLearner
 from minilm.training import loop
 from minilm.training.distributed import join
 from minilm.training.settings import TrainingSettings

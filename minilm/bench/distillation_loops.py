@@ -26,11 +26,11 @@ from minilm.bench.workload import Batch, encoder_flops, make_batches
 from minilm.config import BertConfig, DistilBertConfig, EncoderConfig
 from minilm.data.batches import TokenBatch
 from minilm.errors import DependencyError
+from minilm.learners.distillation import DistillationLearner
+from minilm.losses.distillation import DistillationLoss
+from minilm.losses.heads import IGNORED_LABEL
 from minilm.models.bert import BertForMaskedLM
 from minilm.models.distilbert import DistilBertForMaskedLM
-from minilm.objectives.distillation import DistillationLoss
-from minilm.objectives.tasks import IGNORED_LABEL
-from minilm.recipes.distillation import DistillationLearner
 from minilm.training.distributed import Processes
 from minilm.training.settings import Precision, TrainingSettings
 from minilm.training.updates import Updater

@@ -38,9 +38,10 @@ from minilm.data.records.base import Skips
 from minilm.data.records.files import read_records
 from minilm.errors import DependencyError, InputError
 from minilm.files.arrays import Integers
+from minilm.learners.tasks import TaskLearner
 from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class
 from minilm.models.pretrained import PretrainedModel
-from minilm.tasks.learning import TaskData, TaskLearner
+from minilm.tasks.batches import TaskData
 from minilm.tasks.task import Sample
 from minilm.tasks.texts import Classification
 from minilm.tokenization.tokenizer import Joined, Tokenizer

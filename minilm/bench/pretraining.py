@@ -38,8 +38,8 @@ from minilm.bench.workload import SEED, draw_lengths, encoder_flops, padding_rat
 from minilm.config import AlbertConfig
 from minilm.data.batches import TokenBatch
 from minilm.errors import DependencyError, InputError
+from minilm.learners.pairs import PretrainingLearner
 from minilm.models.albert import AlbertForPreTraining
-from minilm.recipes.pretraining import PretrainingLearner
 from minilm.training.distributed import Processes
 from minilm.training.memory import hand_back_freed_memory
 from minilm.training.settings import Precision, TrainingSettings

@@ -138,8 +138,8 @@ def command(
         from minilm.checkpoints.hub import resolve
         from minilm.compression.students import init_student
         from minilm.loader import load_masked_lm
+        from minilm.losses.distillation import DistillationLoss
         from minilm.models.distilbert import DistilBertForMaskedLM
-        from minilm.objectives.distillation import DistillationLoss
         from minilm.recipes.runs import distillation
         from minilm.tokenization.tokenizer import Tokenizer
 

@@ -15,7 +15,7 @@ from minilm.cli.training import OUTPUT, loop_options, loop_settings
 from minilm.data.records.base import Skips
 
 if TYPE_CHECKING:
-    from minilm.tasks.finetuning import Finetuned, FinetuningSettings
+    from minilm.recipes.finetuning import Finetuned, FinetuningSettings
 
 TASKS = (
     "classification",
@@ -219,7 +219,7 @@ def command(
     """
     import torch
 
-    from minilm.tasks.finetuning import finetune, mean_and_deviation, split_off
+    from minilm.recipes.finetuning import finetune, mean_and_deviation, split_off
     from minilm.training.distributed import join
     from minilm.training.memory import keep_freed_memory
 
@@ -273,8 +273,8 @@ def command(
 
 
 def _settings(options: Mapping[str, Any]) -> FinetuningSettings:
-    from minilm.tasks.finetuning import FinetuningSettings
-    from minilm.tasks.learning import SoftTargets
+    from minilm.learners.tasks import SoftTargets
+    from minilm.recipes.finetuning import FinetuningSettings
 
     loop = loop_settings(options)
     precision, seed = loop.pop("precision"), loop.pop("seed")

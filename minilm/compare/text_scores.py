@@ -11,11 +11,11 @@ import torch
 from minilm.data.batches import TokenBatch
 from minilm.data.sentence_splitting import split_sentences
 from minilm.errors import InputError
+from minilm.learners.masked_lm import MaskedLMLearner
+from minilm.learners.pairs import PretrainingLearner
 from minilm.loader import check_vocabulary
+from minilm.losses.heads import IGNORED_LABEL
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
-from minilm.objectives.tasks import IGNORED_LABEL
-from minilm.recipes.masked_lm import MaskedLMLearner
-from minilm.recipes.pretraining import PretrainingLearner
 from minilm.sentence.encoder import pack
 from minilm.tokenization.tokenizer import Tokenizer
 

@@ -16,7 +16,7 @@ from minilm.data.randomness import Stream, generator
 from minilm.data.sequences import check_documents, check_ids, check_samples
 from minilm.errors import DataError, InputError
 from minilm.files.arrays import Integers
-from minilm.objectives.tasks import IGNORED_LABEL
+from minilm.losses.heads import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from minilm.data.token_store import TokenStore

@@ -17,6 +17,7 @@ from minilm.blocks.heads import Pooler
 from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.names import BERT, HubNames
 from minilm.config import BertConfig, EncoderConfig
+from minilm.losses.heads import token_loss
 from minilm.models.encoder import EncoderModel, EncoderOptions, LayerRun
 from minilm.models.inputs import check_labels
 from minilm.models.tasks import (
@@ -28,7 +29,6 @@ from minilm.models.tasks import (
     ForTokenClassification,
     TaskModel,
 )
-from minilm.objectives.tasks import token_loss
 from minilm.outputs import BertPreTrainingOutput, EncoderOutput, HeadOutput
 
 

@@ -17,10 +17,10 @@ from minilm.blocks.dropout import Dropout
 from minilm.blocks.heads import MaskedLMHead
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
+from minilm.losses.heads import problem_type, sequence_loss, span_loss, token_loss
 from minilm.models.encoder import EncoderModel, EncoderOptions
 from minilm.models.inputs import check_labels, pack_labels
 from minilm.models.pretrained import PretrainedModel
-from minilm.objectives.tasks import problem_type, sequence_loss, span_loss, token_loss
 from minilm.outputs import EncoderOutput, HeadOutput, ModelOutput, QuestionAnsweringOutput
 
 

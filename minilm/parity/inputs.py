@@ -10,8 +10,8 @@ from torch import Tensor
 
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
+from minilm.losses.heads import IGNORED_LABEL
 from minilm.models.pretrained import PretrainedModel
-from minilm.objectives.tasks import IGNORED_LABEL
 
 MASKS = ("none", "right", "left", "holes", "empty row")
 CHOICES = 2  # a batch for multiple choice has this many rows a question

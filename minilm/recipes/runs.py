@@ -14,14 +14,14 @@ from torch import nn
 
 from minilm.errors import InputError, TrainingError
 from minilm.files.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
+from minilm.learners.distillation import DistillationLearner
+from minilm.learners.masked_lm import MaskedLMLearner
+from minilm.learners.pairs import PretrainingLearner
 from minilm.loader import check_vocabulary
+from minilm.losses.distillation import DistillationLoss
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
-from minilm.objectives.distillation import DistillationLoss
 from minilm.recipes.corpus import Corpus, CorpusSettings, open_corpus
-from minilm.recipes.distillation import DistillationLearner
-from minilm.recipes.masked_lm import MaskedLMLearner
-from minilm.recipes.pretraining import PretrainingLearner
 from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.distributed import Processes, join
 from minilm.training.dry_run import DryRun, dry_run

@@ -16,8 +16,8 @@ from minilm.errors import DataError, InputError
 from minilm.files.arrays import Floats
 from minilm.loader import check_vocabulary, load_finetuned
 from minilm.models.pretrained import PretrainedModel
+from minilm.tasks.batches import batches
 from minilm.tasks.catalogue import task_of
-from minilm.tasks.learning import batches
 from minilm.tasks.task import Prediction, Sample, Scores, Task
 from minilm.tokenization.tokenizer import Tokenizer
 

@@ -15,9 +15,9 @@ from minilm.data.records.base import RecordError, Skips
 from minilm.data.records.tag_schemes import Scheme, scheme_of, to_iob2
 from minilm.errors import DataError, InputError
 from minilm.files.arrays import Floats, Integers
+from minilm.losses.heads import IGNORED_LABEL
 from minilm.metrics.classification import accuracy
 from minilm.metrics.entities import entities, entity_scores
-from minilm.objectives.tasks import IGNORED_LABEL
 from minilm.tasks.fields import checked, find, label_number, need, text_of
 from minilm.tasks.task import Prediction, Sample, Scores, Task, TaskBatch, Term, softmax
 from minilm.tasks.windows import cut, max_context_window

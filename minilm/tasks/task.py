@@ -26,8 +26,8 @@ from torch import Tensor
 from minilm.data.records.base import Skips
 from minilm.errors import InputError
 from minilm.files.arrays import Doubles, Floats, Integers
+from minilm.losses.soft_targets import Kind
 from minilm.models.pretrained import PretrainedModel
-from minilm.objectives.soft_targets import Kind
 from minilm.tokenization.tokenizer import Batch, Joined, Tokenizer
 
 Prediction = dict[str, Any]
@@ -103,7 +103,7 @@ class Term:
 
     Attributes:
         name: for the log, and of what they are counted as.
-        kind: see `minilm.objectives.soft_targets`.
+        kind: see `minilm.losses.soft_targets`.
         logits: (N, C).
         labels: see `label_loss`; None without labels.
         weight: of their mean in the loss.

@@ -14,6 +14,7 @@ from torch import Tensor
 from minilm.data.records.base import RecordError, Skips
 from minilm.errors import DataError
 from minilm.files.arrays import Flags, Floats, Integers
+from minilm.losses.soft_targets import Kind
 from minilm.metrics.classification import (
     accuracy,
     confusion_matrix,
@@ -24,7 +25,6 @@ from minilm.metrics.classification import (
     subset_accuracy,
 )
 from minilm.metrics.correlation import pearson, spearman
-from minilm.objectives.soft_targets import Kind
 from minilm.tasks.fields import (
     checked,
     find,

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minilm.errors import InputError
-from minilm.objectives.precision import at_least_float32, wide_dtype
-from minilm.objectives.tasks import IGNORED_LABEL
+from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.precision import at_least_float32, wide_dtype
 
 CHUNK_BYTES = 2**26  # of logits that exist at once, for student and teacher each
 BLOCK_BYTES = 2**20  # of logits that a softmax works on at once

@@ -21,20 +21,19 @@ from minilm.errors import InputError
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
 from minilm.files.json_file import json_bytes
-from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class, load_finetuned
-from minilm.models.pretrained import PretrainedModel
-from minilm.recipes.runs import Recipe, weights_digest
-from minilm.tasks.catalogue import task_class
-from minilm.tasks.fields import check_dictionaries
-from minilm.tasks.learning import (
-    Balance,
+from minilm.learners.tasks import (
     SoftTargets,
-    TaskData,
     TaskLearner,
     class_weights,
     freeze,
     numbers_of,
 )
+from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class, load_finetuned
+from minilm.models.pretrained import PretrainedModel
+from minilm.recipes.runs import Recipe, weights_digest
+from minilm.tasks.batches import Balance, TaskData
+from minilm.tasks.catalogue import task_class
+from minilm.tasks.fields import check_dictionaries
 from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
 from minilm.tasks.task import Scores, Task
 from minilm.tokenization.tokenizer import Tokenizer

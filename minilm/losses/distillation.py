@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilm.errors import InputError
-from minilm.objectives.checks import check_classes, check_same_shape
-from minilm.objectives.precision import at_least_float32
-from minilm.objectives.tasks import IGNORED_LABEL
-from minilm.objectives.vocabulary import LogitInputs, fused_vocab_losses
+from minilm.losses.checks import check_classes, check_same_shape
+from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.precision import at_least_float32
+from minilm.losses.vocabulary import LogitInputs, fused_vocab_losses
 
 Positions = Literal["attended", "masked"]
 TERMS = ("kl", "mlm", "cosine", "mse")
@@ -172,7 +172,7 @@ class DistillationLoss(nn.Module):
 
     Only what a term with a weight reads is computed: with `kl` and `mse` 0, vocabulary logits
     exist at labelled tokens only; with `mlm` 0 as well, nowhere. Memory does not grow with
-    tokens x vocabulary (see `minilm.objectives.vocabulary`).
+    tokens x vocabulary (see `minilm.losses.vocabulary`).
 
     Args:
         temperature: softens both sides of the divergence; which is multiplied by its square, so

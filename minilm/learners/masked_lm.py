@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from minilm.blocks.heads import MaskedLMHead
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
+from minilm.losses.distillation import States
+from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.vocabulary import fused_vocab_losses, masked_scores
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
-from minilm.objectives.distillation import States
-from minilm.objectives.tasks import IGNORED_LABEL
-from minilm.objectives.vocabulary import fused_vocab_losses, masked_scores
 from minilm.outputs import EncoderOutput
 from minilm.training.updates import Learner
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilm.errors import InputError
-from minilm.objectives.checks import check_classes
-from minilm.objectives.precision import at_least_float32
+from minilm.losses.checks import check_classes
+from minilm.losses.precision import at_least_float32
 
 IGNORED_LABEL = -100
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")

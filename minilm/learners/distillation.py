@@ -10,11 +10,7 @@ from torch import Tensor
 
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
-from minilm.models.pretrained import PretrainedModel
-from minilm.models.tasks import ForMaskedLM
-from minilm.objectives.distillation import DistillationLoss, States
-from minilm.objectives.vocabulary import fused_vocab_losses
-from minilm.recipes.masked_lm import (
+from minilm.learners.masked_lm import (
     MASKED_LM_SCORES,
     check_masked_lm,
     empty_terms,
@@ -25,6 +21,10 @@ from minilm.recipes.masked_lm import (
     states,
     token_counts,
 )
+from minilm.losses.distillation import DistillationLoss, States
+from minilm.losses.vocabulary import fused_vocab_losses
+from minilm.models.pretrained import PretrainedModel
+from minilm.models.tasks import ForMaskedLM
 from minilm.training.updates import Learner
 
 

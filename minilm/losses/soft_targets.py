@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilm.errors import InputError
-from minilm.objectives.checks import check_same_shape
-from minilm.objectives.precision import at_least_float32
+from minilm.losses.checks import check_same_shape
+from minilm.losses.precision import at_least_float32
 
 Kind = Literal["classes", "independent", "value"]
 

@@ -9,10 +9,7 @@ from torch import Tensor
 
 from minilm.data.batches import SentenceTask, TokenBatch
 from minilm.errors import InputError
-from minilm.models.tasks import ForPreTraining
-from minilm.objectives.soft_targets import label_loss
-from minilm.objectives.vocabulary import fused_vocab_losses
-from minilm.recipes.masked_lm import (
+from minilm.learners.masked_lm import (
     MASKED_LM_SCORES,
     empty_terms,
     encode,
@@ -22,6 +19,9 @@ from minilm.recipes.masked_lm import (
     states,
     token_counts,
 )
+from minilm.losses.soft_targets import label_loss
+from minilm.losses.vocabulary import fused_vocab_losses
+from minilm.models.tasks import ForPreTraining
 from minilm.training.updates import Learner
 
 

@@ -1,0 +1,1 @@
+"""What is trained on which loss: masked words, pairs of segments, distillation, tasks."""
