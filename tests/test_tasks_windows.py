@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -203,7 +204,10 @@ def test_a_text_is_split_into_words_that_cover_it(
     spans = examples[0].spans
     covered = [n for start, end in spans for n in range(start, end)]
     assert covered == sorted(set(covered))
-    assert {n for n, letter in enumerate(text) if not letter.isspace()} == set(covered)
+    assert not any(text[n].isspace() for n in covered)
+    # what cannot be seen is a part of words, and nothing where there is no word before it
+    seen = {n for n, letter in enumerate(text) if unicodedata.category(letter)[0] not in "CZ"}
+    assert seen <= set(covered)
     samples = task.samples(examples, tokenizers["wordpiece"])
     outputs = [np.zeros((len(s.rows[0].ids), 5), np.float32) for s in samples]
     for output in outputs:

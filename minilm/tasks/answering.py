@@ -28,6 +28,7 @@ from minilm.tasks.task import (
     softmax,
 )
 from minilm.tasks.windows import Window, cut, max_context_window
+from minilm.tasks.words import whole_letters
 from minilm.tokenization.tokenizer import Tokenizer
 
 NO_ANSWER = (0, 0)  # start and end at [CLS]
@@ -227,15 +228,20 @@ class QuestionAnswering(Task[QuestionExample]):
         samples: Sequence[Sample],
         outputs: Sequence[Floats],
     ) -> list[Prediction]:
-        candidates: list[list[tuple[float, int, int]]] = [[] for _ in examples]
+        candidates: list[dict[tuple[int, int], float]] = [{} for _ in examples]  # scores by place
         null = [np.inf] * len(examples)
         for sample, output in zip(samples, outputs, strict=True):
             null[sample.example] = min(null[sample.example], float(output[0].sum()))
-            candidates[sample.example] += self._candidates(sample.decode_info, output)
-        return [
-            self._prediction(example, sorted(set(found), reverse=True), nothing)
-            for example, found, nothing in zip(examples, candidates, null, strict=True)
+            found = candidates[sample.example]
+            context = examples[sample.example].context
+            for score, *place in self._candidates(sample.decode_info, output):
+                start, end = whole_letters(context, *place)
+                found[start, end] = max(score, found.get((start, end), -np.inf))
+        ranked = [
+            sorted(((score, *place) for place, score in found.items()), reverse=True)
+            for found in candidates
         ]
+        return [self._prediction(*each) for each in zip(examples, ranked, null, strict=True)]
 
     def _candidates(
         self, window: ContextWindow, output: Floats

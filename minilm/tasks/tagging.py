@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,12 +21,11 @@ from minilm.metrics.entities import entities, entity_scores
 from minilm.tasks.fields import checked, find, label_number, need, text_of
 from minilm.tasks.task import Prediction, Sample, Scores, Task, TaskBatch, Term, softmax
 from minilm.tasks.windows import cut, max_context_window
+from minilm.tasks.words import word_spans
 from minilm.tokenization.tokenizer import Tokenizer
 
 OUTSIDE = "O"
 OVERLAP = 4  # windows begin a quarter of their room before the last one ends
-# what a text without given words is split into: words, what an apostrophe glues to them, signs
-_WORD = re.compile(r"(?<=\w)['’]\w+|\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Tagging(Task[WordsExample]):
     ) -> WordsExample:
         if not labelled and find(record, "tokens") is None:
             text = text_of(need(record, "text", "--text-column"), "text")
-            return WordsExample(text, tuple(m.span() for m in _WORD.finditer(text)))
+            return WordsExample(text, tuple(word_spans(text)))
         words = need(record, "tokens", "a list of words")
         if not isinstance(words, list | tuple) or not words:
             raise RecordError(
@@ -181,16 +180,33 @@ class Tagging(Task[WordsExample]):
         samples: Sequence[Sample],
         outputs: Sequence[Floats],
     ) -> list[Prediction]:
-        # a word without any token, such as one of control characters, is outside for certain
-        nothing = OUTSIDE if OUTSIDE in self.numbers else self.labels[0]
-        tags = [[nothing] * len(example.spans) for example in examples]
+        # a word without any token is what its neighbours make it
+        tags: list[list[str]] = [[""] * len(example.spans) for example in examples]
         sure = [np.ones(len(example.spans)) for example in examples]
         for sample, output in zip(samples, outputs, strict=True):
             probabilities = softmax(self._tag_scores(output[sample.decode_info.tokens]))
             for word, row in zip(sample.decode_info.words, probabilities, strict=True):
                 tags[sample.example][word] = self.labels[int(row.argmax())]
                 sure[sample.example][word] = row.max()
+        tags = [self._filled(found) for found in tags]
         return [self._prediction(*found) for found in zip(examples, tags, sure, strict=True)]
+
+    def _filled(self, tags: Sequence[str]) -> list[str]:
+        """The tags with those of words that the model did not see, which are "" here.
+
+        Within an entity they are part of it, elsewhere outside.
+        """
+        nothing = OUTSIDE if OUTSIDE in self.numbers else self.labels[0]
+        filled = list(tags)
+        seen = [number for number, tag in enumerate(tags) if tag]
+        for before, after in pairwise([-1, *seen, len(tags)]):
+            within = False
+            if self.has_entities and before >= 0 and after < len(tags):
+                first, second = tags[before], tags[after]
+                within = first != OUTSIDE and second[0] == "I" and first[2:] == second[2:]
+            gap = after - before - 1
+            filled[before + 1 : after] = [tags[after] if within else nothing] * gap
+        return filled
 
     def _tag_scores(self, output: Floats) -> Floats:
         """The logits of tags among all logits."""
