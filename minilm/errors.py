@@ -12,7 +12,23 @@
 
 Catch `MinilmError` to catch them all. Each message says what is wrong, where (file, tensor or
 argument), what was expected and what to do next.
+
+What to do next is said in the words of the place where the message appears: `quoting=True` in
+Python, `--quoting` on the command line (`setting`, `by_place`).
 """
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+# The options of the command that runs, None while none does. One for the whole process, so that
+# its threads speak as the command does.
+_options: Collection[str] | None = None
+
+OPEN = "..."  # the value of a setting that the reader of the message chooses
 
 
 class MinilmError(Exception):
@@ -49,3 +65,60 @@ class DataError(MinilmError):
 
 class TrainingError(MinilmError):
     """A run cannot start, go on or be trusted: settings, snapshots, numbers that are not finite."""
+
+
+@contextmanager
+def command_line(options: Collection[str]) -> Iterator[None]:
+    """Advice is given in the words of the command line while this is open.
+
+    Args:
+        options: of the command that runs, such as "--encoding"; advice names no others.
+    """
+    global _options
+    before, _options = _options, options
+    try:
+        yield
+    finally:
+        _options = before
+
+
+def by_place(*, python: str, command: str) -> str:
+    """One of two sentences: that for Python, or that for the command line.
+
+    Example:
+        >>> by_place(python="Give another directory.", command="Give another --output.")
+        'Give another directory.'
+    """
+    return python if _options is None else command
+
+
+def setting(name: str, value: object = OPEN, *, option: str | None = None) -> str:
+    """A setting as it is written where the message appears.
+
+    In Python `quoting=True`, `quoting=False`, `encoding="latin-1"`; on the command line
+    `--quoting`, `--no-quoting`, `--encoding latin-1`; for a command without this option
+    "quoting=True in Python".
+
+    Args:
+        name: of the argument.
+        value: of the argument; `OPEN` if the reader chooses it.
+        option: how the command line spells the setting, if not as above.
+
+    Example:
+        >>> setting("quoting", True)
+        'quoting=True'
+    """
+    shown = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if value is OPEN:
+        shown = OPEN
+    if _options is None:
+        return f"{name}={shown}"
+    words = name.replace("_", "-")
+    spelled = option or (f"--no-{words}" if value is False else f"--{words}")
+    if spelled not in _options:
+        return f"{name}={shown} in Python"
+    if option is not None or isinstance(value, bool):
+        return spelled
+    if value is OPEN:
+        return f"{spelled} {name.upper()}"
+    return f"{spelled} {shlex.quote(str(value).replace(chr(9), chr(92) + 't'))}"

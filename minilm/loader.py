@@ -10,7 +10,7 @@ from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.names import ARCHITECTURES, architecture_of
 from minilm.checkpoints.weights import open_directory
 from minilm.config import EncoderConfig
-from minilm.errors import CheckpointError, InputError
+from minilm.errors import CheckpointError, InputError, by_place
 from minilm.models import albert, bert, distilbert
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
@@ -144,8 +144,11 @@ def check_vocabulary(config: EncoderConfig, tokenizer: Tokenizer) -> None:
         raise InputError(
             f"The tokenizer has {tokenizer.vocab_size:,} tokens, the vocabulary of the model "
             f"{config.vocab_size:,} (vocab_size). Use the model's own tokenizer, or let the model "
-            "grow: minilm finetune --resize-embeddings, or "
-            f"model.resize_token_embeddings({tokenizer.vocab_size})."
+            "grow: "
+            + by_place(
+                python=f"model.resize_token_embeddings({tokenizer.vocab_size}).",
+                command="minilm finetune --resize-embeddings.",
+            )
         )
 
 

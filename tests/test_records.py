@@ -155,8 +155,8 @@ def test_a_directory_of_utterances(tmp_path: Path) -> None:
             {"tagged": True},
             "'tagged' is not an option of the format 'csv'; it has: delimiter",
         ),
-        ("a.csv", {"encoding": "utf-9"}, "encoding='utf-9' is not a text encoding"),
-        ("a.csv", {"encoding": "base64"}, "encoding='base64' is not a text encoding"),
+        ("a.csv", {"encoding": "utf-9"}, 'encoding="utf-9" is not a text encoding'),
+        ("a.csv", {"encoding": "base64"}, 'encoding="base64" is not a text encoding'),
         ("a.csv", {"encoding": "a\0b"}, "is not a text encoding"),
     ],
 )

@@ -101,10 +101,13 @@ def test_a_bad_line_costs_its_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"token_column": 3}, "line 1: no column 3 in 2. token_column counts from 1, or from -1"),
-        ({"token_column": 0}, "no column 0 in 2"),
-        ({"tag_column": -3}, "no column -3 in 2. tag_column"),
-        ({"tag_column": 1}, "words and tags both in column 1 of 2. Name another tag_column, or"),
+        ({"token_column": 3}, "line 1: token_column=3, but there are 2 columns. They count from 1"),
+        ({"token_column": 0}, "token_column=0, but"),
+        ({"tag_column": -3}, "tag_column=-3, but there are 2 columns"),
+        (
+            {"tag_column": 1},
+            "words and tags both in column 1 of 2. Name another column (tag_column=...), or",
+        ),
     ],
 )
 def test_columns_that_cannot_be(tmp_path: Path, options: dict[str, Any], message: str) -> None:

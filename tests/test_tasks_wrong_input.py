@@ -86,8 +86,8 @@ UNREADABLE: list[tuple[str, Record, str, str]] = [
 ]  # fmt: skip
 # and those whose labels are bad
 UNLABELLED: list[tuple[str, Record, str, str]] = [
-    ("classification", {"text": "a"}, "There is no 'label'; the record has 'text'. Say which field "
-     "it is (--label-column)", "no label"),
+    ("classification", {"text": "a"}, "There is no 'label'; the record has 'text'. Give the field "
+     "that holds it the name 'label'", "no label"),
     ("classification", {"text": "a", "label": None}, "There is no 'label'", "no label"),
     ("classification", {"text": "a", "label": " "}, "expected a name or a whole number",
      "no proper label"),
@@ -259,7 +259,7 @@ SAME = {"text": "a", "label": "red"}
     ("task", "train", "message"),
     [
         ("classification", [SAME] * 3, r"1 labels \(red\) under 'label': there is nothing to tell"),
-        ("classification", [{"text": "a"}] * 3, r"0 labels \(none\).*\(--label-column\)"),
+        ("classification", [{"text": "a"}] * 3, r"0 labels \(none\).*the name 'label'"),
         ("tagging", [tagged(WORDS, ["O"] * 3)] * 3, r"1 labels \(O\) under 'tags'"),
         ("tagging", [{"tokens": WORDS}], r"0 labels \(none\)"),
         ("tagging", [tagged(WORDS, 5)], r"0 labels \(none\)"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from minilm.checkpoints.names import ENCODER, HubNames
 from minilm.checkpoints.report import Entry, LoadReport
 from minilm.checkpoints.weights import Weights
-from minilm.errors import CheckpointError
+from minilm.errors import CheckpointError, setting
 from minilm.files.safetensors_file import TensorInfo
 
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -181,9 +181,10 @@ def raise_for(report: LoadReport, allow_unexpected: bool) -> None:
     advice = "Is this the right class and the config.json that belongs to these weights?"
     if not problems:
         problems, unknown = ([] if allow_unexpected else unknown), []
-        advice = "Pass allow_unexpected=True to leave unknown tensors out."
+        advice = f"Pass {setting('allow_unexpected', True)} to leave unknown tensors out."
     elif not any(entry.own and entry.own.startswith(ENCODER) for entry in problems):
-        advice = "Pass ignore_mismatched_heads=True to start with a new head of the model's shape."
+        new = setting("ignore_mismatched_heads", True)
+        advice = f"Pass {new} to start with a new head of the model's shape."
     if problems:
         lines = [f"  {entry}" for entry in problems[:SHOWN]]
         if len(problems) > SHOWN:
@@ -233,7 +234,8 @@ def fill(
         worst = ", ".join(f"{name} ({count})" for name, count in list(nonfinite.items())[:SHOWN])
         raise CheckpointError(
             f"{plan.report.source}: NaN or infinite values in {len(nonfinite)} tensors: {worst}. "
-            "The training run that wrote them went wrong; pass allow_nonfinite=True to load anyway."
+            "The training run that wrote them went wrong; pass "
+            f"{setting('allow_nonfinite', True)} to load anyway."
         )
     for copy, original in plan.copies.items():
         if not _equal(weights.read(copy), weights.read(original)):

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 import minilm
-from minilm.errors import MinilmError
+from minilm.errors import MinilmError, command_line
 
 # command -> its module, and the name of the click command in it unless that is `command`; and its
 # line in --help
@@ -61,6 +61,14 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:  # from now on, advice is given in this command's words
+            ctx.with_resource(command_line(_options_of(command)))
+        return name, command, rest
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with warnings.catch_warnings():
@@ -72,6 +80,13 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
+
+
+def _options_of(command: click.Command) -> set[str]:
+    """The options of a command, or of all commands of a group."""
+    if isinstance(command, click.Group):
+        return {name for one in command.commands.values() for name in _options_of(one)}
+    return {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -52,6 +52,23 @@ def record_options() -> Option[Any]:
                 help="Character between the columns of a table. Default: a comma in csv, a tab in "
                 "tsv.",
             ),
+            click.option(
+                "--quoting/--no-quoting",
+                default=None,
+                help="Whether fields of a table may stand in quotes. Default: yes in csv, no in "
+                "tsv.",
+            ),
+            click.option(
+                "--token-column",
+                type=int,
+                help="Column of the words in a CoNLL file, counted from 1, or from -1 backwards. "
+                "Default: 1.",
+            ),
+            click.option(
+                "--tag-column",
+                type=int,
+                help="Column of the tags in a CoNLL file, counted alike. Default: -1, the last.",
+            ),
             click.option("--encoding", help="Character encoding of the file. Default: utf-8."),
             click.option(
                 "--on-bad-record",
@@ -86,9 +103,11 @@ def read(
     given: dict[str, Any] = {}
     if options["no_header"]:
         given["header"] = False
-    for name in ("delimiter", "encoding"):
+    for name in ("encoding", "quoting", "token_column", "tag_column"):
         if options[name] is not None:
-            given[name] = options[name].replace("\\t", "\t")
+            given[name] = options[name]
+    if options["delimiter"] is not None:
+        given["delimiter"] = options["delimiter"].replace("\\t", "\t")
     if options["repair_offsets"]:
         given["repair_offsets"] = True
     unlabelled = {"squad": "labelled", "conll": "tagged"}.get(options["format"] or format_of(path))

@@ -20,8 +20,7 @@ UNFINISHED = "unfinished.json"
 COUNTS = "counts.npy"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 KINDS = ("tokens", "sentences", "documents")
-RESTART = "--restart, or resume=False"
-AGAIN = f"Make the store again: minilm tokenize ({RESTART})."
+AGAIN = "Make the store again: minilm tokenize --restart, with the arguments it was made with."
 
 _MAX_BYTES = 64 * 2**20
 

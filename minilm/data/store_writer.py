@@ -19,7 +19,6 @@ from minilm.data.store_manifest import (
     COUNTS,
     KINDS,
     MANIFEST,
-    RESTART,
     TOKENIZER_FILES,
     UNFINISHED,
     FileRecord,
@@ -31,7 +30,7 @@ from minilm.data.store_manifest import (
     token_dtype,
     unfinished_bytes,
 )
-from minilm.errors import CheckpointError, DataError
+from minilm.errors import CheckpointError, DataError, setting
 from minilm.files.arrays import Integers
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
@@ -154,7 +153,8 @@ class StoreWriter:
         if shards and other is not None:
             raise DataError(
                 f"{self._directory} was begun with {other}. Finish it with the arguments it was "
-                f"begun with, give another directory, or throw it away ({RESTART})."
+                f"begun with, give another directory, or throw it away "
+                f"({setting('resume', False, option='--restart')})."
             )
         for number, shard in enumerate(shards):
             try:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias, get_args
 
-from minilm.errors import DataError, InputError
+from minilm.errors import DataError, InputError, by_place, setting
 
 EncodingErrors: TypeAlias = Literal["strict", "replace", "ignore"]
 
@@ -161,7 +161,7 @@ def _from_txt(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Document
                 raise DataError(
                     f"{path}, line {number}: the document that begins at line {first} has more "
                     f"than {MAX_DOCUMENT:,} characters. A blank line ends a document; if every "
-                    "line is a document, use --document-per-line."
+                    f"line is a document, say {setting('document_per_line', True)}."
                 )
         elif document:
             yield Document("\n".join(document), path, first)
@@ -194,7 +194,9 @@ def _text_of(line: str, text_format: TextFormat) -> str:
         raise ValueError("expected a JSON object {...}")
     if key not in record:
         keys = ", ".join(sorted(record)[:10])
-        raise ValueError(f"no key {key!r}; it has: {keys}. Name the right one (--text-key)")
+        raise ValueError(
+            f"no key {key!r}; it has: {keys}. Name the right one: {setting('text_key')}"
+        )
     text = record[key]
     if not isinstance(text, str):
         raise ValueError(f"{key!r} must be a string, not {text!r:.40}")
@@ -204,14 +206,16 @@ def _text_of(line: str, text_format: TextFormat) -> str:
         if text_format.encoding_errors == "strict":
             raise ValueError(
                 f"{key!r} has half a surrogate pair ({text[problem.start]!r}) at character "
-                f"{problem.start + 1}, which is not valid Unicode text. {_LENIENT}"
+                f"{problem.start + 1}, which is not valid Unicode text. {_lenient()}"
             ) from problem
         # "replace" when encoding would give "?"
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", text_format.encoding_errors)
     return text
 
 
-_LENIENT = 'Repair it, or choose what becomes of such places: errors="replace" or "ignore"'
+def _lenient() -> str:
+    option = by_place(python=setting("encoding_errors", "replace"), command="--errors replace")
+    return f"Repair it, or choose what becomes of such places: {option}, or ignore"
 
 
 def _read_lines(
@@ -254,7 +258,7 @@ def _decode(data: bytes, path: Path, number: int, encoding_errors: EncodingError
         hint = next(hints, None) if number == 1 else None
         raise DataError(
             f"{path}, line {number}: byte {problem.start + 1} (0x{data[problem.start]:02x}) is not "
-            f"UTF-8. {hint or _LENIENT + '.'}"
+            f"UTF-8. {hint or _lenient() + '.'}"
         ) from problem
 
 

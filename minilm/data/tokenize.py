@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from minilm.data import sentence_splitting
 from minilm.data.document_encoder import DocumentEncoder, encode_documents
-from minilm.data.store_manifest import AGAIN, MANIFEST, RESTART, FileRecord, Manifest, difference
+from minilm.data.store_manifest import AGAIN, MANIFEST, FileRecord, Manifest, difference
 from minilm.data.store_writer import StoreWriter, clear_away, remove_store
 from minilm.data.text_files import (
     Document,
@@ -30,7 +30,7 @@ from minilm.data.text_files import (
     read_documents,
 )
 from minilm.data.token_store import TokenStore, tokenizer_fingerprint
-from minilm.errors import DataError, InputError
+from minilm.errors import DataError, InputError, setting
 
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer
@@ -216,7 +216,7 @@ def _check_same(
     if other is not None:
         raise DataError(
             f"{directory} is a finished store made with {other}. Give another directory, or throw "
-            f"it away ({RESTART})."
+            f"it away ({setting('resume', False, option='--restart')})."
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from minilm.blocks import kernels
 from minilm.blocks.layout import Layout, Packed, Padded
 from minilm.config import EncoderConfig
-from minilm.errors import InputError
+from minilm.errors import InputError, by_place
 from minilm.losses.heads import IGNORED_LABEL
 
 LayoutChoice = Literal["auto", "padded", "packed"]
@@ -153,8 +153,11 @@ def prepare(
     if longest > config.max_position_embeddings:
         raise InputError(
             f"{name} has {longest} tokens in a row, max_position_embeddings is "
-            f"{config.max_position_embeddings}: truncate the text (tokenizer(..., max_length=...)) "
-            "or split it."
+            f"{config.max_position_embeddings}: "
+            + by_place(
+                python="truncate the text (tokenizer(..., max_length=...)) or split it.",
+                command="shorten the text, or split it.",
+            )
         )
 
     if position_ids is not None:

@@ -17,7 +17,7 @@ from minilm.checkpoints.hub import resolve
 from minilm.compression.students import LayerChoice, init_student
 from minilm.config import AlbertConfig, EncoderConfig
 from minilm.data.records.base import Records, Skips
-from minilm.errors import InputError
+from minilm.errors import InputError, by_place
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
 from minilm.files.json_file import json_bytes
@@ -464,7 +464,11 @@ def _loop(
     if not 0 <= warmup < 1:
         raise InputError(f"warmup is {warmup}: expected a share of all steps, from 0 to below 1.")
     if not has_dev and (settings.patience or settings.select not in (None, "last")):
-        raise InputError("select and patience need an evaluation: give dev records.")
+        needs = by_place(
+            python="select and patience need an evaluation: give dev records.",
+            command="--select and --patience need an evaluation: give --dev or --hold-out.",
+        )
+        raise InputError(needs)
     select = settings.select or task.metric
     rate = own["learning_rate"] if settings.learning_rate is None else settings.learning_rate
     every = settings.evaluate_every

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from minilm.data.records.base import RecordError, Records, Skips, where
-from minilm.errors import DataError
+from minilm.errors import DataError, by_place
 
 Record = Mapping[str, Any]
 
@@ -126,7 +126,10 @@ def need(record: Record, name: str, option: str) -> Any:
         has = ", ".join(map(repr, record)) or "nothing"
         raise RecordError(
             f"There is no {name!r}; the record has {has}.",
-            f"Say which field it is ({option}).",
+            by_place(
+                python=f"Give the field that holds it the name {name!r}.",
+                command=f"Say which field it is ({option}).",
+            ),
             reason=f"no {name}",
         )
     return value

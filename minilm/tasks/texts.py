@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
-from minilm.errors import DataError
+from minilm.errors import DataError, by_place
 from minilm.files.arrays import Flags, Floats, Integers
 from minilm.losses.soft_targets import Kind
 from minilm.metrics.classification import (
@@ -365,8 +365,11 @@ def known_labels(records: Sequence[Mapping[str, Any]], field: str) -> set[str]:
     if len(labels) < 2:
         raise DataError(
             f"The training records have {len(labels)} labels ({', '.join(labels) or 'none'}) under "
-            f"{field!r}: there is nothing to tell apart. Say which field holds the label "
-            "(--label-column)."
+            f"{field!r}: there is nothing to tell apart. "
+            + by_place(
+                python=f"Give the field that holds the label the name {field!r}.",
+                command="Say which field holds the label (--label-column).",
+            )
         )
     return labels
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import minilm
-from minilm.errors import TrainingError
+from minilm.errors import TrainingError, by_place, setting
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes, parse_json, read_json
 from minilm.training.distributed import Processes
@@ -66,8 +66,9 @@ def check_record(
         raise TrainingError(
             f"{path.parent.parent} holds a run with other settings:\n  "
             + "\n  ".join(differing)
-            + "\nRepeat the command it was started with, take another --output, or go on anyway "
-            "with --allow-changes."
+            + "\nRepeat what it was started with, take another "
+            + by_place(python="directory", command="--output")
+            + f", or go on anyway with {setting('allow_changes', True)}."
         )
     other = {
         key: (stored.get("circumstances", {}).get(key), value)

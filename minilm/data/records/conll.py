@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minilm.data.records.base import Record, RecordError, Records, Skips, collect
 from minilm.data.records.lines import numbered_lines, read_text
-from minilm.errors import InputError
+from minilm.errors import InputError, by_place, setting
 
 _DOCUMENT = "-DOCSTART-"
 
@@ -57,9 +57,13 @@ def read_conll(
     token = _index("token_column", token_column, count, where)
     tag = _index("tag_column", tag_column, count, where) if tagged else None
     if tag == token:
+        untagged = by_place(
+            python="say tagged=False if the file has no tags",
+            command="use minilm predict if the file has no tags",
+        )
         raise InputError(
-            f"{where}: words and tags both in column {token + 1} of {count}. Name another "
-            "tag_column, or say tagged=False if the file has no tags."
+            f"{where}: words and tags both in column {token + 1} of {count}. Name another column "
+            f"({setting('tag_column')}), or {untagged}."
         )
     columns = _Columns(count, "\t" in line, token, tag)
     return collect(path, _sentences(lines, columns), skips or Skips())
@@ -145,6 +149,7 @@ def _index(name: str, column: int, count: int, where: str) -> int:
     """
     if not 1 <= abs(column) <= count:
         raise InputError(
-            f"{where}: no column {column} in {count}. {name} counts from 1, or from -1 backwards."
+            f"{where}: {setting(name, column)}, but there are {count} columns. They count from 1, "
+            "or from -1 backwards."
         )
     return column - 1 if column > 0 else count + column

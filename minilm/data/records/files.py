@@ -16,7 +16,7 @@ from minilm.data.records.lines import suffix_of
 from minilm.data.records.squad import read_squad
 from minilm.data.records.tables import read_table
 from minilm.data.records.utterances import FILES, read_utterances
-from minilm.errors import InputError
+from minilm.errors import InputError, by_place, setting
 
 _GLUE = "glue:"
 
@@ -66,13 +66,18 @@ def read_records(
         reader = _READERS[format]
     else:
         raise InputError(f"no format {format!r:.80}; {_known()}.")
-    known = [name for name in inspect.signature(reader).parameters if name not in ("path", "task")]
+    known = [
+        name
+        for name in inspect.signature(reader).parameters
+        if name not in ("path", "task", "skips")
+    ]
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise InputError(
-            f"{unknown[0]!r:.80} is not an option of the format {format!r:.80}; it has: "
-            f"{', '.join(known)}."
-        )
+        name = unknown[0]
+        python = f"{name!r:.80} is not an option of the format {format!r:.80}"
+        command = f"{setting(name, options[name])} is not for the format {format}"
+        has = ", ".join(by_place(python=one, command=setting(one)) for one in known)
+        raise InputError(f"{by_place(python=python, command=command)}; it has: {has}.")
     return reader(path, skips=skips, **options)
 
 
@@ -90,7 +95,7 @@ def format_of(path: Path) -> str:
     if suffix not in _FORMATS:
         raise InputError(
             f"{path}: its name does not tell the format (known: {', '.join(_FORMATS)}). "
-            f"Say format=...; {_known()}."
+            f"Say {setting('format')}; {_known()}."
         )
     return _FORMATS[suffix]
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from minilm.errors import DataError, InputError
+from minilm.errors import DataError, InputError, setting
 
 _DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
@@ -24,8 +24,6 @@ _SIGNATURES = {
     b"\x1f\x8b": "It is compressed by gzip: add .gz to its name.",
     b"\xfd7zXZ": "It is compressed by xz: add .xz to its name.",
     b"PK\x03\x04": "It is a zip archive, or a table of Excel: unpack it, or save it as text.",
-    b"\xff\xfe": 'It is UTF-16: say encoding="utf-16".',
-    b"\xfe\xff": 'It is UTF-16: say encoding="utf-16".',
 }
 
 
@@ -44,20 +42,20 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         InputError: there is no such encoding.
     """
     data = _stored(path)
-    hint = next((hint for start, hint in _SIGNATURES.items() if data.startswith(start)), None)
+    hint = _hint(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as problem:
         line = data.count(b"\n", 0, problem.start) + 1
         byte = problem.start - data.rfind(b"\n", 0, problem.start)
-        advice = hint or 'Convert it, or name its encoding, e.g. encoding="latin-1".'
+        advice = hint or f"Convert it, or name its encoding, e.g. {setting('encoding', 'latin-1')}."
         raise DataError(
             f"{path}, line {line}: byte {byte} (0x{data[problem.start]:02x}) is not "
             f"{encoding.upper()}. {advice}"
         ) from problem
     except (LookupError, UnicodeError, ValueError) as problem:
         raise InputError(
-            f"encoding={encoding!r} is not a text encoding ({problem}). "
+            f"{setting('encoding', encoding)} is not a text encoding ({problem}). "
             'Use one such as "utf-8", "utf-16" or "latin-1".'
         ) from problem
     if "\0" in text:
@@ -65,6 +63,12 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         advice = hint or "Is it a text file? Make or fetch it again."
         raise DataError(f"{path}, line {line}: a NUL character, which no text has. {advice}")
     return text.removeprefix("\ufeff")
+
+
+def _hint(data: bytes) -> str | None:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return f"It is UTF-16: say {setting('encoding', 'utf-16')}."
+    return next((hint for start, hint in _SIGNATURES.items() if data.startswith(start)), None)
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from minilm.data.records.base import Record, RecordError, Records, Skips, collect
 from minilm.data.records.json_lines import strict_json
 from minilm.data.records.lines import read_text
-from minilm.errors import DataError
+from minilm.errors import DataError, by_place, setting
 
 _PLACES_SHOWN = 5
 
@@ -115,7 +115,7 @@ def _answers(question: Any, context: str, repair_offsets: bool) -> tuple[list[Re
     Raises:
         RecordError: one cannot be used, or there should be none, or some.
     """
-    answers = _get(question, "answers", list, "For a file without answers say labelled=False.")
+    answers = _get(question, "answers", list, _unlabelled())
     impossible = _has(question, "is_impossible") and _get(question, "is_impossible", bool)
     if impossible and answers:
         raise RecordError(
@@ -126,7 +126,7 @@ def _answers(question: Any, context: str, repair_offsets: bool) -> tuple[list[Re
     if not impossible and not answers:
         raise RecordError(
             "no answers, and no is_impossible that says so.",
-            "For a file without answers say labelled=False.",
+            _unlabelled(),
             reason="no answers",
         )
     found = []
@@ -141,6 +141,13 @@ def _answers(question: Any, context: str, repair_offsets: bool) -> tuple[list[Re
     return found, moved
 
 
+def _unlabelled() -> str:
+    return by_place(
+        python="For a file without answers say labelled=False.",
+        command="A file without answers is for minilm predict.",
+    )
+
+
 def _moved(text: str, start: int, context: str, repair_offsets: bool) -> int:
     """Where an answer is that is not where it should be.
 
@@ -151,7 +158,8 @@ def _moved(text: str, start: int, context: str, repair_offsets: bool) -> int:
     if repair_offsets and len(places) == 1:
         return places[0]
     if len(places) == 1:
-        advice = f"It occurs once, at {places[0]}; repair_offsets=True moves it there."
+        repair = setting("repair_offsets", True)
+        advice = f"It occurs once, at {places[0]}; {repair} moves it there."
     elif places:
         shown = ", ".join(map(str, places[:_PLACES_SHOWN]))
         more = " and more" if len(places) > _PLACES_SHOWN else ""

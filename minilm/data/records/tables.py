@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from minilm.data.records.base import Record, RecordError, Records, Skips, collect
 from minilm.data.records.lines import numbered_lines, read_text, suffix_of
-from minilm.errors import DataError, InputError
+from minilm.errors import DataError, InputError, setting
 
 NumberedRow: TypeAlias = tuple[int, list[str] | RecordError]
 
@@ -62,7 +62,8 @@ def read_table(
         delimiter = _DELIMITERS.get(suffix_of(path))
     if delimiter is None:
         raise InputError(
-            f"{path}: no .csv or .tsv, so the delimiter must be named, e.g. delimiter='\\t'."
+            f"{path}: no .csv or .tsv, so the delimiter must be named, e.g. "
+            f"{setting('delimiter', chr(9))}."
         )
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise InputError(
@@ -76,9 +77,11 @@ def read_table(
     else:
         rows, columns = _counted(rows)
     advice = (
-        f"Put fields with {delimiter!r} in quotes, or name the right delimiter."
+        f"Put fields with {delimiter!r} in quotes, or name the right delimiter "
+        f"({setting('delimiter')})."
         if quoting
-        else f"Take {delimiter!r} out of the fields; if they stand in quotes, say quoting=True."
+        else f"Take {delimiter!r} out of the fields; if they stand in quotes, say "
+        f"{setting('quoting', True)}."
     )
     return collect(path, named_rows(rows, columns, advice), skips or Skips())
 
@@ -107,7 +110,8 @@ def quoted_rows(text: str, delimiter: str, path: Path) -> Iterator[NumberedRow]:
                 line = number + text.count("\n", begin, place)
                 raise DataError(
                     f"{path}, line {line}: the quote that begins field {len(fields) + 1} is never "
-                    "closed. If quotes mean nothing in this file, say quoting=False."
+                    "closed. If quotes mean nothing in this file, say "
+                    f"{setting('quoting', False)}."
                 )
             quoted, plain = match.groups()
             place = match.end()
@@ -121,7 +125,8 @@ def quoted_rows(text: str, delimiter: str, path: Path) -> Iterator[NumberedRow]:
         if end is None:
             bad = RecordError(
                 f"text follows the closing quote of field {len(fields)}.",
-                "Double the quotes inside a field; if quotes mean nothing, say quoting=False.",
+                "Double the quotes inside a field; if quotes mean nothing, say "
+                f"{setting('quoting', False)}.",
                 reason="misplaced quote",
             )
             yield number, bad
@@ -177,13 +182,13 @@ def _header(path: Path, rows: Iterator[NumberedRow]) -> list[str]:
         if unnamed:
             raise DataError(
                 f"{path}, line {number}: column {unnamed[0]} of the header has no name. Name it, "
-                "or say header=False."
+                f"or say {setting('header', False)}."
             )
         name, count = Counter(columns).most_common(1)[0]
         if count > 1:
             raise DataError(
                 f"{path}, line {number}: the header has {count} columns {name!r:.80}. Rename "
-                "them, or say header=False."
+                f"them, or say {setting('header', False)}."
             )
         return columns
     return []
