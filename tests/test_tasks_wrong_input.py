@@ -48,7 +48,7 @@ UNREADABLE: list[tuple[str, Record, str, str]] = [
     ("classification", {"text": "", "label": "red"}, "text is empty. Remove", "empty text"),
     ("classification", {"text": " \t\u00a0\n", "label": "red"}, "text is empty", "empty text"),
     ("classification", {"text": None, "label": "red"}, "the record has 'text', 'label'", "no text"),
-    ("classification", {"label": "red"}, "Say which field it is (--text-column)", "no text"),
+    ("classification", {"label": "red"}, "Give the field that holds it the name 'text'", "no text"),
     ("classification", {}, "There is no 'text'; the record has nothing", "no text"),
     ("classification", {"text": 5, "label": "red"}, "text is a int (5)", "text is not a string"),
     ("classification", {"text": ["a"], "label": "red"}, "expected a string",
