@@ -49,7 +49,16 @@ class MemoryStore:
         self.num_documents = len(lines)
         self.num_tokens = len(self._tokens)
         self.document_starts = np.cumsum([0, *map(len, lines)])
-        self._sentence = sentence
+        self._first = np.zeros(self.num_documents + 1, np.int64)
+        starts = [np.zeros(0, np.int64)]
+        for document in range(self.num_documents):
+            start, stop = self.document_starts[document : document + 2]
+            if isinstance(sentence, int):
+                starts.append(np.arange(start, stop, sentence))
+            else:
+                starts.append(start + np.cumsum([0, *sentence[document][:-1]]))
+            self._first[document + 1] = self._first[document] + len(starts[-1])
+        self._starts = np.append(np.concatenate(starts), self.num_tokens)
 
     def tokenizer(self) -> Tokenizer:
         return self._tokenizer
@@ -62,7 +71,10 @@ class MemoryStore:
         return self._tokens[start:stop]
 
     def sentences(self, document: int) -> npt.NDArray[np.int64]:
-        start, stop = self.document_starts[document : document + 2]
-        if isinstance(self._sentence, int):
-            return np.append(np.arange(start, stop, self._sentence), stop)
-        return np.asarray(start + np.cumsum([0, *self._sentence[document]]))
+        return self._starts[self._first[document] : self._first[document + 1] + 1]
+
+    def first_sentences(self, documents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return self._first[documents]
+
+    def sentence_starts(self, sentences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return self._starts[sentences]

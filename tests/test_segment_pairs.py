@@ -1,6 +1,7 @@
 """Pairs for sentence order and next sentence, against a plain transcription of the algorithm."""
 
 import itertools
+import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -14,7 +15,7 @@ from minilm.data.batches import SentenceTask
 from minilm.data.masked_lm import MaskedLMData
 from minilm.data.masking import TokenMasking
 from minilm.data.ngram_masking import NGramMasking
-from minilm.data.randomness import Stream, generator
+from minilm.data.randomness import Stream, TokenDraw, heads
 from minilm.data.segment_pairs import PairMode, PairSamples, SegmentPairs, pair_evaluation_batches
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import DataError, InputError
@@ -83,13 +84,12 @@ def test_the_pairs_are_those_of_the_plain_algorithm(task: SentenceTask, mode: Pa
     assert len(by_key) == len(found.keys)
     seen = 0
     for document in range(STORE.num_documents):
-        random = generator(3, Stream.SEGMENTS, 1, document)
-        target = ROOM
-        if random.random() < 0.1:
-            target = int(random.integers(2, ROOM, endpoint=True))
         starts = STORE.sentences(document)
         sentences = [list(range(a, b)) for a, b in itertools.pairwise(starts)]
-        cut, chance = random.random((2, len(sentences)))
+        draw = TokenDraw(3, (Stream.SEGMENTS, 1), np.array([document]), np.array([len(starts)]))
+        *drawn, (of_short, of_target, *_) = draw(6)
+        cut, chance = np.array(drawn)[:, :2].T
+        target = 2 + int(of_target * (ROOM - 1)) if of_short < 0.1 else ROOM
         at = number = 0
         while at < len(sentences):
             chunk: list[list[int]] = []
@@ -294,3 +294,18 @@ def test_texts_without_pairs_are_refused() -> None:
     for task, mode in KINDS[1:]:
         with pytest.raises(DataError, match="only 1 to choose from"):
             pairs_of(task, mode, lonely, documents=range(1))
+
+
+def test_heads_of_coins_follow_the_binomial_distribution() -> None:
+    uniform = (np.arange(20_000) + 0.5) / 20_000
+    for flips in (1, 2, 11, 60):
+        found = heads(np.full(len(uniform), flips), uniform)
+        share = np.bincount(found, minlength=flips + 1) / len(uniform)
+        exact = [math.comb(flips, number) / 2**flips for number in range(flips + 1)]
+        assert np.abs(share - exact).max() < 2 / len(uniform)
+    many = heads(np.full(len(uniform), 10**6), uniform)  # a sentence without an end
+    assert abs(many.mean() - 5e5) < 1
+    assert abs(many.std() - 500) < 1
+    mixed = heads(np.array([3, 0, 10**5, 3]), np.array([0.9999, 0.5, 0.5, 0.0]))
+    assert mixed.tolist() == [3, 0, 50_000, 0]
+    assert heads(np.empty(0, np.int64), np.empty(0)).tolist() == []

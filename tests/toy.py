@@ -77,6 +77,9 @@ class Cloud:
         order = np.random.default_rng([1, epoch]).permutation(self.size)
         return [order[start : start + 8] for start in range(0, self.size, 8)]
 
+    def count_steps(self, epochs: int) -> int:
+        return sum(len(self.steps(epoch)) for epoch in range(epochs))
+
     def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
         return np.array_split(samples, parts)
 

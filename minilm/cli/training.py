@@ -343,7 +343,7 @@ def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) 
 
     steps = options["steps"]
     if steps is None:
-        steps = sum(len(recipe.data.steps(epoch)) for epoch in range(options["epochs"]))
+        steps = recipe.data.count_steps(options["epochs"])
     warmup = options["warmup"]
     if not math.isfinite(warmup):
         raise click.BadParameter(f"{warmup} is not a number of steps.", param_hint="--warmup")

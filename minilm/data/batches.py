@@ -6,6 +6,7 @@ There is no padding anywhere: a batch is all tokens in a row, and its size is a 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
@@ -38,8 +39,25 @@ class PackedSamples:
     sentence_labels: Integers | None = None
 
 
-class Samples(Protocol):
-    """What there is to learn from in an epoch. May be shared by threads."""
+def join_samples(parts: Sequence[PackedSamples]) -> PackedSamples:
+    """Several packed samples of one kind, in a row."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def together(arrays: list[Integers | None]) -> Integers | None:
+        found = [array for array in arrays if array is not None]
+        return np.concatenate(found) if found else None
+
+    return PackedSamples(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        together([part.token_type_ids for part in parts]),
+        together([part.sentence_labels for part in parts]),
+    )
+
+
+class SampleBlock(Protocol):
+    """Samples that are made together. May be shared by threads."""
 
     @property
     def lengths(self) -> Integers:
@@ -50,11 +68,11 @@ class Samples(Protocol):
         """(N,) a number of its own for each sample, which the draws for it depend on."""
 
     def gather(self, samples: Integers) -> PackedSamples:
-        """Reads samples by their numbers, (B,)."""
+        """Reads samples by their numbers in the block, (B,)."""
 
 
 class SampleSource(Protocol):
-    """Where samples come from."""
+    """Where samples come from: block by block, each a random part of the epoch's samples."""
 
     @property
     def vocab_size(self) -> int:
@@ -68,8 +86,20 @@ class SampleSource(Protocol):
     def fingerprint(self) -> dict[str, object]:
         """JSON values that a run which goes on must find again."""
 
-    def samples(self, seed: int, epoch: int) -> Samples:
-        """The samples of an epoch; always the same ones for the same numbers."""
+    @property
+    def drawn_anew(self) -> bool:
+        """Whether every epoch has samples of its own."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of an epoch, at least 1; all have about as many tokens."""
+
+    @property
+    def no_samples(self) -> str:
+        """What an error says of an epoch without any sample."""
+
+    def block(self, seed: int, epoch: int, number: int) -> SampleBlock:
+        """A block of an epoch; always the same samples for the same numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +200,12 @@ def cut_steps(order: Integers, lengths: Integers, tokens: int) -> list[Integers]
     if tokens < 1:
         raise InputError(f"A step has at least 1 token, not {tokens}.")
     ends = lengths[order].cumsum()
-    begins = ends - lengths[order]
-    # for each place: where the next step begins if a step begins here
-    following = np.searchsorted(ends, begins + tokens, side="right")
-    following = np.maximum(following, np.arange(len(order)) + 1).tolist()
     bounds = [0]
+    begin = 0  # in tokens
     while bounds[-1] < len(order):
-        bounds.append(following[bounds[-1]])
+        stop = max(int(np.searchsorted(ends, begin + tokens, side="right")), bounds[-1] + 1)
+        bounds.append(stop)
+        begin = int(ends[stop - 1])
     return [order[begin:end] for begin, end in pairwise(bounds)]
 
 

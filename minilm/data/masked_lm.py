@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from minilm.data.batches import (
-    Samples,
+    PackedSamples,
     SampleSource,
     TokenBatch,
     cut_steps,
     split_evenly,
     token_batch,
 )
+from minilm.data.epochs import Epochs
 from minilm.data.masking import BERT, Corruption, Masking, mask
 from minilm.data.randomness import Stream, TokenDraw, generator
 from minilm.data.sequences import Sequences
@@ -66,8 +67,8 @@ class MaskedLMData:
         generator(seed)  # refuses an invalid seed now rather than at the first step
         self._source = source
         self._masked = _Masked(source, masking, vocabulary, corruption)
-        self._tokens_per_step = tokens_per_step
         self._seed = seed
+        self._epochs = Epochs(source, tokens_per_step=tokens_per_step, seed=seed)
         self.fingerprint: dict[str, Any] = {
             "sequences": source.fingerprint,
             "masking": masking.fingerprint,
@@ -77,22 +78,31 @@ class MaskedLMData:
         }
 
     def steps(self, epoch: int) -> Sequence[Integers]:
-        """The samples of every step of an epoch."""
-        lengths = self._samples(epoch).lengths
-        order = generator(self._seed, Stream.ORDER, epoch).permutation(len(lengths))
-        return cut_steps(order, lengths, self._tokens_per_step)
+        """The samples of every step of an epoch, made while they are taken; see `Epochs`."""
+        return self._epochs[epoch]
+
+    def count_steps(self, epochs: int) -> int:
+        """How many steps so many epochs take, without making samples that are not needed yet.
+
+        Exact for sequences. For pairs, which every epoch draws anew, it is the first epoch's steps
+        for each epoch; in a corpus of several blocks, what its first block gives for each block.
+        Epochs differ from that by about one step in a thousand.
+        """
+        if not self._source.drawn_anew:
+            return sum(len(self.steps(epoch)) for epoch in range(epochs))
+        return max(1, round(epochs * self._epochs[0].expected_steps()))
 
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
         """Samples of a step in exactly so many parts, balanced by tokens; some may be empty."""
-        return split_evenly(samples, self._samples(epoch).lengths[samples], parts)
+        return split_evenly(samples, self._epochs[epoch].lengths(samples), parts)
 
     def batch(self, epoch: int, samples: Integers) -> TokenBatch:
         """The masked batch of these samples in an epoch; there may be none. Threads may call it."""
+        found = self._epochs[epoch]
         key = (Stream.MASKS, epoch)
-        return self._masked.batch(self._samples(epoch), self._seed, key, samples)
-
-    def _samples(self, epoch: int) -> Samples:
-        return self._source.samples(self._seed, epoch)
+        return self._masked.batch(
+            samples, found.gather(samples), found.keys(samples), self._seed, key
+        )
 
 
 def evaluation_batches(
@@ -126,7 +136,13 @@ def evaluation_batches(
     """
     masked = _Masked(sequences, masking, vocabulary, corruption)
     return [
-        masked.batch(sequences, seed, (Stream.EVALUATION_MASKS,), samples)
+        masked.batch(
+            samples,
+            sequences.gather(samples),
+            sequences.keys[samples],
+            seed,
+            (Stream.EVALUATION_MASKS,),
+        )
         for samples in evaluation_steps(sequences.lengths, tokens_per_batch, seed, limit_tokens)
     ]
 
@@ -158,10 +174,16 @@ class _Masked:
                 f"{self.source.vocab_size}. Use Vocabulary.of(store.tokenizer())."
             )
 
-    def batch(self, of: Samples, seed: int, key: tuple[int, ...], samples: Integers) -> TokenBatch:
+    def batch(
+        self,
+        samples: Integers,
+        found: PackedSamples,
+        keys: Integers,
+        seed: int,
+        key: tuple[int, ...],
+    ) -> TokenBatch:
         """A batch whose masks depend on seed, key and the key of each sample."""
-        found = of.gather(samples)
-        draw = TokenDraw(seed, key, of.keys[samples], found.lengths)
+        draw = TokenDraw(seed, key, keys, found.lengths)
         inputs, labels = mask(
             found.ids, found.lengths, self.masking, self.vocabulary, draw, self.corruption
         )

@@ -4,8 +4,10 @@ What is drawn for a sample depends on (seed, stream, epoch, sample) and on nothi
 other samples of its batch, the number of processes and threads, or how often a run was interrupted.
 """
 
+import math
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +25,7 @@ class Stream(IntEnum):
     EVALUATION_MASKS = 3
     SEGMENTS = 4
     EVALUATION_SEGMENTS = 5
+    BLOCKS = 6
 
 
 class Draw(Protocol):
@@ -85,6 +88,42 @@ class TokenDraw:
             begin = end
         self._calls += 1
         return numbers
+
+
+def heads(flips: Integers, uniform: Doubles) -> Integers:
+    """How many of so many fair coins show heads: binomial numbers by inversion.
+
+    Args:
+        flips: (N,) coins of each draw, at least 0.
+        uniform: (N,) numbers in [0, 1), one for each draw.
+
+    Returns:
+        (N,) numbers from 0 to flips.
+    """
+    found = np.zeros_like(flips)
+    order = np.argsort(flips, kind="stable")
+    values, sizes = np.unique(flips, return_counts=True)
+    ends = sizes.cumsum()
+    for count, begin, end in zip(values.tolist(), ends - sizes, ends, strict=True):
+        if count:
+            places = order[begin:end]
+            least, cumulative = _distribution_of_heads(count)
+            found[places] = least + np.searchsorted(cumulative, uniform[places], side="right")
+    return found
+
+
+@lru_cache(4096)
+def _distribution_of_heads(flips: int) -> tuple[int, Doubles]:
+    """The least number of heads that is considered, and the cumulative probabilities from it on.
+
+    Numbers more than ten standard deviations from the mean are left out: 1e-23 of all.
+    """
+    reach = 5 * math.isqrt(flips) + 5
+    least, most = max(0, flips // 2 - reach), min(flips, flips // 2 + reach)
+    numbers = np.arange(least, most)
+    logarithms = np.append(0.0, np.log((flips - numbers) / (numbers + 1)).cumsum())
+    cumulative = np.exp(logarithms - logarithms.max()).cumsum()
+    return least, cumulative[:-1] / cumulative[-1]  # the last is 1, which no number reaches
 
 
 def _seed_sequence(seed: int, key: Sequence[int]) -> np.random.SeedSequence:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from minilm.data.batches import PackedSamples, SentenceTask, TokenBatch, token_batch
 from minilm.data.masked_lm import EVALUATION_SEED, evaluation_steps
-from minilm.data.randomness import Stream, generator
+from minilm.data.randomness import Stream, TokenDraw, generator, heads
 from minilm.data.sequences import check_documents, check_ids, check_samples
 from minilm.errors import DataError, InputError
-from minilm.files.arrays import Integers
+from minilm.files.arrays import Doubles, Integers
 from minilm.losses.heads import IGNORED_LABEL
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ PairMode = Literal["pure", "google"]
 
 SPECIAL = 3  # [CLS], [SEP] and [SEP]
 _DOCUMENT = 1 << 24  # a sample's key: its document times this, plus its place in the document
+_BLOCK = 1 << 25  # tokens of the documents whose pairs are shuffled together, at least
+_CHUNK = 1 << 20  # tokens of the documents whose pairs are made at once
 
 
 class SegmentPairs:
@@ -39,7 +40,9 @@ class SegmentPairs:
       (label 1), and B's own are read again for the next sample.
 
     A pair that is too long loses tokens, one at a time, always of the longer segment, at its front
-    or at its back. Which pairs there are depends on (seed, epoch, document) alone.
+    or at its back. Which pairs there are depends on (seed, epoch, document) alone. The documents of
+    a large corpus are dealt out at random, anew in every epoch, into blocks of about equal size;
+    pairs are made and shuffled block by block.
 
     A single sentence makes no pair. In "pure" mode at least two sentences are collected, however
     long the first one is, and the last sentence of a document is left out if it is alone. In
@@ -59,6 +62,7 @@ class SegmentPairs:
         short_probability: of a document whose samples are to have only 2 to `max_length` - 3
             ordinary tokens, how many is drawn.
         min_length: shorter samples are left out; special tokens counted.
+        block_tokens: the documents of a block have at least so many tokens, if there are so many.
 
     Raises:
         InputError: an argument is out of range.
@@ -79,9 +83,12 @@ class SegmentPairs:
         documents: range | None = None,
         short_probability: float = 0.1,
         min_length: int = 12,
+        block_tokens: int = _BLOCK,
     ) -> None:
         documents = range(store.num_documents) if documents is None else documents
         _check(store, task, mode, max_length, documents, short_probability, min_length)
+        if block_tokens < 1:
+            raise InputError(f"block_tokens is {block_tokens}; expected at least 1.")
         tokenizer = store.tokenizer()
         self.store = store
         self.vocab_size = store.vocab_size
@@ -93,8 +100,14 @@ class SegmentPairs:
         self._room = max_length - SPECIAL
         self._short_probability = short_probability
         self._min_length = min_length
-        self._lock = Lock()
-        self._table = lru_cache(2)(self._make_table)  # an epoch may end while another begins
+        self.drawn_anew = True
+        first, stop = store.document_starts[[documents.start, documents.stop]].tolist()
+        self.num_blocks = max(1, (stop - first) // block_tokens)
+        self._dealt = lru_cache(2)(self._deal)  # an epoch may end while another begins
+        self.no_samples = (
+            f"{store.path}: documents {documents.start} to {documents.stop} give no pair of at "
+            f"least min_length={min_length} tokens. Do their documents have more than one sentence?"
+        )
         self.fingerprint: dict[str, Any] = {
             "store": store.fingerprint,
             "documents": [documents.start, documents.stop],
@@ -103,6 +116,7 @@ class SegmentPairs:
             "max_length": max_length,
             "short_probability": short_probability,
             "min_length": min_length,
+            "block_tokens": block_tokens,
         }
         if not self._pure and len(documents) < 2:
             raise DataError(
@@ -111,12 +125,12 @@ class SegmentPairs:
             )
 
     def samples(self, seed: int, epoch: int) -> PairSamples:
-        """The pairs of an epoch.
+        """All pairs of an epoch, in the order of the documents.
 
         Raises:
             DataError: there are none.
         """
-        return self._samples(seed, Stream.SEGMENTS, epoch)
+        return self._all(seed, (Stream.SEGMENTS, epoch))
 
     def fixed(self, seed: int) -> PairSamples:
         """Pairs for evaluation, drawn once and for all from a stream of their own.
@@ -124,97 +138,148 @@ class SegmentPairs:
         Raises:
             DataError: there are none.
         """
-        return self._samples(seed, Stream.EVALUATION_SEGMENTS)
+        return self._all(seed, (Stream.EVALUATION_SEGMENTS,))
 
-    def _samples(self, seed: int, *key: int) -> PairSamples:
-        with self._lock:  # lest two threads make the same table
-            return self._table(seed, key)
+    def block(self, seed: int, epoch: int, number: int) -> PairSamples:
+        """The pairs of some documents of an epoch, drawn at random; together they are all pairs.
 
-    def _make_table(self, seed: int, key: tuple[int, ...]) -> PairSamples:
+        Args:
+            seed, epoch: what the draws depend on.
+            number: 0 <= number < num_blocks.
+        """
+        return self._made(self._dealt(seed, epoch)[number], seed, (Stream.SEGMENTS, epoch))
+
+    def _all(self, seed: int, key: tuple[int, ...]) -> PairSamples:
+        found = self._made(np.arange(self._documents.start, self._documents.stop), seed, key)
+        if not len(found.table):
+            raise DataError(self.no_samples)
+        return found
+
+    def _deal(self, seed: int, epoch: int) -> list[Integers]:
+        """The documents of every block, each in order."""
+        documents = np.arange(self._documents.start, self._documents.stop)
+        if self.num_blocks == 1:
+            return [documents]
+        documents = generator(seed, Stream.BLOCKS, epoch).permutation(documents)
+        starts = self.store.document_starts
+        ends = (starts[documents + 1] - starts[documents]).cumsum()
+        blocks = (ends - 1) * self.num_blocks // ends[-1]
+        bounds = np.searchsorted(blocks, np.arange(1, self.num_blocks))
+        return [np.sort(block) for block in np.split(documents, bounds)]
+
+    def _made(self, documents: Integers, seed: int, key: tuple[int, ...]) -> PairSamples:
+        """The pairs of documents, which are in order."""
+        starts = self.store.document_starts
+        chunks = (starts[documents + 1] - starts[documents]).cumsum() // _CHUNK
+        bounds = np.flatnonzero(np.diff(chunks)) + 1
         parts = [
-            self._pairs_of(document, generator(seed, *key, document))
-            for document in self._documents
+            self._pairs_of(chunk, seed, key) for chunk in np.split(documents, bounds) if len(chunk)
         ]
-        table = np.concatenate([np.empty((0, 6), np.int64), *parts])
-        if not len(table):
-            raise DataError(
-                f"{self.store.path}: documents {self._documents.start} to {self._documents.stop} "
-                f"give no pair of at least min_length={self._min_length} tokens. Do their "
-                "documents have more than one sentence?"
-            )
-        return PairSamples(self, table)
+        return PairSamples(self, np.concatenate([np.empty((0, 6), np.int64), *parts]))
 
-    def _pairs_of(self, document: int, random: np.random.Generator) -> Integers:
-        """(pairs, 6): begin and end of the first segment and of the second, label, key."""
-        target = self._room
-        if random.random() < self._short_probability:
-            target = int(random.integers(2, self._room, endpoint=True))
-        starts = self.store.sentences(document)  # (n + 1,) in tokens
-        first = np.arange(len(starts) - 1)
-        cut, chance = random.random((2, len(first)))
+    def _pairs_of(self, documents: Integers, seed: int, key: tuple[int, ...]) -> Integers:
+        """(pairs, 6): begin and end of the first segment and of the second, label, key.
+
+        The sentences of all documents are rows of one table, behind those of each document a row
+        for its end. What is drawn for a document depends on its number alone.
+        """
+        first = self.store.first_sentences(documents)
+        rows = self.store.first_sentences(documents + 1) - first + 1
+        ends = rows.cumsum() - 1
+        owner = np.repeat(np.arange(len(documents)), rows)
+        row = np.arange(len(owner))
+        starts = self.store.sentence_starts(row + (first - (ends - rows + 1))[owner])  # in tokens
+        draws = TokenDraw(seed, key, documents, rows)(6)
+        cut, chance = draws[:, 0], draws[:, 1]
+        # the row of its end has the draws for the document itself
+        short = 2 + (draws[ends, 1] * (self._room - 1)).astype(np.int64)
+        target = np.where(draws[ends, 0] < self._short_probability, short, self._room)
 
         # for each sentence: what would be done if a sample began with it
-        stop = np.searchsorted(starts, starts[:-1] + target)
+        stop = np.searchsorted(starts, starts + target[owner])
         if self._pure:
-            stop = np.maximum(stop, first + 2)
-        stop = np.minimum(stop, len(first))
-        single = stop == first + 1
-        middle = first + 1 + (cut * (stop - first - 1)).astype(np.int64)  # where B begins
+            stop = np.maximum(stop, row + 2)
+        stop = np.minimum(stop, ends[owner])
+        single = stop == row + 1
+        middle = row + 1 + (cut * (stop - row - 1)).astype(np.int64)  # where B begins
         label = chance < 0.5
         foreign = single & (not self._pure) if self._swaps else single | label
-        following = np.where(foreign, middle, stop).tolist()
+        following = np.where(foreign, middle, stop)
+        following[ends] = ends + 1  # the next document
 
-        begun = [0]
-        while (begin := following[begun[-1]]) < len(first):
-            begun.append(begin)
-        chosen = np.array(begun)
-        keys = document * _DOCUMENT + np.arange(len(chosen))
+        chosen = _walk(following)
+        chosen = chosen[chosen != ends[owner[chosen]]]
+        place = np.arange(len(chosen)) - np.searchsorted(chosen, ends - rows + 1)[owner[chosen]]
+        keys = documents[owner[chosen]] * _DOCUMENT + place
         if self._pure:
             kept = ~single[chosen]
             chosen, keys = chosen[kept], keys[kept]
 
         one = np.stack([starts[chosen], starts[middle[chosen]]])  # begins and ends of A
         two = np.stack([starts[middle[chosen]], starts[stop[chosen]]])
-        for place in np.flatnonzero(foreign[chosen]):
-            length = int(one[1, place] - one[0, place])
-            two[:, place] = self._elsewhere(document, target - length, random)
-        label = (label | foreign)[chosen]
-        swapped = label & ~foreign[chosen] & self._swaps
+        foreign = foreign[chosen]
+        left = target[owner[chosen]] - (one[1] - one[0])
+        two[:, foreign] = self._elsewhere(
+            keys[foreign] // _DOCUMENT, left[foreign], draws[chosen[foreign], 2:4]
+        )
+        label = label[chosen] | foreign
+        swapped = label & ~foreign & self._swaps
         one, two = np.where(swapped, two, one), np.where(swapped, one, two)
-        self._truncate(one, two, random)
+        self._truncate(one, two, draws[chosen, 4:])
         table: Integers = np.stack([*one, *two, label, keys], axis=1)
-        long_enough = _lengths(table) >= self._min_length
-        return np.compress(long_enough, table, axis=0)
+        return np.compress(_lengths(table) >= self._min_length, table, axis=0)
 
-    def _elsewhere(
-        self, document: int, tokens: int, random: np.random.Generator
-    ) -> tuple[int, int]:
-        """Sentences of a random other document, from a random one on, until there are enough."""
-        other = self._documents.start + int(random.integers(len(self._documents) - 1))
-        starts = self.store.sentences(other + (other >= document))
-        begin = starts[random.integers(len(starts) - 1)]
-        enough = min(int(np.searchsorted(starts, begin + max(tokens, 1))), len(starts) - 1)
-        return int(begin), int(starts[enough])
+    def _elsewhere(self, documents: Integers, tokens: Integers, draws: Doubles) -> Integers:
+        """Sentences of random other documents, from random ones on, until there are enough.
 
-    def _truncate(self, one: Integers, two: Integers, random: np.random.Generator) -> None:
+        Args:
+            documents: (N,) that they are not to be of.
+            tokens: (N,) enough.
+            draws: (N, 2) for the document and the sentence.
+
+        Returns:
+            (2, N) begins and ends, in tokens.
+        """
+        others = self._documents.start + (draws[:, 0] * (len(self._documents) - 1)).astype(np.int64)
+        others += others >= documents
+        first, end = self.store.first_sentences(others), self.store.first_sentences(others + 1)
+        first += (draws[:, 1] * (end - first)).astype(np.int64)
+        begins = self.store.sentence_starts(first)
+        enough = begins + np.maximum(tokens, 1)
+        # bisection: the first sentence that begins behind enough tokens, or the end
+        low = first + 1
+        while (low < end).any():
+            middle = (low + end) // 2
+            behind = self.store.sentence_starts(middle) >= enough
+            low, end = (
+                np.where(behind, low, np.minimum(middle + 1, end)),
+                np.where(behind, middle, end),
+            )
+        return np.stack([begins, self.store.sentence_starts(end)])
+
+    def _truncate(self, one: Integers, two: Integers, draws: Doubles) -> None:
         """Shortens pairs that are too long, in place.
 
         Where they end up is what taking single tokens from the longer one (of equal ones from the
         second) leads to; each of them is taken from the front with probability 1/2.
+
+        Args:
+            one, two: (2, N) begins and ends.
+            draws: (N, 2) for the tokens taken from the fronts of each.
         """
         lengths = one[1] - one[0], two[1] - two[0]
         most = np.minimum(lengths[0], np.maximum(self._room - lengths[1], (self._room + 1) // 2))
         fits = lengths[0] + lengths[1] <= self._room
         kept_one = np.where(fits, lengths[0], most)
         kept_two = np.minimum(lengths[1], self._room - kept_one)
-        for segment, kept in ((one, kept_one), (two, kept_two)):
-            segment[0] += random.binomial(segment[1] - segment[0] - kept, 0.5)
+        for segment, kept, draw in ((one, kept_one, draws[:, 0]), (two, kept_two, draws[:, 1])):
+            segment[0] += heads(segment[1] - segment[0] - kept, draw)
             segment[1] = segment[0] + kept
 
 
 @dataclass(frozen=True, eq=False)
 class PairSamples:
-    """The pairs of an epoch.
+    """Pairs of an epoch.
 
     Attributes:
         pairs: where they come from.
@@ -262,6 +327,16 @@ class PairSamples:
             at = stop
         check_ids(ids, self.pairs.store)
         return PackedSamples(ids, lengths, types, rows[:, 4])
+
+
+def _walk(following: Integers) -> Integers:
+    """The rows on the way from row 0, each row saying which comes next, until there is none."""
+    successors = following.tolist()
+    row, found = 0, []
+    while row < len(successors):
+        found.append(row)
+        row = successors[row]
+    return np.array(found, np.int64)
 
 
 def _lengths(table: Integers) -> Integers:

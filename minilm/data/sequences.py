@@ -66,6 +66,8 @@ class Sequences:
         self._store = store
         self.vocab_size = store.vocab_size
         self.sentence_task: SentenceTask | None = None
+        self.drawn_anew = False
+        self.num_blocks = 1
         self.fingerprint: dict[str, Any] = {
             "store": store.fingerprint,
             "documents": [documents.start, documents.stop],
@@ -83,13 +85,14 @@ class Sequences:
         self._begins, self.lengths = begins[kept], lengths[kept]
         self.keys = np.arange(len(self.lengths))
         self.lengths.flags.writeable = self.keys.flags.writeable = False
+        self.no_samples = (
+            f"{store.path}: documents {documents.start} to {documents.stop} give no sequence of at "
+            f"least min_length={min_length} tokens of which less than max_unknown={max_unknown:g} "
+            f"are unknown ({len(lengths):,} were looked at). Is the text in the tokenizer's "
+            "language and one document a paragraph or more?"
+        )
         if not len(self):
-            raise DataError(
-                f"{store.path}: documents {documents.start} to {documents.stop} give no sequence "
-                f"of at least min_length={min_length} tokens of which less than "
-                f"max_unknown={max_unknown:g} are unknown ({len(lengths):,} were looked at). Is "
-                "the text in the tokenizer's language and one document a paragraph or more?"
-            )
+            raise DataError(self.no_samples)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -101,8 +104,8 @@ class Sequences:
     def __iter__(self) -> Iterator[Integers]:
         return (self[sample] for sample in range(len(self)))
 
-    def samples(self, seed: int, epoch: int) -> Sequences:
-        """Themselves: they are the same in every epoch."""
+    def block(self, seed: int, epoch: int, number: int) -> Sequences:
+        """Themselves: they are one block, the same in every epoch."""
         return self
 
     def gather(self, samples: Integers) -> PackedSamples:

@@ -90,6 +90,7 @@ class TokenStore:
         self.tokenizer_fingerprint = manifest.tokenizer_fingerprint
         self._shards = manifest.shards
         self._shard_tokens = _starts(shard.tokens for shard in self._shards)
+        self._shard_sentences = _starts(shard.sentences for shard in self._shards)
         self._shard_documents = _starts(shard.documents for shard in self._shards)
         self._mapped = lru_cache(_MAPPED)(self._map)
         self.document_starts = self._read_document_starts()
@@ -188,11 +189,43 @@ class TokenStore:
             raise InputError(
                 f"sentences({document}): {self.path} has {self.num_documents:,} documents."
             )
-        number = self._find(self._shard_documents, document)
-        index = document - self._shard_documents[number]
-        first, last = self._mapped(number, "documents")[index : index + 2]
-        offsets: Integers = self._mapped(number, "sentences")[first : last + 1]
-        return offsets + self._shard_tokens[number]
+        first, last = self.first_sentences(np.array([document, document + 1]))
+        return self.sentence_starts(np.arange(first, last + 1))
+
+    def first_sentences(self, documents: Integers) -> Integers:
+        """The first sentence of each document; sentences are counted through the whole store.
+
+        Args:
+            documents: (D,) from 0 to num_documents; num_documents gives num_sentences.
+
+        Returns:
+            (D,) int64, numbers for `sentence_starts`.
+        """
+        return self._look_up("documents", documents, self._shard_documents, self._shard_sentences)
+
+    def sentence_starts(self, sentences: Integers) -> Integers:
+        """The tokens at which sentences begin.
+
+        Args:
+            sentences: (S,) from 0 to num_sentences; num_sentences gives num_tokens.
+
+        Returns:
+            (S,) int64, offsets for `tokens`.
+        """
+        return self._look_up("sentences", sentences, self._shard_sentences, self._shard_tokens)
+
+    def _look_up(
+        self, kind: str, positions: Integers, bounds: list[int], bases: list[int]
+    ) -> Integers:
+        """Reads the offsets at these positions of a kind of file, through all shards."""
+        found = np.empty(positions.shape, np.int64)
+        numbers = np.searchsorted(bounds, positions, side="right") - 1
+        numbers = np.minimum(numbers, len(self._shards) - 1)
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            found[here] = self._mapped(number, kind)[positions[here] - bounds[number]]
+            found[here] += bases[number]
+        return found
 
     def _find(self, starts: list[int], position: int) -> int:
         """The shard in which a token or document is; for the end of the store, the last one."""

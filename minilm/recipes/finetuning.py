@@ -458,8 +458,8 @@ def _loop(
     has_dev: bool,
 ) -> TrainingSettings:
     epochs = settings.epochs or own["epochs"]
-    steps = sum(len(data.steps(epoch)) for epoch in range(epochs))
-    an_epoch = len(data.steps(0))
+    steps = data.count_steps(epochs)
+    an_epoch = data.count_steps(1)
     warmup = own["warmup"] if settings.warmup is None else settings.warmup
     if not 0 <= warmup < 1:
         raise InputError(f"warmup is {warmup}: expected a share of all steps, from 0 to below 1.")

@@ -73,6 +73,10 @@ class TaskData:
             order[start : start + self._batch_size] for start in range(0, count, self._batch_size)
         ]
 
+    def count_steps(self, epochs: int) -> int:
+        """How many steps so many epochs take."""
+        return epochs * -(-len(self._samples) // self._batch_size)
+
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
         """The samples of a step in exactly so many parts, balanced by tokens."""
         return split_evenly(samples, self._lengths[samples], parts)

@@ -60,7 +60,7 @@ def dry_run(
     return DryRun(
         parameters=sum(p.numel() for p in learner.parameters() if p.requires_grad),
         tokens_per_step=sum(tokens) / len(tokens),
-        steps_per_epoch=len(data.steps(0)),
+        steps_per_epoch=data.count_steps(1),
         seconds_per_step=median(seconds[1:]),
         held_out=scores or {},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 
 from minilm.errors import TrainingError
 from minilm.files.arrays import Integers
@@ -64,6 +65,10 @@ def _positions(
         steps = data.steps(epoch)
         if not steps:
             raise TrainingError("The data has no samples to train on.")
-        for number in range(index, len(steps)):
-            yield DataPosition(epoch, number + 1), epoch, steps[number]
+        for number in count(index):  # not up to len(steps): it may not be known yet
+            try:
+                samples = steps[number]
+            except IndexError:
+                break
+            yield DataPosition(epoch, number + 1), epoch, samples
         epoch, index = epoch + 1, 0

@@ -54,7 +54,13 @@ class TrainingData(Protocol):
         """JSON values that a run which goes on must find again."""
 
     def steps(self, epoch: int) -> Sequence[Integers]:
-        """The samples of every step of an epoch; independent of the number of processes."""
+        """The samples of every step of an epoch; independent of the number of processes.
+
+        Steps may be made when they are asked for; to ask for their number may make them all.
+        """
+
+    def count_steps(self, epochs: int) -> int:
+        """How many steps so many epochs take, at least about."""
 
     def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
         """The samples of a step in exactly so many parts, some perhaps empty."""
