@@ -445,7 +445,7 @@ def _say_counts(
     if len(samples) != len(examples):
         text += f" in {len(samples):,} windows"
     if cut := task.truncated(samples):
-        text += f", {cut:,} of them cut at {task.max_length} tokens"
+        text += f", {cut:,} of them cut at {task.limit} tokens"
     say(text)
 
 

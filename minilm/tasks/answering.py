@@ -59,11 +59,13 @@ class ContextWindow:
         first: number of its first token within the row.
         offsets: (n, 2) characters of the context that each token of it stands for.
         best_here: (n,) in no other window has the token more context.
+        question_cut: the question was longer than `max_query`.
     """
 
     first: int
     offsets: Integers
     best_here: Flags
+    question_cut: bool
 
 
 class QuestionAnswering(Task[QuestionExample]):
@@ -193,12 +195,20 @@ class QuestionAnswering(Task[QuestionExample]):
                     row.starts[1],
                     context.offsets[window.start : window.end],
                     window_of[window.start : window.end] == part,
+                    len(query) < len(question.ids),
                 )
                 label = None
                 if example.answers is not None:
                     label = _label(answer, window, row.starts[1])
                 samples.append(Sample(number, (row,), label, location))
         return samples
+
+    def is_truncated(self, sample: Sample) -> bool:
+        return bool(sample.decode_info.question_cut)
+
+    @property
+    def limit(self) -> int:
+        return self.max_query
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor([sample.label for sample in samples])

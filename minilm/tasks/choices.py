@@ -105,8 +105,8 @@ class MultipleChoice(Task[ChoiceExample]):
             done = end
         return samples
 
-    def truncated(self, samples: Sequence[Sample]) -> int:
-        return sum(bool(sample.decode_info) for sample in samples)
+    def is_truncated(self, sample: Sample) -> bool:
+        return bool(sample.decode_info)
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor([sample.label for sample in samples])

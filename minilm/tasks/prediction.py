@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 
 from minilm.checkpoints.hub import resolve
-from minilm.data.records.base import Policy, Records, Skips
+from minilm.data.records.base import Policy, RecordError, Records, Skips
 from minilm.errors import DataError, InputError
 from minilm.files.arrays import Floats
 from minilm.loader import check_vocabulary, load_finetuned
@@ -22,7 +24,21 @@ from minilm.tasks.task import Prediction, Sample, Scores, Task
 from minilm.tokenization.tokenizer import Tokenizer
 
 CHUNK = 1024  # records that are read, sorted and packed together
+FIRST_CHUNK = 16  # the first answers should not have to wait for so many
 TOKENS_PER_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Input:
+    """Something to predict for.
+
+    Attributes:
+        place: where it is from, such as "texts.txt, line 3".
+        record: what is there, or why it could not be read.
+    """
+
+    place: str
+    record: Mapping[str, Any] | RecordError
 
 
 class Predictor:
@@ -97,6 +113,9 @@ class Predictor:
     ) -> list[Prediction]:
         """Predictions for records, in their order.
 
+        The prediction of a text that was too long and cut has "truncated": True, and a warning says
+        how many there were.
+
         Args:
             records: as the task has them, labels not needed.
             skips: what becomes of bad records; None = they are errors. Those left out have no
@@ -112,10 +131,12 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """The same, a thousand records at a time, without ever holding all of them."""
         skips = skips or Skips()
+        cuts = _Cuts(self.task)
         for chunk in _chunks(records):
             if not isinstance(records, Records):  # whose reader has counted them
                 skips.total += len(chunk)
-            yield from self._decode(self.task.examples(chunk, skips, labelled=False))[0]
+            yield from cuts.count(self._decode(self.task.examples(chunk, skips, labelled=False)))
+        cuts.warn()
 
     def predict_each(
         self, records: Iterable[Mapping[str, Any]], policy: Policy = "raise"
@@ -127,24 +148,60 @@ class Predictor:
             policy: "skip" = a bad record's prediction is {"error": what is wrong with it}.
 
         Raises:
-            DataError: a bad record, unless it is skipped.
+            DataError: a bad record, unless it is skipped, after the predictions of those before it.
         """
-        for chunk in _chunks(records):
-            problems: dict[int, str] = {}
-            examples = []
-            for number in range(len(chunk)):
+        inputs = (
+            Input(chunk.where(number), chunk[number])
+            for chunk in _chunks(records)
+            for number in range(len(chunk))
+        )
+        for item, prediction in self.predict_inputs(inputs, policy):
+            assert isinstance(item.record, Mapping)
+            yield item.record, prediction
+
+    def predict_inputs(
+        self, inputs: Iterable[Input], policy: Policy = "raise", *, chunk: int = CHUNK
+    ) -> Iterator[tuple[Input, Prediction]]:
+        """Every input with its prediction, as soon as there are any.
+
+        The first few are predicted together, later ones up to `chunk` at a time.
+
+        Args:
+            inputs: records that say where they are from, or why they could not be read.
+            policy: as for `predict_each`.
+            chunk: the most inputs that are read before they are predicted.
+
+        Raises:
+            DataError: as for `predict_each`.
+        """
+        rest, size, cuts = iter(inputs), min(FIRST_CHUNK, chunk), _Cuts(self.task)
+        while part := list(islice(rest, size)):
+            examples, wrong = [], {}
+            for number, item in enumerate(part):
                 try:
-                    examples += self.task.examples(
-                        chunk[number : number + 1], Skips(), labelled=False
-                    )
+                    examples += self._examples_of(item)
                 except DataError as problem:
+                    wrong[number] = problem
                     if policy == "raise":
-                        raise
-                    problems[number] = str(problem)
-            predictions = iter(self._decode(examples)[0])
-            for number in range(len(chunk)):
-                wrong = problems.get(number)
-                yield chunk[number], next(predictions) if wrong is None else {"error": wrong}
+                        break
+            predictions = cuts.count(self._decode(examples))
+            for number, item in enumerate(part):
+                if (problem := wrong.get(number)) is None:
+                    yield item, next(predictions)
+                elif policy == "raise":
+                    cuts.warn()
+                    raise problem
+                else:
+                    yield item, {"error": str(problem)}
+            size = min(4 * size, chunk)
+        cuts.warn()
+
+    def _examples_of(self, item: Input) -> list[Any]:
+        if isinstance(item.record, RecordError):
+            raise DataError(f"{item.place}: {item.record}")
+        source, _, place = item.place.rpartition(", ")
+        record = Records([item.record], [place], source or "input")  # type: ignore[list-item]
+        return self.task.examples(record, Skips(), labelled=False)
 
     def evaluate(
         self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None
@@ -152,8 +209,8 @@ class Predictor:
         """Scores on records whose answers are known.
 
         Returns:
-            What the task measures, "examples", how many there were, and "truncated", how many
-            samples were cut at the longest length.
+            What the task measures, "examples", how many there were, and "truncated", how many of
+            them were cut at the longest length.
 
         Raises:
             DataError: a bad record, or none that is usable.
@@ -162,15 +219,19 @@ class Predictor:
         examples = self.task.examples(records, skips, labelled=True)
         if not examples:
             raise InputError(f"There is nothing to evaluate on. {skips.summary()}")
-        predictions, truncated = self._decode(examples)
+        predictions = self._decode(examples)
         scores = self.task.scores(examples, predictions)
+        truncated = sum("truncated" in prediction for prediction in predictions)
         return {**scores, "examples": len(examples), "truncated": truncated}
 
     @torch.inference_mode()
-    def _decode(self, examples: Sequence[Any]) -> tuple[list[Prediction], int]:
+    def _decode(self, examples: Sequence[Any]) -> list[Prediction]:
         samples = self.task.samples(examples, self.tokenizer)
-        outputs = self.outputs(samples)
-        return self.task.decode(examples, samples, outputs), self.task.truncated(samples)
+        predictions = self.task.decode(examples, samples, self.outputs(samples))
+        for sample in samples:
+            if self.task.is_truncated(sample):
+                predictions[sample.example]["truncated"] = True
+        return predictions
 
     @torch.inference_mode()
     def outputs(self, samples: Sequence[Sample]) -> list[Floats]:
@@ -182,6 +243,30 @@ class Predictor:
             for number, output in zip(batch.samples, self.task.outputs(logits, moved), strict=True):
                 results[number] = output
         return results
+
+
+class _Cuts:
+    """Counts predictions for what was cut, and says so once."""
+
+    def __init__(self, task: Task[Any]) -> None:
+        self._task = task
+        self._seen = self._cut = 0
+
+    def count(self, predictions: Sequence[Prediction]) -> Iterator[Prediction]:
+        """The same predictions."""
+        self._seen += len(predictions)
+        self._cut += sum("truncated" in prediction for prediction in predictions)
+        return iter(predictions)
+
+    def warn(self) -> None:
+        """The one warning, if anything was cut."""
+        if self._cut:
+            what = "questions" if self._task.name == "answering" else "records"
+            warnings.warn(
+                f"{self._cut} of {self._seen} {what} were longer than {self._task.limit} tokens "
+                "and were cut.",
+                stacklevel=3,
+            )
 
 
 def _chunks(records: Iterable[Mapping[str, Any]]) -> Iterator[Records]:

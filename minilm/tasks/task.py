@@ -194,9 +194,18 @@ class Task(ABC, Generic[Example]):
     def samples(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Sample]:
         """What the model sees of examples, in their order; at least one sample for each."""
 
+    def is_truncated(self, sample: Sample) -> bool:
+        """Whether tokens of the example are in no sample; never where windows cover it."""
+        return False
+
     def truncated(self, samples: Sequence[Sample]) -> int:
-        """How many samples lost tokens for good; 0 for tasks that cut windows."""
-        return 0
+        """How many examples lost tokens for good."""
+        return len({sample.example for sample in samples if self.is_truncated(sample)})
+
+    @property
+    def limit(self) -> int:
+        """The tokens at which an example is cut."""
+        return self.max_length
 
     @abstractmethod
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:

@@ -116,8 +116,8 @@ class TextTask(Task[TextExample]):
                 samples[n] = Sample(n, (row,), examples[n].label, position in cut)
         return [sample for sample in samples if sample is not None]
 
-    def truncated(self, samples: Sequence[Sample]) -> int:
-        return sum(bool(sample.decode_info) for sample in samples)
+    def is_truncated(self, sample: Sample) -> bool:
+        return bool(sample.decode_info)
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
         return {"label": len(batch.samples)}
