@@ -361,7 +361,9 @@ class _Finish:
         if self._dev:
             samples = task.samples(self._dev, self._tokenizer)
             outputs = Predictor(self._model, self._tokenizer, task).outputs(samples)
-            task = task.tune(self._dev, task.decode(self._dev, samples, outputs))
+            if task.tune_thresholds:
+                likeliest = task.without_thresholds().decode(self._dev, samples, outputs)
+                task = task.tune(self._dev, likeliest)
             predictions = task.decode(self._dev, samples, outputs)
             self.scores = {**task.scores(self._dev, predictions), "examples": len(self._dev)}
         content = json_bytes({"task": task.name, **task.settings(), "dev": numbers_of(self.scores)})

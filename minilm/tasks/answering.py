@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -27,6 +28,7 @@ from minilm.tasks.task import (
     run_model,
     softmax,
 )
+from minilm.tasks.thresholds import best_threshold
 from minilm.tasks.windows import Window, cut, max_context_window
 from minilm.tasks.words import whole_letters
 from minilm.tokenization.tokenizer import Tokenizer
@@ -75,7 +77,8 @@ class QuestionAnswering(Task[QuestionExample]):
     the same as two lists, as data sets from the hub have it; an empty list = no answer. A long
     context is cut into windows; in windows without the answer, [CLS] is the right one.
 
-    Options of `learn`: `doc_stride`, `max_query`, `n_best`, `max_answer`, see below.
+    Options of `learn`: `doc_stride`, `max_query`, `n_best`, `max_answer` and `null_threshold`, see
+    below. Fine-tuning sets `null_threshold` to what is best for the dev records unless it is given.
 
     Attributes:
         doc_stride: tokens from the beginning of one window to that of the next.
@@ -93,7 +96,9 @@ class QuestionAnswering(Task[QuestionExample]):
     head: ClassVar[str] = "ForQuestionAnswering"
     metric: ClassVar[str] = "f1"
     parts: ClassVar[tuple[str, ...]] = ("start", "end")
-    option_names: ClassVar[tuple[str, ...]] = ("doc_stride", "max_query", "n_best", "max_answer")
+    _numbers: ClassVar[tuple[str, ...]] = ("doc_stride", "max_query", "n_best", "max_answer")
+    option_names: ClassVar[tuple[str, ...]] = (*_numbers, "null_threshold")
+    threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {"null_threshold": (-1e9, 1e9)}
     best_score: ClassVar[float] = 100.0  # as SQuAD's scripts count
     doc_stride: int = 128
     max_query: int = 64
@@ -108,6 +113,7 @@ class QuestionAnswering(Task[QuestionExample]):
     ) -> Self:
         task = cls((), max_length)
         task._set(options)
+        task.tune_thresholds = options.get("null_threshold") is None
         task.unanswerable = any(_answers(record) == () for record in records)
         return task
 
@@ -118,24 +124,17 @@ class QuestionAnswering(Task[QuestionExample]):
         return task
 
     def _set(self, options: Mapping[str, Any]) -> None:
-        for name in self.option_names:
+        for name in self._numbers:
             value = options.get(name, getattr(self, name))
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {value!r}: expected a whole number from 1.")
             setattr(self, name, value)
         self.unanswerable = bool(options.get("unanswerable", self.unanswerable))
-        self.null_threshold = float(options.get("null_threshold") or 0.0)
+        self.set_thresholds(options)
 
     def settings(self) -> dict[str, Any]:
-        names = (
-            "doc_stride",
-            "max_query",
-            "n_best",
-            "max_answer",
-            "unanswerable",
-            "null_threshold",
-        )
-        return {**super().settings(), **{name: getattr(self, name) for name in names}}
+        own = {name: getattr(self, name) for name in (*self._numbers, "unanswerable")}
+        return {**super().settings(), **own}
 
     def config(self) -> dict[str, Any]:
         # start and end: transformers makes a head of as many outputs as there are labels
@@ -324,13 +323,8 @@ class QuestionAnswering(Task[QuestionExample]):
                 for (n, gold), prediction in zip(_golds(examples).items(), predictions, strict=True)
             ]
         )
-        levels, level = np.unique(margins, return_inverse=True)
-        # what is gained by answering nothing, then all questions up to each level
-        gained = np.append(0.0, np.bincount(level, gains).cumsum())
-        # thresholds below, halfway between and above the levels, where rounding changes nothing
-        between = (np.append(levels[0] - 2, levels) + np.append(levels, levels[-1] + 2)) / 2
-        tuned = type(self).restore((), self.settings())
-        tuned.null_threshold = float(between[gained.argmax()])
+        tuned = copy(self)
+        tuned.null_threshold = best_threshold(margins, gains)
         return tuned
 
 

@@ -224,6 +224,26 @@ class Predictor:
         truncated = sum("truncated" in prediction for prediction in predictions)
         return {**scores, "examples": len(examples), "truncated": truncated}
 
+    def tune(self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None) -> None:
+        """Sets the task's thresholds to what is best for records whose answers are known.
+
+        Raises:
+            InputError: the task has no threshold, or no record is usable.
+            DataError: a bad record.
+        """
+        if not self.task.threshold_names or getattr(self.task, "out_of_scope", "none") is None:
+            raise InputError(
+                f"This model for {self.task.name} has no threshold: there is nothing to tune."
+            )
+        skips = skips or Skips()
+        examples = self.task.examples(records, skips, labelled=True)
+        if not examples:
+            raise InputError(f"There is nothing to tune thresholds on. {skips.summary()}")
+        samples = self.task.samples(examples, self.tokenizer)
+        likeliest = self.task.without_thresholds()
+        found = likeliest.decode(examples, samples, self.outputs(samples))
+        self.task = self.task.tune(examples, found)
+
     @torch.inference_mode()
     def _decode(self, examples: Sequence[Any]) -> list[Prediction]:
         samples = self.task.samples(examples, self.tokenizer)

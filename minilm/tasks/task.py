@@ -130,6 +130,11 @@ class Task(ABC, Generic[Example]):
         best_score: its highest value.
         parts: the names of the terms of the loss.
         option_names: what `learn` takes as options.
+        threshold_names: attributes that decide between answers: with the lowest and the highest
+            value of each. They are stored with the model.
+
+    Attributes:
+        tune_thresholds: fine-tuning sets them to what is best for the dev records.
     """
 
     name: ClassVar[str]
@@ -138,6 +143,8 @@ class Task(ABC, Generic[Example]):
     best_score: ClassVar[float] = 1.0
     parts: ClassVar[tuple[str, ...]] = ("label",)
     option_names: ClassVar[tuple[str, ...]] = ()
+    threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    tune_thresholds: bool = False
 
     def __init__(self, labels: Sequence[str], max_length: int) -> None:
         self.labels = tuple(labels)
@@ -172,7 +179,31 @@ class Task(ABC, Generic[Example]):
 
     def settings(self) -> dict[str, Any]:
         """JSON values that `restore` needs beside the labels."""
-        return {"max_length": self.max_length}
+        return {"max_length": self.max_length, **self.thresholds}
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The thresholds by their names."""
+        return {name: getattr(self, name) for name in self.threshold_names}
+
+    def set_thresholds(self, values: Mapping[str, Any]) -> None:
+        """Sets some of the thresholds.
+
+        Args:
+            values: by name; other names, and thresholds that are None, are left alone.
+
+        Raises:
+            InputError: a value is not a number in the threshold's range.
+        """
+        for name, (lowest, highest) in self.threshold_names.items():
+            value = values.get(name)
+            if value is None:
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not lowest <= value <= highest:
+                expected = f"a number from {lowest:g} to {highest:g}"
+                raise InputError(f"{name} is {value!r:.60}: expected {expected}.")
+            setattr(self, name, float(value))
 
     def config(self) -> dict[str, Any]:
         """Fields of the configuration of a model for this task."""
@@ -238,7 +269,16 @@ class Task(ABC, Generic[Example]):
         """How good predictions are: floats, and tables of them. Examples must have labels."""
 
     def tune(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Self:
-        """The task with its thresholds set to what is best for these predictions."""
+        """The task with its thresholds set to what is best for these predictions.
+
+        Args:
+            examples: with labels.
+            predictions: made by a task without thresholds, see `without_thresholds`.
+        """
+        return self
+
+    def without_thresholds(self) -> Self:
+        """The task that gives its likeliest answer whatever its confidence."""
         return self
 
     def imbalance(self, samples: Sequence[Sample]) -> Integers:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -35,6 +36,7 @@ from minilm.tasks.fields import (
     number_of,
     text_of,
 )
+from minilm.tasks.scope import SCOPE_OPTIONS, set_scope, with_min_confidence
 from minilm.tasks.task import (
     Prediction,
     Sample,
@@ -45,6 +47,7 @@ from minilm.tasks.task import (
     softmax,
     split_packed,
 )
+from minilm.tasks.thresholds import best_f1_threshold
 from minilm.tokenization.tokenizer import Tokenizer
 
 Target = TypeVar("Target")
@@ -132,7 +135,8 @@ class TextTask(Task[TextExample]):
 class Classification(TextTask):
     """One class for each text.
 
-    Options of `learn`: `out_of_scope`, the class that means none of the others.
+    Options of `learn`: `out_of_scope`, the class that means none of the others; `min_confidence`,
+    or `tune_thresholds` to find it on the dev records.
 
     Attributes:
         out_of_scope: that class, or None.
@@ -143,7 +147,8 @@ class Classification(TextTask):
     metric: ClassVar[str] = "accuracy"
     problem_type: ClassVar[str] = "single_label_classification"
     kind: ClassVar[Kind] = "classes"
-    option_names: ClassVar[tuple[str, ...]] = ("out_of_scope",)
+    option_names: ClassVar[tuple[str, ...]] = SCOPE_OPTIONS
+    threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {"min_confidence": (0.0, 1.0)}
     out_of_scope: str | None = None
     min_confidence: float = 0.0
 
@@ -153,15 +158,13 @@ class Classification(TextTask):
     ) -> Self:
         labels = known_labels(records, "label")
         task = cls(in_order(labels), max_length)
-        task.out_of_scope = options.get("out_of_scope")
-        check_out_of_scope(task.out_of_scope, labels)
+        set_scope(task, options, labels)
         return task
 
     @classmethod
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
         task = super().restore(labels, settings)
-        task.out_of_scope = settings.get("out_of_scope")
-        check_out_of_scope(task.out_of_scope, labels)
+        set_scope(task, settings, labels)
         return task
 
     def settings(self) -> dict[str, Any]:
@@ -202,21 +205,39 @@ class Classification(TextTask):
             gold, found, [p["confidence"] for p in predictions], self.labels, self.out_of_scope
         )
 
+    def tune(self, examples: Sequence[TextExample], predictions: Sequence[Prediction]) -> Self:
+        if self.out_of_scope is None:
+            return self
+        gold = [self.labels[example.label] for example in examples]
+        return with_min_confidence(self, gold, [p["label"] for p in predictions], predictions)
+
+    def without_thresholds(self) -> Self:
+        return with_min_confidence(self)
+
     def imbalance(self, samples: Sequence[Sample]) -> Integers:
         return np.array([sample.label for sample in samples])
 
 
 class MultiLabel(TextTask):
-    """Any number of labels for each text; a label is given if its probability is at least 1/2.
+    """Any number of labels for each text.
 
     A record has them under "labels": a list of names, or one string with commas between them; an
     empty list is none of them.
+
+    Options of `learn`: `threshold`, or `tune_thresholds` to find the one with the highest micro F1
+    on the dev records.
+
+    Attributes:
+        threshold: a label is given if its probability is at least this.
     """
 
     name: ClassVar[str] = "multi-label"
     metric: ClassVar[str] = "micro_f1"
     problem_type: ClassVar[str] = "multi_label_classification"
     kind: ClassVar[Kind] = "independent"
+    option_names: ClassVar[tuple[str, ...]] = ("threshold", "tune_thresholds")
+    threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {"threshold": (0.0, 1.0)}
+    threshold: float = 0.5
 
     @classmethod
     def learn(
@@ -230,7 +251,16 @@ class MultiLabel(TextTask):
                 continue
         if not labels:
             raise DataError('The training records have no labels ("labels": a list of names).')
-        return cls(in_order(labels), max_length)
+        task = cls(in_order(labels), max_length)
+        task.set_thresholds(options)
+        task.tune_thresholds = bool(options.get("tune_thresholds"))
+        return task
+
+    @classmethod
+    def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
+        task = super().restore(labels, settings)
+        task.set_thresholds(settings)
+        return task
 
     def label(self, record: Mapping[str, Any]) -> Floats:
         row = np.zeros(len(self.labels), np.float32)
@@ -250,7 +280,7 @@ class MultiLabel(TextTask):
         for output in outputs:
             probabilities = 1 / (1 + np.exp(-output.astype(np.float64)))
             shown = dict(zip(self.labels, probabilities.tolist(), strict=True))
-            labels = [name for name, probability in shown.items() if probability >= 0.5]
+            labels = [name for name, probability in shown.items() if probability >= self.threshold]
             found.append({"labels": labels, "probabilities": shown})
         return found
 
@@ -264,6 +294,16 @@ class MultiLabel(TextTask):
             "micro_f1": multilabel_precision_recall_f1(gold, found, "micro").f1,
             "macro_f1": multilabel_precision_recall_f1(gold, found, "macro").f1,
         }
+
+    def tune(self, examples: Sequence[TextExample], predictions: Sequence[Prediction]) -> Self:
+        if not any(example.label.any() for example in examples):
+            return self  # F1 is 0 whatever the threshold
+        found = [[p["probabilities"][label] for label in self.labels] for p in predictions]
+        tuned = copy(self)
+        tuned.threshold = best_f1_threshold(
+            np.array(found), np.stack([example.label for example in examples]).astype(np.int64)
+        )
+        return tuned
 
 
 class Regression(TextTask):
@@ -372,12 +412,6 @@ def known_labels(records: Sequence[Mapping[str, Any]], field: str) -> set[str]:
             )
         )
     return labels
-
-
-def check_out_of_scope(name: str | None, labels: Collection[str]) -> None:
-    """Raise DataError unless the class is among the labels."""
-    if name is not None and name not in labels:
-        raise DataError(f"out_of_scope is {name!r}, but no training record has this label.")
 
 
 def _several(record: Mapping[str, Any]) -> list[str]:

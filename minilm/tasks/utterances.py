@@ -18,9 +18,10 @@ from minilm.errors import DataError
 from minilm.files.arrays import Floats, Integers
 from minilm.losses.heads import IGNORED_LABEL
 from minilm.tasks.fields import in_order, label_name, label_number, need
+from minilm.tasks.scope import SCOPE_OPTIONS, set_scope, with_min_confidence
 from minilm.tasks.tagging import Tagging, WordsExample, WordWindow, tag_order, tags_in
 from minilm.tasks.task import Prediction, Sample, Scores, TaskBatch, Term, softmax
-from minilm.tasks.texts import check_out_of_scope, classification_scores, known_labels
+from minilm.tasks.texts import classification_scores, known_labels
 
 INTENT = "intent="  # what the names of intents begin with among all labels
 
@@ -31,7 +32,8 @@ class Utterances(Tagging):
     A record has "tokens", "tags" and "intent"; for predictions a "text" will do. The loss is the
     mean over words plus the mean over utterances.
 
-    Options of `learn`: `out_of_scope`, the intent that means none of the others.
+    Options of `learn`: `out_of_scope`, the intent that means none of the others; `min_confidence`,
+    or `tune_thresholds` to find it on the dev records.
 
     Attributes:
         out_of_scope: that intent, or None.
@@ -43,7 +45,8 @@ class Utterances(Tagging):
     name: ClassVar[str] = "utterances"
     metric: ClassVar[str] = "both_right"
     parts: ClassVar[tuple[str, ...]] = ("tag", "intent")
-    option_names: ClassVar[tuple[str, ...]] = ("out_of_scope",)
+    option_names: ClassVar[tuple[str, ...]] = SCOPE_OPTIONS
+    threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {"min_confidence": (0.0, 1.0)}
     out_of_scope: str | None = None
     min_confidence: float = 0.0
 
@@ -64,15 +67,13 @@ class Utterances(Tagging):
         if clash := [tag for tag in tags if tag.startswith(INTENT)]:
             raise DataError(f"The tag {clash[0]!r} begins with {INTENT!r}, which intents do here.")
         task = cls([*tags, *(INTENT + intent for intent in in_order(intents))], max_length)
-        task.out_of_scope = options.get("out_of_scope")
-        check_out_of_scope(task.out_of_scope, intents)
+        set_scope(task, options, intents)
         return task
 
     @classmethod
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
         task = super().restore(labels, settings)
-        task.out_of_scope = settings.get("out_of_scope")
-        check_out_of_scope(task.out_of_scope, task.intents)
+        set_scope(task, settings, task.intents)
         return task
 
     def settings(self) -> dict[str, Any]:
@@ -159,3 +160,12 @@ class Utterances(Tagging):
             **{f"intent_{name}": value for name, value in intents.items()},
             "slot_classes": slots.get("classes", {}),
         }
+
+    def tune(self, examples: Sequence[WordsExample], predictions: Sequence[Prediction]) -> Self:
+        if self.out_of_scope is None:
+            return self
+        gold = [str(example.intent) for example in examples]
+        return with_min_confidence(self, gold, [p["intent"] for p in predictions], predictions)
+
+    def without_thresholds(self) -> Self:
+        return with_min_confidence(self)
