@@ -165,7 +165,7 @@ def test_task_labels_and_teachers_of_another_shape_are_refused(kind: Kind) -> No
         shapes.append((4,))
     for shape in shapes:
         labels: Any = torch.zeros(shape, dtype=torch.int64 if kind == "classes" else torch.float32)
-        with pytest.raises(InputError, match=rf"labels \({kind}\): expected \(4,"):
+        with pytest.raises(InputError, match="labels(: expected| has shape)"):
             label_loss(kind, logits, labels)
     for teacher in (logits[0], logits[:1], logits[:, 0], logits[..., None], logits_of(4, 3)):
         with pytest.raises(InputError, match="student has shape .* teacher"):

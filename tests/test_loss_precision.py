@@ -43,14 +43,14 @@ def labels_of(kind: Kind) -> Callable[[Tensor], Tensor]:
     targets = {"classes": LABELLED, "independent": draw(N, C).sigmoid(), "value": draw(N)}
     width = 1 if kind == "value" else C
     weights = None if kind == "value" else torch.arange(1.0, C + 1)
-    return lambda logits: label_loss(kind, logits[:, :width], targets[kind], weights)
+    return lambda logits: label_loss(kind, logits[:, :width], targets[kind], weights).sum
 
 
 def soft(kind: Kind) -> Callable[[Tensor], Tensor]:
     width = 1 if kind == "value" else C
     teacher = draw(N, width, seed=1)
-    return lambda logits: soft_target_loss(
-        kind, logits[:, :width], teacher.to(logits.dtype), temperature=2.0
+    return lambda logits: (
+        soft_target_loss(kind, logits[:, :width], teacher.to(logits.dtype), temperature=2.0).sum
     )
 
 
@@ -118,7 +118,7 @@ def test_many_labels_are_neither_infinite_nor_rounded(count: int, dtype: torch.d
         token_loss(low, labels),
         sequence_loss(low, labels),
         span_loss(low, low, labels, labels),
-        label_loss("classes", low, labels) / count,
+        label_loss("classes", low, labels).mean(),
         distillation_terms(low, low, labels).mlm,
     ):
         torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
@@ -132,8 +132,8 @@ def test_the_smallest_number_of_each_dtype_stands_where_nothing_is(
     student, teacher = draw(3, C).to(dtype), draw(3, C, seed=1).to(dtype)
     nothing = torch.full((3, 2), torch.finfo(dtype).min, dtype=dtype)
     wide = torch.cat([student, nothing], 1).requires_grad_()
-    loss = soft_target_loss("classes", wide, torch.cat([teacher, nothing], 1), temperature)
-    expected = soft_target_loss("classes", student, teacher, temperature)
+    loss = soft_target_loss("classes", wide, torch.cat([teacher, nothing], 1), temperature).sum
+    expected = soft_target_loss("classes", student, teacher, temperature).sum
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-7)
     (gradient,) = torch.autograd.grad(loss, wide)
     assert gradient.isfinite().all()

@@ -231,13 +231,13 @@ def test_soft_targets_by_hand(kind: Kind, temperature: float) -> None:
     torch.manual_seed(3)
     width = 1 if kind == "value" else 4
     student, teacher = torch.randn(5, width, requires_grad=True), torch.randn(5, width)
-    found = soft_target_loss(kind, student, teacher, temperature)
+    found = soft_target_loss(kind, student, teacher, temperature).sum
     wanted = by_hand(kind, student, teacher, temperature)
     torch.testing.assert_close(found, wanted)
     (gradient,) = torch.autograd.grad(found, student)
     (expected,) = torch.autograd.grad(wanted, student)
     torch.testing.assert_close(gradient, expected)
-    same = soft_target_loss(kind, teacher.clone().requires_grad_(), teacher, temperature)
+    same = soft_target_loss(kind, teacher.clone().requires_grad_(), teacher, temperature).sum
     assert float(same.detach()) == pytest.approx(0, abs=1e-6)
 
 
@@ -247,8 +247,10 @@ def test_places_where_nothing_is_do_not_count(temperature: float) -> None:
     student, teacher = torch.randn(3, 4), torch.randn(3, 4)
     least = torch.full((3, 2), torch.finfo(torch.float32).min)
     wide = torch.cat([student, least], 1).requires_grad_()
-    found = soft_target_loss("classes", wide, torch.cat([teacher, least], 1), temperature)
-    torch.testing.assert_close(found, soft_target_loss("classes", student, teacher, temperature))
+    found = soft_target_loss("classes", wide, torch.cat([teacher, least], 1), temperature).sum
+    torch.testing.assert_close(
+        found, soft_target_loss("classes", student, teacher, temperature).sum
+    )
     (gradient,) = torch.autograd.grad(found, wide)
     assert gradient.isfinite().all()
     assert not gradient[:, 4:].any()
@@ -256,7 +258,7 @@ def test_places_where_nothing_is_do_not_count(temperature: float) -> None:
 
 def test_independent_labels_that_are_certain_stay_finite() -> None:
     student = torch.tensor([[200.0, -200.0]], requires_grad=True)
-    found = soft_target_loss("independent", student, torch.tensor([[-200.0, 200.0]]), 1.0)
+    found = soft_target_loss("independent", student, torch.tensor([[-200.0, 200.0]]), 1.0).sum
     assert float(found.detach()) == pytest.approx(200)
     (gradient,) = torch.autograd.grad(found, student)
     assert gradient.isfinite().all()
@@ -268,16 +270,16 @@ def test_label_losses_by_hand() -> None:
     weights = torch.tensor([2.0, 0.5, 1.0])
     probabilities = logits.softmax(-1)
     each = -torch.stack([probabilities[0, 1], probabilities[1, 0]]).log()
-    torch.testing.assert_close(label_loss("classes", logits, labels), each.sum())
+    torch.testing.assert_close(label_loss("classes", logits, labels).sum, each.sum())
     torch.testing.assert_close(
-        label_loss("classes", logits, labels, weights), 0.5 * each[0] + 2 * each[1]
+        label_loss("classes", logits, labels, weights).sum, 0.5 * each[0] + 2 * each[1]
     )
     targets = torch.tensor([[1.0, 0, 0], [0, 1, 1]])
     yes = logits.sigmoid()
     wanted = -(targets * yes.log() + (1 - targets) * (1 - yes).log()).sum() / 3
-    torch.testing.assert_close(label_loss("independent", logits, targets), wanted)
+    torch.testing.assert_close(label_loss("independent", logits, targets).sum, wanted)
     values = torch.tensor([0.5, 2.0])
-    assert float(label_loss("value", logits[:, :1], values)) == pytest.approx(0.25 + 4)
+    assert float(label_loss("value", logits[:, :1], values).sum) == pytest.approx(0.25 + 4)
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -28,7 +28,7 @@ from minilm.data.batches import TokenBatch
 from minilm.errors import DependencyError
 from minilm.learners.distillation import DistillationLearner
 from minilm.losses.distillation import DistillationLoss
-from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.elementary import IGNORED_LABEL
 from minilm.models.bert import BertForMaskedLM
 from minilm.models.distilbert import DistilBertForMaskedLM
 from minilm.training.distributed import Processes

@@ -14,7 +14,7 @@ from minilm.errors import InputError
 from minilm.learners.masked_lm import MaskedLMLearner
 from minilm.learners.pairs import PretrainingLearner
 from minilm.loader import check_vocabulary
-from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.elementary import IGNORED_LABEL
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.sentence.encoder import pack
 from minilm.tokenization.tokenizer import Tokenizer

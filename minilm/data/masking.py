@@ -23,7 +23,7 @@ from minilm.data.randomness import Draw
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError
 from minilm.files.arrays import Doubles, Flags, Integers
-from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.elementary import IGNORED_LABEL
 
 Number = TypeVar("Number", bound=np.generic)
 

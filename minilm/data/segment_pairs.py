@@ -15,7 +15,7 @@ from minilm.data.randomness import Stream, TokenDraw, generator, heads
 from minilm.data.sequences import check_documents, check_ids, check_samples
 from minilm.errors import DataError, InputError
 from minilm.files.arrays import Doubles, Integers
-from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.elementary import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from minilm.data.token_store import TokenStore

@@ -11,7 +11,7 @@ from minilm.blocks.heads import MaskedLMHead
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
 from minilm.losses.distillation import States
-from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.elementary import IGNORED_LABEL
 from minilm.losses.vocabulary import fused_vocab_losses, masked_scores
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM

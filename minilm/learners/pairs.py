@@ -19,7 +19,7 @@ from minilm.learners.masked_lm import (
     states,
     token_counts,
 )
-from minilm.losses.soft_targets import label_loss
+from minilm.losses.elementary import cross_entropy
 from minilm.losses.vocabulary import fused_vocab_losses
 from minilm.models.tasks import ForPreTraining
 from minilm.training.updates import Learner
@@ -67,7 +67,7 @@ class PretrainingLearner(Learner):
         )
         assert batch.sentence_labels is not None
         answers = self.model.pair_logits(encoded)  # (B, 2)
-        pairs = label_loss("classes", answers, batch.sentence_labels) / max(counts["pairs"], 1)
+        pairs = cross_entropy(answers, batch.sentence_labels).sum / max(counts["pairs"], 1)
         return {
             "loss": sums.total + pairs,
             "mlm": sums.total.detach(),

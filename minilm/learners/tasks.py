@@ -107,7 +107,7 @@ class TaskLearner(Learner):
         for term in terms:
             assert term.labels is not None
             share = term.weight / max(counts[term.name], 1)
-            labels = labels + share * label_loss(term.kind, term.logits, term.labels, weights)
+            labels = labels + share * label_loss(term.kind, term.logits, term.labels, weights).sum
         if not self._unregistered:
             return {"loss": labels, "labels": labels.detach()}
         with torch.no_grad():
@@ -116,7 +116,8 @@ class TaskLearner(Learner):
         for own, other in zip(terms, teacher, strict=True):
             share = own.weight / max(counts[own.name], 1)
             temperature = self.soft_targets.temperature
-            soft = soft + share * soft_target_loss(own.kind, own.logits, other.logits, temperature)
+            found = soft_target_loss(own.kind, own.logits, other.logits, temperature)
+            soft = soft + share * found.sum
         loss = self.soft_targets.label_weight * labels + self.soft_targets.weight * soft
         return {"loss": loss, "labels": labels.detach(), "soft_targets": soft.detach()}
 
@@ -142,7 +143,7 @@ class TaskLearner(Learner):
                 outputs[number] = output
             for term in self.task.terms(logits, batch):
                 assert term.labels is not None
-                loss = float(label_loss(term.kind, term.logits, term.labels))
+                loss = float(label_loss(term.kind, term.logits, term.labels).sum)
                 sums[term.name] = sums.get(term.name, 0.0) + loss
                 weights[term.name] = term.weight
             for name, count in self.task.counts(batch).items():

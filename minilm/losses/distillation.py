@@ -15,13 +15,18 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilm.errors import InputError
 from minilm.losses.checks import check_classes, check_same_shape
-from minilm.losses.heads import IGNORED_LABEL
-from minilm.losses.precision import at_least_float32
+from minilm.losses.elementary import (
+    IGNORED_LABEL,
+    LossSum,
+    cosine_distance,
+    cross_entropy,
+    kl_divergence,
+    squared_error,
+)
 from minilm.losses.vocabulary import LogitInputs, fused_vocab_losses
 
 Positions = Literal["attended", "masked"]
@@ -106,17 +111,9 @@ def distillation_terms(
         )
 
     chosen = attended if positions == "attended" else labelled
-    count = max(int(chosen.sum()), 1)
-    student = at_least_float32(student_logits[chosen])  # (N, V)
-    teacher = at_least_float32(teacher_logits[chosen])
-    log_p = F.log_softmax(student / temperature, dim=-1)
-    log_q = F.log_softmax(teacher / temperature, dim=-1)
-    divergence = F.kl_div(log_p, log_q, reduction="sum", log_target=True)
-
-    predicted = at_least_float32(student_logits[labelled])
-    cross_entropy = F.cross_entropy(predicted, labels[labelled], reduction="sum")
-
-    cosine = divergence.new_zeros(())
+    student, teacher = student_logits[chosen], teacher_logits[chosen]  # (N, V)
+    divergence = kl_divergence(student, teacher, temperature)
+    cosine = divergence.sum.new_zeros(())
     if student_hidden is not None and teacher_hidden is not None:
         check_same_shape("student_hidden", student_hidden, "teacher_hidden", teacher_hidden)
         if student_hidden.shape[:-1] != shape:
@@ -124,22 +121,15 @@ def distillation_terms(
                 f"student_hidden has shape {tuple(student_hidden.shape)}, the logits "
                 f"{tuple(student_logits.shape)}."
             )
-        distance = cosine_distances(student_hidden[attended], teacher_hidden[attended])
-        cosine = distance.sum() / max(int(attended.sum()), 1)
+        cosine = cosine_distance(student_hidden[attended], teacher_hidden[attended]).mean()
     elif student_hidden is not None or teacher_hidden is not None:
         raise InputError("Give both student_hidden and teacher_hidden, or neither.")
     return DistillationTerms(
-        kl=divergence * temperature**2 / count,
-        mlm=cross_entropy / max(int(labelled.sum()), 1),
+        kl=divergence.mean(),
+        mlm=cross_entropy(student_logits[labelled], labels[labelled]).mean(),
         cosine=cosine,
-        mse=(student - teacher).square().sum() / count,
+        mse=LossSum(squared_error(student, teacher).sum, divergence.items).mean(),
     )
-
-
-def cosine_distances(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - cos of the angle between two states: (N, H) and (N, H) -> (N,)."""
-    student, teacher = at_least_float32(student), at_least_float32(teacher)
-    return 1 - F.cosine_similarity(student, teacher, dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,9 +215,14 @@ class DistillationLoss(nn.Module):
         return self.kl > 0 or self.mse > 0
 
     @property
+    def compares_states(self) -> bool:
+        """Whether a term reads the teacher's hidden states."""
+        return self.cosine > 0
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any term reads anything of the teacher."""
-        return self.compares_logits or self.cosine > 0
+        return self.compares_logits or self.compares_states
 
     def to_dict(self) -> dict[str, float | str]:
         """The arguments that this loss was made with."""
@@ -250,7 +245,7 @@ class DistillationLoss(nn.Module):
             Whether there is a projection, now a parameter of this module.
         """
         self.projection = None
-        if self.cosine > 0 and student_width != teacher_width:
+        if self.compares_states and student_width != teacher_width:
             self.projection = nn.Linear(student_width, teacher_width, bias=False)
             nn.init.orthogonal_(self.projection.weight)
         return self.projection is not None
@@ -302,21 +297,22 @@ class DistillationLoss(nn.Module):
             means = {"kl": sums.kl / chosen, "mlm": sums.mlm / masked, "mse": sums.mse / chosen}
         else:
             loss = _no_prediction(student)
-        if self.cosine > 0:
-            cosine = self._cosine(student.hidden, _given(teacher).hidden).sum() / attended
-            loss = loss + self.cosine * cosine
-            means["cosine"] = cosine.detach()
+        if self.compares_states:
+            for name, found in self._state_losses(student, _given(teacher)).items():
+                mean = found.sum / attended
+                loss = loss + getattr(self, name) * mean
+                means[name] = mean.detach()
         return {"loss": loss, **{name: means[name] for name in self.terms}}
 
-    def _cosine(self, student: Tensor, teacher: Tensor) -> Tensor:
-        if self.projection is not None:
-            student = self.projection(student)
-        if student.shape != teacher.shape:
+    def _state_losses(self, student: States, teacher: States) -> dict[str, LossSum]:
+        """The terms with a weight that compare hidden states of all attended tokens."""
+        hidden = student.hidden if self.projection is None else self.projection(student.hidden)
+        if hidden.shape != teacher.hidden.shape:
             raise InputError(
-                f"The student's states are {tuple(student.shape)}, the teacher's "
-                f"{tuple(teacher.shape)}. For another width call fit_widths first."
+                f"The student's states are {tuple(hidden.shape)}, the teacher's "
+                f"{tuple(teacher.hidden.shape)}. For another width call fit_widths first."
             )
-        return cosine_distances(student, teacher)
+        return {"cosine": cosine_distance(hidden, teacher.hidden)}
 
 
 def _no_prediction(student: States) -> Tensor:

@@ -1,14 +1,17 @@
 """Losses of the heads: token labels, sequence labels and answer spans."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minilm.errors import InputError
 from minilm.losses.checks import check_classes
-from minilm.losses.precision import at_least_float32
+from minilm.losses.elementary import (
+    IGNORED_LABEL,
+    binary_cross_entropy,
+    cross_entropy,
+    squared_error,
+)
 
-IGNORED_LABEL = -100
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
@@ -26,10 +29,7 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         InputError: labels of another shape or dtype.
     """
-    check_classes("labels", labels, logits.shape[:-1])
-    logits, labels = at_least_float32(logits.flatten(0, -2)), labels.flatten()
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction="sum")
-    return total / (labels != IGNORED_LABEL).sum().clamp(min=1)
+    return cross_entropy(logits, labels).mean()
 
 
 def problem_type(declared: str | None, logits: Tensor, labels: Tensor) -> str:
@@ -82,11 +82,8 @@ def sequence_loss(logits: Tensor, labels: Tensor, declared: str | None = None) -
     fitting = [shape, shape[:-1]] if shape[-1] == 1 else [shape]
     if given not in fitting:
         raise _misfit(kind, f"{' or '.join(map(str, fitting))} numbers", labels)
-    logits = at_least_float32(logits)
-    target = labels.reshape(shape).to(logits.dtype)
-    if kind == "regression":
-        return F.mse_loss(logits, target)
-    return F.binary_cross_entropy_with_logits(logits, target)
+    loss = squared_error if kind == "regression" else binary_cross_entropy
+    return loss(logits, labels.reshape(shape)).mean()
 
 
 def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tensor) -> Tensor:

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minilm.errors import InputError
-from minilm.losses.heads import IGNORED_LABEL
-from minilm.losses.precision import at_least_float32, wide_dtype
+from minilm.losses.derivatives import add_cross_entropy, add_kl_divergence, add_squared_error
+from minilm.losses.elementary import IGNORED_LABEL, cross_entropy
+from minilm.losses.precision import wide_dtype
 
 CHUNK_BYTES = 2**26  # of logits that exist at once, for student and teacher each
 BLOCK_BYTES = 2**20  # of logits that a softmax works on at once
@@ -139,7 +139,7 @@ def masked_scores(
     correct = torch.zeros((), dtype=torch.int64, device=labels.device)
     for chunk in _chunks(chunk_bytes, logits):
         student, expected = logits.compute(chunk), labels[chunk]
-        loss += F.cross_entropy(at_least_float32(student), expected, reduction="sum")
+        loss += cross_entropy(student, expected).sum
         correct += (student.argmax(-1) == expected).sum()
     return loss, correct
 
@@ -218,32 +218,17 @@ class _Losses:
         sums = student.new_zeros(3)
         gradient: Tensor | None = None
         if teacher is not None and self.kl:
-            sums[0], gradient = self._kl(student, teacher)
+            factor = self.kl if self.with_gradient else None
+            sums[0], gradient = add_kl_divergence(
+                student, teacher, self.temperature, factor, gradient
+            )
         if teacher is not None and self.mse:
-            difference = student - teacher
-            sums[2] = difference.square().sum()
-            if self.with_gradient:
-                difference *= 2 * self.mse
-                gradient = difference if gradient is None else gradient.add_(difference)
+            factor = self.mse if self.with_gradient else None
+            sums[2], gradient = add_squared_error(student, teacher, factor, gradient)
         if labels is not None:
-            where = (labels != IGNORED_LABEL).nonzero()[:, 0]
-            picked, expected = student[where], labels[where, None]
-            probabilities, log_sum = _softmax(picked)
-            sums[1] = (log_sum - picked.gather(1, expected)[:, 0]).sum()
-            if self.with_gradient:
-                probabilities.scatter_add_(1, expected, -torch.ones_like(picked[:, :1]))
-                gradient = torch.zeros_like(student) if gradient is None else gradient
-                gradient.index_add_(0, where, probabilities, alpha=self.mlm)
+            factor = self.mlm if self.with_gradient else None
+            sums[1], gradient = add_cross_entropy(student, labels, factor, gradient)
         return sums, gradient
-
-    def _kl(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor | None]:
-        """sum q (log q - log p), with p and q the softmaxes of student / T and teacher / T."""
-        student, teacher = student / self.temperature, teacher / self.temperature
-        p, student_log_sum = _softmax(student)
-        q, teacher_log_sum = _softmax(teacher)
-        expected = teacher.sub_(student).mul_(q).sum()
-        value = self.temperature**2 * (expected + (student_log_sum - teacher_log_sum).sum())
-        return value, p.sub_(q).mul_(self.kl * self.temperature) if self.with_gradient else None
 
 
 class _FusedVocabLosses(torch.autograd.Function):
@@ -302,16 +287,6 @@ class _FusedVocabLosses(torch.autograd.Function):
             gradient if gradient is None else (gradient if unscaled else gradient * outer).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ), None
-
-
-def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over the last dimension, and the log of the sum of exponentials, (rows,).
-
-    The latter comes from the largest probability, which is at least 1 / V, instead of from a second
-    round of exponentials.
-    """
-    probabilities = logits.softmax(-1)
-    return probabilities, logits.amax(-1) - probabilities.amax(-1).log()
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, unit: float) -> None:

@@ -14,7 +14,7 @@ from minilm.blocks import kernels
 from minilm.blocks.layout import Layout, Packed, Padded
 from minilm.config import EncoderConfig
 from minilm.errors import InputError, by_place
-from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.elementary import IGNORED_LABEL
 
 LayoutChoice = Literal["auto", "padded", "packed"]
 IGNORED_TOKEN_TYPES = "token_type_ids other than 0 are ignored: DistilBERT has no token types."

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
-from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.elementary import IGNORED_LABEL
 from minilm.models.pretrained import PretrainedModel
 
 MASKS = ("none", "right", "left", "holes", "empty row")

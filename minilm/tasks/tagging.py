@@ -15,7 +15,7 @@ from minilm.data.records.base import RecordError, Skips
 from minilm.data.records.tag_schemes import Scheme, scheme_of, to_iob2
 from minilm.errors import DataError, InputError
 from minilm.files.arrays import Floats, Integers
-from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.elementary import IGNORED_LABEL
 from minilm.metrics.classification import accuracy
 from minilm.metrics.entities import entities, entity_scores
 from minilm.tasks.fields import checked, find, label_number, need, text_of

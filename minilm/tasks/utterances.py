@@ -16,7 +16,7 @@ from torch import Tensor
 from minilm.data.records.tag_schemes import Scheme
 from minilm.errors import DataError
 from minilm.files.arrays import Floats, Integers
-from minilm.losses.heads import IGNORED_LABEL
+from minilm.losses.elementary import IGNORED_LABEL
 from minilm.tasks.fields import in_order, label_name, label_number, need
 from minilm.tasks.scope import SCOPE_OPTIONS, set_scope, with_min_confidence
 from minilm.tasks.tagging import Tagging, WordsExample, WordWindow, tag_order, tags_in

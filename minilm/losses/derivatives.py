@@ -1,0 +1,92 @@
+"""Losses of vocabulary logits together with their derivatives, for a block of rows.
+
+The formulas of `minilm.losses.elementary`, with the derivative with respect to the student's logits
+written out: so both come from the same softmax, and nothing has to be kept for a backward pass. The
+tests compare the two.
+
+Each function gives the sum of the loss, without factor, and the derivative of all terms so far: it
+adds its own, times its factor, to `gradient` (rows, V), and makes one if that is None. With the
+factor None no derivative is wanted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minilm.losses.elementary import IGNORED_LABEL
+
+
+def add_kl_divergence(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    factor: float | None,
+    gradient: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """sum q (log q - log p), times temperature squared; p and q are the softmaxes of logits / T.
+
+    Args:
+        student, teacher: (rows, V) logits of at least float32.
+        temperature: T.
+        factor, gradient: see above.
+    """
+    student, teacher = student / temperature, teacher / temperature
+    p, student_log_sum = _softmax(student)
+    q, teacher_log_sum = _softmax(teacher)
+    expected = teacher.sub_(student).mul_(q).sum()
+    value = temperature**2 * (expected + (student_log_sum - teacher_log_sum).sum())
+    if factor is None:
+        return value, gradient
+    return value, _added(gradient, p.sub_(q).mul_(factor * temperature))
+
+
+def add_squared_error(
+    student: Tensor, teacher: Tensor, factor: float | None, gradient: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Squared differences of the logits.
+
+    Args:
+        student, teacher: (rows, V) logits of at least float32.
+        factor, gradient: see above.
+    """
+    difference = student - teacher
+    value = difference.square().sum()
+    if factor is None:
+        return value, gradient
+    return value, _added(gradient, difference.mul_(2 * factor))
+
+
+def add_cross_entropy(
+    student: Tensor, labels: Tensor, factor: float | None, gradient: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Cross-entropy of the labels.
+
+    Args:
+        student: (rows, V) logits of at least float32.
+        labels: (rows,) int64; rows with -100 are left out.
+        factor, gradient: see above.
+    """
+    where = (labels != IGNORED_LABEL).nonzero()[:, 0]
+    picked, expected = student[where], labels[where, None]
+    probabilities, log_sum = _softmax(picked)
+    value = (log_sum - picked.gather(1, expected)[:, 0]).sum()
+    if factor is None:
+        return value, gradient
+    probabilities.scatter_add_(1, expected, -torch.ones_like(picked[:, :1]))
+    gradient = torch.zeros_like(student) if gradient is None else gradient
+    return value, gradient.index_add_(0, where, probabilities, alpha=factor)
+
+
+def _added(gradient: Tensor | None, more: Tensor) -> Tensor:
+    return more if gradient is None else gradient.add_(more)
+
+
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the last dimension, and the log of the sum of exponentials, (rows,).
+
+    The latter comes from the largest probability, which is at least 1 / V, instead of from a second
+    round of exponentials.
+    """
+    probabilities = logits.softmax(-1)
+    return probabilities, logits.amax(-1) - probabilities.amax(-1).log()
