@@ -223,12 +223,19 @@ def test_the_position_table_is_frozen_on_request(freeze: bool) -> None:
     assert all(parameter.requires_grad for parameter in others)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_student_has_the_teachers_dtype_and_stays_apart(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("fold", [True, False])
+def test_the_student_is_trained_in_at_least_float32_and_stays_apart(
+    dtype: torch.dtype, fold: bool
+) -> None:
     teacher = teacher_of(dtype=dtype)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     student = init_student(teacher)
-    assert {parameter.dtype for parameter in student.parameters()} == {dtype}
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert {parameter.dtype for parameter in student.parameters()} == {wide}
+    weight = teacher.get_parameter("encoder.layers.0.feed_forward.output.weight")
+    assert torch.equal(student.base.layers[0].feed_forward.output.weight, weight.to(wide))
+    assert weight.dtype == dtype
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.zero_()

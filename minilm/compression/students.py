@@ -55,7 +55,10 @@ def init_student(
             None = as the teacher has it.
 
     Returns:
-        The student in eval mode, with the teacher's dtype, device, dropouts and activation.
+        The student in eval mode, with the teacher's device, dropouts and activation. Its weights
+        are float32, or float64 if the teacher's are: a student of a float16 or bfloat16 teacher
+        holds the same numbers in float32, because an optimiser's small steps are lost in 16 bits.
+        For inference alone convert it: `student.half()`.
 
     Raises:
         InputError: the teacher is not a BERT or lacks the head, or a layer that does not exist.
@@ -86,7 +89,7 @@ def init_student(
     student: DistilBertForMaskedLM | DistilBertModel
     with on_meta():
         student = DistilBertForMaskedLM(config) if with_head else DistilBertModel(config)
-    materialize(student, teacher.dtype, teacher.device)
+    materialize(student, torch.promote_types(teacher.dtype, torch.float32), teacher.device)
 
     target = student.base
     assert isinstance(target, DistilBertModel)

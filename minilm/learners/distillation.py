@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
-from minilm.learners.masked_lm import (
+from minilm.learners.base import ModelLearner
+from minilm.learners.tokens import (
     MASKED_LM_SCORES,
     check_masked_lm,
-    empty_terms,
     encode,
     masked_lm_scores,
     masked_positions,
@@ -25,22 +25,21 @@ from minilm.losses.distillation import DistillationLoss, States
 from minilm.losses.vocabulary import fused_vocab_losses
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
-from minilm.training.updates import Learner
 
 
-class DistillationLearner(Learner):
+class DistillationLearner(ModelLearner):
     """Trains a student on the terms of a `DistillationLoss`.
 
-    Both models see the same masked tokens, without token types. The teacher is in eval mode and
-    gets no gradient; it belongs to neither parameters nor state of the learner, keeps its own
-    dtype, and follows the student from device to device.
+    Both models see the same masked tokens, without token types.
 
     Args:
         student: with a masked-LM head; of any of the three architectures.
         teacher: with the student's vocabulary and, unless only states are compared, a masked-LM
             head.
-        loss: terms and weights. If the widths differ, it gets a projection, trained with the
-            student (`loss.projection`).
+        loss: terms and weights. The learner has a copy of it: what is trained belongs to the
+            learner alone, and one loss can be given to any number of learners. If the widths
+            differ, the copy gets a fresh projection, trained with the student
+            (`learner.loss.projection`).
 
     Raises:
         InputError: student and teacher do not fit together.
@@ -49,25 +48,18 @@ class DistillationLearner(Learner):
     def __init__(
         self, student: ForMaskedLM, teacher: PretrainedModel, loss: DistillationLoss
     ) -> None:
-        super().__init__()
         check_masked_lm("student", student)
         _check_fit(student, teacher, loss)
-        loss.fit_widths(student.config.hidden_size, teacher.config.hidden_size)
+        super().__init__(student.device, teacher)
         self.student = student
-        self.loss = loss.to(device=student.device, dtype=student.dtype)
-        # in a tuple, so that the teacher is not registered as a submodule
-        self._unregistered = (teacher.to(device=student.device).eval(),)
+        self.loss = copy.deepcopy(loss)
+        self.loss.fit_widths(student.config.hidden_size, teacher.config.hidden_size)
+        self.loss.to(device=student.device, dtype=student.dtype)
 
     @property
     def teacher(self) -> PretrainedModel:
         """The teacher."""
         return self._unregistered[0]
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        """Called by `.to()` and the like: the teacher is moved, but keeps its dtype."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.teacher.to(device=self.student.device)
-        return self
 
     def counts(self, batch: TokenBatch) -> dict[str, int]:
         """How many tokens there are ("attended"), and how many to predict ("masked")."""
@@ -76,7 +68,7 @@ class DistillationLearner(Learner):
     def forward(self, batch: TokenBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
         """ "loss", every term with a weight ("kl", "mlm", "cosine", "mse"), and "masked_share"."""
         if batch.tokens == 0:
-            return empty_terms(self, (*self.loss.terms, "masked_share"))
+            return self.empty_terms(*self.loss.terms, "masked_share")
         encoded = encode(self.student, batch, None)
         labels = encoded.layout.pack(batch.labels)
         teacher = self._teacher_states(batch) if self.loss.needs_teacher else None
@@ -114,6 +106,18 @@ class DistillationLearner(Learner):
     def _teacher_states(self, batch: TokenBatch) -> States:
         """In the same order as the student's: the layout depends on the lengths alone."""
         return states(self.teacher, encode(self.teacher, batch, None))
+
+    def teacher_outputs(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Its hidden states, and a number that is finite where its logits are."""
+        if batch.tokens == 0:
+            return {}
+        teacher = self._teacher_states(batch)
+        outputs = {"hidden states": teacher.hidden}
+        if self.loss.compares_logits:
+            inputs = teacher.logit_inputs(None)
+            # the divergence from itself: never are all logits there at once
+            outputs["logits"] = fused_vocab_losses(inputs, inputs, kl=1.0).kl
+        return outputs
 
 
 def _check_fit(student: ForMaskedLM, teacher: PretrainedModel, loss: DistillationLoss) -> None:

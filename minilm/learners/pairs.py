@@ -9,23 +9,21 @@ from torch import Tensor
 
 from minilm.data.batches import SentenceTask, TokenBatch
 from minilm.errors import InputError
-from minilm.learners.masked_lm import (
+from minilm.learners.base import ModelLearner
+from minilm.learners.tokens import (
     MASKED_LM_SCORES,
-    empty_terms,
     encode,
+    masked_lm_loss,
     masked_lm_scores,
-    masked_positions,
     masked_ratio,
     states,
     token_counts,
 )
 from minilm.losses.elementary import cross_entropy
-from minilm.losses.vocabulary import fused_vocab_losses
 from minilm.models.tasks import ForPreTraining
-from minilm.training.updates import Learner
 
 
-class PretrainingLearner(Learner):
+class PretrainingLearner(ModelLearner):
     """Learns masked tokens and a label for each pair of segments, with equal weights.
 
     Args:
@@ -39,12 +37,12 @@ class PretrainingLearner(Learner):
     """
 
     def __init__(self, model: ForPreTraining, task: SentenceTask) -> None:
-        super().__init__()
         if not isinstance(model, ForPreTraining):
             raise InputError(
                 f"model is a {type(model).__name__}: expected AlbertForPreTraining or "
                 "BertForPreTraining."
             )
+        super().__init__(model.device)
         self.model = model
         self.task = task
 
@@ -56,21 +54,16 @@ class PretrainingLearner(Learner):
     def forward(self, batch: TokenBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
         """ "loss", its two terms "mlm" and the task's name, and "masked_share"."""
         if batch.tokens == 0:
-            return empty_terms(self, ("mlm", self.task, "masked_share"))
+            return self.empty_terms("mlm", self.task, "masked_share")
         encoded = encode(self.model, batch, batch.token_type_ids)
         labels = encoded.layout.pack(batch.labels)
-        where = masked_positions(labels)
-        sums = fused_vocab_losses(
-            states(self.model, encoded).logit_inputs(where),
-            labels=labels[where],
-            mlm=1 / max(counts["masked"], 1),
-        )
+        mlm = masked_lm_loss(states(self.model, encoded), labels, counts)
         assert batch.sentence_labels is not None
         answers = self.model.pair_logits(encoded)  # (B, 2)
         pairs = cross_entropy(answers, batch.sentence_labels).sum / max(counts["pairs"], 1)
         return {
-            "loss": sums.total + pairs,
-            "mlm": sums.total.detach(),
+            "loss": mlm + pairs,
+            "mlm": mlm.detach(),
             self.task: pairs.detach(),
             "masked_share": masked_ratio(labels, counts),
         }

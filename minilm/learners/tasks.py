@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from minilm.errors import InputError
 from minilm.files.arrays import Floats
-from minilm.learners.masked_lm import empty_terms
+from minilm.learners.base import ModelLearner
 from minilm.losses.soft_targets import label_loss, soft_target_loss
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.batches import Balance, NoBatch, batches
 from minilm.tasks.task import Sample, Scores, Task, TaskBatch
-from minilm.training.updates import Learner
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class SoftTargets:
             raise InputError(f"{self}: expected a temperature above 0 and weights of 0 or more.")
 
 
-class TaskLearner(Learner):
+class TaskLearner(ModelLearner):
     """Learns a task, from labels and perhaps from a teacher.
 
     Args:
@@ -61,19 +60,17 @@ class TaskLearner(Learner):
         soft_targets: SoftTargets | None = None,
         class_weights: Tensor | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model.device, teacher)
         self.model = model
         self.task = task
         self.soft_targets = soft_targets or SoftTargets()
-        # in a tuple, so that the teacher is not registered as a submodule
-        self._unregistered = () if teacher is None else (teacher.to(device=model.device).eval(),)
         self.register_buffer("_weights", class_weights, persistent=False)
         self._held_out: tuple[Sequence[Any], Sequence[Sample]] = ((), ())
 
     @property
     def description(self) -> dict[str, Any]:
         """JSON values that say how a teacher is used; {} without one."""
-        return asdict(self.soft_targets) if self._unregistered else {}
+        return asdict(self.soft_targets) if self.teacher is not None else {}
 
     def hold_out(
         self, examples: Sequence[Any], samples: Sequence[Sample], tokens_per_batch: int
@@ -81,13 +78,6 @@ class TaskLearner(Learner):
         """Batches for evaluation, shortest samples first; `evaluate` expects exactly these."""
         self._held_out = (examples, samples)
         return batches(self.task, samples, tokens_per_batch)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        """Called by `.to()` and the like: the teacher is moved, but keeps its dtype."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for teacher in self._unregistered:
-            teacher.to(device=self.model.device)
-        return self
 
     def counts(self, batch: TaskBatch | NoBatch) -> Mapping[str, int]:
         """How many predictions each term has."""
@@ -97,9 +87,8 @@ class TaskLearner(Learner):
 
     def forward(self, batch: TaskBatch | NoBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
         """ "loss" and its parts: "labels", and with a teacher "soft_targets"."""
-        names = ("labels", "soft_targets") if self._unregistered else ("labels",)
         if isinstance(batch, NoBatch):
-            return empty_terms(self, names)
+            return self.empty_terms("labels", *(() if self.teacher is None else ("soft_targets",)))
         logits = self.task.logits(self.model, batch)
         terms = self.task.terms(logits, batch)
         weights: Any = self._weights
@@ -108,10 +97,10 @@ class TaskLearner(Learner):
             assert term.labels is not None
             share = term.weight / max(counts[term.name], 1)
             labels = labels + share * label_loss(term.kind, term.logits, term.labels, weights).sum
-        if not self._unregistered:
+        if self.teacher is None:
             return {"loss": labels, "labels": labels.detach()}
         with torch.no_grad():
-            teacher = self.task.terms(self.task.logits(self._unregistered[0], batch), batch)
+            teacher = self.task.terms(self.task.logits(self.teacher, batch), batch)
         soft = torch.zeros_like(labels)
         for own, other in zip(terms, teacher, strict=True):
             share = own.weight / max(counts[own.name], 1)
@@ -120,6 +109,12 @@ class TaskLearner(Learner):
             soft = soft + share * found.sum
         loss = self.soft_targets.label_weight * labels + self.soft_targets.weight * soft
         return {"loss": loss, "labels": labels.detach(), "soft_targets": soft.detach()}
+
+    def teacher_outputs(self, batch: TaskBatch | NoBatch) -> dict[str, Tensor]:
+        """Its logits."""
+        if isinstance(batch, NoBatch) or self.teacher is None:
+            return {}
+        return {"logits": self.task.logits(self.teacher, batch)}
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -211,7 +211,7 @@ def distillation(
         "config": student.config.to_dict(),
         "initial_weights": weights_digest(student),
         "teacher": weights_digest(teacher),
-        "loss": {**loss.to_dict(), "projection": loss.projection is not None},
+        "loss": {**loss.to_dict(), "projection": learner.loss.projection is not None},
     }
     return _recipe(learner, opened, student, description)
 

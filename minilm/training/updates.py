@@ -95,6 +95,16 @@ class Learner(nn.Module):
     def eval_step(self, batch: Any) -> Mapping[str, tuple[float, float]]:
         """One batch, in eval mode and without gradients: name to (sum, number of items)."""
 
+    def cause_of_nonfinite(self, batch: Any) -> str | None:
+        """What else than the step itself made the terms of a batch not finite, and what to do.
+
+        Called before a run ends because of them, without gradients.
+
+        Returns:
+            Sentences for the message; None = nothing that the learner knows of.
+        """
+        return None
+
     def evaluate(self, batches: Iterator[Any]) -> dict[str, float] | None:
         """Scores that are not means over batches, such as F1; None = average those of `eval_step`.
 
@@ -205,7 +215,7 @@ class Updater:
             self.optimiser.step()
         self.optimiser.zero_grad()
         if not finite and settings.on_nonfinite == "raise":
-            raise _nonfinite(step, culprits or batches, {**totals, "gradient_norm": norm})
+            raise self._nonfinite(step, culprits or batches, {**totals, "gradient_norm": norm})
         return Outcome(totals, norm, rate, int(counts["tokens"]), not finite, stop)
 
     @torch.no_grad()
@@ -274,6 +284,14 @@ class Updater:
             raise TrainingError(f"The snapshot is of another model: {problem}") from problem
         restore_optimiser(self.optimiser, self.learner, optimiser)
 
+    def _nonfinite(
+        self, step: int, batches: Sequence[TrainingBatch], values: Mapping[str, float]
+    ) -> TrainingError:
+        with torch.no_grad(), self.autocast():
+            causes = (self.learner.cause_of_nonfinite(batch) for batch in batches)
+            cause = next(filter(None, causes), None)
+        return _nonfinite(step, batches, values, cause)
+
     def _without_reduction(self) -> AbstractContextManager[object]:
         if isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()
@@ -294,13 +312,16 @@ def _dropout_seed(*numbers: int) -> int:
 
 
 def _nonfinite(
-    step: int, batches: Sequence[TrainingBatch], values: Mapping[str, float]
+    step: int, batches: Sequence[TrainingBatch], values: Mapping[str, float], cause: str | None
 ) -> TrainingError:
     shown = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
     samples = sorted(int(sample) for batch in batches for sample in batch.samples)
     listed = ", ".join(map(str, samples[:20])) + (", ..." if len(samples) > 20 else "")
+    cause = cause or (
+        "Lower the learning rate, lengthen the warm-up, inspect these samples, or skip such steps "
+        "(on_nonfinite='skip')."
+    )
     return TrainingError(
         f"Step {step}: the loss or its gradient is not finite ({shown}); the weights were left as "
-        f"they were. Samples of the step: {listed}. Lower the learning rate, lengthen the warm-up, "
-        "inspect these samples, or skip such steps (on_nonfinite='skip')."
+        f"they were. Samples of the step: {listed}. {cause}"
     )

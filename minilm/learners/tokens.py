@@ -1,0 +1,79 @@
+"""What the learners on batches of tokens share: encoding, counts, masked words and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from minilm.blocks.heads import MaskedLMHead
+from minilm.data.batches import TokenBatch
+from minilm.errors import InputError
+from minilm.losses.distillation import States
+from minilm.losses.elementary import IGNORED_LABEL
+from minilm.losses.vocabulary import fused_vocab_losses, masked_scores
+from minilm.models.pretrained import PretrainedModel
+from minilm.models.tasks import ForMaskedLM
+from minilm.outputs import EncoderOutput
+
+MASKED_LM_SCORES = ("masked_loss", "masked_accuracy")
+
+
+def check_masked_lm(name: str, model: PretrainedModel) -> None:
+    """Raise InputError unless the model is an encoder with nothing but a masked-LM head."""
+    if not isinstance(model, ForMaskedLM):
+        raise InputError(
+            f"{name} is a {type(model).__name__}: expected BertForMaskedLM, DistilBertForMaskedLM "
+            "or AlbertForMaskedLM."
+        )
+
+
+def token_counts(batch: TokenBatch) -> dict[str, int]:
+    """How many tokens a batch has, and how many of them are to be predicted."""
+    return {"attended": batch.tokens, "masked": int((batch.labels != IGNORED_LABEL).sum())}
+
+
+def encode(
+    model: PretrainedModel,
+    batch: TokenBatch,
+    token_type_ids: Tensor | None,
+) -> EncoderOutput:
+    """The encoder's states of a batch, in the inner order of its layout."""
+    encoded: EncoderOutput = model.base(
+        batch.input_ids, None, token_type_ids, lengths=batch.lengths, reads="all"
+    )
+    return encoded
+
+
+def states(model: PretrainedModel, encoded: EncoderOutput) -> States:
+    """What a loss needs of a model's states, in the order they are in."""
+    head = getattr(model, "masked_lm_head", None)
+    matrix = model.get_input_embeddings().weight
+    if not isinstance(head, MaskedLMHead):
+        return States(encoded.last_hidden_state, None, matrix, None)
+    return States(encoded.last_hidden_state, head, matrix, head.bias)
+
+
+def masked_lm_loss(student: States, labels: Tensor, counts: Mapping[str, float]) -> Tensor:
+    """Cross-entropy of the labels, the batch's part of the mean over a step's masked tokens."""
+    where = masked_positions(labels)
+    inputs = student.logit_inputs(where)
+    return fused_vocab_losses(inputs, labels=labels[where], mlm=1 / max(counts["masked"], 1)).total
+
+
+def masked_positions(labels: Tensor) -> Tensor:
+    """The numbers of the labelled tokens, (n,)."""
+    return (labels != IGNORED_LABEL).nonzero()[:, 0]
+
+
+def masked_ratio(labels: Tensor, counts: Mapping[str, float]) -> Tensor:
+    """A term for the log: how many of a step's tokens are predicted, special ones counted."""
+    return (labels != IGNORED_LABEL).sum().double() / counts["attended"]
+
+
+def masked_lm_scores(student: States, labels: Tensor) -> dict[str, tuple[float, int]]:
+    """masked_loss and masked_accuracy: (sum, number of labels)."""
+    where = masked_positions(labels)
+    loss, correct = masked_scores(student.logit_inputs(where), labels[where])
+    count = where.shape[0]
+    return {"masked_loss": (float(loss), count), "masked_accuracy": (float(correct), count)}
