@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from minilm.errors import TrainingError
+from minilm.training.best import Best
 from minilm.training.settings import TrainingSettings
 from toy import Cloud, Line, Points, run
 
@@ -57,6 +58,66 @@ def test_of_a_loss_the_lowest_is_the_best(tmp_path: Path) -> None:
 def test_what_is_no_number_is_never_the_best(tmp_path: Path) -> None:
     assert run(tmp_path, Scripted(0.1, float("nan"), 0.05), evaluate_every=4, select="skill"
                ).chosen == 4  # fmt: skip
+
+
+class WithLoss(Scripted):
+    """Gives the loss of a second script too."""
+
+    def __init__(self, skills: Sequence[float], losses: Sequence[float | None]) -> None:
+        super().__init__(*skills)
+        self.losses = losses
+
+    def evaluate(self, batches: Iterator[Points]) -> dict[str, float]:
+        scores = super().evaluate(batches)
+        loss = self.losses[self.asked - 1]
+        return scores if loss is None else {**scores, "loss": loss}
+
+
+@pytest.mark.parametrize(
+    ("skills", "losses", "best"),
+    [
+        ((0.5, 0.5, 0.5), (1.0, 0.2, 0.3), 2),  # of equals the one with the lower loss
+        ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0), 1),  # of equals in both the first
+        ((0.5, 0.6, 0.6), (0.1, 0.9, 0.9), 2),  # a better score, whatever its loss
+        ((0.5, 0.6, 0.5), (0.9, 0.9, 0.1), 2),
+        ((0.5, 0.5, 0.5), (None, None, 0.1), 3),  # before there was none
+    ],
+)
+def test_of_equal_scores_the_lower_loss_decides(
+    tmp_path: Path, skills: Sequence[float], losses: Sequence[float | None], best: int
+) -> None:
+    learner = WithLoss(skills, losses)
+    result = run(tmp_path, learner, evaluate_every=4, select="skill")
+    assert result.chosen == 4 * best
+    assert torch.equal(chosen(tmp_path), learner.at[best])
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "best"),
+    [
+        ([(0.5, NAN), (0.5, 0.8), (0.5, NAN)], 2),
+        ([(NAN, 0.1), (NAN, 0.0), (0.1, 9.0)], 3),
+        ([(0.5, NAN), (0.5, NAN)], 1),
+        ([(0.5, float("inf")), (0.5, 7.0)], 2),
+    ],
+)
+def test_a_loss_that_is_no_number_loses(
+    tmp_path: Path, evaluations: Sequence[tuple[float, float]], best: int
+) -> None:
+    settings = TrainingSettings(steps=9, select="skill")
+    found = Best(tmp_path, settings, first=False)
+    for step, (skill, loss) in enumerate(evaluations, start=1):
+        found.update(step, {"skill": skill, "loss": loss}, dict)
+    assert found.step == best
+
+
+def test_patience_counts_an_evaluation_with_a_lower_loss_as_better(tmp_path: Path) -> None:
+    learner = WithLoss([0.5] * 6, [0.9, 0.8, 0.7, 0.7, 0.7, 0.1])
+    result = run(tmp_path, learner, evaluate_every=2, select="skill", patience=2)
+    assert (result.step, result.chosen) == (10, 6)
 
 
 def test_without_select_the_last_weights_are_the_result(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import click
 from minilm.cli.record_options import read, record_options
 from minilm.cli.training import OUTPUT, loop_options, loop_settings
 from minilm.data.records.base import Skips
+from minilm.metrics.score_table import score_named
 
 if TYPE_CHECKING:
     from minilm.recipes.finetuning import Finetuned, FinetuningSettings
@@ -335,7 +336,8 @@ def show_scores(scores: Mapping[str, Any]) -> str:
     """Scores as lines of text: numbers first, then a table of classes if there are some."""
     lines = []
     for name, value in scores.items():
-        label = name.replace("_", " ")
+        unit = {"percent": " (%)", "nats": " (nats)"}.get(score_named(name, scores).unit, "")
+        label = name.replace("_", " ") + unit
         if isinstance(value, int):
             lines.append(f"{label:<24}{value:>10,}")
         elif isinstance(value, float):

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from minilm.compare.report import UNKNOWN, remarks, table_rows, task_titles
+from minilm.metrics.score_table import score_named
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #5c6670;
@@ -89,23 +90,26 @@ def _charts(result: Mapping[str, Any]) -> str:
             heading,
             [(m["name"], (m if kind is None else m[kind] or {}).get(name)) for m in models],
             shown,
+            "%" in shown,
         )
         for heading, kind, name, shown in CHARTS
     ]
     for name, title in task_titles(models).items():
         values = [(m["name"], m["tasks"].get(name, {}).get("score")) for m in models]
-        figures.append((title[0].upper() + title[1:], values, "{:.1%}"))
-    for heading, values, shown in figures:
+        metric = next(m["tasks"][name]["metric"] for m in models if name in m["tasks"])
+        shown = "{:.1%}" if score_named(metric).in_percent else "{:.3f}"
+        figures.append((title[0].upper() + title[1:], values, shown, True))
+    for heading, values, shown, is_score in figures:
         numbers = [number for _, number in values if number is not None]
         if not numbers:
             continue
-        top = 1.0 if "%" in shown else max(numbers)
+        top = 1.0 if is_score else max(numbers)
         charts += f"<section><h2>{escape(heading)}</h2>"
         for model, number in values:
             if number is None:
                 charts += _bar(model, UNKNOWN, [])
             else:
-                charts += _bar(model, shown.format(number), [number / top])
+                charts += _bar(model, shown.format(number), [max(number / top, 0.0)])
         charts += "</section>\n"
     return charts
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from minilm.metrics.score_table import score_named
+
 UNKNOWN = "–"
 
 
@@ -51,14 +53,14 @@ def table_rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         row("sentence order right", lambda m: _score(m, "sentence_order_accuracy")),
     ]
     for name, title in task_titles(models).items():
-        rows.append(row(title, lambda m, name=name: _task_score(m, name)))
+        rows.append(row(title, lambda m, name=name: task_score(m, name)))
     return [row for row in rows if set(row[1]) != {UNKNOWN}]
 
 
 def task_titles(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """A heading for every task that a model was scored on."""
     return {
-        name: f"{task['metric'].replace('_', ' ')} on {name}"
+        name: f"{score_named(task['metric']).title} on {name}"
         for model in models
         for name, task in model["tasks"].items()
     }
@@ -123,12 +125,14 @@ def _with_speed(text: str, model: Mapping[str, Any], name: str) -> str:
     return text if ratio == 1 else f"{text} ({ratio:.2f} x)"
 
 
-def _task_score(model: Mapping[str, Any], name: str) -> str:
+def task_score(model: Mapping[str, Any], name: str) -> str:
+    """The score of a model on a task, and its share of the first model's."""
     task = model["tasks"].get(name)
     if task is None:
         return UNKNOWN
     share = model["relative"].get(f"task {name}")
-    return f"{task['score']:.1%}" + (f" ({share:.1%})" if share not in (None, 1) else "")
+    shown = score_named(task["metric"]).show(task["score"])
+    return shown + (f" ({share:.1%})" if share not in (None, 1) else "")
 
 
 def _score(model: Mapping[str, Any], name: str) -> str:

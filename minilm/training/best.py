@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from minilm.errors import CheckpointError, TrainingError
+from minilm.metrics.score_table import score_named
 from minilm.training.settings import TrainingSettings
 from minilm.training.snapshots import Snapshot, read_snapshot, save_snapshot
 
@@ -51,6 +52,10 @@ class Best:
         self, step: int, scores: Mapping[str, float], weights: Callable[[], Mapping[str, Tensor]]
     ) -> bool:
         """Whether an evaluation is better than all before; if so, its weights are kept.
+
+        Of evaluations with equal scores the one with the lower "loss" is better, if they have one:
+        accuracy on a small dev set takes few values, the loss on it hardly ever the same twice. Of
+        those equal in both the first is kept.
 
         Args:
             step: updates before it.
@@ -99,10 +104,13 @@ class Best:
         self.step, self.bad_evals = state["step"], state["waited"]
         self._scores = dict(state["scores"])
 
-    def _worth(self, scores: Mapping[str, float]) -> float:
-        """Higher is better, not a number worse than anything."""
+    def _worth(self, scores: Mapping[str, float]) -> tuple[float, float]:
+        """Higher is better, not a number worse than anything; then the loss."""
         assert self._name is not None
-        score = scores[self._name]
-        if math.isnan(score):
-            return -math.inf
-        return -score if self._name.endswith(("loss", "error")) else score
+        score, loss = scores[self._name], scores.get("loss", math.nan)
+        if not score_named(self._name, scores).higher_is_better:
+            score = -score
+        return (
+            -math.inf if math.isnan(score) else score,
+            -math.inf if math.isnan(loss) else -loss,
+        )

@@ -14,12 +14,12 @@ import numpy as np
 
 from minilm.errors import DataError
 from minilm.files.arrays import Doubles, Integers
+from minilm.metrics.score_table import score_named
 from minilm.training.log import LOG
 
 # In the lines of steps, besides the loss and its terms. A step number is not a curve.
 BESIDES = ("epoch", "tokens", "learning_rate", "gradient_norm", "tokens_per_second", "seconds")
 _SMOOTHED_POINTS = 1000
-HIGHER_IS_BETTER = "accuracy"  # in the name of a score
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +98,10 @@ class RunCurves:
         ]
 
     def summary(self) -> dict[str, Any]:
-        """The last and best figures, as JSON. A number that is not finite is None."""
+        """The last and best figures, as JSON. A number that is not finite is None.
+
+        Which way a score gets better stands in `minilm.metrics.score_table`.
+        """
         return {
             "name": self.name,
             "log": str(self.log),
@@ -106,7 +109,10 @@ class RunCurves:
             "training": {
                 name: _json_number(curve.values[-1]) for name, curve in self.training.items()
             },
-            "held_out": {name: _score(name, curve) for name, curve in self.held_out.items()},
+            "held_out": {
+                name: _last_and_best(curve, score_named(name, self.held_out).higher_is_better)
+                for name, curve in self.held_out.items()
+            },
         }
 
 
@@ -218,8 +224,8 @@ def _curves(columns: dict[str, tuple[list[int], list[float]]]) -> dict[str, Curv
     }
 
 
-def _score(name: str, curve: Curve) -> dict[str, Any]:
-    best = curve.best(highest=HIGHER_IS_BETTER in name)
+def _last_and_best(curve: Curve, highest: bool) -> dict[str, Any]:
+    best = curve.best(highest=highest)
     return {
         "step": int(curve.steps[-1]),
         "last": _json_number(curve.values[-1]),

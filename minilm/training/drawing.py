@@ -13,6 +13,7 @@ import numpy as np
 from minilm.errors import DependencyError, InputError
 from minilm.files.arrays import Doubles
 from minilm.files.atomic import replace_files
+from minilm.metrics.score_table import Score, score_named
 from minilm.training.curves import Curve, RunCurves
 
 if TYPE_CHECKING:
@@ -27,20 +28,22 @@ Style: TypeAlias = Literal["-", "--", ":"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES: tuple[Style, ...] = ("-", "--", ":")
 
+# of what a step logs; held-out scores are in minilm.metrics.score_table
 _LABELS = {
     "loss": "loss",
     "mlm": "masked LM loss (nats)",
     "kl": "KL to the teacher × T² (nats)",
     "cosine": "1 − cosine of the states",
     "mse": "squared difference of logits",
-    "masked_loss": "masked LM loss (nats)",
-    "masked_accuracy": "accuracy at masked tokens (%)",
-    "masked_kl": "KL to the teacher × T² (nats)",
+    "labels": "loss on the labels",
+    "soft_targets": "loss on the teacher's predictions",
+    "masked_share": "share of tokens that are masked",
+    "sentence_order": "sentence order (nats)",
+    "next_sentence": "next sentence (nats)",
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm",
 }
 _SCHEDULE = ("learning_rate", "gradient_norm")
-_PERCENT = "accuracy"  # in the name of a score that is shown as a percentage
 _RARE = 99.0  # percentile: the gradient norm's axis ends here, not at its highest peak
 
 
@@ -87,7 +90,7 @@ def draw(runs: Sequence[RunCurves], destination: str | os.PathLike[str]) -> None
         for name, axes in _stack(figure, grid[0, 0] if right else grid[0, :], left).items():
             _logged(axes, name, [run.training.get(name) for run in runs], looks, "training ")
         for name, axes in _stack(figure, grid[0, 1] if left else grid[0, :], right).items():
-            _scores(axes, name, [run.held_out.get(name) for run in runs], looks)
+            _scores(axes, score_named(name, right), [run.held_out.get(name) for run in runs], looks)
         for column, name in enumerate(small):
             axes = figure.add_subplot(grid[1, column])
             _logged(axes, name, [run.training.get(name) for run in runs], looks)
@@ -142,15 +145,17 @@ def _logged(
         axes.set_ylim(0, 1.15 * max(tops) or 1.0)
 
 
-def _scores(axes: Axes, name: str, curves: Sequence[Curve | None], looks: Sequence[Look]) -> None:
+def _scores(
+    axes: Axes, score: Score, curves: Sequence[Curve | None], looks: Sequence[Look]
+) -> None:
     """A panel of a held-out score, a point for each evaluation."""
-    percent = _PERCENT in name
     for curve, look in zip(curves, looks, strict=True):
         if curve is not None:
-            scaled = Curve(curve.steps, 100.0 * curve.values) if percent else curve
-            _line(axes, scaled, look, points=True)
-    _finish(axes, f"held-out {_label(name)}")
-    if percent:
+            if score.in_percent:
+                curve = Curve(curve.steps, score.percentage(1.0) * curve.values)
+            _line(axes, curve, look, points=True)
+    _finish(axes, f"held-out {_plain(score.label)}")
+    if score.in_percent:
         axes.set_ylim(bottom=0)
 
 
