@@ -387,8 +387,10 @@ def test_wrong_use_of_finetune(tmp_path: Path, options: list[object], words: lis
 def test_a_task_must_be_one(tmp_path: Path) -> None:
     refused(finetune("sorting", "train.tsv", tmp_path / "out"), "'sorting'", "multi-label")
     refused(finetune("classification", "train.tsv", "start"), "start holds config.json")
-    refused(finetune("tagging", "train.conll", tmp_path / "out", "--balance", "weights"),
+    refused(finetune("tagging", "train.conll", tmp_path / "out", "--balance", "sampling"),
             "tagging has not one class")  # fmt: skip
+    refused(finetune("regression", write_counts(tmp_path), tmp_path / "out", "--balance",
+                     "weights"), "regression has no classes")  # fmt: skip
 
 
 # --- evaluate ---

@@ -18,6 +18,7 @@ from minilm.learners.tasks import (
     class_weights,
 )
 from minilm.losses.soft_targets import Kind, label_loss, soft_target_loss
+from minilm.tasks.balance import weights_of_classes, weights_of_positives
 from minilm.tasks.batches import NoBatch, TaskData, batches
 from minilm.tasks.catalogue import TASKS
 from minilm.tasks.task import Sample, Task, TaskBatch, collate
@@ -358,14 +359,15 @@ def unequal(tokenizer: Tokenizer) -> tuple[Task[Any], list[Sample]]:
 def test_weights_of_classes(tokenizer: Tokenizer) -> None:
     task, samples = unequal(tokenizer)
     assert task.labels == ("blue", "green", "red")
-    weights = class_weights(task, samples, "weights")
-    assert weights is not None
+    found_weights = class_weights(task, samples, "weights")
+    assert found_weights is not None
+    weights = found_weights["label"]
     torch.testing.assert_close(weights, torch.tensor([100 / 90, 100 / 30, 100 / 180]))
     labels = torch.tensor([sample.label for sample in samples])
     assert float(weights[labels].mean()) == pytest.approx(1)
     assert class_weights(task, samples, "none") is None
     assert class_weights(task, samples, "sampling") is None
-    learner = learner_of(task, class_weights=weights).eval()
+    learner = learner_of(task, class_weights={"label": weights}).eval()
     batch = collate(task, samples, np.arange(100))
     logits = learner.model(batch.input_ids, lengths=batch.lengths).logits
     each = F.cross_entropy(logits, labels, reduction="none")
@@ -376,17 +378,78 @@ def test_weights_of_classes(tokenizer: Tokenizer) -> None:
         class_weights(task, samples, wrong)
 
 
-@pytest.mark.parametrize("balance", ["weights", "sampling"])
+WEIGHTED = ("classification", "multi-label", "tagging", "utterances")
+
+
 @pytest.mark.parametrize("name", [name for name in RECORDS if name != "classification"])
-def test_only_classes_can_be_balanced(name: str, balance: Any, tokenizer: Tokenizer) -> None:
+def test_only_one_class_for_each_sample_can_be_sampled(name: str, tokenizer: Tokenizer) -> None:
     task, samples = task_and_samples(name, tokenizer)
+    with pytest.raises(InputError, match=f"'sampling': {name} has not one class for each sample"):
+        TaskData(task, samples, 4, 0, "sampling")
 
-    def weigh_or_sample() -> None:
-        class_weights(task, samples, balance)
-        TaskData(task, samples, 4, 0, balance)
 
-    with pytest.raises(InputError, match=f"{name} has not one class for each sample"):
-        weigh_or_sample()
+@pytest.mark.parametrize("name", [name for name in RECORDS if name not in WEIGHTED])
+def test_what_has_no_classes_has_no_weights(name: str, tokenizer: Tokenizer) -> None:
+    task, samples = task_and_samples(name, tokenizer)
+    with pytest.raises(InputError, match=f"'weights': {name} has no classes .* tagging and utter"):
+        class_weights(task, samples, "weights")
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_are_those_of_the_formula_in_the_loss(name: str, tokenizer: Tokenizer) -> None:
+    """Written out a second time, on the terms of the whole training set."""
+    task, samples = task_and_samples(name, tokenizer)
+    weights = class_weights(task, samples, "weights")
+    assert weights is not None
+    assert set(weights) == set(task.parts)
+    learner = learner_of(task, class_weights=weights).eval()
+    batch = collate(task, samples, np.arange(len(samples)))
+    counts = learner.counts(batch)
+    wanted = torch.zeros(())
+    for term in task.terms(task.logits(learner.model, batch), batch):
+        assert term.labels is not None
+        used = weights[term.name]
+        assert used.shape == (term.logits.shape[1],)
+        if name == "multi-label":
+            yes = term.labels.sum(0)
+            torch.testing.assert_close(used, (len(term.labels) - yes) / yes)
+            log_yes, log_no = F.logsigmoid(term.logits), F.logsigmoid(-term.logits)
+            each = -(used * term.labels * log_yes + (1 - term.labels) * log_no).mean(1)
+        else:
+            assert float(used[term.labels].mean()) == pytest.approx(1)
+            shares = torch.zeros_like(used).index_add_(0, term.labels, used[term.labels])
+            assert len(shares[shares > 0].round(decimals=3).unique()) == 1  # all weigh the same
+            picked = F.log_softmax(term.logits, -1)[torch.arange(len(term.labels)), term.labels]
+            each = -used[term.labels] * picked
+        wanted = wanted + term.weight * each.sum() / counts[term.name]
+    found = learner(batch, counts)
+    torch.testing.assert_close(found["loss"], wanted, **EXACT)
+    plain = learner_of(task).eval()(batch, counts)["labels"]
+    assert abs(float(plain - found["labels"])) > 1e-3
+    with torch.no_grad():
+        evaluated = hold_out_loss(learner, task, name, tokenizer)
+    assert evaluated == pytest.approx(float(plain), abs=1e-5)  # evaluations stay comparable
+
+
+def hold_out_loss(learner: TaskLearner, task: Task[Any], name: str, tokenizer: Tokenizer) -> float:
+    examples = task.examples(RECORDS[name](12), Skips(), labelled=True)
+    parts = learner.hold_out(examples, task.samples(examples, tokenizer), 1000)
+    return learner.evaluate(iter(parts))["loss"]
+
+
+def test_weights_of_classes_that_never_or_always_occur() -> None:
+    found = weights_of_classes(np.array([2, 2, 2, 0]), 4)
+    torch.testing.assert_close(found, torch.tensor([4 / 2, 1.0, 4 / 6, 1.0]))
+    assert weights_of_classes(np.zeros(0, np.int64), 2).tolist() == [1, 1]
+    rows = np.array([[1, 0, 1], [1, 0, 0], [1, 0, 0], [1, 0, 0]], np.float32)
+    torch.testing.assert_close(weights_of_positives(rows), torch.tensor([1 / 4, 1.0, 3.0]))
+
+
+def test_weights_move_with_the_learner_and_are_no_part_of_its_state(tokenizer: Tokenizer) -> None:
+    task, samples = task_and_samples("tagging", tokenizer)
+    learner = learner_of(task, class_weights=class_weights(task, samples, "weights"))
+    assert all(name.startswith("model.") for name in learner.state_dict())
+    assert {buffer.device.type for buffer in learner.to("meta").buffers()} == {"meta"}
 
 
 def test_sampling_draws_all_classes_about_equally(tokenizer: Tokenizer) -> None:

@@ -140,8 +140,8 @@ TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer
     type=click.Choice(BALANCE),
     default="none",
     show_default=True,
-    help="Balance classes of unequal frequency: weights = weighted loss, sampling = draw all "
-    "classes equally often.",
+    help="Balance classes of unequal frequency: weights = weighted loss (classification, tagging, "
+    "utterances, multi-label), sampling = draw all classes equally often (classification).",
 )
 @click.option("--freeze-embeddings", is_flag=True, help="Do not train the embeddings.")
 @click.option(

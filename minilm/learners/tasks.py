@@ -48,7 +48,8 @@ class TaskLearner(ModelLearner):
         task: what is learned.
         teacher: a model with the same head and labels; kept in eval mode, never trained.
         soft_targets: how to learn from the teacher.
-        class_weights: (C,) see `class_weights`; for tasks on whole texts.
+        class_weights: for terms of the loss, by name, (C,); see the function `class_weights`. The
+            loss on held-out samples stays without weights.
     """
 
     def __init__(
@@ -58,13 +59,16 @@ class TaskLearner(ModelLearner):
         *,
         teacher: PretrainedModel | None = None,
         soft_targets: SoftTargets | None = None,
-        class_weights: Tensor | None = None,
+        class_weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(model.device, teacher)
         self.model = model
         self.task = task
         self.soft_targets = soft_targets or SoftTargets()
-        self.register_buffer("_weights", class_weights, persistent=False)
+        for name in task.parts:  # buffers move with the learner
+            self.register_buffer(
+                f"_{name}_weights", (class_weights or {}).get(name), persistent=False
+            )
         self._held_out: tuple[Sequence[Any], Sequence[Sample]] = ((), ())
 
     @property
@@ -91,11 +95,11 @@ class TaskLearner(ModelLearner):
             return self.empty_terms("labels", *(() if self.teacher is None else ("soft_targets",)))
         logits = self.task.logits(self.model, batch)
         terms = self.task.terms(logits, batch)
-        weights: Any = self._weights
         labels = logits.new_zeros((), dtype=torch.float32)
         for term in terms:
             assert term.labels is not None
             share = term.weight / max(counts[term.name], 1)
+            weights: Tensor | None = getattr(self, f"_{term.name}_weights")
             labels = labels + share * label_loss(term.kind, term.logits, term.labels, weights).sum
         if self.teacher is None:
             return {"loss": labels, "labels": labels.detach()}
@@ -153,29 +157,25 @@ def numbers_of(scores: Scores) -> dict[str, float]:
     return {name: value for name, value in scores.items() if isinstance(value, int | float)}
 
 
-def class_weights(task: Task[Any], samples: Sequence[Sample], balance: Balance) -> Tensor | None:
-    """Weights that make up for classes of unequal frequency; their mean over samples is 1.
+def class_weights(
+    task: Task[Any], samples: Sequence[Sample], balance: Balance
+) -> dict[str, Tensor] | None:
+    """Weights of the loss that make up for classes of unequal frequency.
 
     Args:
-        task: classification.
+        task: classification, multi-label, tagging or utterances.
         samples: of training.
         balance: None comes of anything but "weights".
 
     Returns:
-        (C,) N / (C * frequency) for the frequency of each class.
+        (C,) for every term of the loss; see `minilm.tasks.balance`.
 
     Raises:
-        InputError: an unknown balance.
+        InputError: an unknown balance, or a task without classes.
     """
     if balance not in get_args(Balance):
         raise InputError(f"balance is {balance!r}: expected one of {', '.join(get_args(Balance))}.")
-    if balance != "weights":
-        return None
-    classes = task.imbalance(samples)
-    frequency = np.bincount(classes, minlength=len(task.labels))
-    return torch.tensor(
-        len(samples) / (len(task.labels) * np.maximum(frequency, 1)), dtype=torch.float32
-    )
+    return task.class_weights(samples) if balance == "weights" else None
 
 
 def freeze(model: PretrainedModel, *, embeddings: bool = False, layers: int = 0) -> None:

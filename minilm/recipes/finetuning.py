@@ -61,8 +61,9 @@ class FinetuningSettings:
         select: the score that says which evaluation is the best, whose weights are kept; None =
             the task's own, "last" = keep the last weights.
         patience: end after so many evaluations without a better one; None = never.
-        balance: what makes up for classes of unequal frequency: "none", "weights" of the loss, or
-            "sampling".
+        balance: what makes up for classes of unequal frequency: "none"; "weights" of the loss, for
+            classification, tagging, utterances and multi-label (see `minilm.tasks.balance`); or
+            "sampling", for classification.
         freeze_embeddings: do not train the embeddings.
         freeze_layers: do not train so many layers from below.
         resize_embeddings: give the model a new row for every token that the tokenizer has beyond

@@ -18,6 +18,7 @@ from minilm.files.arrays import Floats, Integers
 from minilm.losses.elementary import IGNORED_LABEL
 from minilm.metrics.classification import accuracy
 from minilm.metrics.entities import entities, entity_scores
+from minilm.tasks.balance import weights_of_classes
 from minilm.tasks.fields import checked, find, label_number, need, text_of
 from minilm.tasks.task import Prediction, Sample, Scores, Task, TaskBatch, Term, softmax
 from minilm.tasks.windows import cut, max_context_window
@@ -161,6 +162,10 @@ class Tagging(Task[WordsExample]):
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.from_numpy(np.concatenate([sample.label for sample in samples]))
+
+    def class_weights(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        labels = np.concatenate([sample.label for sample in samples])
+        return {"tag": weights_of_classes(labels[labels != IGNORED_LABEL], len(self.labels))}
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
         return {"tag": 0 if batch.labels is None else int((batch.labels != IGNORED_LABEL).sum())}

@@ -282,14 +282,31 @@ class Task(ABC, Generic[Example]):
         return self
 
     def imbalance(self, samples: Sequence[Sample]) -> Integers:
-        """(N,) the class of every sample, for what makes up for unequal frequencies.
+        """(N,) the class of every sample, for drawing all classes equally often.
 
         Raises:
             InputError: samples of this task have no classes.
         """
         raise InputError(
-            f"balance: {self.name} has not one class for each sample. Only classification can be "
-            "balanced; leave it out."
+            f"balance 'sampling': {self.name} has not one class for each sample. Only "
+            "classification can be sampled so; leave it out."
+        )
+
+    def class_weights(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Weights of the loss that make up for unequal frequencies; see `minilm.tasks.balance`.
+
+        Args:
+            samples: of training.
+
+        Returns:
+            For every term of the loss (C,), see `minilm.losses.soft_targets.label_loss`.
+
+        Raises:
+            InputError: this task has no classes.
+        """
+        raise InputError(
+            f"balance 'weights': {self.name} has no classes of unequal frequency. Classification, "
+            "multi-label, tagging and utterances can be weighted; leave it out."
         )
 
 

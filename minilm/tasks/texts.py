@@ -26,6 +26,7 @@ from minilm.metrics.classification import (
     subset_accuracy,
 )
 from minilm.metrics.correlation import pearson, spearman
+from minilm.tasks.balance import weights_of_classes, weights_of_positives
 from minilm.tasks.fields import (
     checked,
     find,
@@ -217,6 +218,9 @@ class Classification(TextTask):
     def imbalance(self, samples: Sequence[Sample]) -> Integers:
         return np.array([sample.label for sample in samples])
 
+    def class_weights(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        return {"label": weights_of_classes(self.imbalance(samples), len(self.labels))}
+
 
 class MultiLabel(TextTask):
     """Any number of labels for each text.
@@ -269,6 +273,9 @@ class MultiLabel(TextTask):
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.from_numpy(np.stack([sample.label for sample in samples]))
+
+    def class_weights(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        return {"label": weights_of_positives(np.stack([sample.label for sample in samples]))}
 
     def decode(
         self,

@@ -17,6 +17,7 @@ from minilm.data.records.tag_schemes import Scheme
 from minilm.errors import DataError
 from minilm.files.arrays import Floats, Integers
 from minilm.losses.elementary import IGNORED_LABEL
+from minilm.tasks.balance import weights_of_classes
 from minilm.tasks.fields import in_order, label_name, label_number, need
 from minilm.tasks.scope import SCOPE_OPTIONS, set_scope, with_min_confidence
 from minilm.tasks.tagging import Tagging, WordsExample, WordWindow, tag_order, tags_in
@@ -94,6 +95,15 @@ class Utterances(Tagging):
         if location.first:
             labels[0] = self.numbers[f"{INTENT}{example.intent}"]
         return labels
+
+    def class_weights(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        labels = np.concatenate([sample.label for sample in samples])
+        labels = labels[labels != IGNORED_LABEL]
+        tags, intents = labels[labels < self.slots], labels[labels >= self.slots] - self.slots
+        return {
+            "tag": weights_of_classes(tags, self.slots),
+            "intent": weights_of_classes(intents, len(self.intents)),
+        }
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
         assert batch.labels is not None
