@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -79,7 +78,7 @@ class TaskLearner(ModelLearner):
     def hold_out(
         self, examples: Sequence[Any], samples: Sequence[Sample], tokens_per_batch: int
     ) -> list[TaskBatch]:
-        """Batches for evaluation, shortest samples first; `evaluate` expects exactly these."""
+        """Batches for evaluation, shortest samples first; exactly these are evaluated."""
         self._held_out = (examples, samples)
         return batches(self.task, samples, tokens_per_batch)
 
@@ -122,34 +121,39 @@ class TaskLearner(ModelLearner):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """None: see `evaluate`."""
-        return ()
+        """The terms of the loss; see `eval_scores`."""
+        return self.task.parts
 
-    def eval_step(self, batch: Any) -> Mapping[str, tuple[float, float]]:
-        """Nothing: see `evaluate`."""
-        return {}
+    def eval_step(self, batch: TaskBatch) -> Mapping[str, tuple[float, float]]:
+        """The terms of the loss on the labels, without weights of classes: (sum, predictions)."""
+        return self.eval_outputs(batch)[0]
 
-    def evaluate(self, batches: Iterator[TaskBatch]) -> dict[str, float]:
+    @torch.no_grad()
+    def eval_outputs(
+        self, batch: TaskBatch
+    ) -> tuple[Mapping[str, tuple[float, float]], Mapping[int, Floats]]:
+        """The same, and what the task keeps of the logits, by the numbers of samples."""
+        logits = self.task.logits(self.model, batch)
+        outputs = self.task.outputs(logits, batch)
+        counts = self.task.counts(batch)
+        losses = {}
+        for term in self.task.terms(logits, batch):
+            assert term.labels is not None
+            loss = label_loss(term.kind, term.logits, term.labels)
+            losses[term.name] = (term.weight * float(loss.sum), counts[term.name])
+        return losses, dict(zip(batch.samples.tolist(), outputs, strict=True))
+
+    def eval_scores(
+        self, means: Mapping[str, float], outputs: Mapping[int, Floats]
+    ) -> dict[str, float]:
         """The task's scores, those that are numbers, and the loss on the labels."""
         examples, samples = self._held_out
-        outputs: list[Floats] = [np.zeros(0, np.float32)] * len(samples)
-        sums: dict[str, float] = {}
-        counts: dict[str, float] = {}
-        weights: dict[str, float] = {}
-        for batch in batches:
-            logits = self.task.logits(self.model, batch)
-            for number, output in zip(batch.samples, self.task.outputs(logits, batch), strict=True):
-                outputs[number] = output
-            for term in self.task.terms(logits, batch):
-                assert term.labels is not None
-                loss = float(label_loss(term.kind, term.logits, term.labels).sum)
-                sums[term.name] = sums.get(term.name, 0.0) + loss
-                weights[term.name] = term.weight
-            for name, count in self.task.counts(batch).items():
-                counts[name] = counts.get(name, 0) + count
-        predictions = self.task.decode(examples, samples, outputs)
-        loss = sum(weights[name] * sums[name] / max(counts[name], 1) for name in sums)
-        return {**numbers_of(self.task.scores(examples, predictions)), "loss": loss}
+        ordered = [outputs[number] for number in range(len(samples))]
+        predictions = self.task.decode(examples, samples, ordered)
+        return {
+            **numbers_of(self.task.scores(examples, predictions)),
+            "loss": sum(means[name] for name in self.task.parts),
+        }
 
 
 def numbers_of(scores: Scores) -> dict[str, float]:

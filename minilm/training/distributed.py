@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from minilm.errors import TrainingError
+from minilm.files.arrays import Doubles, Floats
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,51 @@ class Processes:
         total = total.to(self.device)
         dist.all_reduce(total)
         return dict(zip(names, total.tolist(), strict=True))
+
+    def sum_array(self, values: Doubles) -> Doubles:
+        """Adds up arrays of one shape over all processes, in float64."""
+        if self.world == 1:
+            return values
+        total = torch.from_numpy(values).to(self.device)
+        dist.all_reduce(total)
+        found: Doubles = total.cpu().numpy()
+        return found
+
+    def gather(self, arrays: Mapping[int, Floats]) -> dict[int, Floats]:
+        """The arrays of all processes by their numbers, the same to the bit in each of them.
+
+        Args:
+            arrays: float32 of any shapes; every number is in one process alone.
+        """
+        if self.world == 1:
+            return dict(arrays)
+        header = [value for n, array in arrays.items() for value in (n, array.ndim, *array.shape)]
+        headers = self._gather_flat(torch.tensor(header, dtype=torch.int64))
+        flat = [np.zeros(0, np.float32), *(array.ravel() for array in arrays.values())]
+        values = self._gather_flat(torch.from_numpy(np.concatenate(flat)))
+        found: dict[int, Floats] = {}
+        for numbers, row in zip(headers, values, strict=True):
+            at = start = 0
+            while at < len(numbers):
+                number, dimensions = int(numbers[at]), int(numbers[at + 1])
+                shape = numbers[at + 2 : at + 2 + dimensions].tolist()
+                end = start + math.prod(shape)
+                found[number] = row[start:end].reshape(shape)
+                at, start = at + 2 + dimensions, end
+        return found
+
+    def _gather_flat(self, values: Tensor) -> list[np.ndarray[Any, Any]]:
+        """(n,) of every process, whose n may differ."""
+        size = torch.tensor([len(values)], device=self.device)
+        sizes = [torch.zeros_like(size) for _ in range(self.world)]
+        dist.all_gather(sizes, size)
+        longest = max(int(n) for n in sizes)
+        padded = values.new_zeros(longest)
+        padded[: len(values)] = values
+        padded = padded.to(self.device)
+        rows = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(rows, padded)
+        return [row[: int(n)].cpu().numpy() for row, n in zip(rows, sizes, strict=True)]
 
     def agree(self, number: int) -> int:
         """The number that the first process has."""

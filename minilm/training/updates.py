@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from minilm.errors import TrainingError
-from minilm.files.arrays import Integers
+from minilm.files.arrays import Doubles, Floats, Integers
 from minilm.training.distributed import Processes
 from minilm.training.optimiser import (
     build_optimiser,
@@ -105,8 +105,32 @@ class Learner(nn.Module):
         """
         return None
 
+    def eval_outputs(
+        self, batch: Any
+    ) -> tuple[Mapping[str, tuple[float, float]], Mapping[int, Floats]]:
+        """One batch: what `eval_step` gives, and what `eval_scores` needs beside it.
+
+        Returns:
+            Name to (sum, number of items), for `metric_names`; and float32 arrays of any shapes, by
+            numbers that no other batch has, such as those of its samples.
+        """
+        return self.eval_step(batch), {}
+
+    def eval_scores(
+        self, means: Mapping[str, float], outputs: Mapping[int, Floats]
+    ) -> dict[str, float]:
+        """The scores, also those that are no means over batches, such as F1.
+
+        Args:
+            means: over all batches, of what `eval_outputs` gave.
+            outputs: of all batches, in every process.
+        """
+        return dict(means)
+
     def evaluate(self, batches: Iterator[Any]) -> dict[str, float] | None:
-        """Scores that are not means over batches, such as F1; None = average those of `eval_step`.
+        """Scores of learners that look at all batches in every process themselves.
+
+        None = processes share the batches out, see `eval_outputs`; which is the usual.
 
         Args:
             batches: all held-out batches, in every process.
@@ -222,14 +246,17 @@ class Updater:
     def evaluate(
         self, batches: Sequence[TrainingBatch], stop_requested: Callable[[], bool] = lambda: False
     ) -> dict[str, float] | None:
-        """Means over held-out batches.
+        """The learner's scores on held-out batches.
+
+        They do not depend on the number of processes: what each finds in its batches is gathered,
+        and added up in the order of the batches.
 
         Args:
             batches: the same in all processes, which share them out.
             stop_requested: called before every batch; True in any process ends the evaluation.
 
         Returns:
-            The learner's scores, or None if the evaluation was ended.
+            The scores, or None if the evaluation was ended.
         """
         processes = self._processes
         stopped = False
@@ -240,33 +267,36 @@ class Updater:
                     raise _Stopped
                 yield batch.to(processes.device)
 
-        # the same keys in every process, also in one that has no batch or was stopped
         names = self.learner.metric_names
-        sums = {f"{kind} {name}": 0.0 for name in names for kind in ("sum", "count")}
+        found = np.zeros((len(batches), len(names), 2))  # of each batch: sums and counts
+        outputs: dict[int, Floats] = {}
         scores = None
         self.learner.eval()
         try:
             with self.autocast():
                 scores = self.learner.evaluate(until_stopped(batches))
             if scores is None:
-                for batch in until_stopped(batches[processes.rank :: processes.world]):
+                mine = slice(processes.rank, None, processes.world)
+                for row, batch in zip(found[mine], until_stopped(batches[mine]), strict=True):
                     with self.autocast():
-                        found = self.learner.eval_step(batch)
-                    for name, (total, count) in found.items():
-                        sums[f"sum {name}"] += total
-                        sums[f"count {name}"] += count
+                        terms, more = self.learner.eval_outputs(batch)
+                    outputs |= more
+                    for name, value in terms.items():
+                        row[names.index(name)] = value
         except _Stopped:
             stopped = True
         finally:
             self.learner.train()
-        sums = processes.sum({**sums, "stopped": float(stopped)})
-        if sums["stopped"]:
+        if processes.sum({"stopped": float(stopped)})["stopped"]:
             return None
-        if scores is not None:
-            # rounding may differ between processes, what follows from the scores must not
-            mine = scores if processes.first else dict.fromkeys(scores, 0.0)
-            return processes.sum(mine)
-        return {name: sums[f"sum {name}"] / max(sums[f"count {name}"], 1.0) for name in names}
+        if scores is None:
+            total = _in_order(processes.sum_array(found))
+            means = (total[:, 0] / np.maximum(total[:, 1], 1.0)).tolist()
+            scores = self.learner.eval_scores(
+                dict(zip(names, means, strict=True)), processes.gather(outputs)
+            )
+        # rounding may differ between processes, what follows from the scores must not
+        return processes.sum(scores if processes.first else dict.fromkeys(scores, 0.0))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The learner's and the optimiser's tensors, by name."""
@@ -305,6 +335,14 @@ def best_precision(device: torch.device) -> Precision:
     else:
         fast = torch.cpu._is_avx512_bf16_supported()
     return "bfloat16" if fast else "float32"
+
+
+def _in_order(rows: Doubles) -> Doubles:
+    """The sum of rows, added one by one."""
+    total = np.zeros(rows.shape[1:])
+    for row in rows:
+        total += row
+    return total
 
 
 def _dropout_seed(*numbers: int) -> int:
