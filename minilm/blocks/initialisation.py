@@ -27,6 +27,47 @@ class _NoNormalDraws(TorchFunctionMode):
         return None if func is nn.init.normal_ else func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw fresh weights from a generator of one's own, in this thread.
+
+    The numbers are those that `torch.manual_seed(seed)` would give, but the generator that all
+    threads share is neither read nor changed: two runs in one process start as each would alone.
+
+    Args:
+        seed: of the generator.
+    """
+    with _OwnGenerator(torch.Generator().manual_seed(seed)):
+        yield
+
+
+class _OwnGenerator(TorchFunctionMode):
+    # what torch's modules and ours draw with; all of them take a generator
+    _DRAWS = (
+        Tensor.normal_,
+        Tensor.uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+        nn.init.trunc_normal_,
+        nn.init.kaiming_uniform_,
+        nn.init.orthogonal_,
+    )
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func in self._DRAWS and given.get("generator") is None:
+            tensor = args[0] if args else given["tensor"]
+            if tensor.device.type == "cpu":
+                given["generator"] = self._generator
+        return func(*args, **given)
+
+
 def materialize(module: nn.Module, dtype: torch.dtype, device: torch.device | str) -> None:
     """Give every parameter memory that holds anything.
 
