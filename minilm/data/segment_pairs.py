@@ -28,6 +28,10 @@ _BLOCK = 1 << 25  # tokens of the documents whose pairs are shuffled together, a
 _CHUNK = 1 << 20  # tokens of the documents whose pairs are made at once
 
 
+class NoPairsError(DataError):
+    """These documents give no pairs: there are too few of them, or too few sentences in them."""
+
+
 class SegmentPairs:
     """The samples of ALBERT's and BERT's pretraining: [CLS] A [SEP] B [SEP].
 
@@ -119,7 +123,7 @@ class SegmentPairs:
             "block_tokens": block_tokens,
         }
         if not self._pure and len(documents) < 2:
-            raise DataError(
+            raise NoPairsError(
                 f"{store.path}: {task} in {mode} mode takes segments from other documents, but "
                 f"there is only {len(documents)} to choose from. Use more documents."
             )
@@ -152,7 +156,7 @@ class SegmentPairs:
     def _all(self, seed: int, key: tuple[int, ...]) -> PairSamples:
         found = self._made(np.arange(self._documents.start, self._documents.stop), seed, key)
         if not len(found.table):
-            raise DataError(self.no_samples)
+            raise NoPairsError(self.no_samples)
         return found
 
     def _deal(self, seed: int, epoch: int) -> list[Integers]:

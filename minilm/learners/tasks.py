@@ -152,7 +152,7 @@ class TaskLearner(ModelLearner):
         predictions = self.task.decode(examples, samples, ordered)
         return {
             **numbers_of(self.task.scores(examples, predictions)),
-            "loss": sum(means[name] for name in self.task.parts),
+            "loss": sum(means.get(name, 0.0) for name in self.task.parts),
         }
 
 

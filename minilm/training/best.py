@@ -28,14 +28,22 @@ class Best:
         run: the run's directory.
         settings: of the loop.
         first: this process writes.
+        evaluation: JSON values that identify what is evaluated on.
 
     Attributes:
         step: updates before the best evaluation; None before the first one.
         bad_evals: evaluations since then, none of them better.
     """
 
-    def __init__(self, run: Path, settings: TrainingSettings, first: bool) -> None:
+    def __init__(
+        self,
+        run: Path,
+        settings: TrainingSettings,
+        first: bool,
+        evaluation: Mapping[str, Any] | None = None,
+    ) -> None:
         self._directory = run / DIRECTORY
+        self._evaluation = dict(evaluation or {})
         self._name = settings.select
         self._patience = settings.patience
         self._first = first
@@ -97,12 +105,27 @@ class Best:
 
     def state(self) -> dict[str, Any]:
         """JSON values for a snapshot."""
-        return {"step": self.step, "waited": self.bad_evals, "scores": self._scores}
+        return {
+            "step": self.step,
+            "waited": self.bad_evals,
+            "scores": self._scores,
+            "select": self._name,
+            "evaluation": self._evaluation,
+        }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Puts back what `state` gave."""
+    def restore(self, state: Mapping[str, Any]) -> bool:
+        """Puts back what `state` gave.
+
+        Returns:
+            False if that was by another score or on other data: then nothing is put back, as scores
+            of the two do not compare.
+        """
+        same = (state.get("select", self._name), state.get("evaluation", self._evaluation))
+        if same != (self._name, self._evaluation):
+            return False
         self.step, self.bad_evals = state["step"], state["waited"]
         self._scores = dict(state["scores"])
+        return True
 
     def _worth(self, scores: Mapping[str, float]) -> tuple[float, float]:
         """Higher is better, not a number worse than anything; then the loss."""

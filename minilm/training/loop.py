@@ -69,6 +69,7 @@ def train(
     finish: Callable[[Path], None],
     held_out: Sequence[TrainingBatch] = (),
     description: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
     allow_changes: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
@@ -87,6 +88,8 @@ def train(
         held_out: batches to evaluate on; the same in every process.
         description: JSON values that say what is trained on what; a run that goes on must be told
             the same.
+        evaluation: JSON values that identify `held_out`; if they are others when a run goes on, it
+            must be allowed, and the choice of the best evaluation starts anew.
         allow_changes: go on although settings or data are others than at the start.
         say: takes messages.
 
@@ -121,12 +124,14 @@ def train(
                 "settings": settings.to_dict(),
                 "data": dict(data.fingerprint),
                 "description": dict(description or {}),
+                "evaluation": dict(evaluation or {}),
             }
             check_record(run, record, environment(processes), allow_changes, say)
         processes.wait()
         updater = Updater(learner, settings, processes)
         snapshot = _common_snapshot(run / SNAPSHOTS, processes, say)
-        session = _Session(updater, settings, run, processes, held_out, say)
+        best = Best(run, settings, processes.first, evaluation)
+        session = _Session(updater, settings, run, processes, held_out, best, say)
         if snapshot is not None:
             session.restore(snapshot)
         stack.enter_context(torch.random.fork_rng(devices=[]))
@@ -154,6 +159,7 @@ class _Session:
         run: Path,
         processes: Processes,
         held_out: Sequence[TrainingBatch],
+        best: Best,
         say: Callable[[str], None],
     ) -> None:
         self._updater = updater
@@ -164,7 +170,7 @@ class _Session:
         self._say = say
         self.step = 0
         self.scores: dict[str, float] = {}
-        self._best = Best(run, settings, processes.first)
+        self._best = best
         self._position = DataPosition()
         self._tokens = 0
         self._skips = 0  # in a row
@@ -186,8 +192,11 @@ class _Session:
         self._tokens = state["tokens"]
         self._skips = state["skips"]
         self._evaluated = state["evaluated"]
-        if "best" in state:  # not in snapshots of earlier versions
-            self._best.restore(state["best"])
+        # "best" is not in snapshots of earlier versions
+        if "best" in state and not self._best.restore(state["best"]):
+            self.scores, self._evaluated = {}, 0
+            if self._processes.first:
+                self._say("the evaluation differs: earlier scores are left out")
         if self._processes.first:
             done = self.step == self._settings.steps or self._best.should_stop
             self._say("all steps are done" if done else f"going on after step {self.step:,}")

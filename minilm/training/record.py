@@ -18,6 +18,15 @@ from minilm.training.settings import FREE
 
 SETTINGS = "settings.json"
 
+# digests, of which only that they differ can be said
+PLAIN = {
+    "data.samples": "the training records differ",
+    "data.sequences.store": "the corpus differs",
+    "description.start.weights": "the weights to start from differ",
+    "description.teacher": "the teacher's weights differ",
+    "evaluation.dev": "the dev records differ",
+}
+
 
 def environment(processes: Processes) -> dict[str, Any]:
     """What may change the last bits of the results, but not what is computed."""
@@ -42,7 +51,8 @@ def check_record(
 
     Args:
         run: where settings.json lies.
-        identity: what may not differ, except for the settings named in `FREE`.
+        identity: what may not differ, except for the settings named in `FREE`; evaluate_every is
+            free only where no evaluation is selected.
         environment: what may differ; differences are reported.
         allow_changes: take other settings as well.
         say: takes messages.
@@ -57,10 +67,13 @@ def check_record(
     stored = read_json(path, max_bytes=10_000_000, error=TrainingError)
     before = _flat({key: stored.get(key, {}) for key in identity})
     now = _flat(parse_json(json_bytes(identity)))
+    free = {f"settings.{name}" for name in FREE}
+    if now.get("settings.select") is not None:  # which evaluations there are says which is the best
+        free.discard("settings.evaluate_every")
     differing = [
-        f"{key}: {before.get(key, 'unset')!r} then, {now.get(key, 'unset')!r} now"
+        _difference(key, before, now)
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key.removeprefix("settings.") not in FREE
+        if before.get(key) != now.get(key) and key not in free
     ]
     if differing and not allow_changes:
         raise TrainingError(
@@ -79,6 +92,12 @@ def check_record(
         say(f"note: {key} was {then}, is {value} now: the last bits of the weights may differ")
     if differing or other:
         _write_settings(path, identity, environment)
+
+
+def _difference(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if key in PLAIN and key in before and key in now:
+        return PLAIN[key]
+    return f"{key}: {before.get(key, 'unset')!r} then, {now.get(key, 'unset')!r} now"
 
 
 def _write_settings(path: Path, identity: dict[str, Any], environment: dict[str, Any]) -> None:

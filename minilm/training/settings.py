@@ -39,7 +39,8 @@ class TrainingSettings:
         power: of the polynomial schedule.
         optimiser: "adamw", or "lamb" with Google's defaults, for large steps; see `minilm.Lamb`.
         betas, epsilon, weight_decay: of the optimiser. Norms and biases are never decayed.
-        max_gradient_norm: gradient clipping: the largest norm of the gradient; None = no clipping.
+        max_gradient_norm: gradient clipping: the largest norm of the gradient; None or 0 = no
+            clipping.
         accumulation: gradient accumulation: micro-batches that a process divides its part of a
             step into. It bounds memory; the batch size of a step stays the same.
         precision: "bfloat16" runs matrix products in bfloat16 (autocast); weights, norms, softmax
@@ -84,6 +85,8 @@ class TrainingSettings:
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_gradient_norm == 0:
+            object.__setattr__(self, "max_gradient_norm", None)
         for name, low in (
             ("steps", 1),
             ("warmup", 0),

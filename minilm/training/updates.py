@@ -122,7 +122,7 @@ class Learner(nn.Module):
         """The scores, also those that are no means over batches, such as F1.
 
         Args:
-            means: over all batches, of what `eval_outputs` gave.
+            means: over all batches, of what `eval_outputs` gave; without names that no batch asks for.
             outputs: of all batches, in every process.
         """
         return dict(means)
@@ -256,7 +256,8 @@ class Updater:
             stop_requested: called before every batch; True in any process ends the evaluation.
 
         Returns:
-            The scores, or None if the evaluation was ended.
+            The learner's scores, without those that no batch asks for, or None if the evaluation
+            was ended.
         """
         processes = self._processes
         stopped = False
@@ -291,10 +292,12 @@ class Updater:
             return None
         if scores is None:
             total = _in_order(processes.sum_array(found))
-            means = (total[:, 0] / np.maximum(total[:, 1], 1.0)).tolist()
-            scores = self.learner.eval_scores(
-                dict(zip(names, means, strict=True)), processes.gather(outputs)
-            )
+            means = {
+                n: sums / items
+                for n, (sums, items) in zip(names, total.tolist(), strict=True)
+                if items
+            }
+            scores = self.learner.eval_scores(means, processes.gather(outputs))
         # rounding may differ between processes, what follows from the scores must not
         return processes.sum(scores if processes.first else dict.fromkeys(scores, 0.0))
 
