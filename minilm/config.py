@@ -17,9 +17,16 @@ from minilm.errors import ConfigError
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
-# Keys that could make other libraries run or fetch code, or that describe a stored form minilm does
-# not read. They are dropped, whatever they say, and named in the load report.
-IGNORED_KEYS = ("auto_map", "trust_remote_code", "quantization_config", "custom_pipelines")
+# Keys that could make other libraries run or fetch code, that describe a stored form minilm does
+# not read, or that say how one run trained (freeze_position_embeddings). They are dropped, whatever
+# they say, and named in the load report.
+IGNORED_KEYS = (
+    "auto_map",
+    "trust_remote_code",
+    "quantization_config",
+    "custom_pipelines",
+    "freeze_position_embeddings",
+)
 IGNORED_PREFIX = "_attn_implementation"
 
 # Keys whose other values change the arithmetic in a way minilm does not implement.
@@ -351,8 +358,6 @@ class DistilBertConfig(EncoderConfig):
         classifier_dropout: dropout before the classifier of a sequence or multiple-choice head.
         qa_dropout: dropout before the span head.
         sinusoidal_position_embeddings: start the position table with sines and cosines.
-        freeze_position_embeddings: give the position table no gradient, as in the original
-            training (differs from transformers 5, where it is always trained).
     """
 
     model_type: ClassVar[str] = "distilbert"
@@ -368,13 +373,10 @@ class DistilBertConfig(EncoderConfig):
         "sinusoidal_position_embeddings": "sinusoidal_pos_embds",
     }
     not_stored: ClassVar[tuple[str, ...]] = ("layer_norm_eps",)
-    own_options: ClassVar[tuple[str, ...]] = ("initializer", "freeze_position_embeddings")
-
     num_hidden_layers: int = _int(6, 1, 128)
     classifier_dropout: float = _probability(0.2)
     qa_dropout: float = _probability(0.1)
     sinusoidal_position_embeddings: bool = _bool(False)
-    freeze_position_embeddings: bool = _bool(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

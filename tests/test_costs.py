@@ -175,13 +175,6 @@ def test_gradients_and_moments(name: str, optimiser: Any) -> None:
     assert found.optimiser_bytes == counted
 
 
-def test_what_is_frozen_has_no_gradient() -> None:
-    config = minilm.DistilBertConfig(**SIZES, freeze_position_embeddings=True)
-    part = minilm.cost(config).parts["position embeddings"]
-    assert part.parameters == 20 * 16
-    assert part.gradient_bytes == part.optimiser_bytes == 0
-
-
 def kept_for_backward(module: nn.Module, run: Callable[[], Any]) -> int:
     """Bytes of the storages that autograd keeps, without the parameters."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}

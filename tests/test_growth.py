@@ -63,7 +63,8 @@ def test_albert_keeps_its_parameters(sharing: str, tmp_path: Path) -> None:
 def test_what_belongs_to_a_model_stays() -> None:
     headless = minilm.AlbertModel(tiny("AlbertModel").config, add_pooling_layer=False)
     assert minilm.deepen(headless, 4).pooler is None
-    frozen = tiny("DistilBertModel", freeze_position_embeddings=True)
+    frozen = tiny("DistilBertModel")
+    frozen.base.embeddings.position.requires_grad_(False)
     deep = minilm.deepen(frozen, 4)
     assert not deep.base.embeddings.position.weight.requires_grad
     assert deep.base.embeddings.word.weight.requires_grad

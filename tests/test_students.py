@@ -1,5 +1,6 @@
 """Students made of their teacher's layers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,6 @@ def test_another_epsilon_cannot_be_kept() -> None:
 def test_the_position_table_is_frozen_on_request(freeze: bool) -> None:
     student = init_student(teacher_of(), freeze_position_embeddings=freeze)
     assert isinstance(student.config, minilm.DistilBertConfig)
-    assert student.config.freeze_position_embeddings is freeze
     assert student.base.embeddings.position.weight.requires_grad is not freeze
     others = [p for name, p in student.named_parameters() if "position" not in name]
     assert all(parameter.requires_grad for parameter in others)
@@ -248,6 +248,26 @@ def test_a_student_is_saved_and_loaded(tmp_path: Path) -> None:
     student.save_pretrained(tmp_path)
     loaded = minilm.load(tmp_path)
     assert loaded.config.replace(extra={}) == student.config
-    assert not loaded.base.embeddings.position.weight.requires_grad
+    assert "freeze" not in (tmp_path / "config.json").read_text()
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
     for name, value in student.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def test_a_frozen_table_of_an_earlier_run_is_trained(tmp_path: Path) -> None:
+    """Earlier versions wrote into config.json what one run had frozen."""
+    init_student(teacher_of(dtype=torch.float32)).save_pretrained(tmp_path / "old")
+    path = tmp_path / "old/config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "freeze_position_embeddings": True})
+    )
+    loaded = minilm.load(tmp_path / "old")
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert loaded.load_report is not None
+    assert "config.json: freeze_position_embeddings ignored" in loaded.load_report.notes
+    classifier = minilm.DistilBertForSequenceClassification.from_pretrained(
+        tmp_path / "old", num_labels=2
+    )
+    assert classifier.base.embeddings.position.weight.requires_grad
+    loaded.save_pretrained(tmp_path / "new")
+    assert "freeze" not in (tmp_path / "new/config.json").read_text()

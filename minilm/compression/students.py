@@ -50,7 +50,8 @@ def init_student(
             from the released script, which leaves that vector out.
         copy_mlm_transform: copy the dense layer and norm of the masked-LM head; otherwise they
             start fresh, as in the released script by default. Its bias is always copied.
-        freeze_position_embeddings: never train the position table, as in the released training.
+        freeze_position_embeddings: do not train the position table of this student, as in the
+            released training. Nothing of it is saved: who loads the student trains all of it.
         masked_lm: True = with a masked-LM head, which the teacher must have; False = without;
             None = as the teacher has it.
 
@@ -83,7 +84,7 @@ def init_student(
             "BertForMaskedLM or BertForPreTraining, or leave masked_lm out for a DistilBertModel."
         )
     chosen = chosen_layers(layers, len(source.layers))
-    config = _config(source, len(chosen), freeze_position_embeddings)
+    config = _config(source, len(chosen))
 
     with_head = isinstance(source_head, MaskedLMHead) and masked_lm is not False
     student: DistilBertForMaskedLM | DistilBertModel
@@ -107,6 +108,7 @@ def init_student(
         if not copy_mlm_transform:
             student._initialise(head.dense)
             student._initialise(head.norm)
+    target.embeddings.position.weight.requires_grad_(not freeze_position_embeddings)
     return student.eval()
 
 
@@ -147,7 +149,7 @@ def _published(depth: int) -> tuple[int, ...]:
     return PUBLISHED_LAYERS
 
 
-def _config(source: BertModel, depth: int, freeze_positions: bool) -> DistilBertConfig:
+def _config(source: BertModel, depth: int) -> DistilBertConfig:
     """The teacher's configuration, as far as a DistilBERT has the same fields."""
     if source.config.layer_norm_eps != 1e-12:
         raise ConfigError(
@@ -171,7 +173,6 @@ def _config(source: BertModel, depth: int, freeze_positions: bool) -> DistilBert
     return DistilBertConfig(
         **{name: getattr(source.config, name) for name in shared},
         num_hidden_layers=depth,
-        freeze_position_embeddings=freeze_positions,
     )
 
 

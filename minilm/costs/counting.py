@@ -84,7 +84,7 @@ class Part:
         unshared: what it would store if every layer had its own.
         flops: floating-point operations for a token in the forward pass.
         file_bytes: in a weights file. Where layers share some of their parts only, it holds copies.
-        gradient_bytes: of its gradients, in float32; none for what is frozen.
+        gradient_bytes: of its gradients, in float32, if all of it is trained.
         optimiser_bytes: of the two moments of AdamW or LAMB, in float32.
         activation_bytes: what the forward pass keeps of a batch for the backward pass.
     """
@@ -239,14 +239,14 @@ def cost(
         used = [parameter for module in applied for parameter in module.parameters()]
         stored = [p for module in copies.get(name, applied) for p in module.parameters()]
         once = list(dict.fromkeys(used))
-        trained = sum(parameter.numel() for parameter in once if parameter.requires_grad)
+        stored_once = sum(parameter.numel() for parameter in once)
         parts[name] = Part(
-            parameters=sum(parameter.numel() for parameter in once),
+            parameters=stored_once,
             unshared=sum(parameter.numel() for parameter in used),
             flops=round(flops.get(name, 0)),
             file_bytes=sum(itemsize * p.numel() + HEADER_BYTES for p in stored),
-            gradient_bytes=FLOAT * trained,
-            optimiser_bytes=FLOAT * MOMENTS * trained,
+            gradient_bytes=FLOAT * stored_once,
+            optimiser_bytes=FLOAT * MOMENTS * stored_once,
             activation_bytes=round(FLOAT * kept[name]),
         )
     return Cost(parts, length, batch)

@@ -70,7 +70,6 @@ class DistilBertModel(EncoderModel):
         positions = self.embeddings.position.weight
         if config.sinusoidal_position_embeddings:
             positions.data.copy_(sinusoidal_table(*positions.shape))
-        positions.requires_grad_(not config.freeze_position_embeddings)
 
     def run_layers(self, hidden: Tensor, run: LayerRun) -> Tensor:
         for layer in self.layers:
