@@ -368,7 +368,7 @@ def test_the_chosen_weights_are_those_of_the_best_evaluation(start: Path, tmp_pa
 def test_patience_ends_a_run_early(start: Path, tmp_path: Path) -> None:
     train = colour_texts(32)
     run = quick("classification", start, train, tmp_path / "out", dev=train[:8], epochs=20,
-                evaluate_every=1, patience=2, learning_rate=0.0)  # fmt: skip
+                evaluate_every=1, patience=2, learning_rate=1e-60)  # fmt: skip
     assert (run.steps, run.chosen, run.finished) == (3, 1, True)
 
 
@@ -383,7 +383,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(
     assert not torch.equal(made["a"]["classifier.weight"], made["c"]["classifier.weight"])
     for name, seed in (("d", 1), ("e", 2)):  # the fresh head alone is another one
         quick("classification", start, colour_texts(16), tmp_path / name, seed=seed,
-              learning_rate=0.0)  # fmt: skip
+              learning_rate=1e-60)  # fmt: skip
         made[name] = weights_of(tmp_path / name)
     differing = {key for key in made["d"] if not torch.equal(made["d"][key], made["e"][key])}
     assert "classifier.weight" in differing
@@ -434,7 +434,7 @@ def test_layers_of_a_teacher_make_a_student(starts: dict[str, Path], tmp_path: P
     train = colour_texts(16)
     quick("classification", starts["bert"], train, tmp_path / "teacher")
     run = quick("classification", None, train, tmp_path / "student", teacher=tmp_path / "teacher",
-                layers=[1], dev=train[:8], learning_rate=0.0)  # fmt: skip
+                layers=[1], dev=train[:8], learning_rate=1e-60)  # fmt: skip
     assert run.steps == 2
     student: Any = minilm.load(tmp_path / "student")
     assert type(student).__name__ == "DistilBertForSequenceClassification"

@@ -179,7 +179,7 @@ def test_pretrain_from_a_checkpoint(tmp_path: Path) -> None:
         ([], "--steps and --epochs"),
         (["--steps", 2, "--epochs", 2], "--steps and --epochs"),
         (["--steps", 0], "--steps"),
-        (["--steps", 2, "--warmup", "nan"], "--warmup"),
+        (["--steps", 2, "--warmup", "nan"], "warmup is nan"),
         (["--steps", 2, "--warmup", 5], "warmup is 5"),
         (["--steps", 2, "--learning-rate", "nan"], "learning_rate"),
         (["--steps", 2, "--betas", 1, 2], "betas"),

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from minilm.cli.options import LAYERS, given_fields, options_of, together
 from minilm.cli.record_options import read, record_options
-from minilm.cli.training import OUTPUT, loop_options, loop_settings
+from minilm.cli.training import OUTPUT, execution_options
 from minilm.data.records.base import Skips
+from minilm.learners.soft_targets import SoftTargets
 from minilm.metrics.score_table import score_named
+from minilm.recipes.finetuning_settings import FinetuningSettings
 
 if TYPE_CHECKING:
-    from minilm.recipes.finetuning import Finetuned, FinetuningSettings
+    from minilm.recipes.finetuning import Finetuned
 
 TASKS = (
     "classification",
@@ -27,7 +30,6 @@ TASKS = (
     "choice",
     "utterances",
 )
-BALANCE = ("none", "weights", "sampling")
 _COUNT = click.IntRange(min=1)
 # options of the tasks themselves
 TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer")
@@ -51,7 +53,7 @@ TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer
     "--hold-out",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Instead of --dev: fraction of the training records to hold out for evaluation, "
-    "drawn at random.",
+    "drawn at random, of every class alike; no class loses its last record.",
 )
 @OUTPUT
 @record_options()
@@ -62,12 +64,13 @@ TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer
 )
 @click.option(
     "--layers",
+    type=LAYERS,
     help="Instead of --model: initialise the student from these layers of the teacher: "
     "every_other, published or a list such as 0,2,4.",
 )
 @click.option(
     "--temperature",
-    default=2.0,
+    default=SoftTargets.temperature,
     show_default=True,
     type=click.FloatRange(0, min_open=True),
     help="With --teacher: distillation temperature, which divides the logits of teacher and "
@@ -75,87 +78,21 @@ TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer
 )
 @click.option(
     "--soft-targets",
-    default=0.5,
+    "soft_weight",
+    default=SoftTargets.weight,
     show_default=True,
     type=click.FloatRange(min=0),
     help="With --teacher: weight of the loss on its predictions (soft targets).",
 )
 @click.option(
     "--labels",
-    default=0.5,
+    "label_weight",
+    default=SoftTargets.label_weight,
     show_default=True,
     type=click.FloatRange(min=0),
     help="With --teacher: weight of the loss on the labels (hard targets).",
 )
-@click.option(
-    "--epochs",
-    type=_COUNT,
-    help="Number of passes over the training data. Default: 2 to 4, by the task.",
-)
-@click.option(
-    "--batch-size",
-    type=_COUNT,
-    help="Batch size of a step, in samples. Default: 16 or 32, by the task.",
-)
-@click.option(
-    "--learning-rate",
-    type=click.FloatRange(min=0),
-    help="Peak learning rate, reached at the end of the warm-up. Default: 5e-5; for ALBERT "
-    "2e-5, for hidden sizes below 512 1e-4.",
-)
-@click.option(
-    "--warmup",
-    type=click.FloatRange(0, 1, max_open=True),
-    help="Fraction of all steps over which the learning rate warms up. Default: 0.1.",
-)
-@click.option(
-    "--max-length",
-    type=_COUNT,
-    help="Maximum sequence length in tokens. Default: 128 to 384, by the task.",
-)
-@click.option(
-    "--evaluate-every",
-    type=click.IntRange(min=0),
-    help="Number of steps between evaluations. Default: twice an epoch.",
-)
-@click.option(
-    "--snapshot-every",
-    type=click.IntRange(min=0),
-    help="Number of steps between snapshots, from which an interrupted run resumes. Default: "
-    "once an epoch.",
-)
-@click.option(
-    "--select",
-    help="Metric that selects the best evaluation, whose weights are kept. Default: the "
-    "task's own metric; last = keep the last weights.",
-)
-@click.option(
-    "--patience",
-    type=_COUNT,
-    help="Early stopping: end after this many evaluations in a row without improvement. "
-    "Default: never.",
-)
-@click.option(
-    "--balance",
-    type=click.Choice(BALANCE),
-    default="none",
-    show_default=True,
-    help="Balance classes of unequal frequency: weights = weighted loss (classification, tagging, "
-    "utterances, multi-label), sampling = draw all classes equally often (classification).",
-)
-@click.option("--freeze-embeddings", is_flag=True, help="Do not train the embeddings.")
-@click.option(
-    "--freeze-layers",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Number of layers, from the bottom, that are not trained.",
-)
-@click.option(
-    "--resize-embeddings",
-    is_flag=True,
-    help="Give the model new embeddings for tokens that were added to its tokenizer.",
-)
+@together(options_of(FinetuningSettings))
 @click.option(
     "--seeds",
     type=_COUNT,
@@ -187,7 +124,7 @@ TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer
     type=_COUNT,
     help="Question answering: maximum length of an answer in tokens. Default: 30.",
 )
-@loop_options(log_every=10)
+@together(execution_options())
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def command(
     task: str,
@@ -197,7 +134,7 @@ def command(
     hold_out: float | None,
     output: Path,
     teacher: str | None,
-    layers: str | None,
+    layers: str | list[int] | None,
     seeds: int | None,
     as_json: bool,
     **options: Any,
@@ -220,7 +157,8 @@ def command(
     """
     import torch
 
-    from minilm.recipes.finetuning import finetune, mean_and_deviation, split_off
+    from minilm.recipes.finetuning import finetune
+    from minilm.recipes.hold_out import mean_and_deviation, split_off
     from minilm.training.distributed import join
     from minilm.training.memory import keep_freed_memory
 
@@ -232,12 +170,13 @@ def command(
         raise click.UsageError("--layers are those of a --teacher.")
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    keep_freed_memory()
+    if not options["gradient_checkpointing"]:
+        keep_freed_memory()
     skips = Skips(options["on_bad_record"])
     records = read(train, options, skips)
     dev_records = None if dev is None else read(dev, options, skips)
     if hold_out is not None:
-        records, dev_records = split_off(records, hold_out, seed=0)
+        records, dev_records = split_off(records, hold_out, seed=0, task=task)
     runs: list[Finetuned] = []
     with join(options["device"]) as processes:
 
@@ -257,7 +196,7 @@ def command(
                     output / f"seed-{options['seed']}" if seeds else output,
                     dev=dev_records,
                     teacher=teacher,
-                    layers=_layers(layers),
+                    layers=layers,  # type: ignore[arg-type]
                     settings=_settings(options),
                     skips=deepcopy(skips),  # of this run alone, beside what the readers counted
                     processes=processes,
@@ -274,44 +213,13 @@ def command(
 
 
 def _settings(options: Mapping[str, Any]) -> FinetuningSettings:
-    from minilm.learners.tasks import SoftTargets
-    from minilm.recipes.finetuning import FinetuningSettings
-
-    loop = loop_settings(options)
-    precision, seed = loop.pop("precision"), loop.pop("seed")
-    if options["snapshot_every"] is not None:
-        loop["snapshot_every"] = options["snapshot_every"]
-    same = (
-        "epochs",
-        "batch_size",
-        "learning_rate",
-        "warmup",
-        "max_length",
-        "evaluate_every",
-        "select",
-        "patience",
-        "balance",
-        "freeze_embeddings",
-        "freeze_layers",
-        "resize_embeddings",
-    )
     return FinetuningSettings(
-        **{name: options[name] for name in same},
-        options={n: options[n] for n in TASK_OPTIONS if options[n] is not None},
+        **given_fields(FinetuningSettings, options),
+        options={name: options[name] for name in TASK_OPTIONS if options[name] is not None},
         soft_targets=SoftTargets(
-            options["temperature"], options["soft_targets"], options["labels"]
+            options["temperature"], options["soft_weight"], options["label_weight"]
         ),
-        precision=None if precision == "auto" else precision,
-        seed=seed,
-        loop=loop,
     )
-
-
-def _layers(text: str | None) -> Any:
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    return [int(part) for part in parts] if all(map(str.isdecimal, parts)) else text
 
 
 def _print(output: Path, runs: list[Finetuned], summary: Mapping[str, Any], as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minilm.cli.training import Option, together
+from minilm.cli.options import Option, together
 from minilm.data.records.base import Skips
 from minilm.data.records.files import format_of, read_records
 

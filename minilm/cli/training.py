@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from minilm.training.settings import (
-    OnNonfinite,
-    OnSaveError,
-    Optimiser,
-    Precision,
-    Schedule,
-    TrainingSettings,
-)
+from minilm.cli.options import Option, given_fields, options_of, together
+from minilm.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from minilm.recipes.corpus import CorpusSettings
-    from minilm.recipes.runs import Recipe
+    from minilm.recipes.runs import Run
+    from minilm.recipes.settings import TextRecipe
     from minilm.training.distributed import Processes
 
-EVALUATIONS = 20  # in a run, unless --evaluate-every says otherwise
-SNAPSHOTS = 20
-MASKING = {
-    "tokens": "tokens",
-    "whole-words": "whole_words",
-    "ngrams": "ngrams",
-    "rare-tokens": "rare_tokens",
-}
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-Option = Callable[[Command], Command]
-_COUNT = click.IntRange(min=1)
-_NATURAL = click.IntRange(min=0)
-_POSITIVE = click.FloatRange(min=0)
 OUTPUT = click.option(
     "--output",
     required=True,
@@ -48,216 +25,17 @@ OUTPUT = click.option(
 )
 
 
-def training_options(**defaults: Any) -> Option[Any]:
-    """The options of corpus and loop.
-
-    Args:
-        **defaults: by the name of the option; defaults in which a command differs.
-    """
-    option = _with(defaults)
-    options = [
-        click.option(
-            "--corpus",
-            required=True,
-            type=click.Path(path_type=Path),
-            help="Token store, made by `minilm tokenize`.",
-        ),
-        OUTPUT,
-        option(
-            "--held-out", _NATURAL, "Documents at the end of the store held out for evaluation.", 0
-        ),
-        option("--max-length", _COUNT, "Maximum sequence length in tokens.", 128),
-        option(
-            "--min-length",
-            _COUNT,
-            "Minimum sequence length in tokens; shorter sequences are left out.",
-            12,
-        ),
-        option(
-            "--masking",
-            click.Choice(list(MASKING)),
-            "Which tokens are predicted: any, whole words, n-grams of words (ALBERT), or rarer "
-            "tokens more often (DistilBERT).",
-            "tokens",
-        ),
-        option("--max-ngram", _COUNT, "Longest n-gram in words, with --masking ngrams.", 3),
-        option("--mask-probability", _POSITIVE, "Mask ratio: fraction of tokens to predict.", 0.15),
-        option(
-            "--max-predictions",
-            _COUNT,
-            "Maximum number of predicted tokens in a sequence. Default: no limit.",
-            None,
-        ),
-        option(
-            "--tokens-per-step",
-            _COUNT,
-            "Batch size of a step in tokens, over all processes and micro-batches.",
-            8192,
-        ),
-        option("--steps", _COUNT, "Number of training steps (updates); instead of --epochs.", None),
-        option("--epochs", _COUNT, "Number of passes over the corpus; instead of --steps.", None),
-        option(
-            "--learning-rate",
-            _POSITIVE,
-            "Peak learning rate, reached at the end of the warm-up.",
-            5e-4,
-        ),
-        option(
-            "--warmup",
-            _POSITIVE,
-            "Warm-up steps of the learning rate; below 1, the fraction of all steps.",
-            0.05,
-        ),
-        option(
-            "--evaluation-tokens",
-            _COUNT,
-            "Maximum number of held-out tokens to evaluate on.",
-            65536,
-        ),
-        option(
-            "--evaluate-every",
-            _NATURAL,
-            "Number of steps between evaluations; 0 = only at the end. Default: "
-            f"{EVALUATIONS} evaluations in a run.",
-            None,
-        ),
-        option(
-            "--snapshot-every",
-            _NATURAL,
-            "Number of steps between snapshots, from which an interrupted run resumes; 0 = only "
-            f"at the end. Default: {SNAPSHOTS} snapshots in a run.",
-            None,
-        ),
-        *_loop(defaults),
-        click.option(
-            "--dry-run",
-            is_flag=True,
-            help="Measure a few steps, print the cost of the run, write nothing.",
-        ),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    ]
-    return together(options)
-
-
-def loop_options(**defaults: Any) -> Option[Any]:
-    """The options of the loop that every kind of training has."""
-    return together(_loop(defaults))
-
-
-def together(options: Sequence[Option[Any]]) -> Option[Any]:
-    """Several options as one decorator, in this order."""
-
-    def decorate(function: Command) -> Command:
-        for add in reversed(options):
-            function = add(function)
-        return function
-
-    return decorate
-
-
-def _with(defaults: Mapping[str, Any]) -> Callable[[str, Any, str, Any], Option[Any]]:
-    def option(names: str, kind: Any, text: str, default: Any) -> Option[Any]:
-        declarations = names.split()  # the first is the name, the others are aliases
-        field = declarations[0].removeprefix("--").replace("-", "_")
-        default = defaults.get(field, default)
-        return click.option(*declarations, type=kind, default=default, show_default=True, help=text)
-
-    return option
-
-
-def _loop(defaults: Mapping[str, Any]) -> list[Option[Any]]:
-    option = _with(defaults)
+def execution_options() -> list[Option[Any]]:
+    """Where a run is carried out; nothing here is part of what it computes."""
     return [
-        option(
-            "--schedule",
-            click.Choice(get_args(Schedule)),
-            "Learning rate schedule after the warm-up.",
-            "linear",
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            help="Number of CPU threads. Default: torch's choice.",
         ),
-        option("--power", _POSITIVE, "Exponent of the polynomial schedule.", 1.0),
-        option(
-            "--optimiser",
-            click.Choice(get_args(Optimiser)),
-            "Optimiser: AdamW, or LAMB for large batches.",
-            "adamw",
-        ),
-        option(
-            "--betas",
-            (float, float),
-            "Decay rates of the optimiser's running means of gradients and their squares.",
-            (0.9, 0.999),
-        ),
-        option("--epsilon --eps", _POSITIVE, "Epsilon in the denominator of the optimiser.", 1e-6),
-        option(
-            "--weight-decay",
-            _POSITIVE,
-            "Weight decay of the optimiser; norms and biases are never decayed.",
-            0.01,
-        ),
-        option(
-            "--max-gradient-norm --max-grad-norm",
-            _POSITIVE,
-            "Gradient clipping: the largest norm of the gradient; 0 = no clipping.",
-            1.0,
-        ),
-        option(
-            "--accumulation --gradient-accumulation-steps",
-            _COUNT,
-            "Gradient accumulation: number of micro-batches that a step is divided into to save "
-            "memory. The batch size of a step stays the same.",
-            1,
-        ),
-        option(
-            "--precision",
-            click.Choice(["auto", *get_args(Precision)]),
-            "Precision of matrix products (autocast); auto = bfloat16 where the hardware computes "
-            "in it.",
-            "auto",
-        ),
-        option(
-            "--seed",
-            click.IntRange(0, 2**63 - 1),
-            "Random seed of fresh weights, data order, masks and dropout.",
-            0,
-        ),
-        option("--log-every", _NATURAL, "Number of steps between lines of log.jsonl.", 1),
-        option(
-            "--keep-snapshots",
-            click.IntRange(min=2),
-            "Number of snapshots to keep; older ones are deleted.",
-            2,
-        ),
-        option(
-            "--workers --num-workers",
-            _NATURAL,
-            "Number of threads that prepare batches in the background; 0 = none.",
-            0,
-        ),
-        option("--threads", _COUNT, "Number of CPU threads. Default: torch's choice.", None),
-        option(
+        click.option(
             "--device",
-            str,
-            "Device to train on, such as cpu or cuda. Default: a GPU if there is one.",
-            None,
-        ),
-        option(
-            "--on-nonfinite",
-            click.Choice(get_args(OnNonfinite)),
-            "When the loss or gradient is not finite: end the run (raise), or skip the step.",
-            "raise",
-        ),
-        option(
-            "--max-skips",
-            _NATURAL,
-            "Maximum number of steps skipped in a row, with --on-nonfinite skip.",
-            3,
-        ),
-        option(
-            "--on-save-error",
-            click.Choice(get_args(OnSaveError)),
-            "When a snapshot cannot be written, but an older one exists: warn and continue, or end "
-            "the run (raise).",
-            "warn",
+            help="Device to train on, such as cpu or cuda. Default: a GPU if there is one.",
         ),
         click.option(
             "--allow-changes",
@@ -267,37 +45,33 @@ def _loop(defaults: Mapping[str, Any]) -> list[Option[Any]]:
     ]
 
 
-def corpus_settings(options: Mapping[str, Any], **more: Any) -> CorpusSettings:
-    """The corpus that the options describe.
+def recipe_options(recipe: type[TextRecipe]) -> Option[Any]:
+    """The options of a command that trains on a token store: the recipe's fields, and how to run.
 
     Args:
-        options: of the command.
-        **more: settings that not every training command has.
+        recipe: the command's.
     """
-    from minilm.recipes.corpus import CorpusSettings
-
-    return CorpusSettings(
-        store=options["corpus"],
-        held_out=options["held_out"],
-        max_length=options["max_length"],
-        min_length=options["min_length"],
-        masking=MASKING[options["masking"]],  # type: ignore[arg-type]
-        probability=options["mask_probability"],
-        max_predictions=options["max_predictions"],
-        max_ngram=options["max_ngram"],
-        tokens_per_step=options["tokens_per_step"],
-        tokens_per_evaluation=options["evaluation_tokens"],
-        seed=options["seed"],
-        **more,
+    return together(
+        [
+            *options_of(recipe, usual_length=recipe.usual_length),
+            OUTPUT,
+            *execution_options(),
+            click.option(
+                "--dry-run",
+                is_flag=True,
+                help="Measure a few steps, print the cost of the run, write nothing.",
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+        ]
     )
 
 
-def run(options: Mapping[str, Any], build: Callable[[Processes], Recipe]) -> None:
+def run(recipe_class: type[TextRecipe], options: Mapping[str, Any]) -> None:
     """Builds the recipe, trains, prints what came out.
 
     Args:
+        recipe_class: the command's.
         options: of the command.
-        build: makes the recipe.
     """
     import torch
 
@@ -305,6 +79,7 @@ def run(options: Mapping[str, Any], build: Callable[[Processes], Recipe]) -> Non
 
     if (options["steps"] is None) == (options["epochs"] is None):
         raise click.UsageError("Give one of --steps and --epochs.")
+    recipe = recipe_class(**given_fields(recipe_class, options))
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     with join(options["device"]) as processes:
@@ -313,14 +88,13 @@ def run(options: Mapping[str, Any], build: Callable[[Processes], Recipe]) -> Non
             if processes.first:
                 click.echo(text, err=True)
 
-        torch.manual_seed(options["seed"])
-        recipe = build(processes)
-        settings = _settings(options, recipe, processes)
+        prepared = recipe.prepare(options["output"], say)
+        settings = recipe.training_settings(prepared.data, processes.device)
         if options["dry_run"]:
-            _print(_plan(recipe, settings, processes, say), options, processes)
+            _print(_plan(prepared, settings, processes, say), options, processes)
             return
-        say(_headline(recipe, settings, processes))
-        result = recipe.train(
+        say(_headline(prepared, settings, processes))
+        result = prepared.train(
             settings,
             options["output"],
             processes=processes,
@@ -338,60 +112,10 @@ def run(options: Mapping[str, Any], build: Callable[[Processes], Recipe]) -> Non
         raise SystemExit(result.exit_code)
 
 
-def _settings(options: Mapping[str, Any], recipe: Recipe, processes: Processes) -> TrainingSettings:
-    from minilm.training.updates import best_precision
-
-    steps = options["steps"]
-    if steps is None:
-        steps = recipe.data.count_steps(options["epochs"])
-    warmup = options["warmup"]
-    if not math.isfinite(warmup):
-        raise click.BadParameter(f"{warmup} is not a number of steps.", param_hint="--warmup")
-
-    def every(name: str, times: int) -> int:
-        given = options[name]
-        return -(-steps // times) if given is None else int(given)
-
-    precision = options["precision"]
-    if precision == "auto":
-        precision = best_precision(processes.device)
-    return TrainingSettings(
-        steps=steps,
-        learning_rate=options["learning_rate"],
-        warmup=round(warmup * steps if warmup < 1 else warmup),
-        evaluate_every=every("evaluate_every", EVALUATIONS),
-        snapshot_every=every("snapshot_every", SNAPSHOTS),
-        **{**loop_settings(options), "precision": precision},
-    )
-
-
-def loop_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `TrainingSettings` that the options of the loop give."""
-    names = (
-        "schedule",
-        "power",
-        "optimiser",
-        "betas",
-        "epsilon",
-        "weight_decay",
-        "accumulation",
-        "precision",
-        "seed",
-        "log_every",
-        "keep_snapshots",
-        "workers",
-        "on_nonfinite",
-        "max_skips",
-        "on_save_error",
-    )
-    found = {name: options[name] for name in names}
-    return {**found, "max_gradient_norm": options["max_gradient_norm"] or None}
-
-
-def _headline(recipe: Recipe, settings: TrainingSettings, processes: Processes) -> str:
-    trained = sum(p.numel() for p in recipe.learner.parameters() if p.requires_grad)
-    kind = type(recipe.model).__name__
-    loss = recipe.description.get("loss", {})
+def _headline(prepared: Run, settings: TrainingSettings, processes: Processes) -> str:
+    trained = sum(p.numel() for p in prepared.learner.parameters() if p.requires_grad)
+    kind = type(prepared.model).__name__
+    loss = prepared.description.get("loss", {})
     if loss.get("projection"):
         kind += " with a projection to the teacher's width"
     return (
@@ -401,17 +125,17 @@ def _headline(recipe: Recipe, settings: TrainingSettings, processes: Processes) 
 
 
 def _plan(
-    recipe: Recipe, settings: TrainingSettings, processes: Processes, say: Callable[[str], None]
+    prepared: Run, settings: TrainingSettings, processes: Processes, say: Callable[[str], None]
 ) -> dict[str, Any]:
     from minilm.bench.memory import peak_resident
 
     say("measuring a few steps")
-    measured = recipe.dry_run(settings, processes)
+    measured = prepared.dry_run(settings, processes)
     return {
-        "model": type(recipe.model).__name__,
-        "parameters": recipe.model.num_parameters(),
+        "model": type(prepared.model).__name__,
+        "parameters": prepared.model.num_parameters(),
         "trained": measured.parameters,
-        "sequences": sum(map(len, recipe.data.steps(0))),
+        "sequences": sum(map(len, prepared.data.steps(0))),
         "tokens_per_step": round(measured.tokens_per_step),
         "steps_per_epoch": measured.steps_per_epoch,
         "steps": settings.steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, get_args
 
 import torch
@@ -12,31 +12,11 @@ from torch import Tensor, nn
 from minilm.errors import InputError
 from minilm.files.arrays import Floats
 from minilm.learners.base import ModelLearner
+from minilm.learners.soft_targets import SoftTargets as SoftTargets
 from minilm.losses.soft_targets import label_loss, soft_target_loss
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.batches import Balance, NoBatch, batches
 from minilm.tasks.task import Sample, Scores, Task, TaskBatch
-
-
-@dataclass(frozen=True)
-class SoftTargets:
-    """How a student learns from its teacher's predictions.
-
-    Attributes:
-        temperature: divides the logits of both.
-        weight: of the divergence from the teacher.
-        label_weight: of the loss on the labels.
-
-    References: run_squad_w_distillation.py of the released DistilBERT code (0.5, 0.5, 2).
-    """
-
-    temperature: float = 2.0
-    weight: float = 0.5
-    label_weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0 or self.weight < 0 or self.label_weight < 0:
-            raise InputError(f"{self}: expected a temperature above 0 and weights of 0 or more.")
 
 
 class TaskLearner(ModelLearner):

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from minilm.compression.warm_start import warm_start
 from minilm.data.batches import SampleSource, SentenceTask, TokenBatch
 from minilm.data.masked_lm import MaskedLMData, evaluation_batches
 from minilm.data.masking import Masking, RareTokenMasking, TokenMasking, WholeWordMasking
 from minilm.data.ngram_masking import NGramMasking
-from minilm.data.segment_pairs import PairMode, SegmentPairs, pair_evaluation_batches
+from minilm.data.segment_pairs import (
+    NoPairsError,
+    PairMode,
+    SegmentPairs,
+    pair_evaluation_batches,
+)
 from minilm.data.sequences import Sequences
 from minilm.data.token_store import TokenStore
 from minilm.data.vocabulary import Vocabulary
 from minilm.data.word_vectors import count_word_vectors
 from minilm.errors import DataError
 from minilm.models.pretrained import PretrainedModel
+from minilm.recipes.settings import MaskingName
 from minilm.tokenization.tokenizer import Tokenizer
 
-MaskingName = Literal["tokens", "whole_words", "ngrams", "rare_tokens"]
 Segments = Literal["single", "sentence_order", "next_sentence"]
 
 
@@ -72,7 +78,8 @@ class Corpus:
         tokenizer: what the store was made with.
         data: what is learned from.
         held_out: batches for evaluation: single sequences with fixed masks, the same for every way
-            of training, and, for a model that learns from pairs, fixed pairs of both kinds.
+            of training, and, for a model that learns from pairs, fixed pairs of both kinds, as far
+            as the held-out documents give them.
     """
 
     store: TokenStore
@@ -81,8 +88,12 @@ class Corpus:
     held_out: list[TokenBatch]
 
 
-def open_corpus(settings: CorpusSettings) -> Corpus:
+def open_corpus(settings: CorpusSettings, say: Callable[[str], None] = lambda _: None) -> Corpus:
     """Opens a store for training.
+
+    Args:
+        settings: which part, and how.
+        say: is told of a question that the held-out documents cannot ask.
 
     Raises:
         DataError: the store is damaged or incomplete, or nothing is left to train on.
@@ -103,8 +114,18 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
         tokens_per_step=settings.tokens_per_step,
         seed=settings.seed,
     )
-    held_out = _held_out(store, settings, vocabulary) if settings.held_out else []
+    held_out = _held_out(store, settings, vocabulary, say) if settings.held_out else []
     return Corpus(store, tokenizer, data, held_out)
+
+
+def warm_start_inputs(settings: CorpusSettings) -> dict[str, Any]:
+    """What a warm start is made from, as JSON values: the documents that are counted.
+
+    Raises:
+        DataError: the store is damaged.
+    """
+    store = TokenStore.open(settings.store)
+    return {"store": store.fingerprint, "documents": store.num_documents - settings.held_out}
 
 
 def with_warm_start(model: PretrainedModel, settings: CorpusSettings) -> None:
@@ -135,7 +156,10 @@ def _source(store: TokenStore, settings: CorpusSettings, documents: range) -> Sa
 
 
 def _held_out(
-    store: TokenStore, settings: CorpusSettings, vocabulary: Vocabulary
+    store: TokenStore,
+    settings: CorpusSettings,
+    vocabulary: Vocabulary,
+    say: Callable[[str], None],
 ) -> list[TokenBatch]:
     documents = range(store.num_documents - settings.held_out, store.num_documents)
     batches = evaluation_batches(
@@ -148,19 +172,23 @@ def _held_out(
     if settings.segments == "single":
         return batches
     for task in get_args(SentenceTask):
-        pairs = SegmentPairs(
-            store,
-            task=task,
-            max_length=settings.max_length,
-            documents=documents,
-            short_probability=0.0,
-            min_length=_min_length(settings),
-        )
-        batches += pair_evaluation_batches(
-            pairs,
-            tokens_per_batch=settings.tokens_per_step,
-            limit_tokens=settings.tokens_per_evaluation,
-        )
+        try:
+            pairs = SegmentPairs(
+                store,
+                task=task,
+                max_length=settings.max_length,
+                documents=documents,
+                short_probability=0.0,
+                min_length=_min_length(settings),
+            )
+            batches += pair_evaluation_batches(
+                pairs,
+                tokens_per_batch=settings.tokens_per_step,
+                limit_tokens=settings.tokens_per_evaluation,
+            )
+        except NoPairsError as problem:
+            if task == settings.segments:  # nobody asked for the other
+                say(f"note: {task} is trained, but not evaluated on the held-out part: {problem}")
     return batches
 
 

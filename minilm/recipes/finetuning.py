@@ -5,99 +5,42 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
 import torch
 
+from minilm.blocks.initialisation import seeded
 from minilm.checkpoints.hub import resolve
-from minilm.compression.students import LayerChoice, init_student
-from minilm.config import AlbertConfig, EncoderConfig
-from minilm.data.records.base import Records, Skips
+from minilm.compression.students import LayerChoice, chosen_layers
+from minilm.config import AlbertConfig
+from minilm.data.records.base import Skips
 from minilm.errors import InputError, by_place
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
 from minilm.files.json_file import json_bytes
-from minilm.learners.tasks import (
-    SoftTargets,
-    TaskLearner,
-    class_weights,
-    freeze,
-    numbers_of,
-)
-from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class, load_finetuned
+from minilm.learners.tasks import TaskLearner, class_weights, freeze, numbers_of
+from minilm.loader import check_vocabulary
 from minilm.models.pretrained import PretrainedModel
-from minilm.recipes.runs import Recipe, weights_digest
-from minilm.tasks.batches import Balance, TaskData
+from minilm.recipes.finetuning_settings import FinetuningSettings as FinetuningSettings
+from minilm.recipes.hold_out import mean_and_deviation as mean_and_deviation, split_off as split_off
+from minilm.recipes.identity import examples_digest, loaded_start, weights_digest
+from minilm.recipes.runs import Run
+from minilm.recipes.task_models import load_teacher, read_config, student_of, with_head
+from minilm.tasks.batches import TaskData
 from minilm.tasks.catalogue import task_class
 from minilm.tasks.fields import check_dictionaries
 from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
 from minilm.tasks.task import Scores, Task
 from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.distributed import Processes, join
-from minilm.training.settings import Precision, TrainingSettings
-from minilm.training.updates import best_precision
+from minilm.training.settings import TrainingSettings
 
 Record = Mapping[str, Any]
 # longest rows unless told: without padding, a limit above the usual costs nothing
 MAX_LENGTH = {"answering": 384, "choice": 256, "tagging": 256, "utterances": 128}
 MAX_LENGTH_OF_TEXTS = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuningSettings:
-    """Settings of a fine-tuning run. None = what `defaults` says for the model and the task.
-
-    Attributes:
-        epochs: passes over the training samples.
-        batch_size: samples of a step.
-        learning_rate: the highest one.
-        warmup: share of all steps; the rate then falls to 0.
-        max_length: longest row in tokens.
-        evaluate_every: steps; None = twice an epoch.
-        select: the score that says which evaluation is the best, whose weights are kept; None =
-            the task's own, "last" = keep the last weights.
-        patience: end after so many evaluations without a better one; None = never.
-        balance: what makes up for classes of unequal frequency: "none"; "weights" of the loss, for
-            classification, tagging, utterances and multi-label (see `minilm.tasks.balance`); or
-            "sampling", for classification.
-        freeze_embeddings: do not train the embeddings.
-        freeze_layers: do not train so many layers from below.
-        resize_embeddings: give the model a new row for every token that the tokenizer has beyond
-            the model's vocabulary; otherwise such tokens are an error.
-        options: of the task, such as `doc_stride` or `out_of_scope`.
-        soft_targets: how to learn from a teacher.
-        precision: None = bfloat16 where the hardware computes in it.
-        seed: of head, order and dropout.
-        loop: more fields of `minilm.TrainingSettings`, such as accumulation or weight_decay.
-    """
-
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    warmup: float | None = None
-    max_length: int | None = None
-    evaluate_every: int | None = None
-    select: str | None = None
-    patience: int | None = None
-    balance: Balance = "none"
-    freeze_embeddings: bool = False
-    freeze_layers: int = 0
-    resize_embeddings: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    soft_targets: SoftTargets = field(default_factory=SoftTargets)
-    precision: Precision | None = None
-    seed: int = 0
-    loop: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "max_length", "patience"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"{name} is {value!r}: expected a whole number from 1.")
 
 
 @dataclass(frozen=True)
@@ -166,7 +109,7 @@ def finetune(
     """
     # joined before anything else: the device decides about the precision
     with join() if processes is None else nullcontext(processes) as joined:
-        recipe, loop, finish = prepare(
+        run, loop, finish = prepare(
             task,
             model,
             train,
@@ -178,7 +121,7 @@ def finetune(
             device=joined.device,
             say=say,
         )
-        result = recipe.train(loop, output, processes=joined, allow_changes=allow_changes, say=say)
+        result = run.train(loop, output, processes=joined, allow_changes=allow_changes, say=say)
     return Finetuned(
         Path(output), result.finished, finish.scores, result.step, result.chosen, result.exit_code
     )
@@ -196,7 +139,7 @@ def prepare(
     skips: Skips,
     device: torch.device,
     say: Callable[[str], None],
-) -> tuple[Recipe, TrainingSettings, _Finish]:
+) -> tuple[Run, TrainingSettings, _Finish]:
     """Everything before the first step; see `finetune`."""
     cls = task_class(task)
     if (model is None) == (layers is None):
@@ -205,7 +148,7 @@ def prepare(
         raise InputError("layers are those of a teacher: give one.")
     start = Path(resolve(model if model is not None else teacher))  # type: ignore[arg-type]
     tokenizer = Tokenizer.from_pretrained(start)
-    config = _read_config(start)
+    config = read_config(start)
     if not settings.resize_embeddings:
         check_vocabulary(config, tokenizer)
     limit = config.max_position_embeddings
@@ -225,16 +168,20 @@ def prepare(
     samples = made.samples(examples, tokenizer)
     _say_counts("training", made, examples, samples, say)
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        instructor = None if teacher is None else _teacher(teacher, made, tokenizer)
+    with seeded(settings.seed):
+        instructor = None if teacher is None else load_teacher(teacher, made, tokenizer)
+        origin: dict[str, Any]
         if layers is None:
-            network = _with_head(start, made)
+            network = with_head(start, made)
+            origin = loaded_start(network, settings.seed)
         else:
             assert instructor is not None
-            network = _student(instructor, layers, made)
+            network = student_of(instructor, layers, made)
+            depth = instructor.config.num_hidden_layers
+            origin = {"layers": list(chosen_layers(layers, depth)), "seed": settings.seed}
         if tokenizer.vocab_size > network.config.vocab_size:
             network.resize_token_embeddings(tokenizer.vocab_size)
+    settings.checkpoint_gradients(network)
     network.to(device)
     freeze(network, embeddings=settings.freeze_embeddings, layers=settings.freeze_layers)
     learner = TaskLearner(
@@ -265,15 +212,17 @@ def prepare(
         "labels": list(made.labels),
         "model": type(network).__name__,
         "config": network.config.to_dict(),
-        "initial_weights": weights_digest(network),
+        "start": origin,
         "teacher": None if instructor is None else weights_digest(instructor),
         "soft_targets": learner.description,
         "balance": settings.balance,
-        "frozen": [settings.freeze_embeddings, settings.freeze_layers],
+        "freeze_embeddings": settings.freeze_embeddings,
+        "freeze_layers": settings.freeze_layers,
     }
+    evaluation = {"dev": examples_digest(dev_examples)} if dev_examples else {}
     finish = _Finish(made, network, tokenizer, dev_examples)
-    recipe = Recipe(learner, data, held_out, network, tokenizer, description, finish)
-    return recipe, _loop(settings, own, data, made, network, bool(held_out)), finish
+    run = Run(learner, data, held_out, network, tokenizer, description, evaluation, finish)
+    return run, _loop(settings, own, data, made, network, bool(held_out)), finish
 
 
 def defaults(model: PretrainedModel, task: str) -> dict[str, Any]:
@@ -292,55 +241,6 @@ def defaults(model: PretrainedModel, task: str) -> dict[str, Any]:
     if task in ("tagging", "utterances"):
         return {"learning_rate": rate, "batch_size": 16, "epochs": 4, "warmup": 0.1}
     return {"learning_rate": rate, "batch_size": 32, "epochs": 3, "warmup": 0.1}
-
-
-def split_off(
-    records: Sequence[Record], share: float, seed: int
-) -> tuple[Sequence[Record], Sequence[Record]]:
-    """Takes a share of records away, drawn at random.
-
-    Args:
-        records: of any kind.
-        share: above 0 and below 1; at least one record is on either side.
-        seed: of the draw.
-
-    Returns:
-        The rest, and the records taken; both in the old order.
-
-    Raises:
-        InputError: the share is out of range, or there are fewer than two records.
-    """
-    count = len(records)
-    if not 0 < share < 1 or count < 2:
-        raise InputError(
-            f"A share of {share} of {count} records cannot be held out: expected a number between "
-            "0 and 1, and two records or more."
-        )
-    taken = min(max(round(share * count), 1), count - 1)
-    order = np.random.default_rng([seed, count]).permutation(count)
-    numbers = sorted(order[taken:].tolist()), sorted(order[:taken].tolist())
-    if isinstance(records, Records):
-        return records.pick(numbers[0]), records.pick(numbers[1])
-    return [records[n] for n in numbers[0]], [records[n] for n in numbers[1]]
-
-
-def mean_and_deviation(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of scores that all runs have: mean, standard deviation (n - 1), lowest and highest.
-
-    Args:
-        runs: scores of at least one run.
-    """
-    shared = [name for name in numbers_of(dict(runs[0])) if all(name in run for run in runs)]
-    summary = {}
-    for name in shared:
-        values = [float(run[name]) for run in runs]
-        summary[name] = {
-            "mean": fmean(values),
-            "deviation": stdev(values) if len(values) > 1 else 0.0,
-            "lowest": min(values),
-            "highest": max(values),
-        }
-    return summary
 
 
 class _Finish:
@@ -389,54 +289,6 @@ def _check_select(
         raise InputError(f"select is {name!r}: {task.name} gives {', '.join(known)}; or last.")
 
 
-def _with_head(directory: Path, task: Task[Any]) -> PretrainedModel:
-    stem = STEMS[find_class(directory).config_class.model_type]
-    cls = CLASSES[stem + task.head]
-    return cls.from_pretrained(directory, ignore_mismatched_heads=True, **task.config())
-
-
-def _student(teacher: PretrainedModel, layers: LayerChoice, task: Task[Any]) -> PretrainedModel:
-    """A DistilBERT of some of the teacher's layers, its head fresh."""
-    encoder = init_student(teacher, layers, masked_lm=False)
-    cls = CLASSES[STEMS["distilbert"] + task.head]
-    student = cls(encoder.config.replace(**task.config()))
-    student.base.load_state_dict(encoder.state_dict())
-    return student
-
-
-def _teacher(
-    path: str | os.PathLike[str], task: Task[Any], tokenizer: Tokenizer
-) -> PretrainedModel:
-    directory = resolve(path)
-    model = load_finetuned(directory)
-    if not type(model).__name__.endswith(task.head):
-        raise InputError(
-            f"The teacher {path} is a {type(model).__name__}, with no head for {task.name}: "
-            "fine-tune it first."
-        )
-    labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    if task.labels and labels != list(task.labels):
-        raise InputError(
-            f"The teacher {path} has the labels {', '.join(labels[:8])}, the training records "
-            f"{', '.join(task.labels[:8])}: they must be the same, in the same order."
-        )
-    teachers = Tokenizer.from_pretrained(directory)
-    check_vocabulary(model.config, teachers)
-    if teachers.backend.get_vocab(with_added_tokens=True) != tokenizer.backend.get_vocab(
-        with_added_tokens=True
-    ):
-        raise InputError(f"The teacher {path} has another vocabulary than the student.")
-    return model
-
-
-def _read_config(directory: Path) -> EncoderConfig:
-    from minilm.checkpoints.weights import open_directory
-
-    data, weights = open_directory(directory)
-    with weights:
-        return find_class(directory).config_class.from_dict(data)
-
-
 def _say_counts(
     what: str,
     task: Task[Any],
@@ -474,17 +326,17 @@ def _loop(
         raise InputError(needs)
     select = settings.select or task.metric
     rate = own["learning_rate"] if settings.learning_rate is None else settings.learning_rate
-    every = settings.evaluate_every
-    fields: dict[str, Any] = {
-        "steps": steps,
-        "learning_rate": rate,
-        "warmup": round(warmup * steps),
-        "evaluate_every": max(an_epoch // 2, 1) if every is None else every,
-        "snapshot_every": an_epoch,
-        "precision": settings.precision or best_precision(model.device),
-        "seed": settings.seed,
-        "select": select if has_dev and select != "last" else None,
-        "patience": settings.patience if has_dev else None,
-        "log_every": 10,
-    }
-    return TrainingSettings(**{**fields, **settings.loop})
+    every, snapshot_every = settings.evaluate_every, settings.snapshot_every
+    return TrainingSettings(
+        **{
+            **settings.same_in_the_loop(),
+            "steps": steps,
+            "learning_rate": rate,
+            "warmup": round(warmup * steps),
+            "evaluate_every": max(an_epoch // 2, 1) if every is None else every,
+            "snapshot_every": an_epoch if snapshot_every is None else snapshot_every,
+            "precision": settings.precision_on(model.device),
+            "select": select if has_dev and select != "last" else None,
+            "patience": settings.patience if has_dev else None,
+        }
+    )

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from minilm.errors import InputError, TrainingError
 from minilm.files.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
@@ -22,11 +18,12 @@ from minilm.losses.distillation import DistillationLoss
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.recipes.corpus import Corpus, CorpusSettings, open_corpus
+from minilm.recipes.identity import frozen_parameters, weights_digest
 from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.distributed import Processes, join
 from minilm.training.dry_run import DryRun, dry_run
 from minilm.training.log import LOG
-from minilm.training.loop import Result, train
+from minilm.training.loop import SNAPSHOTS, Result, train
 from minilm.training.record import SETTINGS
 from minilm.training.settings import TrainingSettings
 from minilm.training.updates import Learner, TrainingBatch, TrainingData
@@ -35,7 +32,7 @@ RECORD = LOG.with_name(SETTINGS)  # in the directory of a run
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Run:
     """Everything a run needs but the numbers of the loop.
 
     Attributes:
@@ -44,7 +41,8 @@ class Recipe:
         held_out: batches to evaluate on.
         model: the part of the learner that is the result.
         tokenizer: the model's.
-        description: JSON values that identify the run.
+        description: JSON values that identify what is trained on what.
+        evaluation: JSON values that identify what it is evaluated on.
         also: writes what else belongs to the checkpoint into its directory.
     """
 
@@ -54,6 +52,7 @@ class Recipe:
     model: PretrainedModel
     tokenizer: Tokenizer
     description: dict[str, Any]
+    evaluation: dict[str, Any] = field(default_factory=dict)
     also: Callable[[Path], None] = lambda _: None
 
     def train(
@@ -77,8 +76,11 @@ class Recipe:
             say: takes messages.
 
         Raises:
+            InputError: there is nothing to train.
             TrainingError: `output` holds a model that is not the one of this run.
         """
+        if not any(parameter.requires_grad for parameter in self.learner.parameters()):
+            raise InputError("All parameters are frozen: there is nothing to train.")
         if processes is None:
             with join() as joined:
                 return self.train(
@@ -102,6 +104,7 @@ class Recipe:
             finish=finish,
             held_out=self.held_out,
             description=self.description,
+            evaluation=self.evaluation,
             allow_changes=allow_changes,
             say=say,
         )
@@ -111,15 +114,25 @@ class Recipe:
         return dry_run(self.learner, self.data, settings, processes, self.held_out)
 
 
+Recipe = Run  # its older name
+
+
 def masked_lm(
-    model: ForMaskedLM, corpus: CorpusSettings, tokenizer: Tokenizer | None = None
-) -> Recipe:
+    model: ForMaskedLM,
+    corpus: CorpusSettings,
+    tokenizer: Tokenizer | None = None,
+    *,
+    start: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Run:
     """Masked-LM pretraining of any of the three architectures.
 
     Args:
         model: fresh, or a checkpoint to go on from.
         corpus: what to read, in single segments. Its tokenizer must fit the model's vocabulary.
         tokenizer: the checkpoint's; the corpus must have been made with it.
+        start: JSON values that identify the initial weights; None = these very numbers do.
+        say: takes messages.
 
     Raises:
         InputError: the model is too small for the corpus: vocabulary or positions; or the corpus
@@ -131,12 +144,18 @@ def masked_lm(
             f"segments is {corpus.segments!r}, but masked-LM training has no use for pairs. Use "
             "pretraining, or segments='single'."
         )
-    return _language_model(MaskedLMLearner(model), model, "mlm", corpus, tokenizer)
+    learner = MaskedLMLearner(model)
+    return _language_model(learner, model, "mlm", corpus, tokenizer, start, say)
 
 
 def pretraining(
-    model: ForPreTraining, corpus: CorpusSettings, tokenizer: Tokenizer | None = None
-) -> Recipe:
+    model: ForPreTraining,
+    corpus: CorpusSettings,
+    tokenizer: Tokenizer | None = None,
+    *,
+    start: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Run:
     """Pretraining on masked tokens and pairs of segments, of BERT or ALBERT.
 
     Args:
@@ -144,6 +163,8 @@ def pretraining(
         corpus: what to read; `segments` says what is asked about the pairs. Its tokenizer must fit
             the model's vocabulary.
         tokenizer: the checkpoint's; the corpus must have been made with it.
+        start: JSON values that identify the initial weights; None = these very numbers do.
+        say: takes messages.
 
     Raises:
         InputError: the model is too small for the corpus: vocabulary or positions; or the corpus
@@ -156,7 +177,8 @@ def pretraining(
             "'next_sentence'. For masked tokens alone there is masked_lm."
         )
     learner = PretrainingLearner(model, corpus.segments)
-    return _language_model(learner, model, f"mlm+{corpus.segments}", corpus, tokenizer)
+    objective = f"mlm+{corpus.segments}"
+    return _language_model(learner, model, objective, corpus, tokenizer, start, say)
 
 
 def _language_model(
@@ -165,8 +187,10 @@ def _language_model(
     objective: str,
     corpus: CorpusSettings,
     tokenizer: Tokenizer | None,
-) -> Recipe:
-    opened = open_corpus(corpus)
+    start: Mapping[str, Any] | None,
+    say: Callable[[str], None],
+) -> Run:
+    opened = open_corpus(corpus, say)
     _check_fit(model, opened.tokenizer, corpus)
     if tokenizer is not None:
         opened.store.check_tokenizer(tokenizer)
@@ -174,9 +198,10 @@ def _language_model(
         "objective": objective,
         "model": type(model).__name__,
         "config": model.config.to_dict(),
-        "initial_weights": weights_digest(model),
+        "start": _start(model, start),
+        "frozen": frozen_parameters(model),
     }
-    return _recipe(learner, opened, model, description)
+    return _run(learner, opened, corpus, model, description)
 
 
 def distillation(
@@ -185,7 +210,10 @@ def distillation(
     loss: DistillationLoss,
     corpus: CorpusSettings,
     tokenizer: Tokenizer | None = None,
-) -> Recipe:
+    *,
+    start: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Run:
     """Distillation of a masked-LM teacher into a student with the triple loss.
 
     Args:
@@ -194,12 +222,15 @@ def distillation(
         loss: terms and weights.
         corpus: what to read.
         tokenizer: the teacher's; the corpus must have been made with it.
+        start: JSON values that identify the student's initial weights; None = these very numbers
+            do.
+        say: takes messages.
 
     Raises:
         InputError: teacher, student and corpus do not fit.
         DataError: the corpus was made with another tokenizer than the teacher's.
     """
-    opened = open_corpus(corpus)
+    opened = open_corpus(corpus, say)
     for model in (student, teacher):
         _check_fit(model, opened.tokenizer, corpus)
     if tokenizer is not None:
@@ -209,26 +240,41 @@ def distillation(
         "objective": "distillation",
         "student": type(student).__name__,
         "config": student.config.to_dict(),
-        "initial_weights": weights_digest(student),
+        "start": _start(student, start),
+        "frozen": frozen_parameters(student),
         "teacher": weights_digest(teacher),
         "loss": {**loss.to_dict(), "projection": learner.loss.projection is not None},
     }
-    return _recipe(learner, opened, student, description)
+    return _run(learner, opened, corpus, student, description)
 
 
-def _recipe(
-    learner: Learner, corpus: Corpus, model: PretrainedModel, description: dict[str, Any]
-) -> Recipe:
-    return Recipe(learner, corpus.data, corpus.held_out, model, corpus.tokenizer, description)
+def _start(model: PretrainedModel, start: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"weights": weights_digest(model)} if start is None else dict(start)
 
 
-def weights_digest(model: nn.Module) -> str:
-    """A short name for the exact weights of a model."""
-    summary = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(model.state_dict().items()):
-        summary.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        summary.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return summary.hexdigest()
+def _run(
+    learner: Learner,
+    opened: Corpus,
+    corpus: CorpusSettings,
+    model: PretrainedModel,
+    description: dict[str, Any],
+) -> Run:
+    evaluation = {"held_out": corpus.held_out, "tokens": corpus.tokens_per_evaluation}
+    return Run(
+        learner,
+        opened.data,
+        opened.held_out,
+        model,
+        opened.tokenizer,
+        description,
+        evaluation if corpus.held_out else {},
+    )
+
+
+def has_begun(output: str | os.PathLike[str]) -> bool:
+    """Whether there is a snapshot, from which a run goes on instead of from its initial weights."""
+    snapshots = (Path(output) / LOG).with_name(SNAPSHOTS)
+    return snapshots.is_dir() and any(snapshots.glob("step-*"))
 
 
 def _check_free(output: Path) -> None:

@@ -122,7 +122,8 @@ class Learner(nn.Module):
         """The scores, also those that are no means over batches, such as F1.
 
         Args:
-            means: over all batches, of what `eval_outputs` gave; without names that no batch asks for.
+            means: over all batches, of what `eval_outputs` gave, for names that any asks
+                for.
             outputs: of all batches, in every process.
         """
         return dict(means)

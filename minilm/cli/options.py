@@ -1,0 +1,161 @@
+"""Options of a command from the fields of a settings dataclass: one place for defaults and help."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Option = Callable[[Command], Command]
+
+
+def together(options: Sequence[Option[Any]]) -> Option[Any]:
+    """Several options as one decorator, in this order."""
+
+    def decorate(function: Command) -> Command:
+        for add in reversed(options):
+            function = add(function)
+        return function
+
+    return decorate
+
+
+def options_of(
+    settings: type, *, leave_out: Sequence[str] = (), **words: object
+) -> list[Option[Any]]:
+    """An option for every field that has a help, those of the class itself first.
+
+    Args:
+        settings: a dataclass whose fields were made by `minilm.recipes.settings.option`.
+        leave_out: fields that are no options here.
+        **words: what stands for {names} in the help.
+    """
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    order: dict[str, None] = {}
+    for cls in settings.__mro__:
+        inherited = {name for base in cls.__mro__[1:] for name in _declared(base)}
+        order |= dict.fromkeys(name for name in _declared(cls) if name not in inherited)
+    wanted = [fields[name] for name in order if name in fields and name not in leave_out]
+    return [_option(field, words) for field in wanted if "help" in field.metadata]
+
+
+def given_fields(settings: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a command that are fields of a settings dataclass."""
+    names = {field.name for field in dataclasses.fields(settings)}
+    return {name: value for name, value in options.items() if name in names}
+
+
+def given_flags(*names: str) -> str:
+    """Those of the running command's options that the user wrote, as a list for a message."""
+    context = click.get_current_context()
+    found = [n for n in names if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    return ", ".join(f"--{name.replace('_', '-')}" for name in found)
+
+
+def _declared(cls: type) -> Sequence[str]:
+    return list(inspect.get_annotations(cls))
+
+
+def _option(field: dataclasses.Field[Any], words: Mapping[str, object]) -> Option[Any]:
+    rule = field.metadata
+    flags = (rule["flags"] or f"--{field.name.replace('_', '-')}").split()
+    text = rule["help"].format(**words)
+    if rule["of"] is bool:
+        switch = {} if "/" in flags[0] else {"is_flag": True}
+        return click.option(
+            *flags,
+            field.name,
+            default=field.default,
+            show_default=not switch,
+            help=text,
+            **switch,  # type: ignore[arg-type]
+        )
+    required = field.default is dataclasses.MISSING
+    shown = rule["none"] if field.default is None else field.default
+    if rule["choices"]:
+        shown = str(shown).replace("_", "-")
+    return click.option(
+        *flags,
+        field.name,
+        type=_kind(rule),
+        required=required,
+        default=None if required else shown,
+        show_default=not required,
+        metavar=rule["metavar"],
+        help=text,
+    )
+
+
+def _kind(rule: Mapping[str, Any]) -> Any:
+    if rule["choices"]:
+        return _Choice(rule["choices"], rule["none"])
+    if rule["of"] is tuple:
+        return (float, float)
+    if rule["of"] is list:
+        return LAYERS
+    if rule["of"] is os.PathLike:
+        return click.Path(path_type=Path)
+    if rule["of"] not in (int, float):
+        return rule["of"]
+    limits = {
+        "min": rule["low"] if rule["above"] is None else rule["above"],
+        "max": rule["high"] if rule["below"] is None else rule["below"],
+        "min_open": rule["above"] is not None,
+        "max_open": rule["below"] is not None,
+    }
+    if limits["min"] is None and limits["max"] is None:
+        return rule["of"]
+    return click.IntRange(**limits) if rule["of"] is int else click.FloatRange(**limits)
+
+
+class _Choice(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """One of some words; "_" in the value is "-" on the command line, and "N" is any number."""
+
+    name = "choice"
+
+    def __init__(self, choices: Sequence[str], none: str | None) -> None:
+        self._values: dict[str, str | None] = {} if none is None else {none: None}
+        self._values |= {choice.replace("_", "-"): choice for choice in choices if choice != "N"}
+        self._numbers = "N" in choices
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        words = [*self._values, *(["N"] if self._numbers else [])]
+        return f"[{'|'.join(words)}]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | int | None:
+        written = str(value).replace("_", "-") if value in self._values.values() else str(value)
+        if written in self._values:
+            return self._values[written]
+        if self._numbers and written.isdecimal() and int(written) > 0:
+            return int(written)
+        number = " nor a number of layers" if self._numbers else ""
+        listed = ", ".join(self._values)
+        start = "neither one of " if number else "not one of "
+        self.fail(f"{value!r} is {start}{listed}{number}.", param, ctx)
+
+
+class _Names(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
+    """A rule's name, or a list of numbers."""
+
+    name = "text"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | list[int]:
+        if not isinstance(value, str):
+            return list(value)
+        parts = [part.strip() for part in value.split(",")]
+        numbers = all(part.isascii() and part.isdecimal() for part in parts)
+        return [int(part) for part in parts] if numbers else value
+
+
+LAYERS = _Names()

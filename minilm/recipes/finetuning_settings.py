@@ -1,0 +1,145 @@
+"""The settings of fine-tuning, from which the options of `minilm finetune` are made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from minilm.errors import InputError
+from minilm.learners.soft_targets import SoftTargets
+from minilm.recipes.settings import LoopSettings, check_learning_rate, option, other_default
+from minilm.training.settings import TrainingSettings
+
+# fields of the loop that have another meaning here, or follow from the data
+OWN_MEANING = {
+    "steps": "epochs, which say how many steps there are",
+    "warmup": "warmup, a share of all steps",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningSettings(LoopSettings):
+    """Settings of a fine-tuning run. None = what `defaults` says for the model and the task.
+
+    Beside those below there are the fields of the loop: schedule, power, optimiser, betas, epsilon,
+    weight_decay, max_gradient_norm, accumulation, gradient_checkpointing, precision, log_every,
+    keep_snapshots, workers, on_nonfinite, max_skips and on_save_error, as in
+    `minilm.TrainingSettings`.
+
+    Attributes:
+        epochs: passes over the training samples.
+        batch_size: samples of a step.
+        learning_rate: the highest one.
+        warmup: share of all steps; the rate then falls to 0.
+        max_length: longest row in tokens.
+        evaluate_every: steps; None = twice an epoch.
+        snapshot_every: steps; None = once an epoch.
+        select: the score that says which evaluation is the best, whose weights are kept; None =
+            the task's own, "last" = keep the last weights.
+        patience: end after so many evaluations without a better one; None = never.
+        balance: what makes up for classes of unequal frequency: "none"; "weights" of the loss, for
+            classification, tagging, utterances and multi-label (see `minilm.tasks.balance`); or
+            "sampling", for classification.
+        freeze_embeddings: do not train the embeddings.
+        freeze_layers: do not train so many layers from below.
+        resize_embeddings: give the model a new row for every token that the tokenizer has beyond
+            the model's vocabulary; otherwise such tokens are an error.
+        options: of the task, such as `doc_stride` or `out_of_scope`.
+        soft_targets: how to learn from a teacher.
+        precision: None = bfloat16 where the hardware computes in it.
+        seed: of head, order and dropout.
+        loop: another way to give fields of the loop: {"weight_decay": 0.1} is weight_decay=0.1. It
+            is empty afterwards.
+
+    Raises:
+        InputError: names the setting that is out of range, unknown, or given twice.
+    """
+
+    epochs: int | None = option(
+        None, "Number of passes over the training data. Default: 2 to 4, by the task.", low=1
+    )
+    batch_size: int | None = option(
+        None, "Batch size of a step, in samples. Default: 16 or 32, by the task.", low=1
+    )
+    learning_rate: float | None = option(
+        None,
+        "Peak learning rate, reached at the end of the warm-up. Default: 5e-5; for ALBERT "
+        "2e-5, for hidden sizes below 512 1e-4.",
+        float,
+        low=0,
+    )
+    warmup: float | None = option(
+        None,
+        "Fraction of all steps over which the learning rate warms up. Default: 0.1.",
+        float,
+        low=0,
+        below=1,
+    )
+    max_length: int | None = option(
+        None, "Maximum sequence length in tokens. Default: 128 to 384, by the task.", low=1
+    )
+    evaluate_every: int | None = option(
+        None, "Number of steps between evaluations. Default: twice an epoch.", low=0
+    )
+    snapshot_every: int | None = option(
+        None,
+        "Number of steps between snapshots, from which an interrupted run resumes. Default: "
+        "once an epoch.",
+        low=0,
+    )
+    select: str | None = option(
+        None,
+        "Metric that selects the best evaluation, whose weights are kept. Default: the "
+        "task's own metric; last = keep the last weights.",
+        str,
+    )
+    patience: int | None = option(
+        None,
+        "Early stopping: end after this many evaluations in a row without improvement. "
+        "Default: never.",
+        low=1,
+    )
+    balance: Literal["none", "weights", "sampling"] = option(
+        "none",
+        "Balance classes of unequal frequency: weights = weighted loss (classification, tagging, "
+        "utterances, multi-label), sampling = draw all classes equally often (classification).",
+        str,
+        choices=("none", "weights", "sampling"),
+    )
+    freeze_embeddings: bool = option(False, "Do not train the embeddings.", bool)
+    freeze_layers: int = option(
+        0, "Number of layers, from the bottom, that are not trained.", low=0
+    )
+    resize_embeddings: bool = option(
+        False, "Give the model new embeddings for tokens that were added to its tokenizer.", bool
+    )
+    options: Mapping[str, Any] = field(default_factory=dict)
+    soft_targets: SoftTargets = field(default_factory=SoftTargets)
+    log_every: int = other_default(LoopSettings, "log_every", 10)
+    loop: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.loop.items():
+            self._take(name, value)
+        object.__setattr__(self, "loop", {})
+        for name in ("epochs", "batch_size", "max_length", "patience"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"{name} is {value!r}: expected a whole number from 1.")
+        check_learning_rate(self.learning_rate)
+
+    def _take(self, name: str, value: Any) -> None:
+        """Makes an entry of `loop` the field that it is."""
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        known = [field.name for field in dataclasses.fields(TrainingSettings)]
+        if name in OWN_MEANING:
+            raise InputError(f"loop has {name!r}: in fine-tuning, give {OWN_MEANING[name]}.")
+        if name not in known or name not in fields:
+            usual = ", ".join(each for each in known if each not in OWN_MEANING)
+            raise InputError(f"loop has {name!r}, which the loop does not know. It has {usual}.")
+        given = getattr(self, name)
+        if given not in (fields[name].default, value):
+            raise InputError(f"{name} is {given!r}, but {value!r} in loop: give one of them.")
+        object.__setattr__(self, name, value)

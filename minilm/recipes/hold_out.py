@@ -1,0 +1,115 @@
+"""Records held out of the training records, and the figures of several runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from minilm.data.records.base import Records
+from minilm.errors import InputError
+from minilm.learners.tasks import numbers_of
+from minilm.tasks.fields import find
+
+Record = Mapping[str, Any]
+# the field with a record's one class, or with its several classes
+CLASS_FIELDS = {"classification": "label", "utterances": "intent"}
+SEVERAL_CLASSES = {"multi-label": ("labels",), "tagging": ("tags",), "utterances": ("tags",)}
+
+
+def split_off(
+    records: Sequence[Record], share: float, seed: int, *, task: str | None = None
+) -> tuple[Sequence[Record], Sequence[Record]]:
+    """Takes a share of records away, drawn at random.
+
+    Args:
+        records: of any kind.
+        share: above 0 and below 1; at least one record is on either side.
+        seed: of the draw.
+        task: of the records, as for `minilm.finetune`. If it has classes, no class loses its last
+            record, even if then fewer are taken; and of each class of whole texts about the same
+            share is taken (a stratified draw). None = the classes are not looked at.
+
+    Returns:
+        The rest, and the records taken; both in the old order.
+
+    Raises:
+        InputError: the share is out of range, there are fewer than two records, or every record is
+            the only one of some class.
+    """
+    count = len(records)
+    if not 0 < share < 1 or count < 2:
+        raise InputError(
+            f"A share of {share} of {count} records cannot be held out: expected a number between "
+            "0 and 1, and two records or more."
+        )
+    wanted = min(max(round(share * count), 1), count - 1)
+    order = np.random.default_rng([seed, count]).permutation(count).tolist()
+    one = [_classes(record, CLASS_FIELDS.get(task or "")) for record in records]
+    several = [
+        {name for field in SEVERAL_CLASSES.get(task or "", ()) for name in _classes(record, field)}
+        for record in records
+    ]
+    left = Counter(name for names in (*one, *several) for name in names)
+    taken: set[int] = set()
+    for number in _stratified(order, one):
+        names = {*one[number], *several[number]}
+        if len(taken) < wanted and all(left[name] > 1 for name in names):
+            taken.add(number)
+            left.subtract(names)
+    if not taken:
+        raise InputError(
+            f"None of {count} records can be held out: each is the only one of some class. Give "
+            "more records, or dev records of their own."
+        )
+    numbers = [n for n in range(count) if n not in taken], sorted(taken)
+    if isinstance(records, Records):
+        return records.pick(numbers[0]), records.pick(numbers[1])
+    return [records[n] for n in numbers[0]], [records[n] for n in numbers[1]]
+
+
+def _classes(record: Record, field: str | None) -> set[tuple[str, str]]:
+    """The classes that a field of a record names, each with the field."""
+    if field is None or not isinstance(record, Mapping):
+        return set()
+    value: Any = find(record, field)
+    if value is None:
+        return set()
+    value = value.tolist() if hasattr(value, "tolist") else value  # numpy's
+    return {(field, str(name)) for name in (value if isinstance(value, list | tuple) else [value])}
+
+
+def _stratified(order: Sequence[int], classes: Sequence[set[tuple[str, str]]]) -> list[int]:
+    """The same records, so that any first few have about the same share of each class."""
+    sizes = Counter(name for names in classes for name in names)
+    seen: Counter[tuple[str, str]] = Counter()
+    places = []
+    for number in order:
+        name = next(iter(classes[number]), None)
+        if name is None:
+            return list(order)
+        places.append((seen[name] + 0.5) / sizes[name])
+        seen[name] += 1
+    return [order[n] for n in np.argsort(places, kind="stable").tolist()]
+
+
+def mean_and_deviation(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of scores that all runs have: mean, standard deviation (n - 1), lowest and highest.
+
+    Args:
+        runs: scores of at least one run.
+    """
+    shared = [name for name in numbers_of(dict(runs[0])) if all(name in run for run in runs)]
+    summary = {}
+    for name in shared:
+        values = [float(run[name]) for run in runs]
+        summary[name] = {
+            "mean": fmean(values),
+            "deviation": stdev(values) if len(values) > 1 else 0.0,
+            "lowest": min(values),
+            "highest": max(values),
+        }
+    return summary

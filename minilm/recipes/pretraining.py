@@ -1,0 +1,235 @@
+"""Pretraining of a fresh model, or of a checkpoint that goes on: what `minilm pretrain` runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from minilm.errors import InputError
+from minilm.recipes.settings import TextRecipe, option, other_default
+from minilm.training.settings import Schedule
+
+if TYPE_CHECKING:
+    from minilm.models.pretrained import PretrainedModel
+    from minilm.recipes.runs import Run
+
+Architecture = Literal["bert", "distilbert", "albert"]
+Objective = Literal["mlm", "mlm+sop", "mlm+nsp"]
+SEGMENTS: dict[str, Any] = {
+    "mlm": "single",
+    "mlm+sop": "sentence_order",
+    "mlm+nsp": "next_sentence",
+}
+SHARING = ("all", "attention", "feed_forward", "none")
+# settings of a fresh model, which a checkpoint has settled
+ALBERT_SHAPE = ("embedding_size", "sharing", "feed_forward_dropout")
+SHAPE = (
+    "model",
+    "hidden_size",
+    "heads",
+    "intermediate_size",
+    "positions",
+    "dropout",
+    "head_start",
+    *ALBERT_SHAPE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingRecipe(TextRecipe):
+    """Pretraining as BERT and ALBERT did it, with steps that a small machine can take.
+
+    The fields are the options of `minilm pretrain`, whose help explains each of them; `start` is
+    `--from`.
+
+    Raises:
+        InputError: settings that contradict each other, or would have no effect.
+
+    Example:
+        >>> recipe = PretrainingRecipe(corpus="store", layers=4, hidden_size=256, heads=4, epochs=1)
+        >>> recipe.train("bert-small")
+
+    References: Devlin et al. 2019, appendix A.2; Lan et al. 2020, section 4.1.
+    """
+
+    objective: Objective = option(
+        "mlm",
+        "Pretraining objective: masked language modelling alone (mlm), with sentence-order "
+        "prediction (mlm+sop, ALBERT) or with next-sentence prediction (mlm+nsp, BERT).",
+        str,
+        choices=get_args(Objective),
+    )
+    model: Architecture = option(
+        "bert", "Architecture of a fresh model.", str, choices=get_args(Architecture)
+    )
+    layers: int | None = option(
+        None,
+        "Number of layers. Default: 12. With --from: stack the layers of the checkpoint "
+        "again and again until there are this many (progressive stacking).",
+        low=1,
+    )
+    hidden_size: int = option(768, "Hidden size: the width of the token states.", low=1)
+    heads: int = option(12, "Number of attention heads of a layer.", low=1)
+    intermediate_size: int | None = option(
+        None,
+        "Inner width of the feed-forward blocks. Default: 4 times the hidden size.",
+        low=1,
+    )
+    positions: int = option(
+        512,
+        "Number of position embeddings: the longest sequence, in tokens, that the model can read.",
+        low=3,
+    )
+    dropout: float | None = option(
+        None,
+        "Dropout of hidden states and attention probabilities. Default: 0.1; for ALBERT 0, "
+        "as in its version 2.",
+        float,
+        low=0,
+        high=1,
+    )
+    embedding_size: int = option(128, "ALBERT: width of the factorised word embeddings.", low=1)
+    sharing: str | int = option(
+        "all",
+        "ALBERT: the parameters that all layers share; with a number N, groups of N "
+        "successive layers share all their parameters.",
+        str,
+        choices=(*SHARING, "N"),
+    )
+    feed_forward_dropout: bool = option(
+        False,
+        "ALBERT: also apply dropout to the output of the feed-forward block, as Google's "
+        "code does.",
+        bool,
+    )
+    head_start: bool = option(
+        False,
+        "Warm-start a fresh model from statistics of the corpus: word vectors as embeddings, "
+        "word frequencies as output bias, and some attention heads that look at neighbouring "
+        "tokens. Saves the plateau of the first thousands of steps.",
+        bool,
+        flags="--head-start --warm-start",
+    )
+    start: str | os.PathLike[str] | None = option(
+        None,
+        "Start from a checkpoint, which also sets architecture and sizes.",
+        str,
+        flags="--from",
+        metavar="MODEL",
+    )
+    sop_mode: Literal["pure", "google"] = option(
+        "pure",
+        "Pairs for mlm+sop: as in the paper (pure), or as in the released code, which pairs "
+        "leftover segments with random ones (google).",
+        str,
+        choices=("pure", "google"),
+    )
+    short_sequences: float = option(
+        0.1,
+        "Fraction of documents whose pairs are cut to a shorter length than --max-length, "
+        "drawn at random.",
+        float,
+        low=0,
+        high=1,
+    )
+    learning_rate: float = other_default(TextRecipe, "learning_rate", 1e-4)
+    schedule: Schedule = other_default(TextRecipe, "schedule", "polynomial")
+    warmup: float = other_default(TextRecipe, "warmup", 0.01)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective not in SEGMENTS:
+            raise InputError(
+                f"objective is {self.objective!r}: expected one of {', '.join(SEGMENTS)}."
+            )
+        defaults = {field.name: field.default for field in fields(self)}
+        for names, why in useless(self.objective, self.model, self.start is not None):
+            if found := [name for name in names if getattr(self, name) != defaults[name]]:
+                raise InputError(f"{found[0]} has no effect: {why}.")
+        if self.objective != "mlm" and self.start is None and self.model == "distilbert":
+            raise InputError(f"DistilBERT has no head for pairs: 'mlm', not {self.objective!r}.")
+
+    def _build(self, output: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Run:
+        from minilm.compression.growth import deepen
+        from minilm.models.tasks import ForMaskedLM, ForPreTraining
+        from minilm.recipes.corpus import warm_start_inputs, with_warm_start
+        from minilm.recipes.identity import loaded_start
+        from minilm.recipes.runs import has_begun, masked_lm, pretraining
+
+        tokenizer = None
+        start: dict[str, Any]
+        if self.start is None:
+            model, start = self._fresh(), {"fresh": "all", "seed": self.seed}
+        else:
+            model, tokenizer = self._checkpoint(self.start)
+            start = loaded_start(model, self.seed)
+        corpus = replace(
+            self.corpus_settings(model),
+            segments=SEGMENTS[self.objective],
+            pair_mode=self.sop_mode,
+            short_probability=self.short_sequences,
+        )
+        if self.head_start:
+            start["head_start"] = warm_start_inputs(corpus)
+            if output is None or not has_begun(output):
+                say("counting word vectors")
+                with_warm_start(model, corpus)
+        if self.start is not None and self.layers is not None:
+            model = deepen(model, self.layers)
+        self.checkpoint_gradients(model)
+        if isinstance(model, ForMaskedLM):
+            return masked_lm(model, corpus, tokenizer, start=start, say=say)
+        assert isinstance(model, ForPreTraining)
+        return pretraining(model, corpus, tokenizer, start=start, say=say)
+
+    def _checkpoint(self, start: str | os.PathLike[str]) -> tuple[PretrainedModel, Any]:
+        from minilm.checkpoints.hub import resolve
+        from minilm.loader import load_masked_lm, load_pretraining
+        from minilm.tokenization.tokenizer import Tokenizer
+
+        directory = resolve(start)
+        load = load_masked_lm if self.objective == "mlm" else load_pretraining
+        return load(directory), Tokenizer.from_pretrained(directory)
+
+    def _fresh(self) -> PretrainedModel:
+        from minilm.config import AlbertConfig
+        from minilm.data.token_store import TokenStore
+        from minilm.loader import CLASSES, STEMS
+
+        head = "ForMaskedLM" if self.objective == "mlm" else "ForPreTraining"
+        cls = CLASSES[f"{STEMS[self.model]}{head}"]
+        tokenizer = TokenStore.open(self.corpus).tokenizer()
+        shape: dict[str, Any] = {
+            "num_hidden_layers": self.layers or 12,
+            "hidden_size": self.hidden_size,
+            "num_attention_heads": self.heads,
+            "intermediate_size": self.intermediate_size or 4 * self.hidden_size,
+            "max_position_embeddings": self.positions,
+        }
+        if self.dropout is not None:
+            shape["hidden_dropout_prob"] = shape["attention_probs_dropout_prob"] = self.dropout
+        config = cls.config_class(
+            **shape, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_token_id
+        )
+        if isinstance(config, AlbertConfig):
+            config = config.replace(
+                embedding_size=self.embedding_size,
+                feed_forward_dropout=self.feed_forward_dropout,
+            ).with_sharing(self.sharing)
+        return cls(config)
+
+
+def useless(objective: str, model: str, from_checkpoint: bool) -> list[tuple[tuple[str, ...], str]]:
+    """Settings that have no effect beside others, and why."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    if from_checkpoint:
+        found.append((SHAPE, "the checkpoint brings a model with its own shape"))
+    if model != "albert":
+        found.append((ALBERT_SHAPE, "it is of ALBERT only"))
+    if objective == "mlm":
+        found.append((("sop_mode", "short_sequences"), "it is of pairs only, not of mlm"))
+    if objective == "mlm+nsp":
+        found.append((("sop_mode",), "it is of mlm+sop only"))
+    return found

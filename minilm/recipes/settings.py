@@ -1,0 +1,416 @@
+"""What all recipes have in common: fields that are options, and the numbers of the loop.
+
+A recipe is a frozen dataclass. From its fields come the options of the command (cli/options.py),
+the arguments of the Python call and, by way of what they build, the identity of the run. A default
+is stated once, here.
+
+Recipes import models and data when they are prepared, not before: `--help` reads only the fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from minilm.errors import InputError
+from minilm.training.settings import (
+    OnNonfinite,
+    OnSaveError,
+    Optimiser,
+    Precision,
+    Schedule,
+    TrainingSettings,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from minilm.models.pretrained import PretrainedModel
+    from minilm.recipes.corpus import CorpusSettings
+    from minilm.recipes.runs import Run
+    from minilm.training.distributed import Processes
+    from minilm.training.loop import Result
+    from minilm.training.updates import TrainingData
+
+MaskingName = Literal["tokens", "whole_words", "ngrams", "rare_tokens"]
+
+EVALUATIONS = 20  # in a run, unless evaluate_every says otherwise
+SNAPSHOTS = 20
+# fields that a recipe does not hand to the loop as they are
+DERIVED = ("steps", "warmup", "precision", "evaluate_every", "snapshot_every", "select", "patience")
+
+
+def option(
+    default: Any,
+    help: str,
+    of: type = int,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    none: str | None = None,
+    flags: str = "",
+    metavar: str | None = None,
+) -> Any:
+    """A field of a recipe, with what the command line needs to make an option of it.
+
+    Args:
+        default: `dataclasses.MISSING` = it must be given.
+        help: the option's help.
+        of: int, float, str, bool, os.PathLike, or tuple for a pair of numbers.
+        low, high: the range, both included.
+        above, below: the range, not included.
+        choices: the values there are; "_" is written "-" on the command line.
+        none: the word for None on the command line.
+        flags: the option's names, if they are others than the field's.
+        metavar: how the help names the value.
+    """
+    metadata = {
+        "help": help,
+        "of": of,
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+        "choices": choices,
+        "none": none,
+        "flags": flags,
+        "metavar": metavar,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def other_default(recipe: type, name: str, default: Any) -> Any:
+    """A field as another recipe has it, with a default of its own."""
+    (found,) = (field for field in dataclasses.fields(recipe) if field.name == name)
+    return dataclasses.field(default=default, metadata=found.metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """The numbers of the loop that all recipes have; see `minilm.TrainingSettings`.
+
+    `precision` None = bfloat16 where the hardware computes in it. `gradient_checkpointing` changes
+    memory and time, nothing else.
+    """
+
+    schedule: Schedule = option(
+        TrainingSettings.schedule,
+        "Learning rate schedule after the warm-up.",
+        str,
+        choices=get_args(Schedule),
+    )
+    power: float = option(
+        TrainingSettings.power, "Exponent of the polynomial schedule.", float, low=0
+    )
+    optimiser: Optimiser = option(
+        TrainingSettings.optimiser,
+        "Optimiser: AdamW, or LAMB for large batches.",
+        str,
+        choices=get_args(Optimiser),
+    )
+    betas: tuple[float, float] = option(
+        TrainingSettings.betas,
+        "Decay rates of the optimiser's running means of gradients and their squares.",
+        tuple,
+    )
+    epsilon: float = option(
+        TrainingSettings.epsilon,
+        "Epsilon in the denominator of the optimiser.",
+        float,
+        low=0,
+        flags="--epsilon --eps",
+    )
+    weight_decay: float = option(
+        TrainingSettings.weight_decay,
+        "Weight decay of the optimiser; norms and biases are never decayed.",
+        float,
+        low=0,
+    )
+    max_gradient_norm: float | None = option(
+        TrainingSettings.max_gradient_norm,
+        "Gradient clipping: the largest norm of the gradient; 0 = no clipping.",
+        float,
+        low=0,
+        flags="--max-gradient-norm --max-grad-norm",
+    )
+    accumulation: int = option(
+        TrainingSettings.accumulation,
+        "Gradient accumulation: number of micro-batches that a step is divided into to save "
+        "memory. The batch size of a step stays the same.",
+        low=1,
+        flags="--accumulation --gradient-accumulation-steps",
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        "Recompute the activations of each layer in the backward pass: less memory, about a "
+        "third more time.",
+        bool,
+    )
+    precision: Precision | None = option(
+        None,
+        "Precision of matrix products (autocast); auto = bfloat16 where the hardware computes in "
+        "it.",
+        str,
+        choices=get_args(Precision),
+        none="auto",
+    )
+    seed: int = option(
+        TrainingSettings.seed,
+        "Random seed of fresh weights, data order, masks and dropout.",
+        low=0,
+        high=2**63 - 1,
+    )
+    log_every: int = option(
+        TrainingSettings.log_every, "Number of steps between lines of log.jsonl.", low=0
+    )
+    keep_snapshots: int = option(
+        TrainingSettings.keep_snapshots,
+        "Number of snapshots to keep; older ones are deleted.",
+        low=2,
+    )
+    workers: int = option(
+        TrainingSettings.workers,
+        "Number of threads that prepare batches in the background; 0 = none.",
+        low=0,
+        flags="--workers --num-workers",
+    )
+    on_nonfinite: OnNonfinite = option(
+        TrainingSettings.on_nonfinite,
+        "When the loss or gradient is not finite: end the run (raise), or skip the step.",
+        str,
+        choices=get_args(OnNonfinite),
+    )
+    max_skips: int = option(
+        TrainingSettings.max_skips,
+        "Maximum number of steps skipped in a row, with --on-nonfinite skip.",
+        low=0,
+    )
+    on_save_error: OnSaveError = option(
+        TrainingSettings.on_save_error,
+        "When a snapshot cannot be written, but an older one exists: warn and continue, or end "
+        "the run (raise).",
+        str,
+        choices=get_args(OnSaveError),
+    )
+
+    def same_in_the_loop(self) -> dict[str, Any]:
+        """The fields that `TrainingSettings` has under the same name and with the same meaning."""
+        own = {field.name for field in dataclasses.fields(self)}
+        names = [field.name for field in dataclasses.fields(TrainingSettings)]
+        return {name: getattr(self, name) for name in names if name in own and name not in DERIVED}
+
+    def precision_on(self, device: torch.device) -> Precision:
+        """The precision there."""
+        from minilm.training.updates import best_precision
+
+        return self.precision or best_precision(device)
+
+    def checkpoint_gradients(self, model: PretrainedModel) -> None:
+        """Lets a model recompute its activations if the settings say so."""
+        if self.gradient_checkpointing:
+            from minilm.training.memory import hand_back_freed_memory
+
+            hand_back_freed_memory()
+            model.gradient_checkpointing_enable()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe(LoopSettings, ABC):
+    """What is learned from a token store: its part of the corpus, and how long.
+
+    The fields are the options of `minilm pretrain` and `minilm distill`, whose help explains each
+    of them; see also `minilm.CorpusSettings` and `minilm.TrainingSettings`. Either `steps` or
+    `epochs` must be given.
+    """
+
+    # longest sequence in tokens unless the models have fewer positions or max_length is given
+    usual_length: ClassVar[int] = 128
+
+    corpus: str | os.PathLike[str] = option(
+        dataclasses.MISSING, "Token store, made by `minilm tokenize`.", os.PathLike
+    )
+    held_out: int = option(0, "Documents at the end of the store held out for evaluation.", low=0)
+    max_length: int | None = option(
+        None,
+        "Maximum sequence length in tokens. Default: {usual_length}, or as many as the model has "
+        "positions for.",
+        low=1,
+    )
+    min_length: int = option(
+        12, "Minimum sequence length in tokens; shorter sequences are left out.", low=1
+    )
+    masking: MaskingName = option(
+        "tokens",
+        "Which tokens are predicted: any, whole words, n-grams of words (ALBERT), or rarer "
+        "tokens more often (DistilBERT).",
+        str,
+        choices=get_args(MaskingName),
+    )
+    max_ngram: int = option(3, "Longest n-gram in words, with --masking ngrams.", low=1)
+    mask_probability: float = option(
+        0.15, "Mask ratio: fraction of tokens to predict.", float, low=0
+    )
+    max_predictions: int | None = option(
+        None,
+        "Maximum number of predicted tokens in a sequence. Default: no limit.",
+        low=1,
+    )
+    tokens_per_step: int = option(
+        8192, "Batch size of a step in tokens, over all processes and micro-batches.", low=1
+    )
+    steps: int | None = option(
+        None, "Number of training steps (updates); instead of --epochs.", low=1
+    )
+    epochs: int | None = option(
+        None, "Number of passes over the corpus; instead of --steps.", low=1
+    )
+    learning_rate: float = option(
+        TrainingSettings.learning_rate,
+        "Peak learning rate, reached at the end of the warm-up.",
+        float,
+        low=0,
+    )
+    warmup: float = option(
+        0.05,
+        "Warm-up steps of the learning rate; below 1, the fraction of all steps.",
+        float,
+        low=0,
+    )
+    evaluation_tokens: int | None = option(
+        65536, "Maximum number of held-out tokens to evaluate on.", low=1
+    )
+    evaluate_every: int | None = option(
+        None,
+        "Number of steps between evaluations; 0 = only at the end. Default: "
+        f"{EVALUATIONS} evaluations in a run.",
+        low=0,
+    )
+    snapshot_every: int | None = option(
+        None,
+        "Number of steps between snapshots, from which an interrupted run resumes; 0 = only "
+        f"at the end. Default: {SNAPSHOTS} snapshots in a run.",
+        low=0,
+    )
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise InputError("Give one of steps and epochs.")
+        check_learning_rate(self.learning_rate)
+
+    def corpus_settings(self, *models: PretrainedModel) -> CorpusSettings:
+        """The part of the store that is read.
+
+        Args:
+            *models: that read it; sequences are no longer than any of them can take.
+        """
+        from minilm.recipes.corpus import CorpusSettings
+
+        positions = [model.config.max_position_embeddings for model in models]
+        return CorpusSettings(
+            store=self.corpus,
+            held_out=self.held_out,
+            max_length=self.max_length or min(self.usual_length, *positions),
+            min_length=self.min_length,
+            masking=self.masking,
+            probability=self.mask_probability,
+            max_predictions=self.max_predictions,
+            max_ngram=self.max_ngram,
+            tokens_per_step=self.tokens_per_step,
+            tokens_per_evaluation=self.evaluation_tokens,
+            seed=self.seed,
+        )
+
+    def training_settings(self, data: TrainingData, device: torch.device) -> TrainingSettings:
+        """The numbers of the loop, now that the data is known.
+
+        Args:
+            data: what an epoch consists of.
+            device: to train on; it decides about the precision.
+
+        Raises:
+            TrainingError: one of them is out of range.
+        """
+        steps = self.steps
+        if steps is None:
+            assert self.epochs is not None
+            steps = data.count_steps(self.epochs)
+        if not 0 <= self.warmup < float("inf"):
+            raise InputError(f"warmup is {self.warmup}: expected a share or a number of steps.")
+
+        def every(given: int | None, times: int) -> int:
+            return -(-steps // times) if given is None else given
+
+        return TrainingSettings(
+            steps=steps,
+            warmup=round(self.warmup * steps if self.warmup < 1 else self.warmup),
+            evaluate_every=every(self.evaluate_every, EVALUATIONS),
+            snapshot_every=every(self.snapshot_every, SNAPSHOTS),
+            precision=self.precision_on(device),
+            **self.same_in_the_loop(),
+        )
+
+    def prepare(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Run:
+        """Builds models, data and loss: everything before the first step.
+
+        Args:
+            output: where the run is to go on, if it has begun there; what its snapshots will
+                replace is not computed again.
+            say: takes messages.
+
+        Raises:
+            MinilmError: says what does not fit together.
+        """
+        from minilm.blocks.initialisation import seeded
+
+        with seeded(self.seed):
+            return self._build(output, say)
+
+    @abstractmethod
+    def _build(self, output: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Run:
+        """See `prepare`; what is drawn here is drawn from the seed."""
+
+    def train(
+        self,
+        output: str | os.PathLike[str],
+        *,
+        processes: Processes | None = None,
+        allow_changes: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> Result:
+        """Trains, or goes on training; what the command does.
+
+        Args:
+            output: directory of the run and, at the end, of the trained checkpoint.
+            processes: who takes part; None = those that torchrun started, or this one alone.
+            allow_changes: go on with a run that was started with other settings.
+            say: takes messages.
+
+        Raises:
+            MinilmError: says what is wrong with settings, models, corpus or output.
+        """
+        from minilm.training.distributed import join
+
+        with join() if processes is None else nullcontext(processes) as joined:
+            run = self.prepare(output, say)
+            settings = self.training_settings(run.data, joined.device)
+            return run.train(
+                settings, output, processes=joined, allow_changes=allow_changes, say=say
+            )
+
+
+def check_learning_rate(rate: float | None) -> None:
+    """Raise InputError for a rate at which nothing is learned."""
+    if rate == 0:
+        raise InputError("learning_rate is 0: nothing would be learned. Give a number above 0.")
