@@ -236,8 +236,8 @@ def test_a_finished_run_is_not_taken_for_another(tmp_path: Path) -> None:
     assert again.exit_code == 0
     assert "all steps are done" in again.stderr
     # models of the same shape, which start from other weights
-    assert_refused(distill(tmp_path, "--steps", 2, "--layers", "1,3"), "initial_weights")
-    assert_refused(distill(tmp_path, "--steps", 2, "--from-scratch"), "initial_weights")
+    assert_refused(distill(tmp_path, "--steps", 2, "--layers", "1,3"), "start.layers")
+    assert_refused(distill(tmp_path, "--steps", 2, "--from-scratch"), "from_scratch")
     assert_refused(distill(tmp_path, "--steps", 3), "settings.steps: 2 then, 3 now")
     assert_refused(distill(tmp_path, "--steps", 1, "--warmup", 0, "--allow-changes"), "2 steps")
     more = distill(tmp_path, "--steps", 3, "--allow-changes", "--json")
