@@ -192,7 +192,7 @@ def test_finetune_with_every_option(tmp_path: Path) -> None:
     assert (settings["schedule"], settings["weight_decay"]) == ("constant", 0.1)
     assert (settings["evaluate_every"], settings["snapshot_every"]) == (5, 4)
     assert description["soft_targets"] == {"temperature": 3, "weight": 0.25, "label_weight": 0.75}
-    assert description["frozen"] == [True, 1]
+    assert (description["freeze_embeddings"], description["freeze_layers"]) == (True, 1)
     assert description["balance"] == stored["data"]["balance"] == "weights"
     assert description["settings"] == {"max_length": 30, "out_of_scope": "red"}
 

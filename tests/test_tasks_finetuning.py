@@ -344,7 +344,7 @@ def test_a_stopped_run_goes_on(
     one, other = weights_of(tmp_path / "whole"), weights_of(tmp_path / "out")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    with pytest.raises(TrainingError, match="data"):
+    with pytest.raises(TrainingError, match="the training records differ"):
         quick("tagging", start, tagged_words(40, seed=3), tmp_path / "out", **arguments)
 
 
