@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,15 @@ SQUAD = {
 # name and content of a file; the option that the command line is told, its Python twin; and what
 # follows the option where the message leaves that open
 CASES: dict[str, tuple[str, bytes, str, str, str]] = {
-    "quoted tabs": (
-        "a.tsv",
-        b'text\tlabel\n"the ""red""\tcat"\tgood\n',
-        "--quoting",
-        "quoting=True",
+    "backslashes": (
+        "a.csv",
+        b'text,label\n"the \\"red\\" cat",good\n',
+        "--escape '\\'",
+        "escape=",
         "",
     ),
+    "counted words": ("a.conll", b"1 a O\n2 b O\n", "--token-column", "token_column=...", "2"),
+    "a list": ("a.jsonl", b'[{"text": "a"}]\n', "--format json", 'format="json"', ""),
     "open quote": ("a.csv", b'text,label\n"the cat,good\n', "--no-quoting", "quoting=False", ""),
     "misplaced quote": (
         "a.csv",
@@ -107,7 +110,7 @@ def test_advice_names_options_that_exist_and_help(tmp_path: Path, case: str) -> 
     assert python in str(caught.value)
     assert not re.search(r"(^|\s|\()--[a-z]", str(caught.value)), "options in Python"
     if case != "one column":  # there is no other column to name
-        assert follow(path, *option.split(), *value.split())
+        assert follow(path, *shlex.split(option), *value.split())
 
 
 def test_settings_in_the_words_of_the_place() -> None:

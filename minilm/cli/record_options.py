@@ -11,6 +11,7 @@ import click
 from minilm.cli.options import Option, together
 from minilm.data.records.base import Skips
 from minilm.data.records.files import format_of, read_records
+from minilm.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +26,8 @@ def record_options() -> Option[Any]:
         [
             click.option(
                 "--format",
-                help="Format of the data: csv, tsv, jsonl, conll, squad, utterances, or glue:TASK "
-                "such as glue:sst2. Default: by the file's name.",
+                help="Format of the data: csv, tsv, json, jsonl, parquet, text, conll, squad, "
+                "utterances, or glue:TASK such as glue:sst2. Default: by the file's name.",
             ),
             click.option(
                 "--text-column",
@@ -59,15 +60,19 @@ def record_options() -> Option[Any]:
                 "tsv.",
             ),
             click.option(
+                "--escape",
+                help="Character of a table that takes the special meaning from the one behind it, "
+                "such as a backslash before a quote. Default: none.",
+            ),
+            click.option(
                 "--token-column",
-                type=int,
-                help="Column of the words in a CoNLL file, counted from 1, or from -1 backwards. "
-                "Default: 1.",
+                help="Column of the words in a CoNLL file: its number from 1, or from -1 "
+                "backwards, or its name in CoNLL-U. Default: 1.",
             ),
             click.option(
                 "--tag-column",
-                type=int,
-                help="Column of the tags in a CoNLL file, counted alike. Default: -1, the last.",
+                help="Column of the tags in a CoNLL file, counted or named alike. Default: -1, "
+                "the last.",
             ),
             click.option("--encoding", help="Character encoding of the file. Default: utf-8."),
             click.option(
@@ -103,15 +108,30 @@ def read(
     given: dict[str, Any] = {}
     if options["no_header"]:
         given["header"] = False
-    for name in ("encoding", "quoting", "token_column", "tag_column"):
+    for name in ("encoding", "quoting", "escape"):
         if options[name] is not None:
             given[name] = options[name]
+    for name in ("token_column", "tag_column"):
+        if options[name] is not None:
+            given[name] = _number_or_name(options[name])
     if options["delimiter"] is not None:
         given["delimiter"] = options["delimiter"].replace("\\t", "\t")
     if options["repair_offsets"]:
         given["repair_offsets"] = True
-    unlabelled = {"squad": "labelled", "conll": "tagged"}.get(options["format"] or format_of(path))
+    format = options["format"] or format_of(path)
+    if labelled and format == "text":
+        raise InputError(
+            f"{path}: plain text has no labels. Say what else it is, e.g. --format tsv or conll."
+        )
+    unlabelled = {"squad": "labelled", "json": "labelled", "conll": "tagged"}.get(format)
     if unlabelled and not labelled:
         given[unlabelled] = False
-    records = read_records(path, format=options["format"], skips=skips, **given)
+    records = read_records(path, format=format, skips=skips, **given)
     return renamed(records, {name: options[option] for option, name in COLUMNS.items()})
+
+
+def _number_or_name(column: str) -> int | str:
+    try:
+        return int(column)
+    except ValueError:
+        return column

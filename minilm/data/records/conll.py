@@ -9,16 +9,19 @@ from pathlib import Path
 
 from minilm.data.records.base import Record, RecordError, Records, Skips, collect
 from minilm.data.records.lines import numbered_lines, read_text
-from minilm.errors import InputError, by_place, setting
+from minilm.errors import DataError, InputError, by_place, setting
 
 _DOCUMENT = "-DOCSTART-"
+_CONLL_U = ["ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC"]
+_NO_WORD = re.compile(r"\d+[-.]\d+\t")  # a range of words, or an empty word
+_NAMES = re.compile(r"#\s*global\.columns\s*=\s*(.*)", re.IGNORECASE)
 
 
 def read_conll(
     path: str | Path,
     *,
-    token_column: int = 1,
-    tag_column: int = -1,
+    token_column: int | str | None = None,
+    tag_column: int | str = -1,
     tagged: bool = True,
     skips: Skips | None = None,
     encoding: str = "utf-8",
@@ -28,12 +31,15 @@ def read_conll(
     The columns of a line stand between tabs if it has any, else between blanks. Lines of nothing
     but white space and lines that begin with -DOCSTART- end a sentence. Lines before a sentence
     that begin with # and do not have the columns of the other lines are comments; with these
-    columns they are the word #.
+    columns they are the word #. In CoNLL-U (ten columns between tabs, the first of which counts
+    the words) the lines of ranges ("1-2") and of empty words ("8.1") are left out.
 
     Args:
-        path: the file, perhaps .gz or .xz.
-        token_column: where the word stands, counted from 1, or from -1 backwards.
-        tag_column: where the tag stands, counted alike.
+        path: the file, perhaps compressed.
+        token_column: where the word stands, counted from 1, or from -1 backwards; or the name that
+            a line "# global.columns = ..." gives it, or that it has in CoNLL-U (FORM). Unless
+            given, the first; a file whose first column counts the words is an error then.
+        tag_column: where the tag stands, counted or named alike.
         tagged: without it the records have no "tags".
         skips: what becomes of sentences that have a line with another number of columns than the
             first, or with an empty word or tag. Such a sentence counts as one.
@@ -41,7 +47,7 @@ def read_conll(
 
     Raises:
         DataError: the file cannot be read or has no sentences, or a sentence is bad and `skips`
-            says so.
+            says so; or the words are 1, 2, 3, ... in every sentence.
         InputError: there is no such column or encoding, or both columns are the same.
     """
     path = Path(path)
@@ -54,8 +60,9 @@ def read_conll(
     number, line = first
     count = len(_split(line))
     where = f"{path}, line {number}"
-    token = _index("token_column", token_column, count, where)
-    tag = _index("tag_column", tag_column, count, where) if tagged else None
+    names = _names(lines, count)
+    token = _index("token_column", 1 if token_column is None else token_column, names, where)
+    tag = _index("tag_column", tag_column, names, where) if tagged else None
     if tag == token:
         untagged = by_place(
             python="say tagged=False if the file has no tags",
@@ -65,8 +72,18 @@ def read_conll(
             f"{where}: words and tags both in column {token + 1} of {count}. Name another column "
             f"({setting('tag_column')}), or {untagged}."
         )
-    columns = _Columns(count, "\t" in line, token, tag)
-    return collect(path, _sentences(lines, columns), skips or Skips())
+    tabs = "\t" in line
+    if tabs and count == len(_CONLL_U):
+        lines = [(number, line) for number, line in lines if not _NO_WORD.match(line)]
+    records = collect(path, _sentences(lines, _Columns(count, tabs, token, tag)), skips or Skips())
+    if token_column is None and count > 1 and _counts_words(records):
+        shown = ", ".join(f"{i} {field!r:.20}" for i, field in enumerate(_split(line), 1))
+        raise DataError(
+            f"{where}: the words in column 1 are 1, 2, 3, ... in every sentence. Name the columns "
+            f"of words and tags ({setting('token_column')} and {setting('tag_column')}); this line "
+            f"has {shown}."
+        )
+    return records
 
 
 @dataclass(frozen=True)
@@ -141,12 +158,40 @@ def _ends_sentence(line: str) -> bool:
     return not line.strip() or line.startswith(_DOCUMENT)
 
 
-def _index(name: str, column: int, count: int, where: str) -> int:
+def _names(lines: list[tuple[int, str]], count: int) -> list[str]:
+    """What the columns are called, in capital letters; "" where nothing says it."""
+    said = next((match[1].split() for _, line in lines[:20] if (match := _NAMES.match(line))), [])
+    if len(said) == count:
+        return [name.upper() for name in said]
+    return list(_CONLL_U) if count == len(_CONLL_U) else [""] * count
+
+
+def _counts_words(records: Records) -> bool:
+    """Whether the "words" of every sentence only count them."""
+    count = 0
+    for record in records:
+        numbers = [str(number) for number in range(1, len(record["tokens"]) + 1)]
+        if record["tokens"] not in (numbers, [str(int(number) - 1) for number in numbers]):
+            return False
+        count = max(count, len(numbers))
+    return count > 1
+
+
+def _index(name: str, column: int | str, names: list[str], where: str) -> int:
     """A column, counted from 0.
 
     Raises:
         InputError: there is no such column.
     """
+    count = len(names)
+    if isinstance(column, str):
+        if column.upper() in names:
+            return names.index(column.upper())
+        known = ", ".join(filter(None, names))
+        raise InputError(
+            f"{where}: {setting(name, column)}, but "
+            + (f"the columns are {known}." if known else f"the {count} columns have no names.")
+        )
     if not 1 <= abs(column) <= count:
         raise InputError(
             f"{where}: {setting(name, column)}, but there are {count} columns. They count from 1, "

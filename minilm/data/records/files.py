@@ -11,19 +11,25 @@ from typing import Any
 from minilm.data.records.base import Records, Skips
 from minilm.data.records.conll import read_conll
 from minilm.data.records.glue import read_glue
+from minilm.data.records.json_files import read_json_file
 from minilm.data.records.json_lines import read_json_lines
 from minilm.data.records.lines import suffix_of
+from minilm.data.records.parquet import read_parquet
 from minilm.data.records.squad import read_squad
 from minilm.data.records.tables import read_table
+from minilm.data.records.texts import read_texts
 from minilm.data.records.utterances import FILES, read_utterances
 from minilm.errors import InputError, by_place, setting
 
 _GLUE = "glue:"
 
 _READERS: dict[str, Callable[..., Records]] = {
-    "csv": partial(read_table, delimiter=","),
-    "tsv": partial(read_table, delimiter="\t"),
+    "csv": partial(read_table, usual_delimiter=","),
+    "tsv": partial(read_table, usual_delimiter="\t"),
+    "json": read_json_file,
     "jsonl": read_json_lines,
+    "parquet": read_parquet,
+    "text": read_texts,
     "conll": read_conll,
     "squad": read_squad,
     "utterances": read_utterances,
@@ -32,12 +38,30 @@ _READERS: dict[str, Callable[..., Records]] = {
 _FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
+    ".tab": "tsv",
     ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "text",
     ".conll": "conll",
     ".iob": "conll",
     ".bio": "conll",
-    ".json": "squad",
+    ".conllu": "conll",
+    ".json": "json",
 }
+
+_NOT_READ = {
+    ".xlsx": "Excel: save it as CSV",
+    ".xls": "Excel: save it as CSV",
+    ".ods": "LibreOffice: save it as CSV",
+    ".zip": "an archive: unpack it",
+    ".arrow": "Arrow: write it as Parquet (datasets: to_parquet)",
+    ".feather": "Arrow: write it as Parquet (pandas: to_parquet)",
+    ".pkl": "a pickle, which can run code: write it as Parquet or CSV",
+    ".pickle": "a pickle, which can run code: write it as Parquet or CSV",
+}
+# arguments of readers that are not options
+_INTERNAL = ("path", "task", "skips", "usual_delimiter")
 
 
 def read_records(
@@ -47,10 +71,11 @@ def read_records(
 
     Args:
         path: where they are.
-        format: "csv", "tsv", "jsonl", "conll", "squad", "utterances", or "glue:" and a task such
-            as "glue:sst2". Unless given, the name's end says it: .csv, .tsv, .jsonl, .conll,
-            .iob, .bio or .json (SQuAD), perhaps followed by .gz or .xz; a directory with a file
-            seq.in has utterances.
+        format: "csv", "tsv", "json", "jsonl", "parquet", "text", "conll", "squad", "utterances",
+            or "glue:" and a task such as "glue:sst2". Unless given, the name's end says it: .csv,
+            .tsv, .tab, .json, .jsonl, .ndjson, .parquet, .txt (one text a line), .conll, .conllu,
+            .iob or .bio, perhaps followed by .gz, .xz or .bz2; a directory with a file seq.in has
+            utterances.
         skips: what becomes of records that cannot be used.
         options: what the format's own reader takes too, e.g. header=False.
 
@@ -92,6 +117,8 @@ def format_of(path: Path) -> str:
             return "utterances"
         raise InputError(f"{path} is a directory without {FILES[0]}. Name a file; {_known()}.")
     suffix = suffix_of(path)
+    if suffix in _NOT_READ:
+        raise InputError(f"{path} is {_NOT_READ[suffix]}.")
     if suffix not in _FORMATS:
         raise InputError(
             f"{path}: its name does not tell the format (known: {', '.join(_FORMATS)}). "

@@ -12,6 +12,7 @@ from typing import Any
 
 from minilm.data.records.base import Record, RecordError, Records, Skips, collect
 from minilm.data.records.lines import numbered_lines, read_text
+from minilm.errors import setting
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -31,7 +32,7 @@ def read_json_lines(
         InputError: there is no such encoding.
     """
     path = Path(path)
-    return collect(path, _objects(read_text(path, encoding)), skips or Skips())
+    return collect(path, json_objects(read_text(path, encoding)), skips or Skips())
 
 
 def strict_json(text: str) -> Any:
@@ -70,7 +71,8 @@ def strict_json(text: str) -> Any:
     return value
 
 
-def _objects(text: str) -> Iterator[tuple[str, Record | RecordError]]:
+def json_objects(text: str) -> Iterator[tuple[str, Record | RecordError]]:
+    """Place and object of every line that is not blank, for `collect`."""
     for number, line in numbered_lines(text):
         if line.strip():
             yield f"line {number}", _object(line)
@@ -80,9 +82,15 @@ def _object(line: str) -> Record | RecordError:
     try:
         value = strict_json(line)
     except RecordError as problem:
+        if line.strip() in ("[", "{"):
+            problem.advice = (
+                f"If an object goes over several lines, say {setting('format', 'json')}."
+            )
         return problem
     if not isinstance(value, dict):
-        return RecordError("expected a JSON object {...}.", reason="no object")
+        whole = f"If the whole file is one list, say {setting('format', 'json')}."
+        advice = whole if isinstance(value, list) else ""
+        return RecordError("expected a JSON object {...}.", advice, reason="no object")
     return value
 
 

@@ -6,6 +6,7 @@ Labelled data fits into the memory, so files are read whole; the corpora of pre-
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import lzma
 import zlib
@@ -17,13 +18,24 @@ from minilm.errors import DataError, InputError, setting
 _DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
     ".xz": lzma.decompress,
+    ".bz2": bz2.decompress,
 }
 
 # How files begin that are not text, or another text than expected.
 _SIGNATURES = {
     b"\x1f\x8b": "It is compressed by gzip: add .gz to its name.",
     b"\xfd7zXZ": "It is compressed by xz: add .xz to its name.",
+    b"BZh": "It is compressed by bzip2: add .bz2 to its name.",
     b"PK\x03\x04": "It is a zip archive, or a table of Excel: unpack it, or save it as text.",
+    b"PAR1": "It is Parquet: add .parquet to its name.",
+}
+
+# The byte order marks that say the encoding; those of UTF-32 begin with those of UTF-16.
+_MARKS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
 }
 
 
@@ -34,7 +46,11 @@ def suffix_of(path: Path) -> str:
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """The text of a file, perhaps compressed (.gz, .xz), without a byte order mark.
+    """The text of a file, perhaps compressed (.gz, .xz, .bz2), without a byte order mark.
+
+    A file that begins with the byte order mark of UTF-16 or UTF-32, such as Excel's "Unicode
+    text", is read as that. In a file without any `\\n`, `\\r` becomes one: so did lines end on old
+    Macs, and do in Excel's "CSV (Macintosh)".
 
     Raises:
         DataError: the file cannot be read, is damaged, is not in this encoding or has NUL
@@ -42,7 +58,9 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         InputError: there is no such encoding.
     """
     data = _stored(path)
-    hint = _hint(data)
+    hint = next((hint for start, hint in _SIGNATURES.items() if data.startswith(start)), None)
+    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), encoding)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as problem:
@@ -62,13 +80,8 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         advice = hint or "Is it a text file? Make or fetch it again."
         raise DataError(f"{path}, line {line}: a NUL character, which no text has. {advice}")
-    return text.removeprefix("\ufeff")
-
-
-def _hint(data: bytes) -> str | None:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return f"It is UTF-16: say {setting('encoding', 'utf-16')}."
-    return next((hint for start, hint in _SIGNATURES.items() if data.startswith(start)), None)
+    text = text.removeprefix("\ufeff")
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

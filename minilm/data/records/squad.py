@@ -50,11 +50,25 @@ def read_squad(
         Rajpurkar et al. (2018), "Know What You Don't Know: Unanswerable Questions for SQuAD".
     """
     path = Path(path)
-    skips = skips or Skips()
     try:
         file = strict_json(read_text(path, encoding))
     except RecordError as problem:
         raise DataError(f"{path}: {problem}") from problem
+    return squad_records(
+        path, file, labelled=labelled, repair_offsets=repair_offsets, skips=skips or Skips()
+    )
+
+
+def squad_records(
+    path: Path, file: Any, *, labelled: bool, repair_offsets: bool, skips: Skips
+) -> Records:
+    """The questions of a file that was read; see `read_squad`.
+
+    Args:
+        path: of the file, for messages.
+        file: its JSON value.
+        labelled, repair_offsets, skips: as for `read_squad`.
+    """
     return collect(path, _questions(path, file, labelled, repair_offsets, skips), skips)
 
 
