@@ -195,7 +195,7 @@ def test_mistakes(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         CompareSettings(rounds=0)
     assert run(place / "teacher", "--json", "--markdown").exit_code == 2
     assert "does not exist" in run(place / "teacher", "--text", tmp_path / "none.txt").stderr
-    monkeypatch.setattr("minilm.cli.compare.WEIGHTS", ("nothing",))
+    monkeypatch.setattr("minilm.checkpoints.hub._SHIPPED_IN", tmp_path)
     assert "an installed package lacks" in run().stderr
 
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from minilm.errors import CheckpointError, HubError
+from minilm.errors import CheckpointError, HubError, by_place
 from minilm.files.file_names import (
     CONFIG,
     INDEX,
@@ -18,6 +18,10 @@ from minilm.files.file_names import (
     check_directory,
     read_shard_index,
 )
+
+# the models in weights/ of minilm's repository, in the order in which `minilm compare` shows them
+SHIPPED = ("bert-mini", "distilbert-mini", "albert-mini")
+_SHIPPED_IN = Path(__file__).parent.parent.parent / "weights"
 
 TIMEOUT = 10.0  # seconds, for the question which files a repository has
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "spiece.model")
@@ -39,12 +43,14 @@ def resolve(
     """Finds the local directory of a model, downloading what is missing.
 
     An existing directory is returned as it is: no socket is opened and huggingface_hub is not
-    imported. Anything else that could be a repository's name is looked up on the hub, through
+    imported. So is that of a model which minilm's repository ships (`SHIPPED`) by its short name,
+    in a clone. Anything else that could be a repository's name is looked up on the hub, through
     huggingface_hub: its cache, its tokens, HF_ENDPOINT and HF_HUB_OFFLINE apply. Only files that
     minilm reads are downloaded, never a pickle. Without a connection the cache is used.
 
     Args:
-        path_or_repo: a directory, or a hub name such as "albert/albert-base-v2".
+        path_or_repo: a directory, "bert-mini" or another name of `SHIPPED`, or a hub name such as
+            "albert/albert-base-v2".
         revision: branch, tag or commit; None = main.
         subfolder: where in the directory or repository the model is.
         token: for private and gated repositories; None = the one you are logged in with.
@@ -64,6 +70,8 @@ def resolve(
     if os.path.lexists(local) and name:
         check_directory(local / subfolder)
         return local / subfolder
+    if isinstance(path_or_repo, str) and name in SHIPPED and revision is None:
+        return _shipped(name) / subfolder
     if not isinstance(path_or_repo, str) or not _REPO.fullmatch(name):
         raise CheckpointError(
             f"The directory {name[:500]!r} does not exist, and it is not the name of a hub "
@@ -81,6 +89,17 @@ def resolve(
     if not weights and not any(path.name in VOCABULARIES for path in paths):
         raise repository.lacks(f"none of {', '.join(VOCABULARIES)}")
     return paths[0].parent
+
+
+def _shipped(name: str) -> Path:
+    directory = _SHIPPED_IN / name
+    if not (directory / CONFIG).is_file():
+        raise CheckpointError(
+            f"There is no directory {name!r} here. A model of this name is in weights/ of minilm's "
+            "repository, which an installed package lacks: work in a clone of the repository, or "
+            f"give the path of its weights/{name}."
+        )
+    return directory
 
 
 @dataclass
@@ -150,9 +169,9 @@ class _Repository:
         from huggingface_hub import constants
 
         return HubError(
-            f"{where} has {what} in the cache {self.cache_dir or constants.HF_HUB_CACHE}, and "
-            f"nothing can be downloaded: {self.unreachable}. There is no directory {self.name!r} "
-            "either. Load it once with a connection, or give a directory."
+            f"There is no directory {self.name!r} here. As the name of a hub repository, {where} "
+            f"has {what} in the cache {self.cache_dir or constants.HF_HUB_CACHE}, and nothing can "
+            f"be downloaded: {self.unreachable}. Check the path, or load it once with a connection."
         )
 
 
@@ -224,20 +243,25 @@ def _error(name: str, revision: str, file: str | None, problem: BaseException) -
     if isinstance(problem, GatedRepoError) or status == 403:
         return HubError(
             f"{what} (revision {revision}) is not open to you: accept the conditions on the "
-            "repository's page, then log in with `hf auth login` or pass token=."
+            f"repository's page, then {_log_in()}."
         )
     if isinstance(problem, RevisionNotFoundError):
         return HubError(f"{name!r} has no revision {revision!r}. Give a branch, tag or commit.")
     if isinstance(problem, RepositoryNotFoundError) or status == 401:
         return HubError(
-            f"{what} (revision {revision}) was not found: there is no directory of this name here, "
-            "and on the hub no repository that you can see. Check the spelling; for a private "
-            "repository log in with `hf auth login` or pass token=."
+            f"There is no directory {name!r} here, and on the hub {what} (revision {revision}) was "
+            "not found: no repository of this name that you can see. Check the spelling; for a "
+            f"private repository {_log_in()}."
         )
     return HubError(
-        f"{what} (revision {revision}) could not be downloaded: {_words(problem)}. Try again; "
-        "files that arrived complete are kept."
+        f"There is no directory {name!r} here, and {what} (revision {revision}) could not be "
+        f"downloaded from the hub: {_words(problem)}. Try again; files that arrived complete are "
+        "kept."
     )
+
+
+def _log_in() -> str:
+    return "log in with `hf auth login`" + by_place(python=" or pass token=...", command="")
 
 
 def _words(problem: BaseException) -> str:

@@ -8,6 +8,7 @@ Commands are imported when they run, and only then: `minilm --help` loads neithe
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import warnings
 from collections.abc import Mapping
@@ -43,7 +44,22 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 
 
-class LazyGroup(click.Group):
+class SuggestingGroup(click.Group):
+    """A group that knows which command a misspelt one was meant to be."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as problem:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=3)
+            if near and ctx.command is self:
+                problem.message += f" Did you mean {' or '.join(near)}?"
+            raise
+
+
+class LazyGroup(SuggestingGroup):
     """A group whose commands come from `COMMANDS`, and where errors become exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -98,6 +114,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def main() -> None:
     """DistilBERT, ALBERT and BERT: load, prove, inspect, use, train and measure models.
 
-    MODEL is always a directory in Hugging Face's layout, which is read without any network, or the
-    name of a repository on the hub.
+    MODEL is always a directory in Hugging Face's layout, which is read without any network, the
+    short name of a model that this repository ships (bert-mini, distilbert-mini, albert-mini), or
+    the name of a repository on the hub.
     """

@@ -14,6 +14,7 @@ from minilm.bench.contenders import BASE_CONFIGS, CONTENDERS, save_random
 from minilm.bench.measure import Settings, bench_encode
 from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS
 from minilm.checkpoints.hub import resolve
+from minilm.cli import SuggestingGroup
 from minilm.cli.bench_distill import distill
 from minilm.cli.bench_finetune import finetune
 from minilm.cli.bench_pretrain import pretrain
@@ -27,7 +28,7 @@ WORKLOADS = {
 }
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
     """Measure speed and memory, side by side with other engines."""
 

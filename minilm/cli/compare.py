@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-WEIGHTS = ("bert-mini", "distilbert-mini", "albert-mini")  # of the repository
+from minilm.checkpoints.hub import SHIPPED
+
 count = click.IntRange(min=1)
 
 
@@ -105,7 +106,7 @@ def command(
     else:
         documents = [document.text for document in read_documents(text)]
     result = compare(
-        models or _own_weights(),
+        models or SHIPPED,
         documents,
         settings,
         lambda line: click.echo(line, err=True),
@@ -136,17 +137,3 @@ def _records(task: str) -> Sequence[Mapping[str, Any]]:
 
     form, _, file = task.rpartition("=")
     return read_records(file, format=form or None)
-
-
-def _own_weights() -> list[Path]:
-    import minilm
-    from minilm.errors import InputError
-
-    home = Path(minilm.__file__).parent.parent / "weights"
-    directories = [home / name for name in WEIGHTS]
-    if not all(path.is_dir() for path in directories):
-        raise InputError(
-            "The models that minilm compares by default are in weights/ of its repository, which "
-            "an installed package lacks. Name the models, or work in a clone."
-        )
-    return directories

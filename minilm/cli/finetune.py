@@ -164,8 +164,12 @@ def command(
 
     if dev is not None and hold_out is not None:
         raise click.UsageError("Give --dev or --hold-out, not both.")
-    if (model is None) == (layers is None):
-        raise click.UsageError("Give one of --model and --layers.")
+    if model is None and layers is None:
+        raise click.UsageError(
+            "Say what to start from: --model, a directory or hub name, or --teacher and --layers."
+        )
+    if model is not None and layers is not None:
+        raise click.UsageError("Give --model or --layers, not both.")
     if layers is not None and teacher is None:
         raise click.UsageError("--layers are those of a --teacher.")
     if options["threads"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm.checkpoints.config_file import MAX_BYTES
+from minilm.checkpoints.hub import SHIPPED, resolve
 from minilm.config import AlbertConfig, BertConfig, DistilBertConfig, EncoderConfig
 from minilm.errors import ConfigError, InputError
 from minilm.files.file_names import CONFIG
@@ -92,8 +93,9 @@ def find_config(model: str | os.PathLike[str]) -> EncoderConfig:
     """The configuration of a model, without its weights and without any network.
 
     Args:
-        model: a directory with a config.json, such a file, or a name of `PUBLISHED`, with or
-            without its owner. What exists on the disk wins.
+        model: a directory with a config.json, such a file, a name of `PUBLISHED`, with or without
+            its owner, or the short name of a model that the repository ships. What exists on the
+            disk wins.
 
     Raises:
         ConfigError: a config.json that is missing, damaged or of another kind of model.
@@ -111,6 +113,8 @@ def find_config(model: str | os.PathLike[str]) -> EncoderConfig:
     known = PUBLISHED if "/" in name else short
     if name in known:
         return known[name]
+    if name in SHIPPED:
+        return _read(resolve(name) / CONFIG)
     near = difflib.get_close_matches(name, known, n=5)
     hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(short)}."
     raise InputError(

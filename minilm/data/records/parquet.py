@@ -33,7 +33,7 @@ def read_parquet(path: str | Path, *, skips: Skips | None = None) -> Records:
         import pyarrow.parquet as pq
     except ImportError as problem:
         raise DependencyError(
-            "Parquet files are read with pyarrow: pip install 'minilm[data]'."
+            "Parquet files are read with pyarrow: pip install 'minilm[parquet]'."
         ) from problem
     path = Path(path)
     try:
