@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import sys
+import json
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 import numpy as np
 
-from minilm.errors import InputError
+from minilm.cli.inputs import text_lines
+from minilm.cli.model_options import loading, model_options
 from minilm.files.atomic import replace_files
-from minilm.models.pretrained import DTYPES
+from minilm.files.progress import is_watched
 from minilm.sentence.encoder import TOKENS_PER_BATCH, Encoder, Pooling, Vectors
-
-
-def read_lines(file: BinaryIO, name: str) -> Iterator[str]:
-    r"""The lines of a UTF-8 file, without line ends (\n or \r\n); empty lines too.
-
-    Only these end a line: other characters that Unicode calls line ends belong to the text.
-
-    Raises:
-        InputError: bytes that are not UTF-8, or a file that cannot be read; names the line.
-    """
-    number = 0
-    try:
-        for number, line in enumerate(file, 1):
-            text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-            yield text.removeprefix("\ufeff") if number == 1 else text
-    except UnicodeDecodeError as problem:
-        raise InputError(
-            f"{name}, line {number}: byte {problem.start + 1} "
-            f"(0x{problem.object[problem.start]:02x}) is not UTF-8. Convert the file first, e.g. "
-            f"iconv -f latin1 -t utf-8."
-        ) from problem
-    except OSError as problem:
-        raise InputError(
-            f"{name} cannot be read after line {number}: {problem.strerror or problem}."
-        ) from problem
 
 
 def write_rows(path: Path, chunks: Iterable[Vectors], width: int) -> int:
@@ -78,7 +53,6 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
 @click.option(
     "-o",
     "--output",
-    required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     help="The .npy file to write: (lines, width) float32. It appears when it is complete.",
 )
@@ -89,13 +63,7 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
     "1_Pooling/config.json says, or mean.",
 )
 @click.option("--no-normalize", is_flag=True, help="Do not scale the vectors to length 1.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", *DTYPES]),
-    default="float32",
-    show_default=True,
-    help="Precision of the model; auto = as stored. The output is always float32.",
-)
+@model_options()
 @click.option(
     "--max-length",
     type=click.IntRange(min=1),
@@ -116,17 +84,25 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
     show_default=True,
     help="Batch size in tokens.",
 )
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help='Instead of --output: print JSON, one object a line: "line", "vector", and "truncated": '
+    "true if the text was cut.",
+)
 def command(
     model: str,
     texts: str,
-    output: Path,
+    output: Path | None,
     pooling: Pooling | None,
     no_normalize: bool,
-    dtype: str,
     max_length: int | None,
     prompt: str | None,
     prompt_name: str | None,
     tokens_per_batch: int,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Turn every line of TEXTS (UTF-8; "-" for standard input) into a row of OUTPUT.
 
@@ -134,35 +110,45 @@ def command(
     memory, so the file may have any number of lines.
 
     \b
-    Example:
+    Examples:
       minilm encode sentence-transformers/all-MiniLM-L6-v2 texts.txt -o vectors.npy
+      minilm encode sentence-transformers/all-MiniLM-L6-v2 texts.txt --json
     """
+    if (output is None) != as_json:
+        raise click.UsageError("Give one of --output and --json.")
     if prompt is not None and prompt_name is not None:
         raise click.UsageError("Give --prompt or --prompt-name, not both.")
-    if texts != "-" and output.resolve() == Path(texts).resolve():
+    if output is not None and texts != "-" and output.resolve() == Path(texts).resolve():
         raise click.UsageError(f"{output} is the file of the texts: give another output.")
-    if not output.absolute().parent.is_dir():
+    if output is not None and not output.absolute().parent.is_dir():
         raise click.UsageError(f"The directory {output.parent} does not exist.")
-    encoder = Encoder.from_pretrained(model, dtype=dtype)
+    encoder = Encoder.from_pretrained(model, **loading(options))
+    how: dict[str, Any] = {
+        "pooling": pooling,
+        "normalize": not no_normalize,
+        "max_length": max_length,
+        "prompt": prompt,
+        "prompt_name": prompt_name,
+        "tokens_per_batch": tokens_per_batch,
+        "progress": is_watched(),
+    }
+    lines = text_lines(texts)
+    stream = encoder.encode_stream(lines, **how)
+    if output is None:
+        done = 0
+        for vectors in stream:
+            for row, vector in enumerate(vectors):
+                cut = {"truncated": True} if row in stream.truncated else {}
+                click.echo(json.dumps({"line": done + row + 1, "vector": vector.tolist(), **cut}))
+            done += len(vectors)
+        return
     start = time.perf_counter()
     rows = 0
 
     def write(path: Path) -> None:
         nonlocal rows
-        stream = encoder.encode_stream(
-            lines,
-            pooling=pooling,
-            normalize=not no_normalize,
-            max_length=max_length,
-            prompt=prompt,
-            prompt_name=prompt_name,
-            tokens_per_batch=tokens_per_batch,
-            progress=sys.stderr.isatty(),
-        )
         rows = write_rows(path, stream, encoder.get_embedding_dimension())
 
-    with nullcontext(sys.stdin.buffer) if texts == "-" else open(texts, "rb") as file:
-        lines = read_lines(file, "standard input" if texts == "-" else texts)
-        replace_files({output: write})
+    replace_files({output: write})
     seconds = time.perf_counter() - start
     click.echo(f"{output}: {rows:,} rows, {seconds:.1f} s", err=True)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from minilm.cli.finetune import show_scores
+from minilm.cli.model_options import loading, model_options, set_thresholds, threshold_options
 from minilm.cli.record_options import read, record_options
 from minilm.data.records.base import Skips
 
@@ -20,19 +21,20 @@ CONFUSED = {"classification": "", "utterances": "intent_"}
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
 @record_options()
-@click.option("--device", help="Device to run the model on, such as cpu or cuda. Default: the CPU.")
+@model_options()
+@threshold_options()
 @click.option(
-    "--min-confidence",
-    type=click.FloatRange(0, 1),
-    help="For models with an out-of-scope label: predictions with a lower confidence get that "
-    "label.",
+    "--tune-thresholds",
+    is_flag=True,
+    help="First set the model's thresholds to what is best for DATA, and store them with the "
+    "model. Scores on the same DATA are then too high: take them from other data.",
 )
 @click.option("--confusion", is_flag=True, help="Also print the confusion matrix.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     model: str,
     data: Path,
-    min_confidence: float | None,
+    tune_thresholds: bool,
     confusion: bool,
     as_json: bool,
     **options: Any,
@@ -40,17 +42,26 @@ def command(
     """Score MODEL, a fine-tuned checkpoint, on DATA, whose answers are known.
 
     \b
-    Example:
+    Examples:
       minilm evaluate sentiment dev.tsv
+      minilm evaluate topics dev.jsonl --tune-thresholds
     """
     from minilm.tasks.prediction import Predictor
 
     skips = Skips(options["on_bad_record"])
-    predictor = Predictor.from_pretrained(model, device=options["device"])
-    set_confidence(predictor.task, min_confidence)
+    if tune_thresholds and not Path(model).is_dir():
+        raise click.UsageError("--tune-thresholds stores them with the model: give its directory.")
+    predictor = Predictor.from_pretrained(model, **loading(options))
+    set_thresholds(predictor.task, options)
     if confusion and predictor.task.name not in CONFUSED:
         raise click.UsageError(f"--confusion: {predictor.task.name} has no confusion matrix.")
-    scores = predictor.evaluate(read(data, options, skips), skips=skips)
+    records = read(data, options, skips)
+    if tune_thresholds:
+        predictor.tune(records, skips=Skips(options["on_bad_record"]))
+        predictor.save_thresholds(model)
+        for name, value in predictor.task.thresholds.items():
+            click.echo(f"{name} {value:.4f}, stored with {model}", err=True)
+    scores = predictor.evaluate(records, skips=skips)
     if skips.count or skips.repaired:
         click.echo(skips.summary(), err=True)
     if as_json:
@@ -64,18 +75,3 @@ def command(
         click.echo(f"\nrows: true, columns: predicted ({', '.join(labels)})")
         for label, row in zip(labels, scores[f"{prefix}confusion"], strict=True):
             click.echo(f"{label:<{width}}" + "".join(f"{count:>8,}" for count in row))
-
-
-def set_confidence(task: Any, least: float | None) -> None:
-    """Sets the confidence below which a prediction is out of scope.
-
-    Raises:
-        click.UsageError: the model has no label for that.
-    """
-    if least is None:
-        return
-    if getattr(task, "out_of_scope", None) is None:
-        raise click.UsageError(
-            "--min-confidence: the model has no out-of-scope label (finetune --out-of-scope)."
-        )
-    task.min_confidence = least

@@ -9,6 +9,7 @@ import click
 import torch
 
 from minilm.checkpoints.hub import resolve
+from minilm.cli.model_options import loading, model_options
 from minilm.errors import InputError
 from minilm.loader import check_vocabulary, load_masked_lm
 from minilm.models.tasks import ForMaskedLM
@@ -36,7 +37,7 @@ def fill_mask(
         raise InputError(
             f"There is nothing to fill in: put {tokenizer.mask_token} into the text, once or more."
         )
-    logits = model(**batch).logits
+    logits = model(**batch.to(model.device)).logits.float().cpu()
     best = logits[0, masks].softmax(-1).topk(min(top, logits.shape[-1]))  # (M, top)
     frame = (tokenizer.cls_token_id, tokenizer.sep_token_id)  # stay out of "text", masks stay in
     filled = []
@@ -68,8 +69,9 @@ def fill_mask(
     type=click.IntRange(min=1),
     help="Number of candidates for each mask.",
 )
+@model_options()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: one list for each mask.")
-def command(model: str, text: str, top: int, as_json: bool) -> None:
+def command(model: str, text: str, top: int, as_json: bool, **options: Any) -> None:
     """Predict the masked words of TEXT, which contains the model's mask token once or more.
 
     \b
@@ -77,7 +79,8 @@ def command(model: str, text: str, top: int, as_json: bool) -> None:
       minilm fill-mask distilbert/distilbert-base-uncased "Paris is the [MASK] of France."
     """
     directory = resolve(model)
-    filled = fill_mask(load_masked_lm(directory), Tokenizer.from_pretrained(directory), text, top)
+    network = load_masked_lm(directory, **loading(options))
+    filled = fill_mask(network, Tokenizer.from_pretrained(directory), text, top)
     if as_json:
         click.echo(json.dumps(filled, indent=2, ensure_ascii=False))
         return

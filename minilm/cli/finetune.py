@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from minilm.cli.model_options import threshold_options
 from minilm.cli.options import LAYERS, given_fields, options_of, together
 from minilm.cli.record_options import read, record_options
 from minilm.cli.training import OUTPUT, execution_options
@@ -32,7 +33,17 @@ TASKS = (
 )
 _COUNT = click.IntRange(min=1)
 # options of the tasks themselves
-TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer")
+TASK_OPTIONS = (
+    "out_of_scope",
+    "min_confidence",
+    "threshold",
+    "null_threshold",
+    "tune_thresholds",
+    "doc_stride",
+    "max_query",
+    "n_best",
+    "max_answer",
+)
 
 
 @click.command()
@@ -102,6 +113,14 @@ TASK_OPTIONS = ("out_of_scope", "doc_stride", "max_query", "n_best", "max_answer
     "--out-of-scope",
     help="The label of out-of-scope (out-of-distribution) texts, which belong to none of the "
     "other classes.",
+)
+@threshold_options()
+@click.option(
+    "--tune-thresholds",
+    is_flag=True,
+    default=None,
+    help="Set the threshold of the labels (multi-label), or the minimum confidence (with "
+    "--out-of-scope), to what is best for the dev set. Question answering always does.",
 )
 @click.option(
     "--doc-stride",

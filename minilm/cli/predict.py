@@ -4,164 +4,238 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from minilm.cli.encode import read_lines
-from minilm.cli.evaluate import set_confidence
-from minilm.cli.record_options import COLUMNS, read, record_options
-from minilm.data.records.base import Policy, RecordError, Skips
-from minilm.data.records.json_lines import strict_json
+from minilm.cli.model_options import loading, model_options, set_thresholds, threshold_options
+from minilm.cli.record_options import record_options
+from minilm.data.records.base import Policy
 from minilm.errors import InputError
+from minilm.files.progress import is_watched
 
 if TYPE_CHECKING:
-    from minilm.tasks.prediction import Predictor
+    from minilm.tasks.prediction import Input, Predictor
+
+CHUNK = 1024
+# turns an input and its prediction into what is printed, lines or none
+Show = Callable[["Input", dict[str, Any]], Iterable[str]]
+BATCH = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Most records to read before their predictions are printed: 1 = answer each line at once. "
+    f"Default: {CHUNK}, after fewer at the start; 1 on a terminal.",
+)
+FILE = click.option(
+    "-f",
+    "--file",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="Text file with one text a line (UTF-8), instead of TEXTS.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 
 
 @click.command()
 @click.argument("model")
 @click.argument("data", default="-")
 @record_options()
-@click.option("--device", help="Device to run the model on, such as cpu or cuda. Default: the CPU.")
-@click.option(
-    "--min-confidence",
-    type=click.FloatRange(0, 1),
-    help="For models with an out-of-scope label: predictions with a lower confidence get that "
-    "label.",
-)
-def command(model: str, data: str, min_confidence: float | None, **options: Any) -> None:
+@model_options()
+@threshold_options()
+@BATCH
+def command(model: str, data: str, batch_size: int | None, **options: Any) -> None:
     """Predict with MODEL, a fine-tuned checkpoint, for every record of DATA.
 
-    DATA is a file as `minilm finetune` takes it, labels not needed; "-" is standard input: plain
-    texts, one a line, or JSON objects, one a line. Output is one JSON object for each record, in
-    the same order, with the record's own "id" if it has one; a record that was skipped has "error".
-    A row that cannot be parsed always ends the command.
+    DATA is a file as `minilm finetune` takes it, labels not needed, or a text file (.txt, or
+    --format text) with one text a line; "-" is standard input: plain texts, one a line, or with
+    --format jsonl JSON objects, one a line.
+
+    Output is one JSON object for each record, in the same order, with the "line" it is from and
+    the record's own "id" if it has one. A blank line, or a record that was skipped, has "error". At
+    a bad record the command stops after the predictions of those before it, unless --on-bad-record
+    is skip.
 
     \b
     Examples:
       minilm predict sentiment reviews.tsv > predictions.jsonl
+      minilm predict sentiment reviews.txt
       echo "What a film!" | minilm predict sentiment
     """
+    from minilm.cli.inputs import line_of, of_data
     from minilm.tasks.prediction import Predictor
 
-    predictor = Predictor.from_pretrained(model, device=options["device"])
-    set_confidence(predictor.task, min_confidence)
-    policy = options["on_bad_record"]
-    if data == "-":
-        records: Iterable[Mapping[str, Any]] = _from_stdin(options)
-    else:
-        records = read(Path(data), options, Skips("raise"), labelled=False)
-    write(predictor, records, policy)
+    predictor = Predictor.from_pretrained(model, **loading(options))
+    set_thresholds(predictor.task, options)
+
+    def show(item: Input, prediction: dict[str, Any]) -> Iterable[str]:
+        record = item.record if isinstance(item.record, Mapping) else {}
+        found = {"line": line_of(item), "id": record.get("id")}
+        known = {name: value for name, value in found.items() if value is not None}
+        yield json.dumps({**known, **prediction}, ensure_ascii=False)
+
+    inputs = of_data(data, options, predictor.task.name)
+    write(predictor, inputs, show, policy=options["on_bad_record"], batch_size=batch_size)
 
 
-def write(predictor: Predictor, records: Iterable[Mapping[str, Any]], policy: Policy) -> None:
-    """Prints a line of JSON for every record, as soon as a few are ready."""
+def write(
+    predictor: Predictor,
+    inputs: Iterable[Input],
+    show: Show,
+    *,
+    policy: Policy = "raise",
+    batch_size: int | None = None,
+) -> None:
+    """Prints what `show` makes of every prediction, as soon as there are any.
+
+    Args:
+        predictor: the model.
+        inputs: what is predicted for.
+        show: see `Show`.
+        policy: what becomes of bad records.
+        batch_size: the most inputs to read before something is printed; None = 1 on a terminal.
+    """
     from tqdm.auto import tqdm
 
-    total = len(records) if isinstance(records, Sized) else None
-    skipped = 0
-    quiet = not sys.stderr.isatty()
-    with tqdm(total=total, unit=" records", file=sys.stderr, disable=quiet) as bar:
-        for record, prediction in predictor.predict_each(records, policy):
-            skipped += "error" in prediction
-            line = {**({"id": record["id"]} if "id" in record else {}), **prediction}
-            click.echo(json.dumps(line, ensure_ascii=False))
+    if batch_size is None:
+        batch_size = CHUNK if isinstance(inputs, Sized) or not sys.stdin.isatty() else 1
+    total = len(inputs) if isinstance(inputs, Sized) else None
+    skipped = blank = 0
+    with tqdm(
+        total=total, unit=" records", file=sys.stderr, disable=not is_watched(), delay=2
+    ) as bar:
+        for item, prediction in predictor.predict_inputs(inputs, policy, chunk=batch_size):
+            blank += item.record is None
+            skipped += "error" in prediction and item.record is not None
+            for line in show(item, prediction):
+                click.echo(line)
             bar.update()
     if skipped:
         click.echo(f'{skipped} records skipped: see "error" in the output', err=True)
+    if blank:
+        click.echo(f"{blank} blank line{'s' * (blank > 1)} without a prediction", err=True)
 
 
-def _from_stdin(options: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    from minilm.tasks.fields import under_our_names
-
-    columns = {name: options[option] for option, name in COLUMNS.items()}
-    for number, line in enumerate(read_lines(sys.stdin.buffer, "standard input"), 1):
-        if not line.strip():
-            continue
-        if not line.lstrip().startswith("{"):
-            yield {"text": line}
-            continue
-        try:
-            record = strict_json(line)
-        except RecordError as problem:
-            raise InputError(f"standard input, line {number}: {problem}") from problem
-        yield under_our_names(record, columns)
-
-
-def _texts(texts: tuple[str, ...]) -> Iterable[dict[str, Any]]:
-    if texts:
-        return [{"text": text} for text in texts]
-    return (
-        {"text": line} for line in read_lines(sys.stdin.buffer, "standard input") if line.strip()
-    )
-
-
-def _load(model: str, *tasks: str) -> Predictor:
+def _load(model: str, options: dict[str, Any], *tasks: str) -> Predictor:
     from minilm.tasks.prediction import Predictor
 
-    predictor = Predictor.from_pretrained(model)
+    predictor = Predictor.from_pretrained(model, **loading(options))
     if predictor.task.name not in tasks:
         raise InputError(
             f"{model} was fine-tuned for {predictor.task.name}, not for {' or '.join(tasks)}: use "
             "minilm predict."
         )
+    set_thresholds(predictor.task, options)
     return predictor
 
 
+def _json(item: Input, prediction: Mapping[str, Any]) -> str:
+    from minilm.cli.inputs import line_of
+
+    line, record = line_of(item), item.record
+    text = record["text"] if isinstance(record, Mapping) else ""
+    where = {} if line is None else {"line": line}
+    return json.dumps({**where, "text": text, **prediction}, ensure_ascii=False)
+
+
 @click.command()
 @click.argument("model")
 @click.argument("texts", nargs=-1)
+@FILE
 @click.option("--pair", help="Second text, for models that classify pairs of texts.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
-def classify(model: str, texts: tuple[str, ...], pair: str | None, as_json: bool) -> None:
-    """Say the class of each of TEXTS, or of each line of standard input.
+@model_options()
+@threshold_options("min_confidence", "threshold")
+@BATCH
+@AS_JSON
+def classify(
+    model: str,
+    texts: tuple[str, ...],
+    path: str | None,
+    pair: str | None,
+    batch_size: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say the class of each of TEXTS, or of each line of a file or of standard input.
+
+    Each text has a line of output, a blank one too ("-").
 
     \b
-    Example:
+    Examples:
       minilm classify sentiment "What a film!" "I left after an hour."
+      minilm classify sentiment --file reviews.txt
     """
-    predictor = _load(model, "classification", "multi-label", "regression", "utterances")
-    for record in _texts(texts):
-        prediction = predictor(record["text"], pair)
+    from minilm.cli.inputs import of_texts
+
+    predictor = _load(model, options, "classification", "multi-label", "regression", "utterances")
+    if pair is not None and predictor.task.name == "utterances":
+        raise InputError("utterances takes one text, not a pair.")
+    columns = 1 if predictor.task.name in ("multi-label", "regression") else 2  # before the text
+
+    def show(item: Input, prediction: dict[str, Any]) -> Iterable[str]:
+        text = item.record["text"] if isinstance(item.record, Mapping) else ""
         if as_json:
-            click.echo(json.dumps({"text": record["text"], **prediction}, ensure_ascii=False))
+            yield _json(item, prediction)
+        elif "error" in prediction:
+            yield "-\t" * columns
         elif "value" in prediction:
-            click.echo(f"{prediction['value']:.4f}\t{record['text']}")
+            yield f"{prediction['value']:.4f}\t{text}"
         elif "labels" in prediction:
-            click.echo(f"{', '.join(prediction['labels']) or '-'}\t{record['text']}")
+            yield f"{', '.join(prediction['labels']) or '-'}\t{text}"
         else:
             label = prediction.get("label", prediction.get("intent"))
-            click.echo(f"{label}\t{prediction['confidence']:.4f}\t{record['text']}")
+            yield f"{label}\t{prediction['confidence']:.4f}\t{text}"
+
+    write(predictor, of_texts(texts, path, pair), show, batch_size=batch_size)
 
 
 @click.command()
 @click.argument("model")
 @click.argument("texts", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
-def tag(model: str, texts: tuple[str, ...], as_json: bool) -> None:
-    """Find the entities in each of TEXTS, or in each line of standard input.
+@FILE
+@model_options()
+@BATCH
+@AS_JSON
+def tag(
+    model: str,
+    texts: tuple[str, ...],
+    path: str | None,
+    batch_size: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find the entities in each of TEXTS, or in each line of a file or of standard input.
+
+    Columns: start and end in characters, type, text, confidence. Unless there is one text alone,
+    the first column is the number of the text, or of its line.
 
     \b
-    Example:
+    Examples:
       minilm tag entities "Ada Lovelace met Charles Babbage in London."
+      minilm tag entities --file letters.txt
     """
-    predictor = _load(model, "tagging", "utterances")
-    for record in _texts(texts):
-        prediction = predictor(record["text"])
+    from minilm.cli.inputs import of_texts
+
+    predictor = _load(model, options, "tagging", "utterances")
+    alone = len(texts) == 1
+
+    def show(item: Input, prediction: dict[str, Any]) -> Iterable[str]:
+        number = "" if alone else item.place.rpartition(" ")[2] + "\t"
         if as_json:
-            click.echo(json.dumps({"text": record["text"], **prediction}, ensure_ascii=False))
+            yield _json(item, prediction)
+        elif "error" in prediction:
+            return
         elif "entities" not in prediction:
             pairs = zip(prediction["tokens"], prediction["tags"], strict=True)
-            click.echo(" ".join(f"{word}/{label}" for word, label in pairs))
+            yield number + " ".join(f"{word}/{label}" for word, label in pairs)
         else:
             for entity in prediction["entities"]:
-                click.echo(
-                    f"{entity['start']}\t{entity['end']}\t{entity['type']}\t{entity['text']}\t"
-                    f"{entity['confidence']:.4f}"
+                yield (
+                    f"{number}{entity['start']}\t{entity['end']}\t{entity['type']}\t"
+                    f"{entity['text']}\t{entity['confidence']:.4f}"
                 )
+
+    write(predictor, of_texts(texts, path), show, batch_size=batch_size)
 
 
 @click.command()
@@ -175,28 +249,62 @@ def tag(model: str, texts: tuple[str, ...], as_json: bool) -> None:
     show_default=True,
     help="Number of answers to print.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def answer(model: str, question: str, context: str, n_best: int, as_json: bool) -> None:
-    """Answer QUESTION from the text in the file CONTEXT ("-": standard input).
+@model_options()
+@threshold_options("null_threshold")
+@BATCH
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object for each question.")
+def answer(
+    model: str,
+    question: str,
+    context: str,
+    n_best: int,
+    batch_size: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Answer QUESTION from the text in the file CONTEXT; either may be "-", standard input.
+
+    With "-" as QUESTION, each line of standard input is a question, and the number of the line is
+    the first column of the output.
 
     \b
-    Example:
+    Examples:
       minilm answer qa "Who wrote it?" article.txt
+      minilm answer qa - article.txt < questions.txt
     """
-    predictor = _load(model, "answering")
-    if context == "-":
-        text = "\n".join(read_lines(sys.stdin.buffer, "standard input"))
-    else:
-        with open(context, "rb") as file:
-            text = "\n".join(read_lines(file, context))
-    prediction = predictor(question, text)
-    if as_json:
-        click.echo(
-            json.dumps({**prediction, "n_best": prediction["n_best"][:n_best]}, ensure_ascii=False)
-        )
-        return
-    if not prediction["answer"]:
-        click.echo(f"-\t{prediction['confidence']:.4f}\tno answer in the text")
-    for one in prediction["n_best"][: n_best if n_best > 1 else bool(prediction["answer"])]:
-        shown = " ".join(one["answer"].split())
-        click.echo(f"{shown}\t{one['confidence']:.4f}\t{one['start']}-{one['end']}")
+    from minilm.cli.inputs import STDIN, of_lines, text_lines
+    from minilm.tasks.prediction import Input
+
+    if question == context == "-":
+        raise click.UsageError("QUESTION and CONTEXT cannot both be standard input.")
+    predictor = _load(model, options, "answering")
+    text = "\n".join(text_lines(context))
+    several = question == "-"
+    asked = (
+        of_lines(text_lines("-"), STDIN, "question")
+        if several
+        else iter([Input("question 1", {"question": question})])
+    )
+    inputs = (
+        Input(item.place, {**item.record, "context": text} if item.record else None)  # type: ignore[dict-item]
+        for item in asked
+    )
+
+    def show(item: Input, prediction: dict[str, Any]) -> Iterable[str]:
+        number = item.place.rpartition(" ")[2]
+        column = f"{number}\t" if several else ""
+        if as_json:
+            best = {"n_best": prediction["n_best"][:n_best]} if "n_best" in prediction else {}
+            line = {"line": int(number)} if several else {}
+            yield json.dumps({**line, **prediction, **best}, ensure_ascii=False)
+            return
+        if "error" in prediction:
+            yield f"{column}-\t"
+            return
+        if not prediction["answer"]:
+            yield f"{column}-\t{prediction['confidence']:.4f}\tno answer in the text"
+        for one in prediction["n_best"][: n_best if n_best > 1 else bool(prediction["answer"])]:
+            shown = " ".join(one["answer"].split())
+            yield f"{column}{shown}\t{one['confidence']:.4f}\t{one['start']}-{one['end']}"
+
+    write(predictor, inputs, show, batch_size=batch_size)

@@ -266,7 +266,7 @@ class SentenceEncoder:
         tokens_per_batch: int = TOKENS_PER_BATCH,
         progress: bool = False,
         show_progress_bar: bool | None = None,
-    ) -> Iterator[Vectors]:
+    ) -> VectorStream:
         """Encodes texts without ever holding all of them, or all vectors.
 
         Args:
@@ -276,7 +276,7 @@ class SentenceEncoder:
 
         Returns:
             An iterator of (n, H) float32 arrays, in the order of the texts; n is 4096 for all but
-            the last. Nothing for no texts.
+            the last. Nothing for no texts. Its attribute `truncated` says which texts were cut.
 
         Raises:
             InputError: as for `encode`; of an item, once it is reached.
@@ -299,15 +299,19 @@ class SentenceEncoder:
                 raise InputError(f"{name} is {value}: expected at least 1.")
         if normalize_embeddings is not None:
             normalize = normalize_embeddings or self.unit_length
-        return self._stream(
-            texts,
-            prompt=self._resolve_prompt(prompt, prompt_name),
-            pooling=mode,
-            normalize=normalize,
-            max_length=self.max_length if max_length is None else self._checked_length(max_length),
-            batch_size=batch_size,
-            budget=tokens_per_batch,
-            progress=progress if show_progress_bar is None else show_progress_bar,
+        return VectorStream(
+            self._stream(
+                texts,
+                prompt=self._resolve_prompt(prompt, prompt_name),
+                pooling=mode,
+                normalize=normalize,
+                max_length=self.max_length
+                if max_length is None
+                else self._checked_length(max_length),
+                batch_size=batch_size,
+                budget=tokens_per_batch,
+                progress=progress if show_progress_bar is None else show_progress_bar,
+            )
         )
 
     def _stream(
@@ -321,7 +325,8 @@ class SentenceEncoder:
         batch_size: int | None,
         budget: int,
         progress: bool,
-    ) -> Iterator[Vectors]:
+    ) -> Iterator[tuple[Vectors, Sequence[int]]]:
+        """Vectors of some texts, and which of these were cut."""
         from tqdm.auto import tqdm
 
         skipped = 0  # tokens of each text that are not pooled: the prompt's, and [CLS] before it
@@ -355,11 +360,11 @@ class SentenceEncoder:
                     bar.update(len(rows))
                 seen += len(chunk)
                 cut += len(batch.truncated)
-                yield vectors
+                yield vectors, batch.truncated
         if cut:
             warnings.warn(
                 f"{cut} of {seen} texts were longer than {max_length} tokens and were cut.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     @torch.inference_mode()
@@ -401,6 +406,26 @@ class SentenceEncoder:
 
 
 Encoder = SentenceEncoder
+
+
+class VectorStream(Iterator[Vectors]):
+    """Vectors of texts, some at a time.
+
+    Args:
+        chunks: (n, H) float32 arrays, and the rows of each whose texts were cut.
+
+    Attributes:
+        truncated: the rows of the latest array whose texts were longer than `max_length`.
+    """
+
+    def __init__(self, chunks: Iterator[tuple[Vectors, Sequence[int]]]) -> None:
+        self._chunks = chunks
+        self.truncated: frozenset[int] = frozenset()
+
+    def __next__(self) -> Vectors:
+        vectors, truncated = next(self._chunks)
+        self.truncated = frozenset(truncated)
+        return vectors
 
 
 def pool(states: Tensor, lengths: Tensor, pooling: str, skipped: int = 0) -> Tensor:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ import torch
 
 from minilm.checkpoints.hub import resolve
 from minilm.data.records.base import Policy, RecordError, Records, Skips
-from minilm.errors import DataError, InputError
+from minilm.errors import CheckpointError, DataError, InputError
 from minilm.files.arrays import Floats
+from minilm.files.atomic import replace_files
+from minilm.files.file_names import TASK
+from minilm.files.json_file import json_bytes, read_json
 from minilm.loader import check_vocabulary, load_finetuned
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.batches import batches
@@ -34,11 +38,12 @@ class Input:
 
     Attributes:
         place: where it is from, such as "texts.txt, line 3".
-        record: what is there, or why it could not be read.
+        record: what is there, or why it could not be read; None = nothing, as in a blank line,
+            which keeps its place but is no mistake.
     """
 
     place: str
-    record: Mapping[str, Any] | RecordError
+    record: Mapping[str, Any] | RecordError | None
 
 
 class Predictor:
@@ -168,7 +173,8 @@ class Predictor:
 
         Args:
             inputs: records that say where they are from, or why they could not be read.
-            policy: as for `predict_each`.
+            policy: as for `predict_each`. Where there is nothing, the prediction is an "error" in
+                any case.
             chunk: the most inputs that are read before they are predicted.
 
         Raises:
@@ -176,7 +182,8 @@ class Predictor:
         """
         rest, size, cuts = iter(inputs), min(FIRST_CHUNK, chunk), _Cuts(self.task)
         while part := list(islice(rest, size)):
-            examples, wrong = [], {}
+            examples: list[Any] = []
+            wrong: dict[int, DataError] = {}
             for number, item in enumerate(part):
                 try:
                     examples += self._examples_of(item)
@@ -186,22 +193,26 @@ class Predictor:
                         break
             predictions = cuts.count(self._decode(examples))
             for number, item in enumerate(part):
-                if (problem := wrong.get(number)) is None:
+                if item.record is None:
+                    yield item, {"error": f"{item.place}: nothing is there."}
+                elif number not in wrong:
                     yield item, next(predictions)
                 elif policy == "raise":
                     cuts.warn()
-                    raise problem
+                    raise wrong[number]
                 else:
-                    yield item, {"error": str(problem)}
+                    yield item, {"error": str(wrong[number])}
             size = min(4 * size, chunk)
         cuts.warn()
 
     def _examples_of(self, item: Input) -> list[Any]:
+        if item.record is None:
+            return []
         if isinstance(item.record, RecordError):
             raise DataError(f"{item.place}: {item.record}")
         source, _, place = item.place.rpartition(", ")
-        record = Records([item.record], [place], source or "input")  # type: ignore[list-item]
-        return self.task.examples(record, Skips(), labelled=False)
+        one = Records([item.record], [place], source or "input")  # type: ignore[list-item]
+        return list(self.task.examples(one, Skips(), labelled=False))
 
     def evaluate(
         self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None
@@ -243,6 +254,22 @@ class Predictor:
         likeliest = self.task.without_thresholds()
         found = likeliest.decode(examples, samples, self.outputs(samples))
         self.task = self.task.tune(examples, found)
+
+    def save_thresholds(self, directory: str | os.PathLike[str]) -> None:
+        """Stores the task's thresholds with a checkpoint, for everyone who loads it.
+
+        Args:
+            directory: of the checkpoint.
+
+        Raises:
+            CheckpointError: its task.json is damaged, or cannot be written.
+        """
+        path = Path(directory) / TASK
+        stored = {"task": self.task.name, **self.task.settings()}
+        if path.exists():
+            stored = read_json(path, max_bytes=1_000_000, error=CheckpointError)
+        content = json_bytes({**stored, **self.task.thresholds})
+        replace_files({path: lambda file: file.write_bytes(content)})
 
     @torch.inference_mode()
     def _decode(self, examples: Sequence[Any]) -> list[Prediction]:

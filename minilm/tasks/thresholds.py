@@ -16,7 +16,9 @@ def halfway(levels: Doubles) -> Doubles:
     Returns:
         (L + 1,), the first one below all levels.
     """
-    return (np.append(levels[0] - 2, levels) + np.append(levels, levels[-1] + 2)) / 2
+    below, above = np.append(levels[0] - 2, levels), np.append(levels, levels[-1] + 2)
+    result: Doubles = (below + above) / 2
+    return result
 
 
 def best_threshold(values: Doubles, gains: Doubles) -> float:
@@ -41,7 +43,9 @@ def best_f1_threshold(probabilities: Floats | Doubles, gold: Integers) -> float:
     Returns:
         A number from 0 to 1; the highest of equals.
     """
-    levels, level = np.unique(-probabilities.ravel(), return_inverse=True)  # likeliest first
+    levels, level = np.unique(
+        -probabilities.ravel().astype(np.float64), return_inverse=True
+    )  # likeliest first
     given = np.bincount(level.ravel()).cumsum()
     right = np.bincount(level.ravel(), gold.ravel()).cumsum()
     f1 = 2 * right / (given + gold.sum())

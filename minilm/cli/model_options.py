@@ -1,0 +1,108 @@
+"""How a model is to run, and from which probability it answers: options of every command for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minilm.cli.training import Option, together
+
+if TYPE_CHECKING:
+    from minilm.tasks.task import Task
+
+DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
+# threshold of a task -> its option
+_THRESHOLDS = {
+    "min_confidence": click.option(
+        "--min-confidence",
+        type=click.FloatRange(0, 1),
+        help="For models with an out-of-scope label: predictions with a lower confidence get that "
+        "label. Default: the value stored with the model.",
+    ),
+    "threshold": click.option(
+        "--threshold",
+        type=click.FloatRange(0, 1),
+        help="For multi-label models: probability from which a label is given. Default: what is "
+        "stored with the model.",
+    ),
+    "null_threshold": click.option(
+        "--null-threshold",
+        type=float,
+        help="For question answering: no answer is given where its score exceeds that of the best "
+        "answer by more than this. Default: the value stored with the model.",
+    ),
+}
+
+
+def model_options() -> Option[Any]:
+    """--device, --threads and --precision."""
+    return together(
+        [
+            click.option(
+                "--device",
+                help="Device to run the model on, such as cpu or cuda. Default: the CPU.",
+            ),
+            click.option(
+                "--threads",
+                type=click.IntRange(min=1),
+                help="Number of CPU threads. Default: torch's choice.",
+            ),
+            click.option(
+                "--precision",
+                "--dtype",
+                "precision",
+                type=click.Choice(DTYPES),
+                default="float32",
+                show_default=True,
+                help="Number format of the model's weights; auto = as stored.",
+            ),
+        ]
+    )
+
+
+def threshold_options(*names: str) -> Option[Any]:
+    """The options of these thresholds, or of all."""
+    return together([_THRESHOLDS[name] for name in names or _THRESHOLDS])
+
+
+def loading(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the options of `model_options` out, and sets the number of threads.
+
+    Returns:
+        Arguments of `from_pretrained`.
+
+    Raises:
+        click.UsageError: there is no such device here.
+    """
+    import torch
+
+    device, threads = options.pop("device"), options.pop("threads")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as problem:
+            reason = str(problem).splitlines()[0]
+            raise click.UsageError(f"--device {device} cannot be used here: {reason}") from problem
+    return {"device": device, "dtype": options.pop("precision")}
+
+
+def set_thresholds(task: Task[Any], options: Mapping[str, Any]) -> None:
+    """Sets the thresholds that were given instead of those stored with the model.
+
+    Raises:
+        click.UsageError: the model has no such threshold.
+    """
+    given = {name: options[name] for name in _THRESHOLDS if options.get(name) is not None}
+    for name in given:
+        option = "--" + name.replace("_", "-")
+        if name not in task.threshold_names:
+            raise click.UsageError(f"{option}: models for {task.name} have no such threshold.")
+        if name == "min_confidence" and getattr(task, "out_of_scope", None) is None:
+            raise click.UsageError(
+                f"{option}: the model has no out-of-scope label (finetune --out-of-scope)."
+            )
+    task.set_thresholds(given)
