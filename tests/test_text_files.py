@@ -148,9 +148,9 @@ def test_unknown_error_handling() -> None:
         ("a.txt.gz", b"text", "Not a gzipped file"),
         ("a.txt.xz", b"text", "damaged or cut off after line 0"),
         ("a.txt.gz", gzip.compress(b"text", mtime=0) + b"more", "damaged or cut off"),
-        ("a.csv", b"text", "text files end in .txt or .jsonl"),
-        ("a.gz", b"text", "text files end in .txt or .jsonl"),
-        ("txt", b"text", "text files end in .txt or .jsonl"),
+        ("a.csv", b"text", "text files end in .txt, .jsonl, .json"),
+        ("a.gz", b"text", "text files end in .txt, .jsonl, .json"),
+        ("txt", b"text", "text files end in .txt, .jsonl, .json"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, data: bytes, message: str) -> None:

@@ -18,9 +18,11 @@ def text_options(function: Command) -> Command:
         (
             click.option(
                 "--text-key",
+                "--text-column",
+                "text_key",
                 default="text",
                 show_default=True,
-                help="Key of the text in the objects of a .jsonl file.",
+                help="Key of the text in JSON objects; in Parquet files, the column.",
             ),
             click.option(
                 "--document-per-line",

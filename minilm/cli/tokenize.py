@@ -145,13 +145,15 @@ def command(
 ) -> None:
     """Turn text FILES into a token store, which pretraining and distillation read.
 
-    FILES end in .txt (a blank line between documents) or .jsonl (one object a line), perhaps
-    followed by .gz or .xz. If this is interrupted, the same command goes on.
+    FILES end in .txt (a blank line between documents), .jsonl (one object a line) or .json (the
+    same, or a list of objects), perhaps followed by .gz or .xz, or in .parquet (one row a
+    document). If this is interrupted, the same command goes on.
 
     \b
     Examples:
       minilm tokenize wiki.txt.xz --tokenizer bert-base-uncased -o wiki.store
       minilm tokenize part-*.jsonl.gz --text-key body --tokenizer ./model -o corpus.store
+      minilm tokenize train-*.parquet --tokenizer bert-base-uncased -o corpus.store
     """
     tokenizer = Tokenizer.from_pretrained(model)
     with ProgressDisplay() as display:
@@ -192,6 +194,6 @@ def command(
     if "seconds" in found:
         click.echo(
             f"  speed      {found['tokens_per_second']:>15,.0f}  tokens a second "
-            f"({found['characters_per_second'] / 1e6:.2f} million characters, "
-            f"{found['seconds']:.0f} s)"
+            f"({found['characters_per_second']:,.0f} characters a second, "
+            f"{found['seconds']:,.1f} s in all)"
         )

@@ -70,9 +70,10 @@ def command(
 ) -> None:
     """Learn a vocabulary from text FILES and write it as a tokenizer.
 
-    FILES end in .txt (a blank line between documents) or .jsonl (one object a line), perhaps
-    followed by .gz or .xz. The same files and options give the same vocabulary. It works in
-    minilm, as in `minilm tokenize --tokenizer OUTPUT`, and in transformers.
+    FILES end in .txt (a blank line between documents), .jsonl (one object a line) or .json (the
+    same, or a list of objects), perhaps followed by .gz or .xz, or in .parquet. The same files
+    and options give the same vocabulary. It works in minilm, as in `minilm tokenize --tokenizer
+    OUTPUT`, and in transformers.
 
     \b
     Examples:

@@ -1,17 +1,20 @@
 """Text files to documents.
 
-Four kinds of file, each also compressed by gzip or xz; the end of the name says which:
+The end of a file's name says what kind it is:
 
-    .txt    paragraphs or sentences, one a line; a blank line ends a document
-    .jsonl  one JSON object a line, one document each, its text under the key "text"
-    .gz .xz after one of these
+    .txt      paragraphs or sentences, one a line; a blank line ends a document
+    .jsonl    one JSON object a line, one document each, its text under the key "text"
+    .json     the same, or a list of such objects
+    .gz .xz   after one of these: compressed
+    .parquet  one row a document, its text in the column "text"; needs pyarrow
 
-Text is UTF-8. Files are read line by line, so they may be larger than the memory. A file's end ends
-its last document.
+Text is UTF-8. Files are read a piece at a time, so they may be larger than the memory. A file's end
+ends its last document.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -21,16 +24,22 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias, get_args
+from typing import BinaryIO, get_args
 
-from minilm.errors import DataError, InputError, by_place, setting
-
-EncodingErrors: TypeAlias = Literal["strict", "replace", "ignore"]
+from minilm.data.text_records import (
+    EncodingErrors,
+    Record,
+    json_list_records,
+    parquet_records,
+    text_of,
+    ways_to_be_lenient,
+)
+from minilm.errors import DataError, InputError, setting
 
 MAX_LINE = 2**24  # bytes
 MAX_DOCUMENT = 2**26  # characters
 
-_SUFFIXES = (".txt", ".jsonl")
+_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
 _COMPRESSED = (".gz", ".xz")
 _BLOCK = 2**18  # bytes read at once
 
@@ -50,7 +59,7 @@ class TextFormat:
     Attributes:
         encoding_errors: what to do with bytes that are not UTF-8, and with half surrogate pairs in
             JSON: "strict" stops with an error, "replace" makes U+FFFD of them, "ignore" drops them.
-        text_key: where a JSON object holds its text.
+        text_key: where a JSON object holds its text; in a Parquet file, the column.
         document_per_line: every line of a .txt file is a document of its own.
     """
 
@@ -73,15 +82,17 @@ class Document:
     Attributes:
         text: its lines, joined by line breaks. Never more than white space in an empty one.
         path: the file.
-        line: the number of its first line, from 1.
+        line: the number of its first line, from 1; or of its row or record.
+        unit: what was counted: "line", "row" or "record".
     """
 
     text: str
     path: Path
     line: int
+    unit: str = "line"
 
     def __str__(self) -> str:
-        return f"{self.path}, line {self.line}"
+        return f"{self.path}, {self.unit} {self.line}"
 
 
 def check_text_file(path: Path) -> int:
@@ -117,19 +128,26 @@ def read_documents(
     Only `\\n` and `\\r\\n` end a line of a file. A byte order mark is skipped.
 
     Args:
-        path: a .txt or .jsonl file, perhaps .gz or .xz.
+        path: a .txt, .jsonl or .json file, perhaps .gz or .xz, or a .parquet file.
         text_format: how to read it.
         on_bytes: is given everything that is read from the file, as it is stored.
 
     Raises:
         DataError: the file cannot be read, is damaged, is not UTF-8 or not JSON, or a line or a
-            document is too long. The message names the line.
+            document is too long, or has no such key or column. The message names the line.
+        DependencyError: a .parquet file, and pyarrow is not installed.
     """
     text_format = text_format or TextFormat()
     check_text_file(path)
     suffix, compression = _kind(path)
+    if suffix == ".parquet":
+        rows = parquet_records(path, text_format.text_key, on_bytes)
+        return _from_records(path, "row", rows, text_format)
+    if suffix == ".json" and _is_list(path, compression):
+        pieces = _read_pieces(path, compression, text_format.encoding_errors, on_bytes)
+        return _from_records(path, "record", json_list_records(path, pieces), text_format)
     lines = _read_lines(path, compression, text_format.encoding_errors, on_bytes)
-    if suffix == ".jsonl":
+    if suffix != ".txt":
         return _from_jsonl(path, lines, text_format)
     if text_format.document_per_line:
         return (Document(line, path, number) for number, line in lines if line.strip())
@@ -141,10 +159,11 @@ def _kind(path: Path) -> tuple[str, str]:
     name = path.name.lower()
     compression = next((end for end in _COMPRESSED if name.endswith(end)), "")
     suffix = Path(name.removesuffix(compression)).suffix
-    if suffix not in _SUFFIXES:
+    if suffix not in _SUFFIXES or (compression and suffix == ".parquet"):
+        *texts, parquet = _SUFFIXES
         raise DataError(
-            f"{path}: text files end in {' or '.join(_SUFFIXES)}, perhaps followed by "
-            f"{' or '.join(_COMPRESSED)}. Rename or convert it."
+            f"{path}: text files end in {', '.join(texts)}, perhaps followed by "
+            f"{' or '.join(_COMPRESSED)}, or in {parquet}. Rename or convert it."
         )
     return suffix, compression
 
@@ -176,46 +195,22 @@ def _from_jsonl(
     for number, line in lines:
         if line.strip():
             try:
-                yield Document(_text_of(line, text_format), path, number)
+                text = text_of(json.loads(line), text_format.text_key, text_format.encoding_errors)
             except (ValueError, RecursionError) as problem:
                 reason = "nested too deeply" if isinstance(problem, RecursionError) else problem
                 raise DataError(f"{path}, line {number}: {reason}.") from problem
+            yield Document(text, path, number)
 
 
-def _text_of(line: str, text_format: TextFormat) -> str:
-    """The text in a JSON object.
-
-    Raises:
-        ValueError: it has none, or is not an object; the message names no file.
-    """
-    key = text_format.text_key
-    record = json.loads(line)
-    if not isinstance(record, dict):
-        raise ValueError("expected a JSON object {...}")
-    if key not in record:
-        keys = ", ".join(sorted(record)[:10])
-        raise ValueError(
-            f"no key {key!r}; it has: {keys}. Name the right one: {setting('text_key')}"
-        )
-    text = record[key]
-    if not isinstance(text, str):
-        raise ValueError(f"{key!r} must be a string, not {text!r:.40}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as problem:
-        if text_format.encoding_errors == "strict":
-            raise ValueError(
-                f"{key!r} has half a surrogate pair ({text[problem.start]!r}) at character "
-                f"{problem.start + 1}, which is not valid Unicode text. {_lenient()}"
-            ) from problem
-        # "replace" when encoding would give "?"
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", text_format.encoding_errors)
-    return text
-
-
-def _lenient() -> str:
-    option = by_place(python=setting("encoding_errors", "replace"), command="--errors replace")
-    return f"Repair it, or choose what becomes of such places: {option}, or ignore"
+def _from_records(
+    path: Path, unit: str, records: Iterator[Record], text_format: TextFormat
+) -> Iterator[Document]:
+    for number, record in enumerate(records, start=1):
+        try:
+            text = text_of(record, text_format.text_key, text_format.encoding_errors)
+        except ValueError as problem:
+            raise DataError(f"{path}, {unit} {number}: {problem}.") from problem
+        yield Document(text, path, number, unit)
 
 
 def _read_lines(
@@ -240,14 +235,54 @@ def _read_lines(
                             "Break it up; is it a text file?"
                         )
                     yield number, _decode(data, path, number, encoding_errors)
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as problem:
+    except _FAULTS as problem:
+        raise _unreadable(path, f"line {number}", problem) from problem
+
+
+def _is_list(path: Path, compression: str) -> bool:
+    """Whether a JSON file begins with a bracket."""
+    try:
+        with path.open("rb") as raw, _decompress(raw, compression) as file:
+            return file.read(_BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+    except _FAULTS as problem:
+        raise _unreadable(path, "its beginning", problem) from problem
+
+
+def _read_pieces(
+    path: Path,
+    compression: str,
+    encoding_errors: EncodingErrors,
+    on_bytes: Callable[[bytes], object],
+) -> Iterator[str]:
+    """The text of a file, some of it at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")(encoding_errors)
+    done = 0
+    try:
+        with path.open("rb", buffering=0) as raw:
+            tap = _Tap(raw, on_bytes)
+            with _decompress(io.BufferedReader(tap, _BLOCK), compression) as file:
+                while data := file.read(_BLOCK):
+                    yield decoder.decode(data)
+                    done += len(data)
+                yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as problem:
         raise DataError(
-            f"{path} is damaged or cut off after line {number}: {problem}. Make or fetch it again."
+            f"{path}: byte 0x{problem.object[problem.start]:02x} after byte {done:,} is not UTF-8. "
+            f"{ways_to_be_lenient()}."
         ) from problem
-    except OSError as problem:
-        raise DataError(
-            f"{path} cannot be read after line {number}: {problem.strerror or problem}."
-        ) from problem
+    except _FAULTS as problem:
+        raise _unreadable(path, f"byte {done:,}", problem) from problem
+
+
+_FAULTS = (EOFError, lzma.LZMAError, zlib.error, OSError)
+
+
+def _unreadable(path: Path, place: str, problem: Exception) -> DataError:
+    if isinstance(problem, OSError) and not isinstance(problem, gzip.BadGzipFile):
+        return DataError(f"{path} cannot be read after {place}: {problem.strerror or problem}.")
+    return DataError(
+        f"{path} is damaged or cut off after {place}: {problem}. Make or fetch it again."
+    )
 
 
 def _decode(data: bytes, path: Path, number: int, encoding_errors: EncodingErrors) -> str:
@@ -258,7 +293,7 @@ def _decode(data: bytes, path: Path, number: int, encoding_errors: EncodingError
         hint = next(hints, None) if number == 1 else None
         raise DataError(
             f"{path}, line {number}: byte {problem.start + 1} (0x{data[problem.start]:02x}) is not "
-            f"UTF-8. {hint or _lenient() + '.'}"
+            f"UTF-8. {hint or ways_to_be_lenient() + '.'}"
         ) from problem
 
 

@@ -1,6 +1,6 @@
-"""Text files to a token store.
+"""Text files, or texts from anywhere, to a token store.
 
-    files -> documents -> sentences -> ids (in several processes) -> shards, in order
+    files or texts -> documents -> sentences -> ids (in several processes) -> shards, in order
 
 Nothing but some batches of text and one shard of tokens is ever in memory. What comes out depends
 on text, tokenizer and options alone, not on the number of processes and not on interruptions.
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from minilm.data.text_files import (
     check_text_file,
     read_documents,
 )
+from minilm.data.text_records import text_of
 from minilm.data.token_store import TokenStore, tokenizer_fingerprint
 from minilm.errors import DataError, InputError, setting
 
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 SHARD_TOKENS = 2**23  # an interruption costs at most the time for so many
 MANY_UNKNOWN = 0.1  # a larger share of unknown tokens gets a warning
 
-_SMALL = 2**22  # bytes of files that are done before another process has started
+_SMALL = 2**22  # characters that are done before another process has started
+_TEXTS = "texts"  # the name of texts that are no file
 
 
 @dataclass
@@ -46,7 +48,7 @@ class TokenizeProgress:
     """How far `tokenize_corpus` is.
 
     Attributes:
-        bytes_total: size of all files, as they are stored.
+        bytes_total: size of all files, as they are stored; 0 for texts that come from elsewhere.
         bytes_read: of them.
         documents: read, empty ones included.
         characters: tokenized by this run.
@@ -87,7 +89,7 @@ def tokenize_corpus(
 
     Args:
         files: text files, in the order in which they go into the store; see
-            `minilm.data.text_files`.
+            `minilm.data.text_files`. For texts that are no files, see `tokenize_texts`.
         tokenizer: the tokenizer.
         destination: directory of the store.
         workers: processes that tokenize; 0 or 1 = this one, None = one for each processor if the
@@ -111,19 +113,108 @@ def tokenize_corpus(
         >>> tokenizer = minilm.Tokenizer.from_pretrained("model")  # doctest: +SKIP
         >>> store = tokenize_corpus(["wiki.txt.xz"], tokenizer, "wiki.store")  # doctest: +SKIP
     """
-    paths = [Path(file) for file in files]
     text_format = TextFormat(encoding_errors, text_key, document_per_line)
+    paths = [_path(file) for file in files]
     if not paths:
         raise InputError("files is empty; give at least one text file.")
+    state = TokenizeProgress(sum([check_text_file(path) for path in paths]))
+    return _tokenize(
+        _Files(paths, text_format, state, progress),
+        tokenizer,
+        Path(destination),
+        options=asdict(text_format),
+        workers=workers,
+        resume=resume,
+        shard_tokens=shard_tokens,
+        say=say,
+    )
+
+
+def tokenize_texts(
+    texts: Iterable[str | Mapping[str, Any] | None],
+    tokenizer: Tokenizer,
+    destination: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    resume: bool = True,
+    encoding_errors: EncodingErrors = "strict",
+    text_key: str = "text",
+    shard_tokens: int = SHARD_TOKENS,
+    progress: Callable[[TokenizeProgress], object] = lambda _: None,
+    say: Callable[[str], object] = lambda _: None,
+) -> TokenStore:
+    """Tokenizes texts from anywhere into a token store.
+
+    Texts are read one after the other and need not fit into memory. The store is the same as from
+    files with these texts; see `tokenize_corpus`.
+
+    Args:
+        texts: one for each document: strings, or rows that hold a string, such as a
+            `datasets.Dataset` or `IterableDataset` gives them. A missing value (None) is an empty
+            document. A run that goes on must be given the same texts in the same order; they are
+            read again from the first one.
+        tokenizer: the tokenizer.
+        destination: directory of the store.
+        workers: as for `tokenize_corpus`; None = one for each processor if there are many texts.
+        resume, shard_tokens, progress, say: as for `tokenize_corpus`.
+        encoding_errors: what to do with half surrogate pairs, see `TextFormat`.
+        text_key: the column of rows that holds the text.
+
+    Returns:
+        The store.
+
+    Raises:
+        DataError: a row has no such column (the message names the columns), or no string there;
+            the disk is full; `destination` holds something else.
+        InputError: an argument is out of range.
+
+    Example:
+        >>> rows = datasets.load_dataset("some/corpus", split="train")  # doctest: +SKIP
+        >>> tokenize_texts(rows, tokenizer, "corpus.store", text_key="body")  # doctest: +SKIP
+    """
+    if isinstance(texts, str | bytes):
+        raise InputError("texts is one string; expected an iterable of texts, such as a list.")
+    text_format = TextFormat(encoding_errors, text_key)
+    options = {name: value for name, value in asdict(text_format).items() if name != "text_key"}
+    return _tokenize(
+        _Texts(texts, text_format, TokenizeProgress(0), progress),
+        tokenizer,
+        Path(destination),
+        options=options,
+        workers=workers,
+        resume=resume,
+        shard_tokens=shard_tokens,
+        say=say,
+    )
+
+
+def _path(file: object) -> Path:
+    if not isinstance(file, str | os.PathLike):
+        raise InputError(
+            f"files holds {type(file).__name__}, expected names of files. For texts and rows that "
+            "are no files, call tokenize_texts."
+        )
+    return Path(file)
+
+
+def _tokenize(
+    source: _Files | _Texts,
+    tokenizer: Tokenizer,
+    directory: Path,
+    *,
+    options: Mapping[str, Any],
+    workers: int | None,
+    resume: bool,
+    shard_tokens: int,
+    say: Callable[[str], object],
+) -> TokenStore:
     if shard_tokens < 1 or (workers is not None and workers < 0):
         raise InputError(
             "shard_tokens must be at least 1 and workers at least 0, not "
             f"{shard_tokens} and {workers}."
         )
-    sizes = [check_text_file(path) for path in paths]
-    directory = Path(destination)
     options = {
-        **asdict(text_format),
+        **options,
         "sentence_rules": sentence_splitting.RULES,
         "shard_tokens": shard_tokens,
     }
@@ -131,41 +222,53 @@ def tokenize_corpus(
     if not resume:
         remove_store(directory)
     if (directory / MANIFEST).exists():
-        _check_same(directory, settings, [_source(p, FileRecord.of(p)) for p in paths])
+        _check_same(directory, settings, source.digests())
         clear_away(directory)
         say(f"{directory} is complete: there is nothing to do.")
         return TokenStore.open(directory)
 
-    settings["files"] = [_identity(path) for path in paths]
+    settings["files"] = source.identity()
     writer = StoreWriter(directory, settings, tokenizer, shard_tokens)
     if writer.shards:
         say(f"{directory}: going on after {len(writer.shards)} finished shards.")
-    state = TokenizeProgress(sum(sizes), tokens=writer.num_tokens, tokens_before=writer.num_tokens)
-    reader = _Reader(paths, text_format, state, progress)
-    documents = iter(reader)
+    state = source.state
+    state.tokens = state.tokens_before = writer.num_tokens
+    documents = iter(source)
     if sum(1 for _ in islice(documents, writer.documents_done)) < writer.documents_done:
         raise DataError(f"{directory}: the files have changed since it was begun. {AGAIN}")
     state.characters = 0
     if workers is None:
-        workers = 1 if state.bytes_total < _SMALL else _processors()
+        few, documents = _are_few(documents)
+        workers = 1 if few else _processors()
     with closing(encode_documents(DocumentEncoder.of(tokenizer), documents, workers)) as parts:
         for part in parts:
             writer.add(part)
             state.tokens = writer.num_tokens
-            progress(state)
-    writer.finish(options, reader.sources)
+            source.progress(state)
+    writer.finish(options, source.sources)
     store = TokenStore.open(directory)
     if store.num_unknown > MANY_UNKNOWN * store.num_tokens:
         warnings.warn(
             f"{store.num_unknown / store.num_tokens:.0%} of the tokens are unknown to {tokenizer}: "
             "its vocabulary does not fit this text.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return store
 
 
+def _are_few(documents: Iterator[Document]) -> tuple[bool, Iterator[Document]]:
+    """Whether one process does these documents before another has started; and all of them."""
+    seen, characters = [], 0
+    for document in documents:
+        seen.append(document)
+        characters += len(document.text)
+        if characters >= _SMALL:
+            return False, chain(seen, documents)
+    return True, iter(seen)
+
+
 @dataclass
-class _Reader:
+class _Files:
     """The documents of several files, one after the other.
 
     Attributes:
@@ -177,6 +280,14 @@ class _Reader:
     state: TokenizeProgress
     progress: Callable[[TokenizeProgress], object]
     sources: list[dict[str, Any]] = field(default_factory=list)
+
+    def identity(self) -> list[dict[str, Any]]:
+        """What changes if a file changes, without reading it."""
+        return [_identity(path) for path in self.paths]
+
+    def digests(self) -> list[dict[str, Any]]:
+        """What the manifest of a store of these files lists."""
+        return [_source(path, FileRecord.of(path)) for path in self.paths]
 
     def __iter__(self) -> Iterator[Document]:
         for path in self.paths:
@@ -194,6 +305,50 @@ class _Reader:
                 yield document
             size = self.state.bytes_read - begin
             self.sources.append(_source(path, FileRecord(size, digest.hexdigest())))
+
+
+@dataclass
+class _Texts:
+    """Texts as documents.
+
+    Attributes:
+        sources: the texts as one file, when all were read.
+    """
+
+    texts: Iterable[str | Mapping[str, Any] | None]
+    text_format: TextFormat
+    state: TokenizeProgress
+    progress: Callable[[TokenizeProgress], object]
+    sources: list[dict[str, Any]] = field(default_factory=list)
+
+    def identity(self) -> list[dict[str, Any]]:
+        """Which rows of `datasets` they are; other texts cannot be told apart unread."""
+        return [{"name": _TEXTS, "fingerprint": getattr(self.texts, "_fingerprint", None)}]
+
+    def digests(self) -> list[dict[str, Any]]:
+        """What the manifest of a store of these texts lists. Reads them all."""
+        for _ in self:
+            pass
+        return self.sources
+
+    def __iter__(self) -> Iterator[Document]:
+        digest, size = hashlib.sha256(), 0
+        key, errors = self.text_format.text_key, self.text_format.encoding_errors
+        for number, text in enumerate(self.texts, start=1):
+            record = {key: text} if text is None or isinstance(text, str) else text
+            if isinstance(record, Mapping) and key in record and record[key] is None:
+                record = {key: ""}
+            try:
+                found = text_of(record, key, errors)
+            except ValueError as problem:
+                raise DataError(f"{_TEXTS}, number {number}: {problem}.") from problem
+            data = found.encode()
+            digest.update(len(data).to_bytes(8, "little") + data)
+            size += len(data)
+            self.state.documents += 1
+            self.state.characters += len(found)
+            yield Document(found, Path(_TEXTS), number, "number")
+        self.sources = [{"name": _TEXTS, **asdict(FileRecord(size, digest.hexdigest()))}]
 
 
 def _source(path: Path, record: FileRecord) -> dict[str, Any]:
