@@ -357,7 +357,7 @@ def test_other_arguments_are_refused(
     with pytest.raises(DataError) as caught:
         tokenize_corpus(files, tokenizer, destination, shard_tokens=1500, text_key=key)
     assert str(destination) in str(caught.value)
-    assert "--restart" in str(caught.value)
+    assert "resume=False" in str(caught.value)
     assert {"order": "files", "content": "files"}.get(other, other) in str(caught.value)
     assert files_of(destination) == before
 
