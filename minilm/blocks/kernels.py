@@ -11,7 +11,7 @@ References: Vaswani et al. 2017, section 3.2; Devlin et al. 2019.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
@@ -24,6 +24,7 @@ from torch._C import _TorchDispatchModeKey as DispatchMode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from minilm.blocks.layout import Layout, Packed, Padded
+from minilm.blocks.sample_dropout import Places, SampleDropout, current
 from minilm.errors import InputError
 
 Execution = Literal["auto", "explicit"]
@@ -127,7 +128,7 @@ def attend(
         if query.device.type != "cpu":
             ragged = _varlen if dropout == 0.0 and _takes_varlen(query) else _padded_inside
             return ragged(query, key, value, layout, dropout), None
-        if torch.is_grad_enabled() and _prefers_formula(query, layout.lengths[-1], dropout):
+        if _prefers_formula(query, layout.lengths[-1], dropout):
             return _in_blocks(query, key, value, layout, dropout), None
 
     contexts = []
@@ -135,12 +136,13 @@ def attend(
     sizes = list(map(math.prod, layout.groups.items()))
     _, heads, size = query.shape
     parts = map(Tensor.split_with_sizes, (query, key, value), repeat(sizes))
-    for (length, count), q, k, v in zip(layout.groups.items(), *parts, strict=True):
+    places = _places(query, layout, dropout, sizes)
+    for (length, count), q, k, v, place in zip(layout.groups.items(), *parts, places, strict=True):
         q = q.view(count, length, heads, size).transpose(1, 2)  # (count, A, length, D)
         k = k.view(count, length, heads, size).transpose(1, 2)
         v = v.view(count, length, heads, size).transpose(1, 2)
         if layout.explicit:
-            context, _ = explicit_attention(q, k, v, None, dropout)
+            context, _ = explicit_attention(q, k, v, None, dropout, place and place.rows(count))
         else:
             context = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         contexts.append(context.transpose(1, 2).flatten(0, 1))  # (count * length, A, D)
@@ -148,7 +150,12 @@ def attend(
 
 
 def explicit_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    places: Places | None = None,
 ) -> tuple[Tensor, Tensor]:
     """softmax(Q K^T / sqrt(D) + mask) V, step by step.
 
@@ -156,6 +163,8 @@ def explicit_attention(
         query, key, value: (B, A, S, D).
         mask: what is added to the scores, broadcastable to (B, A, S, S), or None.
         dropout: probability with which an attention probability is dropped; 0 outside training.
+        places: what draws the masks, with queries (B, S) and positions (B, S) or (1, S); None =
+            torch's generator does.
 
     Returns:
         The context (B, A, S, D) and the attention probabilities (B, A, S, S), after dropout. In
@@ -164,7 +173,7 @@ def explicit_attention(
     scores = query @ key.transpose(-1, -2)  # (B, A, S, S)
     scale = query.shape[-1] ** -0.5
     scores = scores * scale if mask is None else torch.add(mask, scores, alpha=scale)
-    probs = drop(scores.softmax(dim=-1), dropout)  # (B, A, S, S)
+    probs = _drop_probs(scores.softmax(dim=-1), dropout, places)  # (B, A, S, S)
     return probs @ value, probs  # (B, A, S, D)
 
 
@@ -198,6 +207,8 @@ def _prefers_formula(query: Tensor, length: int, dropout: float) -> bool:
     """Whether training on sequences of this length is faster with the formula."""
     if query.device.type != "cpu" or recording():
         return False
+    if not torch.is_grad_enabled():
+        return dropout > 0 and current() is not None
     # with dropout torch's function spells it out itself, and draws its masks slowly
     return dropout > 0 or (query.dtype is torch.bfloat16 and length <= EXPLICIT_UNTIL)
 
@@ -225,8 +236,13 @@ def _in_rows(
     mask = None if layout.mask is None else _once(layout, additive_mask, q.dtype)
     probs: Tensor | None = None
     explicit = layout.explicit or return_probs
-    if explicit or (torch.is_grad_enabled() and _prefers_formula(q, q.shape[-2], dropout)):
-        context, probs = explicit_attention(q, k, v, mask, dropout)
+    if explicit or _prefers_formula(q, q.shape[-2], dropout):
+        places: Places | None = None
+        if draws := _draws(q, dropout):
+            rows, length = k.shape[0], k.shape[-2]
+            tokens = draws.tokens(layout, (rows, length))[:, : q.shape[-2]]
+            places = Places(draws, tokens, torch.arange(length)[None])
+        context, probs = explicit_attention(q, k, v, mask, dropout, places)
     else:
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     context = context.transpose(1, 2)  # (B, S, A, D)
@@ -240,7 +256,13 @@ def _of_first_tokens(
     wide = torch.promote_types(query.dtype, torch.float32)  # of sums, as in a product
     products = query.to(wide).index_select(0, layout.sequence) * key  # (T, A, D)
     scores = products.sum(-1) * query.shape[-1] ** -0.5  # (T, A)
-    probs = drop(layout.to_padded(scores, -math.inf).softmax(dim=1), dropout)  # (B, S, A)
+    probs = layout.to_padded(scores, -math.inf).softmax(dim=1).transpose(1, 2)[:, :, None]
+    places: Places | None = None
+    if draws := _draws(query, dropout):
+        keys = draws.tokens(layout, tuple(layout.sequence.shape))  # (T,)
+        positions = torch.arange(probs.shape[-1])[None]
+        places = Places(draws, layout.first(keys)[:, None], positions)
+    probs = _drop_probs(probs, dropout, places)[:, :, 0].transpose(1, 2)  # (B, S, A)
     weighted = probs[layout.sequence, layout.position, :, None] * value
     context = torch.zeros(query.shape, dtype=wide, device=query.device)
     return context.index_add_(0, layout.sequence, weighted.to(wide)).to(query.dtype)
@@ -256,13 +278,15 @@ def _in_blocks(query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropou
     blocks = _once(layout, blocks_of)
     sizes = [len(block.slots) for block in blocks]
     parts = (x.split_with_sizes(sizes) for x in (query, key, value))
-    for block, *states in zip(blocks, *parts, strict=True):
+    places = _places(query, layout, dropout, sizes)
+    for block, place, *states in zip(blocks, places, *parts, strict=True):
         count, _, width, _ = block.mask.shape
         q, k, v = (
             x.index_select(0, block.tokens).unflatten(0, (count, width)).transpose(1, 2)
             for x in states
         )  # (blocks, A, width, D)
-        context, _ = explicit_attention(q, k, v, block.mask.to(q.dtype), dropout)
+        mask, place = block.mask.to(q.dtype), place and place.rows(count, block.tokens)
+        context, _ = explicit_attention(q, k, v, mask, dropout, place)
         contexts.append(context.transpose(1, 2).flatten(0, 1).index_select(0, block.slots))
     return torch.cat(contexts)
 
@@ -382,21 +406,47 @@ def feed_forward(
     return torch.cat(chunks)
 
 
+def _draws(x: Tensor, dropout: float) -> SampleDropout | None:
+    """What draws for the samples of the batch, if something is to be dropped and it can."""
+    return current() if dropout > 0 and x.device.type == "cpu" and not recording() else None
+
+
+def _places(
+    query: Tensor, layout: Packed, dropout: float, sizes: list[int]
+) -> Iterable[Places | None]:
+    """`Places` of the tokens of a line cut into parts of these sizes."""
+    if draws := _draws(query, dropout):
+        return draws.places(layout).split(sizes)
+    return repeat(None, len(sizes))
+
+
+def _drop_probs(probs: Tensor, dropout: float, places: Places | None) -> Tensor:
+    """`drop` of attention probabilities (B, A, Q, K)."""
+    if places is None:
+        return drop(probs, dropout)
+    return probs * places.draws.probabilities(probs, places, dropout)
+
+
 def drop(x: Tensor, probability: float) -> Tensor:
     """Dropout: zeroes every number with this probability, and scales the others to keep the mean.
 
-    On a CPU the probability is rounded to a multiple of 2^-16, and the scale is of the rounded one.
-    torch draws a number for every element there, which takes a tenth of a step of fine-tuning;
-    16 bits are enough, and take a quarter of the time.
+    Within `sample_dropout`, what is dropped depends on the sample alone. Elsewhere, on a CPU the
+    probability is rounded to a multiple of 2^-16, and the scale is of the rounded one: torch draws
+    a number for every element there, which takes a tenth of a step of fine-tuning; 16 bits are
+    enough, and take a quarter of the time.
 
     Args:
-        x: any shape, floating.
+        x: any shape, floating; states of tokens or of sequences, within `sample_dropout`.
         probability: 0 to 1.
 
     References: Srivastava et al. 2014.
     """
     if x.device.type != "cpu" or recording():
         return F.dropout(x, probability)
+    if draws := _draws(x, probability):
+        mask = draws.states(x, probability)
+        if mask is not None:
+            return x * mask
     kept = round((1 - probability) * (1 << DROPOUT_BITS))  # of 2^16 values of 16 bits
     if kept == 1 << DROPOUT_BITS:
         return x

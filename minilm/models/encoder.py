@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from minilm.blocks.embeddings import Embeddings
 from minilm.blocks.heads import Pooler
 from minilm.blocks.layout import Layout
+from minilm.blocks.sample_dropout import entered, numbered
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
 from minilm.models.inputs import LayoutChoice, prepare
@@ -58,12 +59,13 @@ class LayerRun:
         first_only = self.applied == self.last
         if 0 < self.last < self.applied:
             raise InputError("run_layers applies more layers than virtual_layers lists.")
+        apply = numbered(layer)
         if self.checkpointing:
             hidden = checkpoint(
-                layer, hidden, self.layout, first_only, self.probs, use_reentrant=False
+                apply, hidden, self.layout, first_only, self.probs, use_reentrant=False
             )
         else:
-            hidden = layer(hidden, self.layout, first_only, self.probs)
+            hidden = apply(hidden, self.layout, first_only, self.probs)
         obeyed = not first_only or (hidden.dim() == 2 and hidden.shape[0] == self.batch)
         if not obeyed or (self.probs is not None and len(self.probs) != self.applied):
             raise InputError(
@@ -180,6 +182,8 @@ class EncoderModel(PretrainedModel):
             needs_rows=output_attentions,
         )
         layout, recorded = tokens.layout, output_hidden_states or output_attentions
+        if self.training:
+            entered(layout)
         only_first = reads == "first" and self.layout_choice != "padded"
         run = LayerRun(
             layout,

@@ -11,7 +11,7 @@ from minilm.errors import TrainingError
 from minilm.files.arrays import Integers
 from minilm.training.distributed import Processes
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import TrainingBatch, TrainingData
+from minilm.training.updates import MicroBatch, TrainingData, sample_keys
 
 AHEAD = 2  # steps whose batches each worker prepares in advance
 
@@ -32,19 +32,23 @@ def prepared_steps(
     settings: TrainingSettings,
     processes: Processes,
     start: DataPosition = START,
-) -> Iterator[tuple[DataPosition, list[TrainingBatch]]]:
+) -> Iterator[tuple[DataPosition, list[MicroBatch]]]:
     """Steps without end: where the data stands after each, and this process's micro-batches."""
 
-    def make(epoch: int, samples: Integers) -> list[TrainingBatch]:
+    def make(epoch: int, samples: Integers) -> list[MicroBatch]:
         parts = data.split(epoch, samples, processes.world * settings.accumulation)
-        return [data.batch(epoch, part) for part in parts[processes.rank :: processes.world]]
+        shares = list(zip(parts, sample_keys(parts), strict=True))
+        return [
+            MicroBatch(data.batch(epoch, part), keys)
+            for part, keys in shares[processes.rank :: processes.world]
+        ]
 
     if settings.workers == 0:
         for position, epoch, samples in _positions(data, start):
             yield position, make(epoch, samples)
         return
     with ThreadPoolExecutor(settings.workers) as pool:
-        waiting: list[tuple[DataPosition, Future[list[TrainingBatch]]]] = []
+        waiting: list[tuple[DataPosition, Future[list[MicroBatch]]]] = []
         try:
             for position, epoch, samples in _positions(data, start):
                 waiting.append((position, pool.submit(make, epoch, samples)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from minilm.blocks.sample_dropout import sample_dropout
 from minilm.errors import TrainingError
 from minilm.files.arrays import Doubles, Floats, Integers
 from minilm.training.distributed import Processes
@@ -32,11 +33,14 @@ from minilm.training.settings import Precision, TrainingSettings
 
 
 class TrainingBatch(Protocol):
-    """Some samples, ready for a learner."""
+    """Some samples, ready for a learner.
+
+    Where samples have several sequences, an attribute `rows`, (B,), says how many each has.
+    """
 
     @property
     def samples(self) -> Integers:
-        """(B,) the numbers of the samples in it, for messages."""
+        """(B,) the numbers of the samples in it, for messages and for dropout."""
 
     @property
     def tokens(self) -> int:
@@ -44,6 +48,39 @@ class TrainingBatch(Protocol):
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A part of a step.
+
+    Attributes:
+        batch: its samples.
+        keys: (B,) what dropout knows them by; no two of a step are equal.
+    """
+
+    batch: TrainingBatch
+    keys: Integers
+
+
+def sample_keys(parts: Sequence[Integers]) -> list[Integers]:
+    """What dropout knows the samples of a step by, however the step is divided into parts.
+
+    It is their number; copies of a sample, if it was drawn more than once, are told apart.
+
+    Args:
+        parts: (B,) numbers of samples below 2^40, all parts of the step.
+
+    Example:
+        >>> sample_keys([np.array([7, 3]), np.array([7])])
+        [array([7, 3]), array([1099511627783])]
+    """
+    numbers = np.concatenate([np.asarray(part, np.int64) for part in parts])
+    order = numbers.argsort(kind="stable")
+    ordered = numbers[order]
+    copy = np.empty_like(numbers)
+    copy[order] = np.arange(len(numbers)) - np.searchsorted(ordered, ordered)
+    return np.split(numbers + (copy << 40), np.cumsum([len(part) for part in parts])[:-1])
 
 
 class TrainingData(Protocol):
@@ -84,6 +121,10 @@ class Learner(nn.Module):
         `counts`, the numbers of the whole step over all micro-batches and processes, so that they
         add up to the step's means. A batch without samples gives zeros that every trained
         parameter takes part in.
+
+        In training, dropout draws for every sample alone, so models are to be called with the
+        sequences in the order of the batch, all of them. What else draws random numbers gets others
+        when a step is shared out in another way.
         """
 
     @property
@@ -191,33 +232,40 @@ class Updater:
     def update(
         self,
         step: int,
-        batches: Sequence[TrainingBatch],
+        batches: Sequence[TrainingBatch | MicroBatch],
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> Outcome:
         """Takes one step.
 
+        However its samples are divided into micro-batches and processes, the gradient is the same
+        up to rounding, dropout included, on a CPU. On other devices torch draws what is dropped,
+        for each micro-batch as a whole: there it is the same in the mean alone.
+
         Args:
             step: its number, 1 for the first.
-            batches: this process's micro-batches of it.
+            batches: this process's micro-batches of it; bare batches are the whole step.
             stop_requested: called at the end of the step; if it is True in any process, all hear.
 
         Raises:
             TrainingError: the loss or the norm of the gradient is not finite; nothing was updated.
         """
         processes, settings = self._processes, self._settings
-        batches = [batch.to(processes.device) for batch in batches]
-        counted: dict[str, float] = {"tokens": sum(batch.tokens for batch in batches)}
-        for batch in batches:
+        parts = _micro_batches(batches)
+        moved = [part.batch.to(processes.device) for part in parts]
+        counted: dict[str, float] = {"tokens": sum(batch.tokens for batch in moved)}
+        for batch in moved:
             for name, count in self.learner.counts(batch).items():
                 counted[name] = counted.get(name, 0) + count
         counts = processes.sum(counted)
 
         terms: dict[str, float] = {}
         culprits: list[TrainingBatch] = []
-        for number, batch in enumerate(batches):
-            last = number == len(batches) - 1
-            torch.manual_seed(_dropout_seed(settings.seed, step, number, processes.rank))
-            with nullcontext() if last else self._without_reduction():
+        for number, (part, batch) in enumerate(zip(parts, moved, strict=True)):
+            last = number == len(parts) - 1
+            with (
+                self._randomness(step, number, part),
+                nullcontext() if last else self._without_reduction(),
+            ):
                 with self.autocast():
                     found: Mapping[str, Tensor] = self._wrapped(batch, counts)
                 # the wrapper averages gradients over processes, the loss wants their sum
@@ -240,7 +288,7 @@ class Updater:
             self.optimiser.step()
         self.optimiser.zero_grad()
         if not finite and settings.on_nonfinite == "raise":
-            raise self._nonfinite(step, culprits or batches, {**totals, "gradient_norm": norm})
+            raise self._nonfinite(step, culprits or moved, {**totals, "gradient_norm": norm})
         return Outcome(totals, norm, rate, int(counts["tokens"]), not finite, stop)
 
     @torch.no_grad()
@@ -326,6 +374,19 @@ class Updater:
             cause = next(filter(None, causes), None)
         return _nonfinite(step, batches, values, cause)
 
+    @contextmanager
+    def _randomness(self, step: int, number: int, part: MicroBatch) -> Iterator[None]:
+        """What is random in a micro-batch; the user's generators are left as they were."""
+        seed, processes = self._settings.seed, self._processes
+        devices = [processes.device] if processes.device.type == "cuda" else []
+        rows = getattr(part.batch, "rows", None)
+        with (
+            torch.random.fork_rng(devices),
+            sample_dropout(_seed(seed, step), part.keys, rows),
+        ):
+            torch.manual_seed(_seed(seed, step, number, processes.rank))
+            yield
+
     def _without_reduction(self) -> AbstractContextManager[object]:
         if isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()
@@ -349,7 +410,18 @@ def _in_order(rows: Doubles) -> Doubles:
     return total
 
 
-def _dropout_seed(*numbers: int) -> int:
+def _micro_batches(batches: Sequence[TrainingBatch | MicroBatch]) -> list[MicroBatch]:
+    """Bare batches get keys, as if there were no others in the step."""
+    bare = [batch for batch in batches if not isinstance(batch, MicroBatch)]
+    keys = iter(sample_keys([batch.samples for batch in bare]) if bare else ())
+    return [
+        batch if isinstance(batch, MicroBatch) else MicroBatch(batch, next(keys))
+        for batch in batches
+    ]
+
+
+def _seed(*numbers: int) -> int:
+    """A number made of others; all its 64 bits depend on all of them."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 

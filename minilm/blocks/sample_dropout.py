@@ -1,0 +1,299 @@
+"""Dropout that belongs to samples, so that it does not matter which others are in their batch.
+
+Usually dropout draws its numbers from a generator, one after the other: what a token gets depends
+on everything that was drawn before, so on how a step is divided into batches. In training, a number
+is kept or dropped by a hash of
+
+    the seed and the step, the sample, the layer, the token's position, the place in its vector.
+
+The hash is one multiplication, `key of the token * key of the place` modulo 2^64, both keys drawn
+at random by splitmix64; the number is dropped where the product falls in the lowest share. For any
+two tokens, or any two places, the products are independent, as the upper bits of multiplicative
+hashing are.
+
+References: Dietzfelbinger et al. 1997, "A Reliable Randomized Algorithm for the Closest-Pair
+Problem", on multiplicative hashing; Steele et al. 2014, "Fast Splittable Pseudorandom Number
+Generators", on splitmix64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from minilm.blocks.layout import Layout, Packed
+from minilm.errors import InputError
+
+Keys = NDArray[np.uint64]
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+AT_ONCE = 1 << 15  # products that are computed at a time, so that they stay in the cache
+UNKNOWN = np.uint64(1 << 63)  # added to the numbers of sequences that are no sample's
+
+
+class SampleDropout:
+    """Draws for the sequences of one batch.
+
+    Every application of a layer has a number, and every call of dropout in it another: both count
+    from the beginning of the batch's forward pass, so that layers that share weights are told
+    apart. A layer that gradient checkpointing computes again has its old number.
+
+    Args:
+        seed: of the step, the same in every process.
+        sequences: (R,) one number for each sequence that the model is called with, in the order of
+            the call. It stands for the sample, and tells the rows of a sample apart.
+    """
+
+    def __init__(self, seed: int, sequences: Keys) -> None:
+        self._seed = _mix(np.array([seed], np.uint64))
+        self._sequences = _mix(sequences.astype(np.uint64) + self._seed)
+        self._layout: Layout | None = None
+        self._applications = 0  # so far
+        self._application = 0  # the present one; 0 = outside any layer
+        self._calls = 0  # of dropout in it
+        self._tokens: dict[tuple[int, tuple[int, ...]], tuple[Layout, Tensor]] = {}
+
+    def enter(self, layout: Layout) -> None:
+        """A model is called: from now on states are in the order of this layout."""
+        self._layout = layout
+
+    def numbered(self, layer: Callable[..., Any]) -> Callable[..., Any]:
+        """A layer that draws the same whenever this application of it is computed."""
+        self._applications += 1
+        number, layout = self._applications, self._layout
+
+        def apply(*arguments: Any) -> Any:
+            before = self._layout, self._application, self._calls
+            self._layout, self._application, self._calls = layout, number, 0
+            try:
+                return layer(*arguments)
+            finally:
+                self._layout, self._application, self._calls = before
+
+        return apply
+
+    def states(self, x: Tensor, probability: float) -> Tensor | None:
+        """What scales states: 0 where dropped, 1 / (1 - probability) elsewhere.
+
+        Args:
+            x: (..., H) states of all tokens in the order of the layout, or (B, H) of sequences in
+                the order of the call.
+            probability: with which a number is dropped.
+
+        Returns:
+            Of the shape and dtype of `x`; None if it is neither.
+        """
+        keys = self._keys_of(x)
+        if keys is None:
+            return None
+        inner = x.shape[keys.dim() :]
+        columns = self._columns(inner.numel()).view((1,) * keys.dim() + inner)
+        return kept(keys.view(keys.shape + (1,) * len(inner)), columns, probability, x)
+
+    def probabilities(self, probs: Tensor, places: Places, probability: float) -> Tensor:
+        """The same for attention probabilities.
+
+        Args:
+            probs: (B, A, Q, K).
+            places: with queries (B, Q), and positions (B, K) or (1, K).
+            probability: with which a number is dropped.
+        """
+        (batch, heads, *_), positions = probs.shape, places.positions
+        length = int(positions.max()) + 1
+        columns = self._columns(length * heads).view(length, heads)
+        columns = columns[positions].transpose(1, 2).expand(batch, -1, -1)  # (B, A, K)
+        rows = places.queries[:, None, :].expand(-1, heads, -1)  # (B, A, Q)
+        found = kept(
+            rows.flatten(0, 1)[:, :, None],
+            columns.flatten(0, 1)[:, None, :],
+            probability,
+            probs.flatten(0, 1),
+        )  # (B * A, Q, K)
+        return found.view(probs.shape)
+
+    def tokens(self, layout: Layout, shape: tuple[int, ...]) -> Tensor:
+        """A key for each token in the inner order of a layout.
+
+        Args:
+            layout: of the present call, or of one before.
+            shape: of the result: (T,) of packed tokens or (B, S) of rows, int64.
+        """
+        found = self._tokens.get((id(layout), shape))
+        if found is None:
+            if isinstance(layout, Packed):
+                sequence, position = layout.sequence.numpy(), layout.position.numpy()
+            else:
+                sequence, position = np.ogrid[: shape[0], : shape[1]]
+            sequences = self._of_sequences(int(sequence.max()) + 1)
+            keys = _mix(sequences[sequence] + _times(position))
+            # the layout is kept as well: another one might get its id
+            found = self._tokens[id(layout), shape] = (layout, _tensor(keys | np.uint64(1)))
+        return found[1]
+
+    def places(self, layout: Packed) -> Places:
+        """Those of all tokens in a line, (T,)."""
+        return Places(self, self.tokens(layout, tuple(layout.sequence.shape)), layout.position)
+
+    def _keys_of(self, x: Tensor) -> Tensor | None:
+        layout = self._layout
+        if layout is None or x.numel() == 0:
+            return None
+        if isinstance(layout, Packed):
+            count, tokens = len(layout.offsets), tuple(layout.sequence.shape)
+            if x.dim() > 1 and x.shape[:1] == tokens:
+                return self.tokens(layout, tokens)
+        else:
+            count = x.shape[0]
+            if x.dim() > 2:
+                return self.tokens(layout, tuple(x.shape[:2]))
+        if x.dim() != 2 or x.shape[0] != count:
+            return None
+        return _tensor(_mix(self._of_sequences(count)) | np.uint64(1))
+
+    def _of_sequences(self, count: int) -> Keys:
+        known = self._sequences[:count]
+        more = np.arange(count - len(known)).astype(np.uint64) + UNKNOWN
+        return np.concatenate([known, _mix(more + self._seed)])
+
+    def _columns(self, count: int) -> Tensor:
+        if self._application == 0 and torch._C._current_graph_task_id() != -1:
+            raise InputError(
+                "Gradient checkpointing computes something with dropout again that is no layer of "
+                "a model: set gradient_checkpointing of the model instead of calling checkpoint()."
+            )
+        self._calls += 1
+        number = np.array([self._application << 32 | self._calls], np.uint64)
+        call = _mix(_mix(number) + self._seed)
+        return _tensor(_mix(call + _times(np.arange(count))))
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the tokens of attention stand.
+
+    Attributes:
+        draws: makes the masks.
+        queries: int64 keys of the tokens that attend, see `SampleDropout.tokens`.
+        positions: int64, of the tokens that are attended to, in their sequences.
+    """
+
+    draws: SampleDropout
+    queries: Tensor
+    positions: Tensor
+
+    def split(self, sizes: list[int]) -> list[Places]:
+        """Those of a line, (T,), cut into parts."""
+        queries, positions = (x.split_with_sizes(sizes) for x in (self.queries, self.positions))
+        return [Places(self.draws, *part) for part in zip(queries, positions, strict=True)]
+
+    def rows(self, count: int, tokens: Tensor | None = None) -> Places:
+        """The same, or some of the tokens, in so many rows: (B, S)."""
+        queries, positions = self.queries, self.positions
+        if tokens is not None:
+            queries, positions = queries[tokens], positions[tokens]
+        return Places(self.draws, queries.view(count, -1), positions.view(count, -1))
+
+
+def kept(rows: Tensor, columns: Tensor, probability: float, like: Tensor) -> Tensor:
+    """0 where the product of two keys says that a number is dropped, 1 / (1 - probability) else.
+
+    Args:
+        rows: int64 keys, odd.
+        columns: int64 keys; both broadcast to the shape of `like`.
+        probability: with which a number is dropped.
+        like: gives shape and dtype.
+    """
+    mask = torch.empty(like.shape, dtype=like.dtype)
+    limit = min(round(probability * 2**64) - 2**63, 2**63 - 1)
+    step = max(1, AT_ONCE // max(1, like.shape[1:].numel()))
+    products = torch.empty((step, *like.shape[1:]), dtype=torch.int64)
+    pairs = zip(mask.split(step), _parts(rows, step), _parts(columns, step), strict=False)
+    for part, row, column in pairs:
+        product = torch.mul(row, column, out=products[: part.shape[0]])
+        torch.ge(product, limit, out=part)  # 1 where kept, else 0
+    return mask.mul_(1 / max(1 - probability, 2**-16))
+
+
+def _parts(keys: Tensor, step: int) -> Iterator[Tensor]:
+    """Some rows at a time; without end what is the same for all rows."""
+    if keys.shape[0] > 1:
+        yield from keys.split(step)
+        return
+    while True:
+        yield keys
+
+
+def _mix(keys: Keys) -> Keys:
+    """The output function of splitmix64: every bit of the result depends on every bit."""
+    keys = keys + GOLDEN
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
+
+
+def _times(numbers: NDArray[Any]) -> Keys:
+    return numbers.astype(np.uint64) * GOLDEN
+
+
+def _tensor(keys: Keys) -> Tensor:
+    return torch.from_numpy(keys.view(np.int64))
+
+
+_current: ContextVar[SampleDropout | None] = ContextVar("sample_dropout", default=None)
+
+
+def current() -> SampleDropout | None:
+    """What draws for the samples of the batch that this thread works on; None outside training."""
+    return None if torch.compiler.is_compiling() else _current.get()
+
+
+def entered(layout: Layout) -> None:
+    """Says that a model in train mode is called, and how its tokens are laid out."""
+    if draws := current():
+        draws.enter(layout)
+
+
+def numbered(layer: Callable[..., Any]) -> Callable[..., Any]:
+    """This application of a layer, which draws the same whenever it is computed."""
+    draws = current()
+    return layer if draws is None else draws.numbered(layer)
+
+
+@contextmanager
+def sample_dropout(
+    seed: int, samples: Sequence[int] | NDArray[Any], rows: Sequence[int] | NDArray[Any] | None
+) -> Iterator[None]:
+    """Inside, on a CPU, dropout draws for every sample alone, whatever else is in the batch.
+
+    It acts on calls of the present thread, on a forward pass and its backward pass alike. Torch's
+    generators are neither read nor changed.
+
+    Args:
+        seed: of the step: other masks for every other one.
+        samples: (B,) numbers from 0 that stand for the samples of the batch; no two are equal.
+        rows: (B,) how many sequences each sample has; None = one.
+
+    Example:
+        >>> with sample_dropout(seed=step, samples=[17, 4], rows=None):
+        ...     model(input_ids, lengths=lengths, labels=labels).loss.backward()
+    """
+    owners = np.asarray(samples).astype(np.uint64)
+    sequences = _mix(owners)
+    if rows is not None:
+        counts = np.asarray(rows)
+        ends = counts.cumsum()
+        within = np.arange(ends[-1] if len(ends) else 0) - (ends - counts).repeat(counts)
+        sequences = sequences.repeat(counts) + _times(within)
+    before = _current.set(SampleDropout(seed, sequences))
+    try:
+        yield
+    finally:
+        _current.reset(before)
