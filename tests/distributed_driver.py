@@ -1,4 +1,4 @@
-"""What test_distributed.py runs in one process or under torchrun: three short float64 trainings."""
+"""What test_distributed.py runs in one process or under torchrun: short trainings with dropout."""
 
 import sys
 from pathlib import Path
@@ -13,24 +13,32 @@ from minilm.data.batches import SampleSource
 from minilm.data.masked_lm import MaskedLMData, evaluation_batches
 from minilm.data.masking import TokenMasking
 from minilm.data.ngram_masking import NGramMasking
+from minilm.data.records.base import Skips
 from minilm.data.segment_pairs import SegmentPairs, pair_evaluation_batches
 from minilm.data.sequences import Sequences
 from minilm.data.vocabulary import Vocabulary
 from minilm.learners.distillation import DistillationLearner
 from minilm.learners.masked_lm import MaskedLMLearner
 from minilm.learners.pairs import PretrainingLearner
+from minilm.learners.tasks import TaskLearner
 from minilm.losses.distillation import DistillationLoss
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
+from minilm.tasks.batches import Balance, TaskData
+from minilm.tasks.catalogue import TASKS
 from minilm.training.distributed import Processes, join
 from minilm.training.loop import train
 from minilm.training.settings import TrainingSettings
 from minilm.training.updates import Learner
+from task_data import RECORDS, SPECIAL, VOCABULARY, tiny_model
 from tiny import tiny
 
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 
 
-def run(objective: str, output: Path, accumulation: int, processes: Processes) -> None:
+def run(
+    objective: str, output: Path, accumulation: int, processes: Processes, dtype: torch.dtype
+) -> None:
+    """Twenty steps in float64, five in float32."""
     rng = np.random.default_rng(3)
     documents = [rng.integers(5, 61, rng.integers(3, 40)) for _ in range(30)]
     store = MemoryStore(wordpiece(size=61), documents)
@@ -55,11 +63,11 @@ def run(objective: str, output: Path, accumulation: int, processes: Processes) -
         vocabulary,
         tokens_per_batch=40,
     )
-    teacher = tiny("BertForMaskedLM", num_hidden_layers=4, **NO_DROPOUT)
+    teacher = tiny("BertForMaskedLM", dtype, num_hidden_layers=4, **DROPOUT)
     assert isinstance(teacher, ForMaskedLM)
     learner: Learner
     if pairs:
-        albert = tiny("AlbertForPreTraining", classifier_dropout=0.0)
+        albert = tiny("AlbertForPreTraining", dtype, classifier_dropout=0.1, **DROPOUT)
         assert isinstance(albert, ForPreTraining)
         learner = PretrainingLearner(albert, "sentence_order")
         held_out += pair_evaluation_batches(
@@ -75,7 +83,7 @@ def run(objective: str, output: Path, accumulation: int, processes: Processes) -
         assert isinstance(student, ForMaskedLM)
         learner = DistillationLearner(student, teacher, DistillationLoss(mse=0.1))
     settings = TrainingSettings(
-        steps=20,
+        steps=20 if dtype is torch.float64 else 5,
         warmup=3,
         learning_rate=1e-3,
         optimiser="lamb" if pairs else "adamw",
@@ -93,8 +101,31 @@ def run(objective: str, output: Path, accumulation: int, processes: Processes) -
     )
 
 
+def run_task(name: str, output: Path, accumulation: int, processes: Processes) -> None:
+    """Five steps of fine-tuning in float64, of samples that are drawn with replacement."""
+    tokenizer = wordpiece(*VOCABULARY[len(SPECIAL) :])
+    records = RECORDS[name](12)
+    task = TASKS[name].learn(records, 16, {"doc_stride": 4})
+    samples = task.samples(task.examples(records, Skips(), labelled=True), tokenizer)
+    balance: Balance = "sampling" if name == "classification" else "none"
+    model = tiny_model("bert", task.head, 1, **DROPOUT, **task.config())
+    learner = TaskLearner(model.double(), task)
+    train(
+        learner,
+        TaskData(task, samples, 6, seed=4, balance=balance),
+        TrainingSettings(steps=5, learning_rate=1e-3, accumulation=accumulation),
+        output,
+        processes=processes,
+        finish=lambda path: save_file(learner.state_dict(), path / "model.safetensors"),
+    )
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    place, parts = Path(sys.argv[1]), int(sys.argv[2])
     with join("cpu") as together:
         for name in ("mlm", "distillation", "mlm+sop"):
-            run(name, Path(sys.argv[1]) / name, int(sys.argv[2]), together)
+            run(name, place / name, parts, together, torch.float64)
+            run(name, place / f"{name} float32", parts, together, torch.float32)
+        for name in RECORDS:
+            run_task(name, place / name, parts, together)

@@ -1,4 +1,4 @@
-"""Two processes train the same model as one: torchrun, gloo, float64."""
+"""Two processes train the same model as one, with dropout: torchrun, gloo."""
 
 import json
 import subprocess
@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from task_data import RECORDS
+
 TESTS = Path(__file__).parent
 DRIVER = TESTS / "distributed_driver.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+PRETRAINING = ("mlm", "distillation", "mlm+sop")
 CIRCUMSTANCES = ("seconds", "tokens_per_second")
 
 
@@ -30,14 +33,14 @@ def log_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "run/log.jsonl").read_text().splitlines()]
 
 
-def close(ours: Any, theirs: Any) -> None:
-    """Equal within 1e-10, through dictionaries."""
+def close(ours: Any, theirs: Any, bound: float) -> None:
+    """Equal within a bound, through dictionaries."""
     if isinstance(ours, dict):
         assert ours.keys() == theirs.keys()
         for key in ours.keys() - set(CIRCUMSTANCES):
-            close(ours[key], theirs[key])
+            close(ours[key], theirs[key], bound)
     else:
-        assert ours == pytest.approx(theirs, rel=0, abs=1e-10)
+        assert ours == pytest.approx(theirs, rel=0, abs=bound)
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +65,24 @@ def test_the_losses_are_those_on_record(alone: Path) -> None:
 def test_however_a_step_is_shared_out_it_is_the_same(
     processes: int, accumulation: int, alone: Path, tmp_path: Path
 ) -> None:
-    """After 20 steps: weights, losses, norms and evaluations."""
+    """Of every learner, with dropout: weights, losses, norms and evaluations."""
     others = train(tmp_path, processes, accumulation)
-    for objective in ("mlm", "distillation", "mlm+sop"):
-        weights = load_file(alone / objective / "model.safetensors")
-        other_weights = load_file(others / objective / "model.safetensors")
+    names = {path.name for path in alone.iterdir()}
+    assert names == {path.name for path in others.iterdir()}
+    assert names == {*PRETRAINING, *(f"{name} float32" for name in PRETRAINING), *RECORDS}
+    for name in sorted(names):
+        single = name.endswith("float32")
+        weights = load_file(alone / name / "model.safetensors")
+        other_weights = load_file(others / name / "model.safetensors")
         assert weights.keys() == other_weights.keys()
-        for name, value in weights.items():
-            assert float((value - other_weights[name]).abs().max()) < 1e-10, name
-        log, other_log = log_of(alone / objective), log_of(others / objective)
-        assert len([row for row in log if "loss" in row]) == 20
-        assert log[-1]["held_out"]["masked_loss"] > 0
+        for key, value in weights.items():
+            apart = float((value - other_weights[key]).abs().max())
+            assert apart < (1e-5 if single else 1e-10), (name, key)
+        log, other_log = log_of(alone / name), log_of(others / name)
+        assert len([row for row in log if "loss" in row]) == (20 if name in PRETRAINING else 5)
+        if name in PRETRAINING:
+            assert log[-1]["held_out"]["masked_loss"] > 0
         assert len(log) == len(other_log)
         for row, other in zip(log, other_log, strict=True):
-            close(row, other)
+            # losses of tasks are float32 where their logits are padded first
+            close(row, other, 1e-3 if single else 1e-6 if name in RECORDS else 1e-10)

@@ -241,7 +241,7 @@ def _in_rows(
         if draws := _draws(q, dropout):
             rows, length = k.shape[0], k.shape[-2]
             tokens = draws.tokens(layout, (rows, length))[:, : q.shape[-2]]
-            places = Places(draws, tokens, torch.arange(length)[None])
+            places = Places(draws, draws.call(), tokens, torch.arange(length)[None])
         context, probs = explicit_attention(q, k, v, mask, dropout, places)
     else:
         context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
@@ -259,9 +259,9 @@ def _of_first_tokens(
     probs = layout.to_padded(scores, -math.inf).softmax(dim=1).transpose(1, 2)[:, :, None]
     places: Places | None = None
     if draws := _draws(query, dropout):
-        keys = draws.tokens(layout, tuple(layout.sequence.shape))  # (T,)
+        line = draws.places(layout)
         positions = torch.arange(probs.shape[-1])[None]
-        places = Places(draws, layout.first(keys)[:, None], positions)
+        places = Places(draws, line.call, layout.first(line.queries)[:, None], positions)
     probs = _drop_probs(probs, dropout, places)[:, :, 0].transpose(1, 2)  # (B, S, A)
     weighted = probs[layout.sequence, layout.position, :, None] * value
     context = torch.zeros(query.shape, dtype=wide, device=query.device)

@@ -95,7 +95,7 @@ class SampleDropout:
         if keys is None:
             return None
         inner = x.shape[keys.dim() :]
-        columns = self._columns(inner.numel()).view((1,) * keys.dim() + inner)
+        columns = self._columns(self.call(), inner.numel()).view((1,) * keys.dim() + inner)
         return kept(keys.view(keys.shape + (1,) * len(inner)), columns, probability, x)
 
     def probabilities(self, probs: Tensor, places: Places, probability: float) -> Tensor:
@@ -108,7 +108,7 @@ class SampleDropout:
         """
         (batch, heads, *_), positions = probs.shape, places.positions
         length = int(positions.max()) + 1
-        columns = self._columns(length * heads).view(length, heads)
+        columns = self._columns(places.call, length * heads).view(length, heads)
         columns = columns[positions].transpose(1, 2).expand(batch, -1, -1)  # (B, A, K)
         rows = places.queries[:, None, :].expand(-1, heads, -1)  # (B, A, Q)
         found = kept(
@@ -140,7 +140,18 @@ class SampleDropout:
 
     def places(self, layout: Packed) -> Places:
         """Those of all tokens in a line, (T,)."""
-        return Places(self, self.tokens(layout, tuple(layout.sequence.shape)), layout.position)
+        tokens = self.tokens(layout, tuple(layout.sequence.shape))
+        return Places(self, self.call(), tokens, layout.position)
+
+    def call(self) -> int:
+        """The number of a call of dropout, in order."""
+        if self._application == 0 and torch._C._current_graph_task_id() != -1:
+            raise InputError(
+                "Gradient checkpointing computes something with dropout again that is no layer of "
+                "a model: set gradient_checkpointing of the model instead of calling checkpoint()."
+            )
+        self._calls += 1
+        return self._application << 32 | self._calls
 
     def _keys_of(self, x: Tensor) -> Tensor | None:
         layout = self._layout
@@ -163,16 +174,9 @@ class SampleDropout:
         more = np.arange(count - len(known)).astype(np.uint64) + UNKNOWN
         return np.concatenate([known, _mix(more + self._seed)])
 
-    def _columns(self, count: int) -> Tensor:
-        if self._application == 0 and torch._C._current_graph_task_id() != -1:
-            raise InputError(
-                "Gradient checkpointing computes something with dropout again that is no layer of "
-                "a model: set gradient_checkpointing of the model instead of calling checkpoint()."
-            )
-        self._calls += 1
-        number = np.array([self._application << 32 | self._calls], np.uint64)
-        call = _mix(_mix(number) + self._seed)
-        return _tensor(_mix(call + _times(np.arange(count))))
+    def _columns(self, call: int, count: int) -> Tensor:
+        base = _mix(_mix(np.array([call], np.uint64)) + self._seed)
+        return _tensor(_mix(base + _times(np.arange(count))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,25 +185,29 @@ class Places:
 
     Attributes:
         draws: makes the masks.
+        call: the number of the call of dropout, one for all parts of a batch.
         queries: int64 keys of the tokens that attend, see `SampleDropout.tokens`.
         positions: int64, of the tokens that are attended to, in their sequences.
     """
 
     draws: SampleDropout
+    call: int
     queries: Tensor
     positions: Tensor
 
     def split(self, sizes: list[int]) -> list[Places]:
         """Those of a line, (T,), cut into parts."""
         queries, positions = (x.split_with_sizes(sizes) for x in (self.queries, self.positions))
-        return [Places(self.draws, *part) for part in zip(queries, positions, strict=True)]
+        return [
+            Places(self.draws, self.call, *part) for part in zip(queries, positions, strict=True)
+        ]
 
     def rows(self, count: int, tokens: Tensor | None = None) -> Places:
         """The same, or some of the tokens, in so many rows: (B, S)."""
         queries, positions = self.queries, self.positions
         if tokens is not None:
             queries, positions = queries[tokens], positions[tokens]
-        return Places(self.draws, queries.view(count, -1), positions.view(count, -1))
+        return Places(self.draws, self.call, queries.view(count, -1), positions.view(count, -1))
 
 
 def kept(rows: Tensor, columns: Tensor, probability: float, like: Tensor) -> Tensor:
@@ -215,8 +223,8 @@ def kept(rows: Tensor, columns: Tensor, probability: float, like: Tensor) -> Ten
     limit = min(round(probability * 2**64) - 2**63, 2**63 - 1)
     step = max(1, AT_ONCE // max(1, like.shape[1:].numel()))
     products = torch.empty((step, *like.shape[1:]), dtype=torch.int64)
-    pairs = zip(mask.split(step), _parts(rows, step), _parts(columns, step), strict=False)
-    for part, row, column in pairs:
+    parts = torch.split(mask, step)
+    for part, row, column in zip(parts, _parts(rows, step), _parts(columns, step), strict=False):
         product = torch.mul(row, column, out=products[: part.shape[0]])
         torch.ge(product, limit, out=part)  # 1 where kept, else 0
     return mask.mul_(1 / max(1 - probability, 2**-16))
@@ -225,7 +233,7 @@ def kept(rows: Tensor, columns: Tensor, probability: float, like: Tensor) -> Ten
 def _parts(keys: Tensor, step: int) -> Iterator[Tensor]:
     """Some rows at a time; without end what is the same for all rows."""
     if keys.shape[0] > 1:
-        yield from keys.split(step)
+        yield from torch.split(keys, step)
         return
     while True:
         yield keys
