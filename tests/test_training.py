@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ from minilm.training.optimiser import (
     parameter_groups,
 )
 from minilm.training.schedules import learning_rate
-from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Updater
+from minilm.training.settings import Schedule, TrainingSettings
+from minilm.training.updates import Learner, Updater
 from tiny import ALL_CLASSES, tiny
 
 
@@ -41,13 +41,24 @@ def test_the_schedules_have_the_values_that_their_formulas_say() -> None:
     squared = rates(steps=4, schedule="polynomial", power=2.0)
     assert squared == [1.0, 0.5625, 0.25, 0.0625]
     assert rates(steps=4, warmup=2, schedule="constant") == [0.5, 1.0, 1.0, 1.0]
+    cosine = rates(steps=6, warmup=2, schedule="cosine")
+    half = math.sqrt(0.5) / 2
+    assert cosine == pytest.approx([0.5, 1.0, 1.0, 0.5 + half, 0.5, 0.5 - half])
+    stable = rates(steps=8, warmup=2, schedule="wsd", decay=0.5)
+    decay = [1 - math.sqrt(done / 4) for done in range(4)]
+    assert stable == pytest.approx([0.5, 1.0, 1.0, 1.0, *decay])
+    assert rates(steps=3, schedule="wsd", decay=0.01) == [1.0, 1.0, 1.0]  # one step, the last
 
 
-@pytest.mark.parametrize("schedule", ["linear", "polynomial", "constant"])
-@pytest.mark.parametrize("warmup", [0, 1, 7, 20])
-def test_no_update_has_rate_zero_or_more_than_the_full_one(schedule: str, warmup: int) -> None:
+@pytest.mark.parametrize("schedule", get_args(Schedule))
+@pytest.mark.parametrize("warmup", [0, 1, 7, 16])
+def test_no_update_has_rate_zero_or_more_than_the_full_one(schedule: Any, warmup: int) -> None:
     found = rates(steps=20, warmup=warmup, schedule=schedule)
     assert all(0 < rate <= 1 for rate in found)
+    after = found[warmup:]
+    assert after == sorted(after, reverse=True)
+    if schedule != "wsd":  # its decay would overlap
+        assert len(rates(steps=20, warmup=20, schedule=schedule)) == 20
 
 
 @pytest.mark.parametrize("class_name", ALL_CLASSES)
@@ -68,6 +79,74 @@ def test_frozen_parameters_are_in_no_group() -> None:
     model.base.embeddings.position.requires_grad_(False)
     params = [id(p) for group in parameter_groups(model, 0.1) for p in group["params"]]
     assert id(model.base.embeddings.position.weight) not in params
+
+
+@pytest.mark.parametrize("class_name", ["BertForMaskedLM", "DistilBertForSequenceClassification"])
+def test_lower_layers_learn_more_slowly(class_name: str) -> None:
+    model = tiny(class_name)  # three layers
+    settings = TrainingSettings(
+        steps=10, learning_rate=0.5, schedule="constant", layer_decay=0.5, max_gradient_norm=None
+    )
+    learner = Everything(model)
+    updater = Updater(learner, settings, toy.ALONE)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    updater.update(1, [toy.Cloud().batch(0, np.arange(2))])
+    groups = updater.optimiser.param_groups
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
+    assert len(rate) == sum(len(group["params"]) for group in groups) == len(before)
+    for name, parameter in model.named_parameters():
+        depth = 4
+        if "embeddings." in name:
+            depth = 0
+        elif "layers." in name:
+            depth = 1 + int(name.partition("layers.")[2].partition(".")[0])
+        assert rate[id(parameter)] == 0.5 * 0.5 ** (4 - depth), name
+        assert (id(parameter) in decayed) == (parameter.dim() == 2), name
+        # the first update of Adam has the length of the rate, whatever the gradient
+        moved = before[name] - parameter.detach()
+        wanted = rate[id(parameter)] * (1 + 0.01 * before[name] * (parameter.dim() == 2))
+        torch.testing.assert_close(moved, wanted, rtol=1e-5, atol=0)
+
+
+class Everything(Learner):
+    """The gradient of every number of a model is 1."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def counts(self, batch: Any) -> dict[str, int]:
+        return {}
+
+    def forward(self, batch: Any, counts: Any) -> dict[str, torch.Tensor]:
+        return {"loss": torch.stack([p.sum() for p in self.model.parameters()]).sum()}
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        return ()
+
+    def eval_step(self, batch: Any) -> dict[str, tuple[float, float]]:
+        return {}
+
+
+def test_shared_layers_have_no_rate_of_their_own() -> None:
+    settings = TrainingSettings(steps=10, layer_decay=0.9)
+    with pytest.raises(TrainingError, match=r"AlbertModel share weights.*set layer_decay to 1"):
+        build_optimiser(tiny("AlbertForMaskedLM"), settings)
+    own = tiny("AlbertForMaskedLM", num_hidden_groups=3)
+    assert len(build_optimiser(own, settings).param_groups) == 10  # 5 depths, decayed or not
+
+
+def test_a_largest_norm_of_zero_is_no_clipping(tmp_path: Path) -> None:
+    """In Python as on the command line, where it says so."""
+    assert TrainingSettings(steps=1, max_gradient_norm=0).max_gradient_norm is None
+    toy.run(tmp_path / "zero", max_gradient_norm=0.0)
+    toy.run(tmp_path / "none", max_gradient_norm=None)
+    zero, none = rows(tmp_path / "zero"), rows(tmp_path / "none")
+    assert [row["loss"] for row in zero if "loss" in row][-1] < zero[0]["loss"]
+    for one, other in zip(zero, none, strict=True):
+        assert one.get("loss") == other.get("loss")
 
 
 @pytest.mark.parametrize("limit", [None, 0.01, 1e9, 1.0])
@@ -103,8 +182,11 @@ def test_the_norm_shows_that_a_gradient_is_not_finite(bad: float) -> None:
         ({"learning_rate": math.nan}, "learning_rate is nan"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"betas": (0.9, 1.0)}, "betas is 1.0"),
-        ({"schedule": "cosine"}, "linear, polynomial, constant"),
-        ({"precision": "float16"}, "float32, bfloat16"),
+        ({"schedule": "cos"}, "linear, cosine, wsd, polynomial, constant"),
+        ({"schedule": "wsd", "warmup": 6, "decay": 0.5}, "take 6 and 5 steps"),
+        ({"decay": 0.0}, "decay is 0.0"),
+        ({"layer_decay": 1.1}, "layer_decay is 1.1"),
+        ({"precision": "float8"}, "float32, bfloat16, float16"),
         ({"keep_snapshots": 1}, "keep_snapshots is 1"),
     ],
 )

@@ -110,6 +110,21 @@ class LoopSettings:
     power: float = option(
         TrainingSettings.power, "Exponent of the polynomial schedule.", float, low=0
     )
+    decay: float = option(
+        TrainingSettings.decay,
+        "Share of all steps over which the schedule wsd (warm-up, stable, decay) decays.",
+        float,
+        above=0,
+        high=1,
+    )
+    layer_decay: float = option(
+        TrainingSettings.layer_decay,
+        "Layer-wise decay of the learning rate: each layer learns at the rate of the one above "
+        "it times this number; 1 = the same rate for all.",
+        float,
+        above=0,
+        high=1,
+    )
     optimiser: Optimiser = option(
         TrainingSettings.optimiser,
         "Optimiser: AdamW, or LAMB for large batches.",

@@ -6,8 +6,9 @@
 
 A run lives in a directory: OUTPUT/run/ holds settings.json, log.jsonl and snapshots/; what the run
 was for, a model that loads, appears in OUTPUT itself at the end. The same command goes on where a
-killed run stopped. As all randomness is a function of (seed, step, sample), a snapshot holds no
-generator, and the weights at the end do not show that the run was ever interrupted.
+killed run stopped. As all randomness is a function of (seed, step, sample), and on a GPU that of
+dropout one of (seed, step, micro-batch, process), a snapshot holds no generator, and the weights
+at the end do not show that the run was ever interrupted.
 """
 
 from __future__ import annotations

@@ -46,9 +46,62 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
+def layer_groups(
+    module: nn.Module, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """The groups of `parameter_groups`, divided by the depth of their parameters.
+
+    The lower a layer, the more general what it has learned, and the slower it is to change:
+
+        heads, poolers and all else     rate
+        layer i of L, counted from 1    rate * layer_decay ** (L + 1 - i)
+        embeddings                      rate * layer_decay ** (L + 1)
+
+    Args:
+        module: holds encoders of this package, at any depth.
+        weight_decay: as for `parameter_groups`.
+        layer_decay: above 0 and at most 1.
+
+    Returns:
+        Groups with one more key, "rate_factor", which the engine multiplies the schedule's rate by.
+
+    Raises:
+        TrainingError: a layer is applied more than once, as ALBERT's is: it has no depth.
+
+    References: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text
+        Classification", section 3.2; optimization.py of google-research/electra.
+    """
+    factors: dict[int, float] = {}
+    for encoder in module.modules():
+        layers = getattr(encoder, "virtual_layers", None)
+        if layers is None:
+            continue
+        stack: list[nn.Module] = list(layers())
+        lowest: nn.Module = encoder.embeddings  # type: ignore[assignment]
+        for depth, part in enumerate([lowest, *stack]):
+            factor = layer_decay ** (len(stack) + 1 - depth)
+            for parameter in part.parameters():
+                if factors.setdefault(id(parameter), factor) != factor:
+                    raise TrainingError(
+                        f"layer_decay is {layer_decay}, but layers of {type(encoder).__name__} "
+                        "share weights, which then have no one depth: set layer_decay to 1."
+                    )
+    divided = []
+    for group in parameter_groups(module, weight_decay):
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+        for factor in sorted(by_factor):
+            divided.append({**group, "params": by_factor[factor], "rate_factor": factor})
+    return divided
+
+
 def build_optimiser(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW or LAMB with the groups of `parameter_groups`."""
-    groups = parameter_groups(module, settings.weight_decay)
+    """AdamW or LAMB with the groups of `parameter_groups`, or `layer_groups` with a layer decay."""
+    if settings.layer_decay == 1:
+        groups = parameter_groups(module, settings.weight_decay)
+    else:
+        groups = layer_groups(module, settings.weight_decay, settings.layer_decay)
     if settings.optimiser == "lamb":
         return Lamb(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
     return torch.optim.AdamW(

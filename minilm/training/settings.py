@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 
 from minilm.errors import TrainingError
 
-Schedule = Literal["linear", "polynomial", "constant"]
+Schedule = Literal["linear", "cosine", "wsd", "polynomial", "constant"]
 Optimiser = Literal["adamw", "lamb"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 OnNonfinite = Literal["raise", "skip"]
 OnSaveError = Literal["warn", "raise"]
 
@@ -37,14 +37,21 @@ class TrainingSettings:
         schedule: see `minilm.training.schedules.learning_rate`.
         warmup: updates of the linear warm-up.
         power: of the polynomial schedule.
+        decay: share of all steps over which the schedule "wsd" decays, above 0 and at most 1.
+        layer_decay: layer-wise decay of the learning rate: each layer learns at the rate of the one
+            above it times this number; heads have the full rate, embeddings the lowest; see
+            `minilm.training.optimiser.layer_groups`. 1 = the same rate for all.
         optimiser: "adamw", or "lamb" with Google's defaults, for large steps; see `minilm.Lamb`.
         betas, epsilon, weight_decay: of the optimiser. Norms and biases are never decayed.
         max_gradient_norm: gradient clipping: the largest norm of the gradient; None or 0 = no
-            clipping.
+            clipping (0 is stored as None).
         accumulation: gradient accumulation: micro-batches that a process divides its part of a
-            step into. It bounds memory; the batch size of a step stays the same.
+            step into. It bounds memory; the batch size of a step stays the same, and on a CPU so do
+            its gradients up to rounding, dropout included. On a GPU dropout draws other masks.
         precision: "bfloat16" runs matrix products in bfloat16 (autocast); weights, norms, softmax
-            and the optimiser stay in float32.
+            and the optimiser stay in float32. "float16" does so in float16, for GPUs without
+            bfloat16, and scales the loss so that small gradients do not vanish; a step whose scaled
+            gradients overflow is computed again with half the scale.
         seed: of dropout.
         log_every, evaluate_every, snapshot_every: in steps; 0 = only at the end.
         keep_snapshots: how many snapshots stay on the disk.
@@ -65,6 +72,8 @@ class TrainingSettings:
     schedule: Schedule = "linear"
     warmup: int = 0
     power: float = 1.0
+    decay: float = 0.2
+    layer_decay: float = 1.0
     optimiser: Optimiser = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-6
@@ -108,6 +117,8 @@ class TrainingSettings:
         for name in ("learning_rate", "power", "epsilon", "weight_decay", "max_gradient_norm"):
             if (name, getattr(self, name)) != ("max_gradient_norm", None):
                 _check_number(name, getattr(self, name), below=math.inf)
+        for name in ("decay", "layer_decay"):
+            _check_share(name, getattr(self, name))
         for beta in self.betas:
             _check_number("betas", beta, below=1.0)
         for name, choices in (
@@ -123,8 +134,18 @@ class TrainingSettings:
                 )
         if self.warmup > self.steps:
             raise TrainingError(f"warmup is {self.warmup}: there are only {self.steps} steps.")
+        if self.schedule == "wsd" and self.warmup + self.decay_steps > self.steps:
+            raise TrainingError(
+                f"warmup and decay take {self.warmup} and {self.decay_steps} steps: there are only "
+                f"{self.steps}."
+            )
         if self.patience is not None and self.select is None:
             raise TrainingError("patience needs select: name a held-out score.")
+
+    @property
+    def decay_steps(self) -> int:
+        """Over how many steps the schedule "wsd" decays; at least one."""
+        return max(1, round(self.decay * self.steps))
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as JSON values."""
@@ -134,3 +155,8 @@ class TrainingSettings:
 def _check_number(name: str, value: float, *, below: float) -> None:
     if not isinstance(value, (int, float)) or not 0 <= value < below:
         raise TrainingError(f"{name} is {value!r}: expected a number from 0 to below {below}.")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise TrainingError(f"{name} is {value!r}: expected a number above 0 and at most 1.")

@@ -284,7 +284,7 @@ class Updater:
         rate = learning_rate(step, settings)
         if finite:
             for group in self.optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("rate_factor", 1.0)
             self.optimiser.step()
         self.optimiser.zero_grad()
         if not finite and settings.on_nonfinite == "raise":
