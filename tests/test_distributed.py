@@ -84,5 +84,5 @@ def test_however_a_step_is_shared_out_it_is_the_same(
             assert log[-1]["held_out"]["masked_loss"] > 0
         assert len(log) == len(other_log)
         for row, other in zip(log, other_log, strict=True):
-            # losses of tasks are float32 where their logits are padded first
+            # questions compute their loss in float32
             close(row, other, 1e-3 if single else 1e-6 if name in RECORDS else 1e-10)
