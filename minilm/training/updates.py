@@ -31,6 +31,9 @@ from minilm.training.optimiser import (
 from minilm.training.schedules import learning_rate
 from minilm.training.settings import Precision, TrainingSettings
 
+# the loss scale of float16 among the optimiser's tensors, and for how many steps it has held
+LOSS_SCALE, SINCE_OVERFLOW = "loss_scale", "loss_scale.steps"
+
 
 class TrainingBatch(Protocol):
     """Some samples, ready for a learner.
@@ -219,6 +222,14 @@ class Updater:
         self._settings = settings
         self._processes = processes
         self.optimiser = build_optimiser(learner, settings)
+        if settings.precision == "float16" and not _is_wide(learner):
+            raise TrainingError(
+                "precision is 'float16', which computes products in float16 and keeps weights in "
+                "float32, but the weights are float16 themselves: convert the model with .float()."
+            )
+        self._scaler = torch.amp.GradScaler(
+            processes.device.type, enabled=settings.precision == "float16"
+        )
         self._trained = [p for p in learner.parameters() if p.requires_grad]
         self._wrapped: nn.Module = learner
         if processes.world > 1:
@@ -226,8 +237,10 @@ class Updater:
 
     def autocast(self) -> torch.autocast:
         """The precision of matrix products."""
-        enabled = self._settings.precision == "bfloat16"
-        return torch.autocast(self._processes.device.type, torch.bfloat16, enabled=enabled)
+        precision = self._settings.precision
+        dtype = torch.float16 if precision == "float16" else torch.bfloat16
+        enabled = precision != "float32"
+        return torch.autocast(self._processes.device.type, dtype, enabled=enabled)
 
     def update(
         self,
@@ -236,6 +249,9 @@ class Updater:
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> Outcome:
         """Takes one step.
+
+        In float16, a step whose scaled gradients overflow is computed again with half the loss
+        scale, so none is left out; after 2000 steps without overflow the scale is doubled.
 
         However its samples are divided into micro-batches and processes, the gradient is the same
         up to rounding, dropout included, on a CPU. On other devices torch draws what is dropped,
@@ -258,9 +274,53 @@ class Updater:
                 counted[name] = counted.get(name, 0) + count
         counts = processes.sum(counted)
 
+        while True:
+            terms, culprits = self._backward(step, parts, moved, counts)
+            self._scaler.unscale_(self.optimiser)
+            norm = clip_gradients(self._trained, settings.max_gradient_norm)
+            totals = processes.sum({**terms, "stop": float(stop_requested())})
+            # sums over processes and the norm are the same everywhere, so all go the same way
+            losses_finite = all(map(math.isfinite, totals.values()))
+            finite = losses_finite and math.isfinite(norm)
+            if finite or not losses_finite or self.loss_scale <= 1:
+                break
+            self._scaler.update()  # halves it
+            self.optimiser.zero_grad()
+        stop = totals.pop("stop") > 0
+        rate = learning_rate(step, settings)
+        if finite:
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate * group.get("rate_factor", 1.0)
+            self._scaler.step(self.optimiser)
+        self._scaler.update()
+        self.optimiser.zero_grad()
+        if not finite and settings.on_nonfinite == "raise":
+            raise self._nonfinite(step, culprits or moved, {**totals, "gradient_norm": norm})
+        return Outcome(totals, norm, rate, int(counts["tokens"]), not finite, stop)
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied by before its gradients are computed: 1 but in float16."""
+        return float(self._scaler.get_scale())
+
+    def _backward(
+        self,
+        step: int,
+        parts: Sequence[MicroBatch],
+        batches: Sequence[TrainingBatch],
+        counts: Mapping[str, float],
+    ) -> tuple[dict[str, float], list[TrainingBatch]]:
+        """Adds up the scaled gradients of a step: its terms, and batches of which one is no number.
+
+        Args:
+            step: its number.
+            parts: this process's.
+            batches: theirs, on the device.
+            counts: see `Learner.forward`.
+        """
         terms: dict[str, float] = {}
         culprits: list[TrainingBatch] = []
-        for number, (part, batch) in enumerate(zip(parts, moved, strict=True)):
+        for number, (part, batch) in enumerate(zip(parts, batches, strict=True)):
             last = number == len(parts) - 1
             with (
                 self._randomness(step, number, part),
@@ -269,27 +329,13 @@ class Updater:
                 with self.autocast():
                     found: Mapping[str, Tensor] = self._wrapped(batch, counts)
                 # the wrapper averages gradients over processes, the loss wants their sum
-                torch.autograd.backward(found["loss"] * processes.world)
+                torch.autograd.backward(self._scaler.scale(found["loss"] * self._processes.world))
             values = {name: float(value.detach()) for name, value in found.items()}
             if not all(map(math.isfinite, values.values())):
                 culprits.append(batch)
             for name, value in values.items():
                 terms[name] = terms.get(name, 0.0) + value
-
-        norm = clip_gradients(self._trained, settings.max_gradient_norm)
-        totals = processes.sum({**terms, "stop": float(stop_requested())})
-        stop = totals.pop("stop") > 0
-        # sums over processes and the norm are the same everywhere, so all stop or none does
-        finite = math.isfinite(norm) and all(map(math.isfinite, totals.values()))
-        rate = learning_rate(step, settings)
-        if finite:
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate * group.get("rate_factor", 1.0)
-            self.optimiser.step()
-        self.optimiser.zero_grad()
-        if not finite and settings.on_nonfinite == "raise":
-            raise self._nonfinite(step, culprits or moved, {**totals, "gradient_norm": norm})
-        return Outcome(totals, norm, rate, int(counts["tokens"]), not finite, stop)
+        return terms, culprits
 
     @torch.no_grad()
     def evaluate(
@@ -352,7 +398,12 @@ class Updater:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The learner's and the optimiser's tensors, by name."""
-        return dict(self.learner.state_dict()), optimiser_tensors(self.optimiser, self.learner)
+        optimiser = optimiser_tensors(self.optimiser, self.learner)
+        if self._scaler.is_enabled():
+            state = self._scaler.state_dict()
+            values = {LOSS_SCALE: state["scale"], SINCE_OVERFLOW: state["_growth_tracker"]}
+            optimiser |= {name: torch.tensor(float(value)) for name, value in values.items()}
+        return dict(self.learner.state_dict()), optimiser
 
     def restore(self, model: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
         """Puts back what `state` gave.
@@ -364,6 +415,11 @@ class Updater:
             self.learner.load_state_dict(dict(model))
         except RuntimeError as problem:
             raise TrainingError(f"The snapshot is of another model: {problem}") from problem
+        optimiser = dict(optimiser)
+        scale, since = (optimiser.pop(name, None) for name in (LOSS_SCALE, SINCE_OVERFLOW))
+        if scale is not None and since is not None and self._scaler.is_enabled():
+            found = {"scale": float(scale), "_growth_tracker": int(since)}
+            self._scaler.load_state_dict({**self._scaler.state_dict(), **found})
         restore_optimiser(self.optimiser, self.learner, optimiser)
 
     def _nonfinite(
@@ -408,6 +464,11 @@ def _in_order(rows: Doubles) -> Doubles:
     for row in rows:
         total += row
     return total
+
+
+def _is_wide(module: nn.Module) -> bool:
+    """Whether all that is trained is in float32 or wider."""
+    return all(p.dtype.itemsize >= 4 for p in module.parameters() if p.requires_grad)
 
 
 def _micro_batches(batches: Sequence[TrainingBatch | MicroBatch]) -> list[MicroBatch]:
