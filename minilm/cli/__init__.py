@@ -55,7 +55,8 @@ class SuggestingGroup(click.Group):
         except click.UsageError as problem:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=3)
             if near and ctx.command is self:
-                problem.message += f" Did you mean {' or '.join(near)}?"
+                hint = f"{problem.message} Did you mean {' or '.join(near)}?"
+                raise click.UsageError(hint, ctx) from problem
             raise
 
 

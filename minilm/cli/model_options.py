@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minilm.cli.training import Option, together
+from minilm.cli.options import Option, together
 
 if TYPE_CHECKING:
     from minilm.tasks.task import Task

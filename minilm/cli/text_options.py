@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from minilm.data.text_files import EncodingErrors
+from minilm.data.text_records import EncodingErrors
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

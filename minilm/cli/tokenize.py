@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from minilm.cli.text_options import text_options
-from minilm.data.text_files import EncodingErrors
+from minilm.data.text_records import EncodingErrors
 from minilm.data.token_store import TokenStore
 from minilm.data.tokenize import SHARD_TOKENS, TokenizeProgress, tokenize_corpus
 from minilm.tokenization.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ from typing import get_args
 import click
 
 from minilm.cli.text_options import text_options
-from minilm.data.text_files import EncodingErrors
+from minilm.data.text_records import EncodingErrors
 from minilm.tokenization.training import CHARACTER_COVERAGE, Kind, train_tokenizer
 
 

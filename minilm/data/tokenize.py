@@ -24,12 +24,11 @@ from minilm.data.store_manifest import AGAIN, MANIFEST, FileRecord, Manifest, di
 from minilm.data.store_writer import StoreWriter, clear_away, remove_store
 from minilm.data.text_files import (
     Document,
-    EncodingErrors,
     TextFormat,
     check_text_file,
     read_documents,
 )
-from minilm.data.text_records import text_of
+from minilm.data.text_records import EncodingErrors, text_of
 from minilm.data.token_store import TokenStore, tokenizer_fingerprint
 from minilm.errors import DataError, InputError, setting
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from tqdm import tqdm
 
-from minilm.data.text_files import EncodingErrors, TextFormat, check_text_file, read_documents
+from minilm.data.text_files import TextFormat, check_text_file, read_documents
+from minilm.data.text_records import EncodingErrors
 from minilm.errors import DataError, InputError, MinilmError
 from minilm.files.atomic import new_directory
 from minilm.files.json_file import json_bytes
