@@ -44,9 +44,9 @@ small = {"corpus": folder / "store", "held_out": 8, "tokens_per_step": 2048, "mi
 # %% [markdown]
 # ## A teacher
 # A BERT with 4 layers learns to predict masked tokens. A *recipe* is what `minilm pretrain` runs:
-# its arguments are the command's options, with the same defaults. The loss begins at 7.6 (2,000 tokens,
-# all equally likely); knowing how often each one occurs gets it to about 6, and what is below comes
-# from reading.
+# its arguments are the command's options, with the same defaults. The loss begins at 7.6 (2,000
+# tokens, all equally likely); knowing how often each one occurs gets it to about 6, and what is
+# below comes from reading.
 
 
 # %%
