@@ -184,6 +184,7 @@ def quoted_rows(
         DataError: a quote is never closed.
     """
     field = _field(delimiter, quotes, escape)
+    about_quotes = _about_quotes(text, escape)
     escaped = re.compile(rf"{re.escape(escape)}([\s\S])") if escape else None
     place, number = start, 2 if start else 1
     while place < len(text):
@@ -195,7 +196,7 @@ def quoted_rows(
                 line = number + text.count("\n", begin, place)
                 raise DataError(
                     f"{path}, line {line}: the quote that begins field {len(fields) + 1} is never "
-                    f"closed. {_about_quotes(text, escape)}"
+                    f"closed. {about_quotes}"
                 )
             quoted, plain = match.groups()
             place = match.end()
@@ -210,7 +211,7 @@ def quoted_rows(
         if end is None:
             bad = RecordError(
                 f"text follows the closing quote of field {len(fields)}.",
-                f"Double the quotes inside a field. {_about_quotes(text, escape)}",
+                f"Double the quotes inside a field. {about_quotes}",
                 reason="misplaced quote",
             )
             yield number, bad
