@@ -313,10 +313,10 @@ def test_any_json_is_read_or_refused(
 )  # fmt: skip
 def test_no_input_takes_long(tmp_path: Path, format: str, data: bytes) -> None:
     path = write(tmp_path, "a", data)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with contextlib.suppress(MinilmError):
         read_records(path, format=format, skips=Skips("skip"))
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_readers_need_nothing_but_python() -> None:
