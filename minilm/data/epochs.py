@@ -32,7 +32,8 @@ from minilm.files.arrays import Integers
 
 Kept = TypeVar("Kept")
 
-KEPT = 3  # blocks of an epoch, and epochs, in memory: one ends while another begins, and one ahead
+KEPT = 3  # blocks of an epoch in memory: one ends while another begins, and one is made ahead
+_EPOCHS = 2  # in memory
 
 
 class Epochs:
@@ -67,7 +68,7 @@ class Epochs:
                     self._maker,
                     then=lambda: self[epoch + 1].prepare(0),
                 )
-            _keep(self._epochs, epoch, found)
+            _keep(self._epochs, epoch, found, _EPOCHS)
             return found
 
 
@@ -205,7 +206,7 @@ class Epoch(Sequence[Integers]):
             found = self._blocks.get(number)
             if found is None:
                 found = self._maker.submit(self._make, number)
-            _keep(self._blocks, number, found)
+            _keep(self._blocks, number, found, KEPT)
             return found
 
     def _make(self, number: int) -> _Block:
@@ -230,9 +231,9 @@ class Epoch(Sequence[Integers]):
         return _Block(samples, steps)
 
 
-def _keep(kept: OrderedDict[int, Kept], number: int, found: Kept) -> None:
+def _keep(kept: OrderedDict[int, Kept], number: int, found: Kept, most: int) -> None:
     """Puts one at the end, and drops those that were not used for the longest time."""
     kept[number] = found
     kept.move_to_end(number)
-    while len(kept) > KEPT:
+    while len(kept) > most:
         kept.popitem(last=False)

@@ -86,7 +86,7 @@ class MaskedLMData:
 
         Exact for sequences. For pairs, which every epoch draws anew, it is the first epoch's steps
         for each epoch; in a corpus of several blocks, what its first block gives for each block.
-        Epochs differ from that by about one step in a thousand.
+        What epochs really take differs from that by less than one step in a hundred.
         """
         if not self._source.drawn_anew:
             return sum(len(self.steps(epoch)) for epoch in range(epochs))
