@@ -39,6 +39,7 @@ TASK_OPTIONS = (
     "threshold",
     "null_threshold",
     "tune_thresholds",
+    "windows",
     "doc_stride",
     "max_query",
     "n_best",
@@ -123,10 +124,18 @@ TASK_OPTIONS = (
     "--out-of-scope), to what is best for the dev set. Question answering always does.",
 )
 @click.option(
+    "--windows",
+    "--long-texts",
+    "windows",
+    type=click.Choice(["mean", "max"]),
+    help="Texts and pairs longer than --max-length: classify windows over them and pool their "
+    "logits. Default: long texts are truncated.",
+)
+@click.option(
     "--doc-stride",
     type=_COUNT,
-    help="Question answering: tokens between the starts of successive windows over a long "
-    "context. Default: 128.",
+    help="Tokens between the starts of successive windows. Default: 128 over the context of a "
+    "question, half a window with --windows.",
 )
 @click.option(
     "--max-query",

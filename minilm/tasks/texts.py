@@ -26,6 +26,7 @@ from minilm.metrics.classification import (
     subset_accuracy,
 )
 from minilm.metrics.correlation import pearson, spearman
+from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.balance import weights_of_classes, weights_of_positives
 from minilm.tasks.fields import (
     checked,
@@ -37,6 +38,7 @@ from minilm.tasks.fields import (
     number_of,
     text_of,
 )
+from minilm.tasks.long_texts import WINDOW_OPTIONS, LongTexts
 from minilm.tasks.scope import SCOPE_OPTIONS, set_scope, with_min_confidence
 from minilm.tasks.task import (
     Prediction,
@@ -70,15 +72,29 @@ class TextExample:
 
 
 class TextTask(Task[TextExample]):
-    """What the three tasks on whole texts share."""
+    """What the three tasks on whole texts share.
+
+    Options of `learn` are `windows` ("mean" or "max") and `doc_stride`, see `LongTexts`; without
+    them a text that is too long is cut.
+    """
 
     head: ClassVar[str] = "ForSequenceClassification"
     problem_type: ClassVar[str]
     kind: ClassVar[Kind]
+    option_names: ClassVar[tuple[str, ...]] = WINDOW_OPTIONS
+    long_texts: LongTexts | None = None
 
     @classmethod
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
-        return cls(labels, settings["max_length"])
+        task = cls(labels, settings["max_length"])
+        task.long_texts = LongTexts.of(settings)
+        return task
+
+    def settings(self) -> dict[str, Any]:
+        if self.long_texts is None:
+            return super().settings()
+        chosen = (self.long_texts.pooling, self.long_texts.doc_stride)
+        return {**super().settings(), **dict(zip(WINDOW_OPTIONS, chosen, strict=True))}
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "problem_type": self.problem_type}
@@ -104,6 +120,8 @@ class TextTask(Task[TextExample]):
         return found
 
     def samples(self, examples: Sequence[TextExample], tokenizer: Tokenizer) -> list[Sample]:
+        if self.long_texts is not None:
+            return self._windows(self.long_texts, examples, tokenizer)
         samples: list[Sample | None] = [None] * len(examples)
         for paired in (False, True):
             numbers = [n for n, example in enumerate(examples) if (example.pair is None) != paired]
@@ -119,6 +137,23 @@ class TextTask(Task[TextExample]):
             for position, (n, row) in enumerate(zip(numbers, split_packed(batch), strict=True)):
                 samples[n] = Sample(n, (row,), examples[n].label, position in cut)
         return [sample for sample in samples if sample is not None]
+
+    def _windows(
+        self, how: LongTexts, examples: Sequence[TextExample], tokenizer: Tokenizer
+    ) -> list[Sample]:
+        """Samples with a row for each window."""
+        texts = sorted({text for e in examples for text in (e.text, e.pair) if text is not None})
+        ids = {text: found.ids for text, found in zip(texts, tokenizer.pieces(texts), strict=True)}
+        samples = []
+        for number, example in enumerate(examples):
+            second = None if example.pair is None else ids[example.pair]
+            rows, lost = how.rows(tokenizer, self.max_length, ids[example.text], second)
+            samples.append(Sample(number, rows, example.label, lost))
+        return samples
+
+    def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
+        logits = super().logits(model, batch)
+        return logits if self.long_texts is None else self.long_texts.pool(logits, batch.rows)
 
     def is_truncated(self, sample: Sample) -> bool:
         return bool(sample.decode_info)
@@ -148,7 +183,7 @@ class Classification(TextTask):
     metric: ClassVar[str] = "accuracy"
     problem_type: ClassVar[str] = "single_label_classification"
     kind: ClassVar[Kind] = "classes"
-    option_names: ClassVar[tuple[str, ...]] = SCOPE_OPTIONS
+    option_names: ClassVar[tuple[str, ...]] = (*SCOPE_OPTIONS, *WINDOW_OPTIONS)
     threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {"min_confidence": (0.0, 1.0)}
     out_of_scope: str | None = None
     min_confidence: float = 0.0
@@ -159,6 +194,7 @@ class Classification(TextTask):
     ) -> Self:
         labels = known_labels(records, "label")
         task = cls(in_order(labels), max_length)
+        task.long_texts = LongTexts.of(options)
         set_scope(task, options, labels)
         return task
 
@@ -239,7 +275,11 @@ class MultiLabel(TextTask):
     metric: ClassVar[str] = "micro_f1"
     problem_type: ClassVar[str] = "multi_label_classification"
     kind: ClassVar[Kind] = "independent"
-    option_names: ClassVar[tuple[str, ...]] = ("threshold", "tune_thresholds")
+    option_names: ClassVar[tuple[str, ...]] = (
+        "threshold",
+        "tune_thresholds",
+        *WINDOW_OPTIONS,
+    )
     threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {"threshold": (0.0, 1.0)}
     threshold: float = 0.5
 
@@ -256,6 +296,7 @@ class MultiLabel(TextTask):
         if not labels:
             raise DataError('The training records have no labels ("labels": a list of names).')
         task = cls(in_order(labels), max_length)
+        task.long_texts = LongTexts.of(options)
         task.set_thresholds(options)
         task.tune_thresholds = bool(options.get("tune_thresholds"))
         return task
@@ -325,7 +366,9 @@ class Regression(TextTask):
     def learn(
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
-        return cls(["value"], max_length)
+        task = cls(["value"], max_length)
+        task.long_texts = LongTexts.of(options)
+        return task
 
     def label(self, record: Mapping[str, Any]) -> float:
         return number_of(need(record, "label", "--label-column"))

@@ -1,0 +1,99 @@
+"""Texts longer than the model takes, read through windows whose logits are pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from minilm.errors import InputError
+from minilm.files.arrays import Integers
+from minilm.tasks.task import as_rows
+from minilm.tasks.windows import cut
+from minilm.tokenization.tokenizer import Joined, Tokenizer
+
+WINDOW_OPTIONS = ("windows", "doc_stride")
+WindowPooling = Literal["mean", "max"]
+
+
+@dataclass(frozen=True)
+class LongTexts:
+    """How a whole text is classified that is longer than a row.
+
+    A text becomes several rows that overlap, and its logits are the mean or, for each class, the
+    largest of theirs. Learned from are the pooled logits, so a window need not show what the label
+    says. Of a pair the longer text is cut into windows, and the other one stands in each of them.
+
+    Attributes:
+        pooling: "mean" or "max".
+        doc_stride: tokens from the beginning of one window to that of the next; None = half of the
+            room in a row.
+    """
+
+    pooling: WindowPooling
+    doc_stride: int | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self | None:
+        """What `windows` and `doc_stride` among options say; None without `windows`.
+
+        Raises:
+            InputError: a wrong value, or a stride without windows.
+        """
+        pooling, stride = (options.get(name) for name in WINDOW_OPTIONS)
+        if stride is not None and (not isinstance(stride, int) or stride < 1):
+            raise InputError(f"doc_stride is {stride!r}: expected a whole number from 1.")
+        if pooling is None:
+            if stride is not None:
+                raise InputError("doc_stride is between windows: choose windows, mean or max, too.")
+            return None
+        if pooling not in get_args(WindowPooling):
+            raise InputError(f"windows is {pooling!r:.60}: expected mean or max.")
+        return cls(pooling, stride)
+
+    def rows(
+        self, tokenizer: Tokenizer, max_length: int, first: Integers, second: Integers | None
+    ) -> tuple[tuple[Joined, ...], bool]:
+        """The windows over a text or a pair.
+
+        Args:
+            tokenizer: the model's.
+            max_length: longest row in tokens.
+            first, second: ids of the texts, without special tokens.
+
+        Returns:
+            At least one row, and whether tokens were lost: of a pair's shorter text, which may fill
+            half of a row.
+
+        Raises:
+            InputError: there is no room for any token.
+        """
+        room = max_length - tokenizer.num_special_tokens(pair=second is not None)
+        if room < 1 + (second is not None):
+            raise InputError(f"max_length is {max_length}: there is no room for any token.")
+        if second is None:
+            parts = self._parts(first, room)
+            return tuple(tokenizer.join(part) for part in parts), False
+        over_second = len(second) >= len(first)
+        short, long = (first, second) if over_second else (second, first)
+        kept = short if len(first) + len(second) <= room else short[: room // 2]
+        parts = self._parts(long, room - len(kept))
+        pairs = [(kept, part) if over_second else (part, kept) for part in parts]
+        return tuple(tokenizer.join(*pair) for pair in pairs), len(kept) < len(short)
+
+    def _parts(self, ids: Integers, room: int) -> list[Integers]:
+        step = min(self.doc_stride or max(1, room // 2), room)
+        return [ids[window.start : window.end] for window in cut(len(ids), room, step)]
+
+    def pool(self, logits: Tensor, windows: Tensor) -> Tensor:
+        """(R, C) logits of windows, and (B,) windows of each text, to (B, C) logits of texts."""
+        if len(logits) == len(windows):
+            return logits
+        if self.pooling == "max":
+            return as_rows(logits, windows).amax(dim=1)  # (B, W, C) -> (B, C)
+        text = torch.arange(len(windows), device=logits.device).repeat_interleave(windows)  # (R,)
+        sums = logits.new_zeros(len(windows), logits.shape[1]).index_add(0, text, logits)
+        return sums / windows[:, None]
