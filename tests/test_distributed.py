@@ -23,7 +23,7 @@ def train(output: Path, processes: int, accumulation: int) -> Path:
     start = [] if processes == 1 else [*TORCHRUN, str(processes)]
     command = [sys.executable, *start, str(DRIVER), str(output), str(accumulation)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, check=False, cwd=TESTS
+        command, capture_output=True, text=True, timeout=900, check=False, cwd=TESTS
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return output

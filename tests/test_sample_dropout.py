@@ -213,6 +213,18 @@ def test_rows_of_a_sample_and_rows_of_none_differ() -> None:
     torch.testing.assert_close(found[0], alone, **EXACT)
 
 
+def test_a_model_that_is_called_twice_draws_twice() -> None:
+    """As where two views of a text are compared."""
+    model = model_of("AlbertModel")
+    found = []
+    for _ in range(2):
+        with sample_dropout(1, [3], None):
+            views = [model(ids_of(3), lengths=[7]).last_hidden_state for _ in range(2)]
+        assert not torch.allclose(*views)
+        found.append(torch.stack(views))
+    torch.testing.assert_close(*found, **EXACT)
+
+
 def test_outside_it_dropout_is_torchs_and_inside_torch_is_untouched() -> None:
     model = model_of("BertModel")
     ids = torch.arange(1, 8)[None]

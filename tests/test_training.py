@@ -19,6 +19,7 @@ from minilm.training.optimiser import (
     optimiser_tensors,
     parameter_groups,
 )
+from minilm.training.record import check_record
 from minilm.training.schedules import learning_rate
 from minilm.training.settings import Schedule, TrainingSettings
 from minilm.training.updates import Learner, Updater
@@ -384,3 +385,27 @@ def test_a_process_without_a_log_keeps_no_lines() -> None:
         log.write({"step": 1})
         log.sync()
         assert log._waiting == b""
+
+
+@pytest.mark.parametrize(
+    ("device", "key", "now", "what"),
+    [
+        ("cpu", "processes", 2, "the last bits of the weights may differ"),
+        ("cuda", "processes", 2, "dropout draws other masks"),
+        ("cuda", "device", "cpu", "dropout draws other masks"),
+        ("cpu", "device", "cuda", "dropout draws other masks"),
+        ("cuda", "torch", "3.0", "the last bits of the weights may differ"),
+    ],
+)
+def test_what_another_environment_changes_is_said(
+    device: str, key: str, now: Any, what: str, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    then = {"processes": 1, "device": device, "torch": "2.13"}
+    check_record(tmp_path, {"settings": {"steps": 3}}, then, False, said.append)
+    check_record(tmp_path, {"settings": {"steps": 3}}, then, False, said.append)
+    assert said == []
+    check_record(tmp_path, {"settings": {"steps": 3}}, {**then, key: now}, False, said.append)
+    (note,) = said
+    assert note.startswith(f"note: {key} was ")
+    assert what in note

@@ -172,7 +172,7 @@ class LoopSettings:
     precision: Precision | None = option(
         None,
         "Precision of matrix products (autocast); auto = bfloat16 where the hardware computes in "
-        "it.",
+        "it, else float32; float16 scales the loss, for GPUs without bfloat16.",
         str,
         choices=get_args(Precision),
         none="auto",
