@@ -161,6 +161,23 @@ def test_heads_made_in_two_threads_are_those_made_alone(start: Path) -> None:
         assert all(torch.equal(value, alone[seed][name]) for name, value in found.items())
 
 
+def test_two_runs_at_the_same_time_are_each_the_run_it_is_alone(
+    start: Path, tmp_path: Path
+) -> None:
+    """With dropout, fresh heads, other data orders; what a sweep with two jobs does."""
+
+    def run(place: str, seed: int) -> dict[str, torch.Tensor]:
+        output = tmp_path / f"{place}-{seed}"
+        quick("classification", start, colour_texts(24), output, seed=seed, epochs=2)
+        return weights(output)
+
+    alone = {seed: run("alone", seed) for seed in (1, 2)}
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda seed: run("together", seed), (1, 2)))
+    for seed, found in zip((1, 2), together, strict=True):
+        assert all(torch.equal(value, alone[seed][name]) for name, value in found.items())
+
+
 @pytest.mark.parametrize("architecture", ["bert", "distilbert", "albert"])
 @pytest.mark.parametrize("initializer", ["normal", "truncated_normal"])
 def test_seeded_draws_are_those_of_the_shared_generator(
