@@ -128,7 +128,7 @@ def test_no_block_is_made_twice_and_none_long_before_it_is_needed() -> None:
     assert sum(pairs.made.values()) == 1
     taken = 0
     for _, batches in islice(prepared_steps(data, settings(asked), ALONE), asked):
-        taken += sum(batch.tokens for batch in batches)
+        taken += sum(micro.batch.tokens for micro in batches)
         assert len(pairs.made) <= taken / 900 + 3
     assert set(pairs.made.values()) == {1}
     exact = sum(len(data.steps(epoch)) for epoch in range(6))
@@ -163,7 +163,7 @@ def test_going_on_gives_the_same_batches_in_every_process(workers: int) -> None:
         processes = Processes(rank, world, ALONE.device)
         steps = prepared_steps(data_of(Counted()), settings(99, workers=workers), processes, start)
         return [
-            (position, [batch.input_ids.tolist() for batch in batches])
+            (position, [micro.batch.input_ids.tolist() for micro in batches])
             for position, batches in islice(steps, count)
         ]
 
