@@ -92,12 +92,9 @@ def _rows(content: Any) -> list[Any] | None:
         return rows
     values = list(content.values())
     if all(isinstance(value, list) for value in values):
-        counts = {len(value) for value in values}
-        return (
-            [dict(zip(content, row, strict=True)) for row in zip(*values, strict=True)]
-            if (len(counts) == 1)
-            else None
-        )
+        if len({len(value) for value in values}) > 1:
+            return None
+        return [dict(zip(content, row, strict=True)) for row in zip(*values, strict=True)]
     if all(isinstance(value, dict) for value in values):
         return _of_objects(content)
     if not any(isinstance(value, dict | list) for value in values):
