@@ -105,7 +105,7 @@ def run_task(name: str, output: Path, accumulation: int, processes: Processes) -
     """Five steps of fine-tuning in float64, of samples that are drawn with replacement."""
     tokenizer = wordpiece(*VOCABULARY[len(SPECIAL) :])
     records = RECORDS[name](12)
-    task = TASKS[name].learn(records, 16, {"doc_stride": 4})
+    task = TASKS[name].learn(records, 16, {"doc_stride": 4} if name == "answering" else {})
     samples = task.samples(task.examples(records, Skips(), labelled=True), tokenizer)
     balance: Balance = "sampling" if name == "classification" else "none"
     model = tiny_model("bert", task.head, 1, **DROPOUT, **task.config())

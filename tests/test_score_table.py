@@ -35,7 +35,9 @@ def scores_of(name: str, tokenizer: Tokenizer, **options: Any) -> dict[str, Any]
     records = RECORDS[name](12)
     if options.pop("unanswerable", False):
         records += [{**records[0], "answers": {"text": [], "answer_start": []}}]
-    task = TASKS[name].learn(records, 16, {"doc_stride": 4, **options})
+    if name == "answering":
+        options["doc_stride"] = 4
+    task = TASKS[name].learn(records, 16, options)
     examples = task.examples(records, Skips(), labelled=True)
     samples = task.samples(examples, tokenizer)
     learner = TaskLearner(tiny_model("bert", task.head, 1, **task.config()), task).eval()
