@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from minilm.data.records.base import Records, Skips
 from minilm.data.records.conll import read_conll
 from minilm.data.records.squad import read_squad
-from minilm.data.records.tag_schemes import Scheme, scheme_of, to_bioes, to_iob2
+from minilm.data.records.tag_schemes import Scheme, are_entities, scheme_of, to_bioes, to_iob2
 from minilm.data.records.utterances import read_utterances
 from minilm.errors import DataError, InputError
 
@@ -242,9 +242,35 @@ def test_all_schemes_say_the_same(spans: list[tuple[str, int]]) -> None:
         assert [scheme_of([tags]) for tags in (iob1, iob2, bioes)] == ["IOB1", "IOB2", "BIOES"]
 
 
-@pytest.mark.parametrize("tag", ["X-LOC", "B-", "B", "I_LOC", "", "o", "L-LOC", "-LOC", 3])
+@pytest.mark.parametrize(
+    ("scheme", "tags", "iob2"),
+    [
+        ("IOB2", "B I B O B", "B I B O B"),
+        ("IOB1", "I I B O I", "B I B O B"),
+        ("BIOES", "B I E O S S", "B I I O B B"),
+        ("BIOES", "B-X I-X L-X O U-X L U", "B-X I-X I-X O B-X B B"),
+        ("BIOES", "B-X M-X E-X S-X", "B-X I-X I-X B-X"),
+        ("IOB2", "b-per i-per o i-Per", "B-per I-per O B-Per"),
+        ("IOB2", "B_PER I_PER O I_a-b", "B-PER I-PER O B-a-b"),
+        ("IOB2", "I-X I I-X", "B-X B B-X"),
+    ],
+)
+def test_other_spellings(scheme: Scheme, tags: str, iob2: str) -> None:
+    assert scheme_of([tags.split(), ["O", "B", "I"]]) in (scheme, "IOB2")
+    assert to_iob2(tags.split(), scheme) == iob2.split()
+    assert are_entities(tags.split())
+
+
+@pytest.mark.parametrize(
+    "tags", ["", "O", "PER O", "NN VB", "0 3 7", "O S M", "E O", "I YOU O", "B_PER X_Y"]
+)
+def test_tags_that_mark_no_entities(tags: str) -> None:
+    assert not are_entities(tags.split())
+
+
+@pytest.mark.parametrize("tag", ["X-LOC", "B-", "", "PER", "BI", "-LOC", "I LOC", 3])
 def test_no_tags(tag: Any) -> None:
-    with pytest.raises(InputError, match="is not a tag. Expected O, or B, I, E or S with a type"):
+    with pytest.raises(InputError, match="is not a tag. Expected O, or B, I, E or S"):
         to_iob2([tag], "IOB2")
     with pytest.raises(InputError, match="is not a tag"):
         to_bioes([tag])

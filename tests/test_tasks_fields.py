@@ -1,12 +1,12 @@
-"""Fields of records under the names that tasks know."""
+"""Columns that the user named."""
 
 from typing import Any
 
 import pytest
 
-from minilm.errors import DataError
+from minilm.data.records.base import Skips
+from minilm.errors import DataError, InputError
 from minilm.tasks.catalogue import TASKS
-from minilm.tasks.fields import renamed
 
 OTHER: dict[str, Any] = {"label": "x", "labels": ["x"], "intent": "x"}
 
@@ -33,17 +33,60 @@ def test_the_label_column_goes_before_fields_of_the_usual_names(
     task: str, record: dict[str, Any], expected: list[str]
 ) -> None:
     other = {**record, "mine": "bad" if isinstance(record["mine"], str) else record["mine"]}
-    records = renamed([record, other], {"label": "mine"})
-    labels = TASKS[task].learn(records, 16, {}).labels
+    labels = TASKS[task].learn([record, other], 16, {"label_column": "mine"}).labels
     assert set(expected) <= set(labels)
     assert not {"x", "intent=x", "B-Y"} & set(labels)
 
 
 def test_a_column_that_is_not_there_is_named() -> None:
-    with pytest.raises(DataError, match="record 0: there is no field 'mine' for label; it has"):
-        renamed([{"text": "a"}], {"label": "mine"})
+    task = TASKS["classification"]
+    with pytest.raises(DataError, match="record 0: There is no field 'mine' for text; it has 'a'"):
+        task.learn([{"a": "a", "label": x} for x in "xy"], 16, {"text_column": "mine"})
+    with pytest.raises(InputError, match="--pair-column: tagging has no such field"):
+        TASKS["tagging"].learn([{}], 16, {"pair_column": "mine"})
 
 
-def test_without_columns_records_stay_as_they_are() -> None:
-    records = [{"text": "a", "label": "x"}]
-    assert renamed(records, {"text": None, "label": None}) is records
+QNLI = [{"question": f"q{x}", "sentence": f"s{x}", "label": x, "idx": 0} for x in "xy"]
+
+
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [
+        ({}, [("qx", "sx"), ("qy", "sy")]),
+        ({"text_column": "sentence"}, [("sx", None), ("sy", None)]),
+        ({"pair_column": "question"}, [("sx", "qx"), ("sy", "qy")]),
+        ({"text_column": "sentence", "pair_column": "question"}, [("sx", "qx"), ("sy", "qy")]),
+    ],
+)
+def test_one_text_or_two_as_named(options: dict[str, str], read: list[tuple[str, Any]]) -> None:
+    task = TASKS["classification"].learn(QNLI, 16, options)
+    assert [(e.text, e.pair) for e in task.examples(QNLI, Skips(), labelled=True)] == read
+    # a checkpoint reads what training read
+    again = TASKS["classification"].restore(task.labels, task.settings()).remember(task.settings())
+    assert [(e.text, e.pair) for e in again.examples(QNLI, Skips(), labelled=False)] == read
+    own = [{"text": "a", "text_pair": "b"}]
+    (example,) = again.examples(own, Skips(), labelled=False)
+    assert (example.text, example.pair) == ("a", "b")
+
+
+def test_what_was_read_is_said_once() -> None:
+    task = TASKS["classification"].learn(QNLI, 16, {})
+    for _ in range(2):
+        task.examples(QNLI, Skips(), labelled=True)
+    assert task.take_notes() == [
+        "text from question, text_pair from sentence, label from label; not read: idx"
+    ]
+    assert not task.take_notes()
+
+
+def test_records_of_several_layouts_are_all_read() -> None:
+    records = [*QNLI, {"text": "only", "label": "x"}, {"title": "t", "text": "b", "label": "y"}]
+    task = TASKS["classification"].learn(records, 16, {})
+    examples = task.examples(records, Skips(), labelled=True)
+    assert [(e.text, e.pair) for e in examples[2:]] == [("only", None), ("t", "b")]
+    assert task.take_notes() == [
+        "text from question, text_pair from sentence, label from label; not read: idx "
+        "(of 2 records)",
+        "text from text, label from label (of 1 records)",
+        "text from title, text_pair from text, label from label (of 1 records)",
+    ]

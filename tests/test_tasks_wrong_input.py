@@ -121,10 +121,10 @@ UNLABELLED: list[tuple[str, Record, str, str]] = [
     ("tagging", tagged(WORDS, ["O"] * 4), "There are 3 tokens, but 4 tags",
      "tokens and tags differ"),
     ("tagging", tagged(WORDS, "OOO"), "tags is 'OOO', expected a list", "no list of labels"),
-    ("tagging", tagged(WORDS, ["O", None, "O"]), "expected a list of labels", "no list of labels"),
-    ("tagging", tagged(WORDS, ["O", "B_COL", "O"]), "'B_COL' is not a tag", "malformed tag"),
+    ("tagging", tagged(WORDS, ["O", 1.5, "O"]), "expected a list of labels", "no list of labels"),
+    ("tagging", tagged(WORDS, ["O", "COL", "O"]), "'COL' is not a tag", "malformed tag"),
     ("tagging", tagged(WORDS, ["O", "B-", "O"]), "'B-' is not a tag", "malformed tag"),
-    ("tagging", tagged(WORDS, ["O", "U-COL", "O"]), "of BILOU, write E for L", "malformed tag"),
+    ("tagging", tagged(WORDS, ["O", "B-A,B-B", "O"]), "is several tags", "malformed tag"),
     ("utterances", spoken(None), "There is no 'intent'", "no intent"),
     ("utterances", spoken([]), "The label is []", "no proper label"),
     ("answering", {"question": "a", "context": "b"}, "There is no 'answers'", "no answers"),
@@ -148,22 +148,25 @@ UNLABELLED: list[tuple[str, Record, str, str]] = [
     ("choice", chosen(["a", "b"], 2), "The label is 2, expected the number of the right choice, 0 "
      "to 1", "no proper label"),
     ("choice", chosen(["a", "b"], -1), "The label is -1", "no proper label"),
-    ("choice", chosen(["a", "b"], "b"), "The label is 'b'", "no proper label"),
+    ("choice", chosen(["a", "b"], "c"), "The label is 'c'", "no proper label"),
+    ("choice", chosen(["a", "b"], "C"), "The label is 'C'", "no proper label"),
+    ("choice", chosen(["b", "b"], "b"), "The label is 'b'", "no proper label"),
+    ("classification", {"text": "a", "label": -100}, "which marks records without a label. Remove",
+     "no proper label"),
+    ("classification", {"text": "a", "label": "-100"}, "The label is -100", "no proper label"),
     ("choice", chosen(["a", "b"], True), "The label is True", "no proper label"),
     ("choice", chosen(["a", "b"], 1.0), "The label is 1.0", "no proper label"),
     ("choice", chosen(["a", "b"], None), "The label is None", "no proper label"),
 ]  # fmt: skip
+# a label that training did not have, and how often it stands in the record
 UNKNOWN: list[tuple[str, Record, str]] = [
-    (
-        "classification",
-        {"text": "a", "label": "pink"},
-        "'pink' is unknown: training knew blue, gre",
-    ),
-    ("classification", {"text": "a", "label": "Red"}, "'Red' is unknown"),
-    ("multi-label", {"text": "a", "labels": ["red", "pink"]}, "The label 'pink' is unknown"),
-    ("multi-label", {"text": "a", "labels": "red, pink"}, "The label 'pink' is unknown"),
-    ("tagging", tagged(WORDS, ["O", "B-PET", "O"]), "'B-PET' is unknown: training knew O, B-COL"),
-    ("utterances", spoken("sing"), "'sing' is unknown: training knew ask, other, tell"),
+    ("classification", {"text": "a", "label": "pink"}, "pink"),
+    ("classification", {"text": "a", "label": "Red"}, "Red"),
+    ("multi-label", {"text": "a", "labels": ["red", "pink"]}, "pink"),
+    ("multi-label", {"text": "a", "labels": "red, pink"}, "pink"),
+    ("tagging", tagged(WORDS, ["O", "B-PET", "O"]), "B-PET"),
+    ("utterances", spoken("sing"), "sing"),
+    ("utterances", tagged(WORDS, ["B-PET", "O", "O"], intent="ask"), "B-PET"),
 ]
 
 
@@ -233,21 +236,34 @@ def test_a_bad_record_has_an_error_for_a_prediction(
     assert message in each[3][1]["error"]
 
 
-@pytest.mark.parametrize(("task", "bad", "message"), UNKNOWN)
-def test_labels_that_training_did_not_know(
-    task: str, bad: Record, message: str, start: Path, tmp_path: Path
+@pytest.mark.parametrize(("task", "strange", "label"), UNKNOWN)
+def test_labels_that_training_did_not_have_are_counted_as_wrong(
+    task: str, strange: Record, label: str, start: Path, tmp_path: Path
 ) -> None:
-    train, dev = RECORDS[task](16), named(with_bad(task, bad))
-    with pytest.raises(DataError) as caught:
-        quick(task, start, train, tmp_path / "out", dev=dev)
-    assert str(caught.value).startswith("a.tsv, line 5: ")
-    assert message in str(caught.value)
-    assert "Mend the label, or train with it" in str(caught.value)
-    skips, said = Skips("skip"), list[str]()
-    skips.total += len(dev)  # as a reader does
-    run = quick(task, start, train, tmp_path / "out", dev=dev, skips=skips, say=said.append)
-    assert run.scores["examples"] == 8
-    assert any("1 of 25 records skipped: 1 unknown label" in text for text in said)
+    train, dev = RECORDS[task](16), named(with_bad(task, strange))
+    said: list[str] = []
+    run = quick(task, start, train, tmp_path / "out", dev=dev, say=said.append)
+    told = f"dev: 1 labels that training does not have ({label}): they are counted as wrong"
+    assert said.count(told) == 1
+    assert (run.scores["examples"], run.scores["unknown_labels"]) == (9, 1)
+    predictor = Predictor.from_pretrained(tmp_path / "out")
+    assert label not in predictor.task.labels
+    # nothing but the strange record: all of it is wrong
+    with_known = [strange, train[0]]
+    alone, both = (predictor.evaluate(records) for records in ([train[0]], with_known))
+    for name in ("accuracy", "subset_accuracy", "both_right"):
+        if name in both:
+            assert both[name] == alone[name] / 2
+    assert both["unknown_labels"] == 1
+    assert "unknown_labels" not in alone
+
+
+@pytest.mark.parametrize("task", ["classification", "utterances"])
+def test_labels_of_another_data_set_altogether(task: str, models: dict[str, Path]) -> None:
+    field = "label" if task == "classification" else "intent"
+    records = [{**record, field: f"LABEL_{n % 2}"} for n, record in enumerate(RECORDS[task](4))]
+    with pytest.raises(DataError, match="None of the 4 records has a label of training. The label"):
+        Predictor.from_pretrained(models[task]).evaluate(records)
 
 
 # --- settings of a run ---
@@ -259,14 +275,17 @@ SAME = {"text": "a", "label": "red"}
     ("task", "train", "message"),
     [
         ("classification", [SAME] * 3, r"1 labels \(red\) under 'label': there is nothing to tell"),
-        ("classification", [{"text": "a"}] * 3, r"0 labels \(none\).*the name 'label'"),
+        ("classification", [{"text": "a"}] * 3, r"record 0: There is no 'label'; .*label-column"),
         ("tagging", [tagged(WORDS, ["O"] * 3)] * 3, r"1 labels \(O\) under 'tags'"),
-        ("tagging", [{"tokens": WORDS}], r"0 labels \(none\)"),
-        ("tagging", [tagged(WORDS, 5)], r"0 labels \(none\)"),
-        ("multi-label", [{"text": "a", "labels": []}] * 3, "have no labels"),
+        ("tagging", [{"tokens": WORDS}], "record 0: There is no 'tags'"),
+        ("tagging", [tagged(WORDS, 5)], "record 0: tags is 5, expected a list of labels"),
+        ("multi-label", [{"text": "a", "labels": []}] * 3, r"0 labels \(none\) under 'labels'"),
         ("utterances", [spoken("ask")] * 2, r"1 labels \(ask\) under 'intent'"),
         ("utterances", [tagged(["a", "b"], ["intent=a", "O"], intent=x) for x in "xy"],
          "The tag 'intent=a' begins with 'intent='"),
+        ("classification", [{"text": "a", "label": x} for x in (0.5, 1.5)],
+         "record 0: The label is 0.5, expected a name or a whole number"),
+        ("tagging", [tagged(["a", "b"], ["NN", "B-VB"])] * 2, "record 0: 'NN' is not a tag"),
         ("classification", [*colour_texts(9), "red"], "record 9 is a str: expected a dictionary"),
         ("tagging", [["a", "b"]], "record 0 is a list: expected a dictionary"),
         ("answering", ["a"], "record 0 is a str"),
@@ -567,7 +586,23 @@ def test_whole_numbers_are_names_however_they_are_written(start: Path, tmp_path:
     train = [{"text": "red", "label": label} for label in labels]
     quick("classification", start, train, tmp_path / "out")
     config: Mapping[str, Any] = json.loads((tmp_path / "out/config.json").read_text())
-    assert list(config["id2label"].values()) == ["0", "1", "2", "10"]
+    assert list(config["id2label"].values()) == ["0", "1", "10", "2", "true"]
+
+
+def test_names_stay_what_they_are(start: Path, tmp_path: Path) -> None:
+    for number, (labels, names) in enumerate(
+        [
+            (["1.0", "2.0"], ["1.0", "2.0"]),
+            ([True, False], ["false", "true"]),
+            (["True", "False"], ["False", "True"]),
+            ([1.0, 2.0], ["1", "2"]),
+        ]
+    ):
+        train = [{"text": "red", "label": label} for label in labels]
+        out = tmp_path / str(number)
+        quick("classification", start, train, out)
+        assert list(json.loads((out / "config.json").read_text())["id2label"].values()) == names
+        assert list(Predictor.from_pretrained(out).task.labels) == names
 
 
 def test_what_is_prepared_is_checked_before_anything_is_written(

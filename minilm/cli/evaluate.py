@@ -52,6 +52,7 @@ def command(
     if tune_thresholds and not Path(model).is_dir():
         raise click.UsageError("--tune-thresholds stores them with the model: give its directory.")
     predictor = Predictor.from_pretrained(model, **loading(options))
+    predictor.task.name_columns(options)
     set_thresholds(predictor.task, options)
     if confusion and predictor.task.name not in CONFUSED:
         raise click.UsageError(f"--confusion: {predictor.task.name} has no confusion matrix.")
@@ -62,6 +63,8 @@ def command(
         for name, value in predictor.task.thresholds.items():
             click.echo(f"{name} {value:.4f}, stored with {model}", err=True)
     scores = predictor.evaluate(records, skips=skips)
+    for note in predictor.task.take_notes():
+        click.echo(note, err=True)
     if skips.count or skips.repaired:
         click.echo(skips.summary(), err=True)
     if as_json:

@@ -208,7 +208,7 @@ def command(
     records = read(train, options, skips)
     dev_records = None if dev is None else read(dev, options, skips)
     if hold_out is not None:
-        records, dev_records = split_off(records, hold_out, seed=0, task=task)
+        records, dev_records = split_off(records, hold_out, seed=0, task=task, columns=options)
     runs: list[Finetuned] = []
     with join(options["device"]) as processes:
 

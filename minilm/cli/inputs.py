@@ -10,11 +10,12 @@ from typing import Any, BinaryIO
 
 import click
 
-from minilm.cli.record_options import COLUMNS, read
+from minilm.cli.record_options import read
 from minilm.data.records.base import RecordError, Records, Skips
 from minilm.data.records.json_lines import strict_json
 from minilm.data.records.lines import numbered_lines, read_text, suffix_of
 from minilm.errors import InputError
+from minilm.tasks.layouts import SETTINGS
 from minilm.tasks.prediction import Input
 
 STDIN = "standard input"
@@ -95,8 +96,8 @@ def of_data(data: str, options: Mapping[str, Any], task: str) -> Iterable[Input]
         click.UsageError: standard input cannot have this format.
         MinilmError: the file cannot be read.
     """
-    columns = {name: options[option] for option, name in COLUMNS.items()}
-    form = options["format"] or _format(data, any(columns.values()) or task in RECORDS_ONLY)
+    named = any(options[name] for name in SETTINGS)
+    form = options["format"] or _format(data, named or task in RECORDS_ONLY)
     source = STDIN if data == "-" else data
     if form == "text":
         return _hinting(of_lines(text_lines(data, options["encoding"]), source), options["format"])
@@ -104,7 +105,7 @@ def of_data(data: str, options: Mapping[str, Any], task: str) -> Iterable[Input]
         return _of_file(Path(data), options)
     if form != "jsonl":
         raise click.UsageError(f"--format {form}: {STDIN} is text or jsonl. Put it into a file.")
-    return _of_json(text_lines(data), source, columns)
+    return _of_json(text_lines(data), source)
 
 
 def _format(data: str, records: bool) -> str | None:
@@ -127,11 +128,7 @@ def _hinting(inputs: Iterator[Input], said: str | None) -> Iterator[Input]:
         yield item
 
 
-def _of_json(
-    lines: Iterable[str], source: str, columns: Mapping[str, str | None]
-) -> Iterator[Input]:
-    from minilm.tasks.fields import under_our_names
-
+def _of_json(lines: Iterable[str], source: str) -> Iterator[Input]:
     for number, line in enumerate(lines, 1):
         record: Mapping[str, Any] | RecordError | None = None
         if line.strip():
@@ -139,9 +136,7 @@ def _of_json(
                 record = strict_json(line)
             except RecordError as problem:
                 record = problem
-            if isinstance(record, Mapping):
-                record = under_our_names(record, columns)
-            elif not isinstance(record, RecordError):
+            if not isinstance(record, Mapping | RecordError):
                 record = RecordError("expected a JSON object {...}.", reason="no object")
         yield Input(f"{source}, line {number}", record)
 

@@ -66,6 +66,7 @@ def command(model: str, data: str, batch_size: int | None, **options: Any) -> No
     from minilm.tasks.prediction import Predictor
 
     predictor = Predictor.from_pretrained(model, **loading(options))
+    predictor.task.name_columns(options)
     set_thresholds(predictor.task, options)
 
     def show(item: Input, prediction: dict[str, Any]) -> Iterable[str]:

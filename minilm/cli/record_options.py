@@ -16,9 +16,6 @@ from minilm.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# option -> our name of the field
-COLUMNS = {"text_column": "text", "pair_column": "text_pair", "label_column": "label"}
-
 
 def record_options() -> Option[Any]:
     """--format and what goes with it."""
@@ -31,17 +28,18 @@ def record_options() -> Option[Any]:
             ),
             click.option(
                 "--text-column",
-                help="Field with the text. Default: text, sentence, sentence1, premise or "
-                "question1.",
+                help="Column with the text (question, words). Default: found by its name; "
+                "what is read is printed.",
             ),
             click.option(
                 "--pair-column",
-                help="Field with the second text of a pair. Default: text_pair, sentence2, "
-                "hypothesis or question2.",
+                help="Column with the second text of a pair (context, choices). Default: found "
+                "by its name.",
             ),
             click.option(
                 "--label-column",
-                help="Field with the label. Default: label, intent, score or class.",
+                help="Column with the label (tags, answers, intent). Default: found by its "
+                "name. multi-label: perhaps several columns of 0 and 1, with commas between them.",
             ),
             click.option(
                 "--no-header",
@@ -95,7 +93,7 @@ def record_options() -> Option[Any]:
 def read(
     path: Path, options: Mapping[str, Any], skips: Skips, *, labelled: bool = True
 ) -> Sequence[Mapping[str, Any]]:
-    """The records of a file, their fields under our names.
+    """The records of a file.
 
     Args:
         path: the file.
@@ -103,8 +101,6 @@ def read(
         skips: what becomes of bad records.
         labelled: answers are needed.
     """
-    from minilm.tasks.fields import renamed
-
     given: dict[str, Any] = {}
     if options["no_header"]:
         given["header"] = False
@@ -126,8 +122,7 @@ def read(
     unlabelled = {"squad": "labelled", "json": "labelled", "conll": "tagged"}.get(format)
     if unlabelled and not labelled:
         given[unlabelled] = False
-    records = read_records(path, format=format, skips=skips, **given)
-    return renamed(records, {name: options[option] for option, name in COLUMNS.items()})
+    return read_records(path, format=format, skips=skips, **given)
 
 
 def _number_or_name(column: str) -> int | str:

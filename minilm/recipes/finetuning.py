@@ -16,6 +16,7 @@ from minilm.checkpoints.hub import resolve
 from minilm.compression.students import LayerChoice, chosen_layers
 from minilm.config import AlbertConfig
 from minilm.data.records.base import Skips
+from minilm.data.records.frames import as_records
 from minilm.errors import InputError, by_place
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
@@ -31,6 +32,7 @@ from minilm.recipes.task_models import load_teacher, read_config, student_of, wi
 from minilm.tasks.batches import TaskData
 from minilm.tasks.catalogue import task_class
 from minilm.tasks.fields import check_dictionaries
+from minilm.tasks.layouts import SETTINGS
 from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
 from minilm.tasks.task import Scores, Task
 from minilm.tokenization.tokenizer import Tokenizer
@@ -88,7 +90,8 @@ def finetune(
         task: "classification", "multi-label", "regression", "tagging", "answering", "choice" or
             "utterances".
         model: checkpoint to start from; None = made of layers of the teacher.
-        train: records to learn from: dictionaries, as the task's class describes them.
+        train: records to learn from: dictionaries, as the task's class describes them; also a data
+            frame, or a data set of the datasets library, whose class names become the labels'.
         output: a new directory.
         dev: records to evaluate on; the best evaluation's weights are kept.
         teacher: a checkpoint fine-tuned for the same task, whose predictions are learned from too.
@@ -158,15 +161,21 @@ def prepare(
     if unknown := [name for name in settings.options if name not in cls.option_names]:
         known = ", ".join(cls.option_names) or "none"
         raise InputError(f"{unknown[0]!r} is not an option of {task}; it has {known}.")
+    train = as_records(train, "train")
+    dev = None if dev is None else as_records(dev, "dev")
     if not len(train):
         raise InputError("There are no records to train on.")
     check_dictionaries(train)
-    made = cls.learn(train, length, settings.options)
+    columns = {name: getattr(settings, name) for name in SETTINGS}
+    made = cls.learn(train, length, {**settings.options, **columns})
     examples = made.examples(train, skips, labelled=True)
     if not examples:
         raise InputError(f"There is nothing to train on. {skips.summary()}")
     samples = made.samples(examples, tokenizer)
     _say_counts("training", made, examples, samples, say)
+    notes = made.take_notes()
+    for note in notes:
+        say(f"training: {note}")
 
     with seeded(settings.seed):
         instructor = None if teacher is None else load_teacher(teacher, made, tokenizer)
@@ -202,6 +211,15 @@ def prepare(
             raise InputError(f"There is nothing to evaluate on. {skips.summary()}")
         dev_samples = made.samples(dev_examples, tokenizer)
         _say_counts("dev", made, dev_examples, dev_samples, say)
+        for note in made.take_notes():
+            if note not in notes:
+                say(f"dev: {note}")
+        if strange := made.unknown(dev_examples):
+            some = ", ".join(list(strange)[:8]) + (", ..." if len(strange) > 8 else "")
+            say(
+                f"dev: {strange.total():,} labels that training does not have ({some}): they are "
+                "counted as wrong"
+            )
         _check_select(settings.select, made, dev_examples, tokenizer, network)
         held_out = learner.hold_out(dev_examples, dev_samples, TOKENS_PER_BATCH)
     if skips.count or skips.repaired:
@@ -267,6 +285,8 @@ class _Finish:
                 task = task.tune(self._dev, likeliest)
             predictions = task.decode(self._dev, samples, outputs)
             self.scores = {**task.scores(self._dev, predictions), "examples": len(self._dev)}
+            if unknown := task.unknown(self._dev).total():
+                self.scores["unknown_labels"] = unknown
         content = json_bytes({"task": task.name, **task.settings(), "dev": numbers_of(self.scores)})
         replace_files({directory / TASK: lambda path: path.write_bytes(content)})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -46,6 +46,9 @@ class FinetuningSettings(LoopSettings):
         freeze_layers: do not train so many layers from below.
         resize_embeddings: give the model a new row for every token that the tokenizer has beyond
             the model's vocabulary; otherwise such tokens are an error.
+        text_column, pair_column, label_column: columns of the records with the text, the second
+            text of a pair and the label (of a list of several columns: of zeros and ones, one for
+            each label); None = found by their names, see `minilm.tasks.layouts`.
         options: of the task, such as `doc_stride` or `out_of_scope`.
         soft_targets: how to learn from a teacher.
         precision: None = bfloat16 where the hardware computes in it.
@@ -115,6 +118,9 @@ class FinetuningSettings(LoopSettings):
     resize_embeddings: bool = option(
         False, "Give the model new embeddings for tokens that were added to its tokenizer.", bool
     )
+    text_column: str | None = None
+    pair_column: str | None = None
+    label_column: str | Sequence[str] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     soft_targets: SoftTargets = field(default_factory=SoftTargets)
     log_every: int = other_default(LoopSettings, "log_every", 10)

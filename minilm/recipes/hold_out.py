@@ -9,19 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from minilm.data.records.base import Records
+from minilm.data.records.base import RecordError, Records
+from minilm.data.records.frames import Rows
 from minilm.errors import InputError
 from minilm.learners.tasks import numbers_of
-from minilm.tasks.fields import find
+from minilm.tasks.catalogue import task_class
+from minilm.tasks.fields import list_of
+from minilm.tasks.layouts import Layouts, plain
 
 Record = Mapping[str, Any]
 # the field with a record's one class, or with its several classes
 CLASS_FIELDS = {"classification": "label", "utterances": "intent"}
+GIVEN = ("1", "1.0", "True")  # a label of a column of its own
 SEVERAL_CLASSES = {"multi-label": ("labels",), "tagging": ("tags",), "utterances": ("tags",)}
 
 
 def split_off(
-    records: Sequence[Record], share: float, seed: int, *, task: str | None = None
+    records: Sequence[Record],
+    share: float,
+    seed: int,
+    *,
+    task: str | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> tuple[Sequence[Record], Sequence[Record]]:
     """Takes a share of records away, drawn at random.
 
@@ -32,6 +41,7 @@ def split_off(
         task: of the records, as for `minilm.finetune`. If it has classes, no class loses its last
             record, even if then fewer are taken; and of each class of whole texts about the same
             share is taken (a stratified draw). None = the classes are not looked at.
+        columns: with "label_column", the columns of the classes; None = found by their names.
 
     Returns:
         The rest, and the records taken; both in the old order.
@@ -48,9 +58,10 @@ def split_off(
         )
     wanted = min(max(round(share * count), 1), count - 1)
     order = np.random.default_rng([seed, count]).permutation(count).tolist()
-    one = [_classes(record, CLASS_FIELDS.get(task or "")) for record in records]
+    layouts = None if task is None else _layouts(task, records, columns or {})
+    one = [_classes(record, CLASS_FIELDS.get(task or ""), layouts) for record in records]
     several = [
-        {name for field in SEVERAL_CLASSES.get(task or "", ()) for name in _classes(record, field)}
+        {name for f in SEVERAL_CLASSES.get(task or "", ()) for name in _classes(record, f, layouts)}
         for record in records
     ]
     left = Counter(name for names in (*one, *several) for name in names)
@@ -68,17 +79,36 @@ def split_off(
     numbers = [n for n in range(count) if n not in taken], sorted(taken)
     if isinstance(records, Records):
         return records.pick(numbers[0]), records.pick(numbers[1])
-    return [records[n] for n in numbers[0]], [records[n] for n in numbers[1]]
+    rest, held_out = ([records[n] for n in part] for part in numbers)
+    if isinstance(records, Rows):
+        return Rows(rest, records.class_names), Rows(held_out, records.class_names)
+    return rest, held_out
 
 
-def _classes(record: Record, field: str | None) -> set[tuple[str, str]]:
+def _layouts(task: str, records: Sequence[Record], columns: Mapping[str, Any]) -> Layouts:
+    cls = task_class(task)
+    layouts = cls.layouts_to_learn(records, columns)
+    if task == "multi-label" and not layouts.has("labels"):
+        flags = layouts.flags(records)
+        layouts = cls.layouts_to_learn(records, {**columns, "label_column": flags or None})
+    return layouts
+
+
+def _classes(record: Record, field: str | None, layouts: Layouts | None) -> set[tuple[str, str]]:
     """The classes that a field of a record names, each with the field."""
-    if field is None or not isinstance(record, Mapping):
+    if field is None or layouts is None or not isinstance(record, Mapping):
         return set()
-    value: Any = find(record, field)
+    try:
+        layout = layouts.of(record)
+    except RecordError:  # said when the record is used
+        return set()
+    columns = layout.columns.get(field, ())
+    if len(columns) > 1:  # of zeros and ones
+        return {(field, column) for column in columns if str(plain(record.get(column))) in GIVEN}
+    value = layout.get(record, field)
     if value is None:
         return set()
-    value = value.tolist() if hasattr(value, "tolist") else value  # numpy's
+    value = value if field in CLASS_FIELDS.values() else list_of(value)
     return {(field, str(name)) for name in (value if isinstance(value, list | tuple) else [value])}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -16,7 +17,8 @@ from minilm.errors import InputError
 from minilm.files.arrays import Flags, Floats, Integers
 from minilm.metrics.answers import squad_v1, squad_v2
 from minilm.models.pretrained import PretrainedModel
-from minilm.tasks.fields import checked, need, text_of
+from minilm.tasks.fields import checked, text_of
+from minilm.tasks.layouts import CONTEXTS, QUESTIONS, Field, Layout
 from minilm.tasks.task import (
     Prediction,
     Sample,
@@ -94,12 +96,18 @@ class QuestionAnswering(Task[QuestionExample]):
 
     name: ClassVar[str] = "answering"
     head: ClassVar[str] = "ForQuestionAnswering"
-    metric: ClassVar[str] = "f1"
+    metric: str = "f1"
     parts: ClassVar[tuple[str, ...]] = ("start", "end")
     _numbers: ClassVar[tuple[str, ...]] = ("doc_stride", "max_query", "n_best", "max_answer")
     option_names: ClassVar[tuple[str, ...]] = (*_numbers, "null_threshold")
     threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {"null_threshold": (-1e9, 1e9)}
     best_score: ClassVar[float] = 100.0  # as SQuAD's scripts count
+    fields: ClassVar[tuple[Field, ...]] = (
+        Field("id", (), "id"),
+        Field("question", QUESTIONS, "text_column", kind="text"),
+        Field("context", CONTEXTS, "pair_column", kind="text"),
+        Field("answers", (), "label_column", labelled=True),
+    )
     doc_stride: int = 128
     max_query: int = 64
     n_best: int = 20
@@ -111,10 +119,14 @@ class QuestionAnswering(Task[QuestionExample]):
     def learn(
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
-        task = cls((), max_length)
+        layouts = cls.layouts_to_learn(records, options)
+        task = cls((), max_length).name_columns(options).read_from(layouts)
         task._set(options)
         task.tune_thresholds = options.get("null_threshold") is None
-        task.unanswerable = any(_answers(record) == () for record in records)
+        task.unanswerable = False
+        for record in records:
+            with suppress(RecordError):  # `examples` decides what becomes of it
+                task.unanswerable |= _answers(layouts.of(record), record) == ()
         return task
 
     @classmethod
@@ -144,22 +156,26 @@ class QuestionAnswering(Task[QuestionExample]):
         self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
     ) -> list[QuestionExample]:
         found = []
+        layouts = self.layouts(records, labelled=labelled)
         for _, _, record, checking in checked(records, skips):
             with checking:
-                question = text_of(need(record, "question", "the question"), "question")
-                context = text_of(need(record, "context", "the text with the answer"), "context")
+                layout = layouts.of(record)
+                question = text_of(layout.need(record, "question"), "question")
+                context = text_of(layout.need(record, "context"), "context")
                 answers = None
                 if labelled:
-                    answers = _answers(record)
+                    answers = _answers(layout, record)
                     if answers is None:
-                        need(record, "answers", "a list; an empty one = no answer")
+                        given = layout.need(record, "answers")
                         raise RecordError(
-                            f"answers is {record['answers']!r:.80}, expected a list of "
+                            f"answers is {given!r:.80}, expected a list of "
                             '{"text", "answer_start"}.',
                             reason="no list of answers",
                         )
                     _check(answers, context)
-                found.append(QuestionExample(record.get("id"), question, context, answers))
+                id_ = layout.get(record, "id")
+                found.append(QuestionExample(id_, question, context, answers))
+        self.note(*layouts.describe())
         return found
 
     def samples(self, examples: Sequence[QuestionExample], tokenizer: Tokenizer) -> list[Sample]:
@@ -338,9 +354,9 @@ def _best(prediction: Prediction) -> str:
     return prediction["n_best"][0]["answer"] if prediction["n_best"] else ""
 
 
-def _answers(record: Mapping[str, Any]) -> tuple[tuple[str, int], ...] | None:
+def _answers(layout: Layout, record: Mapping[str, Any]) -> tuple[tuple[str, int], ...] | None:
     """Texts and starts of the answers; None if they are not in a known form."""
-    answers = record.get("answers")
+    answers = layout.get(record, "answers")
     if isinstance(answers, Mapping) and isinstance(answers.get("text"), list | tuple):
         starts = answers.get("answer_start")
         if not isinstance(starts, list | tuple) or len(starts) != len(answers["text"]):

@@ -76,7 +76,7 @@ def task_of(directory: Path, model: PretrainedModel) -> Task[Any]:
             + ". Fine-tune it first: minilm finetune --help."
         )
     try:
-        return cls.restore(labels, settings)
+        return cls.restore(labels, settings).remember(settings)
     except (TypeError, ValueError, MinilmError) as problem:
         raise CheckpointError(f"{path}: {problem}") from problem
 

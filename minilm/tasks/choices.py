@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -14,7 +15,16 @@ from minilm.data.records.base import RecordError, Skips
 from minilm.files.arrays import Floats
 from minilm.metrics.classification import accuracy
 from minilm.models.pretrained import PretrainedModel
-from minilm.tasks.fields import checked, find, need, text_of
+from minilm.tasks.fields import checked, list_of, text_of
+from minilm.tasks.layouts import (
+    CHOICES,
+    ONE_CHOICE_A_COLUMN,
+    PROMPTS,
+    RIGHT_CHOICE,
+    Field,
+    Layout,
+    plain,
+)
 from minilm.tasks.task import (
     Prediction,
     Sample,
@@ -29,42 +39,94 @@ from minilm.tasks.task import (
 )
 from minilm.tokenization.tokenizer import Tokenizer
 
+_BLANK = re.compile(r"(?<!\w)_+(?!\w)")  # of a cloze, as RACE has some
+
 
 @dataclass(frozen=True)
 class ChoiceExample:
     """A question with its choices.
 
     Attributes:
-        prompt: what comes before each of them.
+        prompt: the first text of each row.
         choices: at least two.
         label: the number of the right one, from 0; None = not known.
+        question: what else comes before each choice, in the second text; a blank (_) in it is where
+            the choice belongs.
     """
 
     prompt: str
     choices: tuple[str, ...]
     label: int | None = None
+    question: str = ""
+
+    @property
+    def endings(self) -> list[str]:
+        """The second text of each row."""
+        if not self.question:
+            return list(self.choices)
+        if _BLANK.search(self.question):
+            parts = _BLANK.split(self.question)
+            return [choice.join(parts) for choice in self.choices]
+        return [f"{self.question} {choice}" for choice in self.choices]
 
 
 class MultipleChoice(Task[ChoiceExample]):
     """The right one of several choices, each read together with the prompt.
 
     A record has a "prompt", "choices" (a list of at least two) and a "label", the number of the
-    right one, from 0. Records may have different numbers of choices.
+    right one, from 0; its letter, its key or its text will do. Records may have different numbers
+    of choices. Where several fields come before the choices, such as an article and a question, the
+    first is the prompt, and the others come before each choice: rows are (article, question and
+    choice), (first sentence, second sentence and ending).
+
+    Attributes:
+        first: the number of the first choice in the records of training: 1 where no label is 0 and
+            one in twenty or more is as large as there are choices.
+
+    References: Devlin et al. 2019, section 4.4 (SWAG); Lan et al. 2020, appendix A.3 (RACE).
     """
 
     name: ClassVar[str] = "choice"
     head: ClassVar[str] = "ForMultipleChoice"
-    metric: ClassVar[str] = "accuracy"
+    metric: str = "accuracy"
+    fields: ClassVar[tuple[Field, ...]] = (
+        Field("prompt", PROMPTS, "text_column", several="all", kind="text"),
+        Field("choices", CHOICES, "pair_column", kind="list", pattern=ONE_CHOICE_A_COLUMN),
+        Field("label", RIGHT_CHOICE, "label_column", kind="scalar", labelled=True),
+    )
+    first: int = 0
 
     @classmethod
     def learn(
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
-        return cls((), max_length)
+        layouts = cls.layouts_to_learn(records, options)
+        task = cls((), max_length).name_columns(options).read_from(layouts)
+        labels, largest = [], 0
+        for record in records:
+            try:
+                layout = layouts.of(record)
+                keys, choices = _choices(layout, record)
+            except RecordError:
+                continue
+            number = _whole(layout.get(record, "label"))
+            if number is not None and not keys:
+                labels.append(number)
+                largest += number == len(choices)
+        # a few labels that are too large are faults
+        if labels and min(labels) == 1 and largest >= max(2, len(labels) / 20):
+            task.first = 1
+            task.note("labels count the choices from 1")
+        return task
 
     @classmethod
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
-        return cls((), settings["max_length"])
+        task = cls((), settings["max_length"])
+        task.first = int(settings.get("first", 0))
+        return task
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "first": self.first}
 
     def config(self) -> dict[str, Any]:
         return {}
@@ -73,18 +135,21 @@ class MultipleChoice(Task[ChoiceExample]):
         self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
     ) -> list[ChoiceExample]:
         found = []
+        layouts = self.layouts(records, labelled=labelled)
         for _, _, record, checking in checked(records, skips):
             with checking:
-                prompt = text_of(need(record, "prompt", "what comes before the choices"), "prompt")
-                choices = need(record, "choices", "a list of texts")
-                if not isinstance(choices, list | tuple) or len(choices) < 2:
-                    raise RecordError(
-                        f"choices is {choices!r:.60}, expected a list of at least two texts.",
-                        reason="no list of choices",
-                    )
+                layout = layouts.of(record)
+                layout.need(record, "prompt")
+                prompt, *rest = [
+                    text_of(text, "prompt") for text in layout.values(record, "prompt")
+                ]
+                keys, choices = _choices(layout, record)
                 texts = tuple(text_of(choice, "a choice") for choice in choices)
-                label = _label(record, len(texts)) if labelled else None
-                found.append(ChoiceExample(prompt, texts, label))
+                label = None
+                if labelled:
+                    label = _label(layout.get(record, "label"), keys, texts, self.first)
+                found.append(ChoiceExample(prompt, texts, label, " ".join(rest)))
+        self.note(*layouts.describe())
         return found
 
     def samples(self, examples: Sequence[ChoiceExample], tokenizer: Tokenizer) -> list[Sample]:
@@ -92,7 +157,7 @@ class MultipleChoice(Task[ChoiceExample]):
             return []
         batch = tokenizer(
             [example.prompt for example in examples for _ in example.choices],
-            [choice for example in examples for choice in example.choices],
+            [ending for example in examples for ending in example.endings],
             max_length=self.max_length,
             layout="packed",
         )
@@ -156,14 +221,58 @@ class MultipleChoice(Task[ChoiceExample]):
         return {"accuracy": accuracy(gold, found), "chance": chance}
 
 
-def _label(record: Mapping[str, Any], choices: int) -> int:
-    label = find(record, "label")
-    if isinstance(label, str) and label.strip().isdecimal():
-        label = int(label)
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < choices:
+def _choices(layout: Layout, record: Mapping[str, Any]) -> tuple[list[str], Sequence[Any]]:
+    """The keys of the choices, if they have some, and the choices.
+
+    Raises:
+        RecordError: there are none, or fewer than two.
+    """
+    columns, keys = layout.columns.get("choices", ()), list[str]()
+    choices: Any
+    if len(columns) > 1:
+        choices = [plain(record.get(column)) for column in columns]
+    else:
+        choices = layout.need(record, "choices")
+        if isinstance(choices, Mapping) and isinstance(choices.get("text"), list):
+            keys = [str(key) for key in choices.get("label") or ()]
+            choices = choices["text"]
+        elif isinstance(choices, str) and choices.startswith("["):
+            choices = list_of(choices)
+    if not isinstance(choices, list | tuple) or len(choices) < 2:
         raise RecordError(
-            f"The label is {label!r:.60}, expected the number of the right choice, 0 to "
-            f"{choices - 1}.",
+            f"choices is {choices!r:.60}, expected a list of at least two texts.",
+            reason="no list of choices",
+        )
+    return keys if len(keys) == len(choices) else [], choices
+
+
+def _label(label: Any, keys: Sequence[str], choices: Sequence[str], first: int) -> int:
+    """The number of the right choice, from its number, letter, key or text.
+
+    Raises:
+        RecordError: it is none of these.
+    """
+    name = label.strip() if isinstance(label, str) else label
+    if keys and str(name) in keys:
+        return keys.index(str(name))
+    number = _whole(label)
+    if number is not None:
+        number -= first
+    elif isinstance(name, str) and choices.count(name) == 1:
+        number = choices.index(name)
+    elif isinstance(name, str) and len(name) == 1 and name.isascii() and name.isupper():
+        number = ord(name) - ord("A")
+    if number is None or not 0 <= number < len(choices):
+        raise RecordError(
+            f"The label is {label!r:.60}, expected the number of the right choice, {first} to "
+            f"{len(choices) - 1 + first}.",
             reason="no proper label",
         )
-    return label
+    return number
+
+
+def _whole(label: Any) -> int | None:
+    """A whole number, perhaps written as text; None for anything else."""
+    if isinstance(label, str) and label.strip().isdecimal():
+        return int(label)
+    return label if isinstance(label, int) and not isinstance(label, bool) else None

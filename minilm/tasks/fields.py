@@ -1,68 +1,20 @@
-"""What the fields of a record are called, and how a task gets at them."""
+"""The values of a record's fields: texts, names of labels, numbers; checked one by one."""
 
 from __future__ import annotations
 
+import ast
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from minilm.data.records.base import RecordError, Records, Skips, where
-from minilm.errors import DataError, by_place
+from minilm.data.records.frames import Rows
+from minilm.errors import DataError
+from minilm.losses.elementary import IGNORED_LABEL
+from minilm.tasks.layouts import Layout, Layouts, named
 
 Record = Mapping[str, Any]
-
-# our name for a field -> other names that data sets have for it
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "text": ("sentence", "sentence1", "premise", "question1"),
-    "text_pair": ("sentence2", "hypothesis", "question2"),
-    "label": ("intent", "score", "class"),
-    "labels": ("label",),
-    "tokens": ("words",),
-    "tags": ("ner_tags", "slots", "labels"),
-    "intent": ("label",),
-    "prompt": ("question", "sent1", "context"),
-    "choices": ("endings", "options"),
-}
-
-
-def renamed(records: Sequence[Record], columns: Mapping[str, str | None]) -> Sequence[Record]:
-    """The same records with some fields under our names.
-
-    Args:
-        records: of any kind.
-        columns: our name to the name in the records; None = leave it.
-
-    Raises:
-        DataError: the first record has no such field.
-    """
-    wanted = {name: column for name, column in columns.items() if column is not None}
-    if not wanted or not len(records):
-        return records
-    for name, column in wanted.items():
-        if column not in records[0]:
-            raise DataError(
-                f"{where(records, 0)}: there is no field {column!r} for {name}; it has "  # type: ignore[arg-type]
-                f"{', '.join(map(repr, records[0]))}."
-            )
-    if isinstance(records, Records):
-        return records.map(lambda record: under_our_names(record, wanted))
-    return [under_our_names(record, wanted) for record in records]
-
-
-def under_our_names(record: Record, columns: Mapping[str, str | None]) -> dict[str, Any]:
-    """The same record; see `renamed`. Fields that it does not have are left out.
-
-    "label" means what the task calls so: a list becomes "labels" and "tags" as well, anything else
-    "labels" and "intent", whatever else the record has under these names.
-    """
-    found = {
-        name: record[column] for name, column in columns.items() if column and column in record
-    }
-    if "label" in found:
-        value = found["label"]
-        others = ("labels", "tags" if isinstance(value, list | tuple) else "intent")
-        found |= dict.fromkeys(others, value)
-    return {**record, **found}
 
 
 def checked(records: Sequence[Record], skips: Skips) -> Iterator[tuple[int, str, Record, Checking]]:
@@ -107,34 +59,6 @@ class Checking:
         return True
 
 
-def find(record: Record, name: str) -> Any:
-    """The value of a field, under our name or another one; None if it is missing."""
-    for key in (name, *ALIASES.get(name, ())):
-        if record.get(key) is not None:
-            return record[key]
-    return None
-
-
-def need(record: Record, name: str, option: str) -> Any:
-    """The value of a field that must be there.
-
-    Raises:
-        RecordError: it is not.
-    """
-    value = find(record, name)
-    if value is None:
-        has = ", ".join(map(repr, record)) or "nothing"
-        raise RecordError(
-            f"There is no {name!r}; the record has {has}.",
-            by_place(
-                python=f"Give the field that holds it the name {name!r}.",
-                command=f"Say which field it is ({option}).",
-            ),
-            reason=f"no {name}",
-        )
-    return value
-
-
 def text_of(value: Any, name: str) -> str:
     """A text that is one, and not empty.
 
@@ -162,20 +86,47 @@ def text_of(value: Any, name: str) -> str:
 
 
 def label_name(value: Any) -> str:
-    """A label as a name; whole numbers are names, too.
+    """A label as a name; whole numbers and true or false are names, too.
 
     Raises:
-        RecordError: it is neither.
+        RecordError: it is none of them, or -100, which marks what has no label.
     """
     if isinstance(value, str) and value.strip():
-        return value.strip()
-    if isinstance(value, int):
-        return str(int(value))
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    raise RecordError(
-        f"The label is {value!r:.60}, expected a name or a whole number.", reason="no proper label"
-    )
+        name = value.strip()
+    elif isinstance(value, bool):
+        name = json.dumps(value)
+    elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        name = str(int(value))
+    else:
+        raise RecordError(
+            f"The label is {value!r:.60}, expected a name or a whole number.",
+            reason="no proper label",
+        )
+    if name == str(IGNORED_LABEL):
+        raise RecordError(
+            f"The label is {name}, which marks records without a label.",
+            "Remove the record or skip it.",
+            reason="no proper label",
+        )
+    return name
+
+
+def list_of(value: Any) -> Any:
+    """A list that is written as a text, as tables have it; anything else as it is.
+
+    Example:
+        >>> list_of("['a', 'b']"), list_of("a, b"), list_of([1])
+        (['a', 'b'], ['a', 'b'], [1])
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def number_of(value: Any) -> float:
@@ -196,20 +147,72 @@ def number_of(value: Any) -> float:
     return number
 
 
-def label_number(name: str, numbers: Mapping[str, int]) -> int:
-    """The number of a label.
+def unknown_label(name: str, known: Iterable[str]) -> RecordError:
+    """The complaint about a label that training did not have."""
+    labels = list(known)
+    some = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
+    return RecordError(
+        f"The label {name!r:.60} is unknown: training knew {some}.",
+        "Mend the label, or train with it.",
+        reason="unknown label",
+    )
+
+
+def labels_in(
+    records: Sequence[Record],
+    layouts: Layouts,
+    read: Callable[[Layout, Record], Iterable[str]],
+    *,
+    field: str,
+    least: int = 2,
+) -> set[str]:
+    """The names of all labels in training records; records that have none are passed over.
+
+    Args:
+        records: of training.
+        layouts: theirs.
+        read: the names in one record; raises `RecordError`.
+        field: where they are, for messages.
+        least: labels that there must be.
 
     Raises:
-        RecordError: there is no such label.
+        DataError: fewer. If that is because records cannot be used, it says what is wrong with the
+            first of them.
     """
-    if name not in numbers:
-        some = ", ".join(list(numbers)[:8]) + (", ..." if len(numbers) > 8 else "")
-        raise RecordError(
-            f"The label {name!r:.60} is unknown: training knew {some}.",
-            "Mend the label, or train with it.",
-            reason="unknown label",
+    labels: set[str] = set()
+    first = ""
+    for number, record in enumerate(records):
+        try:
+            labels.update(read(layouts.of(record), record))
+        except RecordError as problem:  # `examples` decides what becomes of it
+            first = first or f"{where(records, number)}: {problem}"  # type: ignore[arg-type]
+    if len(labels) < least:
+        if first and not labels:
+            raise DataError(first)
+        raise DataError(
+            f"The training records have {len(labels)} labels ({', '.join(labels) or 'none'}) under "
+            f"{field!r}: there is nothing to tell apart. Say which field holds the label "
+            f"({named('label_column')})." + (f" {first}" if first else "")
         )
-    return numbers[name]
+    return labels
+
+
+def class_order(
+    labels: set[str], records: Sequence[Record], layouts: Layouts, field: str
+) -> list[str]:
+    """All classes of a data set in its own order, where it has one; else the labels `in_order`."""
+    names = class_names(records, layouts, field)
+    return in_order(labels) if names is None or not labels <= set(names) else names
+
+
+def class_names(records: Sequence[Record], layouts: Layouts, field: str) -> list[str] | None:
+    """The names of classes that records know for a field, in their order."""
+    layout = layouts.common()
+    if not isinstance(records, Rows) or layout is None:
+        return None
+    (column, *_) = layout.columns.get(field, ("",))
+    names = records.class_names.get(column)
+    return None if names is None else list(names)
 
 
 def in_order(labels: set[str]) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 
 from minilm.checkpoints.hub import resolve
 from minilm.data.records.base import Policy, RecordError, Records, Skips
+from minilm.data.records.frames import as_records
 from minilm.errors import CheckpointError, DataError, InputError
 from minilm.files.arrays import Floats
 from minilm.files.atomic import replace_files
@@ -220,20 +221,28 @@ class Predictor:
         """Scores on records whose answers are known.
 
         Returns:
-            What the task measures, "examples", how many there were, and "truncated", how many of
-            them were cut at the longest length.
+            What the task measures, "examples", how many there were, "truncated", how many of them
+            were cut at the longest length, and, if there are any, "unknown_labels", how many labels
+            training did not have: they are counted as wrong.
 
         Raises:
             DataError: a bad record, or none that is usable.
         """
         skips = skips or Skips()
+        records = as_records(records, "records")
         examples = self.task.examples(records, skips, labelled=True)
         if not examples:
             raise InputError(f"There is nothing to evaluate on. {skips.summary()}")
         predictions = self._decode(examples)
         scores = self.task.scores(examples, predictions)
         truncated = sum("truncated" in prediction for prediction in predictions)
-        return {**scores, "examples": len(examples), "truncated": truncated}
+        unknown = self.task.unknown(examples).total()
+        return {
+            **scores,
+            "examples": len(examples),
+            "truncated": truncated,
+            **({"unknown_labels": unknown} if unknown else {}),
+        }
 
     def tune(self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None) -> None:
         """Sets the task's thresholds to what is best for records whose answers are known.
@@ -322,8 +331,10 @@ def _chunks(records: Iterable[Mapping[str, Any]]) -> Iterator[Records]:
         for start in range(0, len(records), CHUNK):
             yield records[start : start + CHUNK]
         return
+    if not isinstance(records, Iterator):
+        records = as_records(records, "records")
     rest, start = iter(records), 0
     while chunk := list(islice(rest, CHUNK)):
         places = [f"record {start + number}" for number in range(len(chunk))]
-        yield Records(chunk, places, "input")  # type: ignore[arg-type]
+        yield Records(chunk, places, "input")
         start += len(chunk)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Self
@@ -12,20 +14,29 @@ import torch
 from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
-from minilm.data.records.tag_schemes import Scheme, scheme_of, to_iob2
-from minilm.errors import DataError, InputError
+from minilm.data.records.tag_schemes import (
+    Scheme,
+    are_entities,
+    canonical,
+    scheme_of,
+    to_iob2,
+)
+from minilm.errors import InputError
 from minilm.files.arrays import Floats, Integers
 from minilm.losses.elementary import IGNORED_LABEL
-from minilm.metrics.classification import accuracy
+from minilm.metrics.classification import accuracy, precision_recall_f1
 from minilm.metrics.entities import entities, entity_scores
 from minilm.tasks.balance import weights_of_classes
-from minilm.tasks.fields import checked, find, label_number, need, text_of
+from minilm.tasks.fields import checked, class_names, in_order, labels_in, list_of, text_of
+from minilm.tasks.layouts import TAGS, TEXTS, WORDS, Field, Layout, Layouts
 from minilm.tasks.task import Prediction, Sample, Scores, Task, TaskBatch, Term, softmax
 from minilm.tasks.windows import cut, max_context_window
 from minilm.tasks.words import word_spans
 from minilm.tokenization.tokenizer import Tokenizer
 
 OUTSIDE = "O"
+NO_TAG = ("", str(IGNORED_LABEL))  # of words that are neither learned nor scored
+NO_ENTITY = ("X", "[PAD]")  # the same, among tags of entities
 OVERLAP = 4  # windows begin a quarter of their room before the last one ends
 
 
@@ -36,13 +47,14 @@ class WordsExample:
     Attributes:
         text: what the words are parts of.
         spans: where each word is in it.
-        tags: the label of each word; None = not known.
+        tags: the label of each word; None = it has none, and is neither learned nor scored. None
+            for all = not given.
         intent: of an utterance; see `minilm.tasks.utterances`.
     """
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    tags: tuple[str, ...] | None = None
+    tags: tuple[str | None, ...] | None = None
     intent: str | None = None
 
     @property
@@ -71,27 +83,54 @@ class Tagging(Task[WordsExample]):
 
     The label belongs to a word's first token, the others have none. A sentence that is too long is
     cut into windows that overlap; a word is learned and predicted where it has the most context, so
-    exactly once. Tags with B- and I- are entities: every scheme is read as IOB2, and predictions
-    are IOB2.
+    exactly once. Tags with the letters of a scheme (B, I, O, ...) are entities: every scheme is
+    read as IOB2, and predictions are IOB2. Their scores are those of whole entities; all others,
+    such as parts of speech, numbers, or types without letters, are scored word by word.
 
     A record has "tokens" and "tags", or, for predictions, a "text", which is split into words and
-    signs of punctuation.
+    signs of punctuation. A word whose tag is -100, None or empty has none; among tags of entities
+    that is what "X" and "[PAD]" mean too.
     """
 
     name: ClassVar[str] = "tagging"
     head: ClassVar[str] = "ForTokenClassification"
-    metric: ClassVar[str] = "f1"
+    metric: str = "f1"
     parts: ClassVar[tuple[str, ...]] = ("tag",)
+    fields: ClassVar[tuple[Field, ...]] = (
+        Field("tokens", WORDS, "text_column", kind="list"),
+        Field("text", TEXTS, "text_column", several="first", kind="text"),
+        Field("tags", TAGS, "label_column", several="first", kind="list", labelled=True),
+    )
 
     def __init__(self, labels: Sequence[str], max_length: int) -> None:
         super().__init__(labels, max_length)
-        self.has_entities = any(label[:2] in ("B-", "I-") for label in self.labels)
+        tags = [label for label in self.labels if self._is_tag(label)]
+        self.has_entities = are_entities(tags)
+        self.tags = tuple(map(canonical, tags)) if self.has_entities and _all_read(tags) else tags
+        # a checkpoint from elsewhere; what is learned here is IOB2
+        self.marks_ends = self.has_entities and any(tag[:1] in ("E", "S") for tag in self.tags)
+        self.tag_numbers = {tag: number for number, tag in enumerate(self.tags)}
+        if not self.has_entities and self.metric == "f1":
+            self.metric = "token_accuracy"
+
+    def _is_tag(self, label: str) -> bool:
+        """Whether an output of the head is a tag."""
+        return True
 
     @classmethod
     def learn(
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
-        return cls(tag_order(tags_in(records)), max_length)
+        layouts = cls.layouts_to_learn(records, options)
+        task = cls(tags_in(records, layouts), max_length)
+        return task.name_columns(options).read_from(layouts).note_tags()
+
+    def note_tags(self) -> Self:
+        """This task; says how tags are scored unless they are those of entities."""
+        if not self.has_entities:
+            what = "numbers without names" if _are_numbers(self.tags) else "without B- and I-"
+            self.note(f"tags are {what}: they are scored word by word, not as entities")
+        return self
 
     @classmethod
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
@@ -100,20 +139,31 @@ class Tagging(Task[WordsExample]):
     def examples(
         self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
     ) -> list[WordsExample]:
-        scheme = _scheme(records) if labelled and self.has_entities else None
+        layouts = self.layouts(records, labelled=labelled)
+        scheme = None
+        if labelled and self.has_entities:
+            scheme = _scheme(records, layouts) or "IOB2"
         found = []
         for _, _, record, checking in checked(records, skips):
             with checking:
-                found.append(self._example(record, scheme, labelled))
+                found.append(self._example(layouts.of(record), record, scheme, labelled))
+        self.note(*layouts.describe())
         return found
 
     def _example(
-        self, record: Mapping[str, Any], scheme: Scheme | None, labelled: bool
+        self, layout: Layout, record: Mapping[str, Any], scheme: Scheme | None, labelled: bool
     ) -> WordsExample:
-        if not labelled and find(record, "tokens") is None:
-            text = text_of(need(record, "text", "--text-column"), "text")
+        words = layout.get(record, "tokens")
+        if isinstance(words, str) and words.strip().startswith("["):
+            words = list_of(words)
+        if not labelled and (
+            words is None or (isinstance(words, str) and layout.columns["tokens"] != ("tokens",))
+        ):
+            text = text_of(words or layout.need(record, "text"), "text")
             return WordsExample(text, tuple(word_spans(text)))
-        words = need(record, "tokens", "a list of words")
+        if words is None and isinstance(layout.get(record, "tags"), str):
+            words = text_of(layout.need(record, "text"), "text").split()
+        words = layout.need(record, "tokens") if words is None else words
         if not isinstance(words, list | tuple) or not words:
             raise RecordError(
                 f"tokens is {words!r:.60}, expected a list of at least one word.",
@@ -123,10 +173,16 @@ class Tagging(Task[WordsExample]):
             text_of(word, "a word of tokens")
         ends = np.cumsum([len(word) + 1 for word in words]).tolist()
         spans = tuple((end - 1 - len(word), end - 1) for word, end in zip(words, ends, strict=True))
-        tags = _tags_of(record, len(words), scheme) if labelled else None
-        for tag in tags or ():
-            label_number(tag, self.numbers)
+        tags = _tags_of(layout, record, len(words), scheme) if labelled else None
         return WordsExample(" ".join(words), spans, tags)
+
+    def unknown(self, examples: Sequence[WordsExample]) -> Counter[str]:
+        return Counter(
+            tag
+            for example in examples
+            for tag in example.tags or ()
+            if tag is not None and tag not in self.tag_numbers
+        )
 
     def samples(self, examples: Sequence[WordsExample], tokenizer: Tokenizer) -> list[Sample]:
         if not examples:
@@ -157,7 +213,10 @@ class Tagging(Task[WordsExample]):
     def _row_labels(self, example: WordsExample, location: WordWindow, length: int) -> Integers:
         labels = np.full(length, IGNORED_LABEL)
         assert example.tags is not None
-        labels[location.tokens] = [self.numbers[example.tags[word]] for word in location.words]
+        labels[location.tokens] = [
+            IGNORED_LABEL if tag is None else self.tag_numbers.get(tag, IGNORED_LABEL)
+            for tag in (example.tags[word] for word in location.words)
+        ]
         return labels
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
@@ -191,9 +250,11 @@ class Tagging(Task[WordsExample]):
         for sample, output in zip(samples, outputs, strict=True):
             probabilities = softmax(self._tag_scores(output[sample.decode_info.tokens]))
             for word, row in zip(sample.decode_info.words, probabilities, strict=True):
-                tags[sample.example][word] = self.labels[int(row.argmax())]
+                tags[sample.example][word] = self.tags[int(row.argmax())]
                 sure[sample.example][word] = row.max()
         tags = [self._filled(found) for found in tags]
+        if self.marks_ends:
+            tags = [to_iob2(found, "BIOES") for found in tags]
         return [self._prediction(*found) for found in zip(examples, tags, sure, strict=True)]
 
     def _filled(self, tags: Sequence[str]) -> list[str]:
@@ -201,7 +262,7 @@ class Tagging(Task[WordsExample]):
 
         Within an entity they are part of it, elsewhere outside.
         """
-        nothing = OUTSIDE if OUTSIDE in self.numbers else self.labels[0]
+        nothing = OUTSIDE if OUTSIDE in self.tag_numbers else self.tags[0]
         filled = list(tags)
         seen = [number for number, tag in enumerate(tags) if tag]
         for before, after in pairwise([-1, *seen, len(tags)]):
@@ -238,14 +299,26 @@ class Tagging(Task[WordsExample]):
         return prediction
 
     def scores(self, examples: Sequence[WordsExample], predictions: Sequence[Prediction]) -> Scores:
-        gold = [list(example.tags or ()) for example in examples]
-        found = [prediction["tags"] for prediction in predictions]
-        flat = [
-            np.array([self.numbers[tag] for tags in side for tag in tags]) for side in (gold, found)
-        ]
-        scores: Scores = {"token_accuracy": accuracy(*flat)}
+        gold, found = [], []
+        for example, prediction in zip(examples, predictions, strict=True):
+            pairs = zip(example.tags or (), prediction["tags"], strict=True)
+            scored = [(tag, guess) for tag, guess in pairs if tag is not None]
+            gold.append([tag for tag, _ in scored])
+            found.append([guess for _, guess in scored])
+        seen = {tag for side in (gold, found) for tags in side for tag in tags}
+        names = [*self.tags, *sorted(seen - set(self.tags))]
+        numbers = {name: number for number, name in enumerate(names)}
+        right, guessed = (
+            np.array([numbers[tag] for tags in side for tag in tags]) for side in (gold, found)
+        )
+        scores: Scores = {"token_accuracy": accuracy(right, guessed)}
         if not self.has_entities:
-            return {"f1": scores["token_accuracy"], **scores}
+            each = precision_recall_f1(right, guessed, len(names))
+            return {
+                **scores,
+                "macro_f1": precision_recall_f1(right, guessed, len(names), "macro").f1,
+                "classes": {name: asdict(part) for name, part in zip(names, each, strict=True)},
+            }
         entity = entity_scores(gold, found)
         return {
             "f1": entity.micro.f1,
@@ -269,62 +342,99 @@ def _first_tokens(spans: Sequence[tuple[int, int]], offsets: Integers) -> Intege
     return firsts
 
 
-def _tags_of(record: Mapping[str, Any], words: int, scheme: Scheme | None) -> tuple[str, ...]:
-    tags = need(record, "tags", "a list of labels")
-    if not isinstance(tags, list | tuple) or not all(isinstance(tag, str | int) for tag in tags):
+def _tags_of(
+    layout: Layout, record: Mapping[str, Any], words: int | None, scheme: Scheme | None
+) -> tuple[str | None, ...]:
+    """The tags of a record, in IOB2 if they have a scheme; None where a word has none.
+
+    Args:
+        layout: of the record.
+        record: with tags.
+        words: how many it has; None = as many as tags.
+        scheme: of the tags; None = they are not those of entities.
+
+    Raises:
+        RecordError: there are none, too many or too few, or a malformed one.
+    """
+    tags = layout.need(record, "tags")
+    if isinstance(tags, str) and layout.get(record, "tokens") is None:
+        tags = tags.split()  # as many as the words of the text
+    elif isinstance(tags, str) and tags.strip().startswith("["):
+        tags = list_of(tags)
+    if not isinstance(tags, list | tuple) or not all(
+        isinstance(tag, str | int | None) and not isinstance(tag, bool) for tag in tags
+    ):
         raise RecordError(
             f"tags is {tags!r:.60}, expected a list of labels.", reason="no list of labels"
         )
-    if len(tags) != words:
+    if words is not None and len(tags) != words:
         raise RecordError(
             f"There are {words} tokens, but {len(tags)} tags.", reason="tokens and tags differ"
         )
-    named = [str(tag) for tag in tags]
-    try:
-        return tuple(named if scheme is None else to_iob2(named, scheme))
+    given = [_tag_or_none(tag, scheme is not None) for tag in tags]
+    if scheme is None:
+        return tuple(given)
+    try:  # words without a tag, such as later pieces of a word, are as if they were not there
+        read = iter(to_iob2([tag for tag in given if tag is not None], scheme))
     except InputError as problem:
         raise RecordError(str(problem), reason="malformed tag") from problem
+    return tuple(None if tag is None else next(read) for tag in given)
 
 
-def tags_in(records: Sequence[Mapping[str, Any]]) -> set[str]:
-    """All labels of training records, in IOB2 if they are entities.
+def _tag_or_none(tag: str | int | None, of_entities: bool) -> str | None:
+    name = "" if tag is None else str(tag).strip()
+    return None if name in NO_TAG or (of_entities and name in NO_ENTITY) else name
+
+
+def tags_in(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> list[str]:
+    """All labels of training records in their order, in IOB2 if they are entities.
 
     Raises:
-        DataError: there are fewer than two.
+        DataError: there are fewer than two, or no record can be used.
     """
-    scheme = _scheme(records)
-    labels: set[str] = set()
-    for record in records:
-        try:
-            tags = find(record, "tags")
-            labels.update(_tags_of(record, len(tags) if tags is not None else 0, scheme))
-        except (RecordError, TypeError):  # `examples` will say so
-            continue
-    if len(labels) < 2:
-        raise DataError(
-            f"The training records have {len(labels)} labels ({', '.join(labels) or 'none'}) under "
-            "'tags': there is nothing to tell apart."
-        )
-    return labels
+    scheme = _scheme(records, layouts)
+
+    def read(layout: Layout, record: Mapping[str, Any]) -> Iterator[str]:
+        return (tag for tag in _tags_of(layout, record, None, scheme) if tag is not None)
+
+    labels = labels_in(records, layouts, read, field="tags")
+    names = class_names(records, layouts, "tags")
+    wanted = tag_order(labels) if scheme else in_order(labels)
+    if names is not None and set(names).issuperset(wanted):
+        return names
+    return sorted(wanted, key=lambda tag: tag != OUTSIDE)
 
 
-def _scheme(records: Sequence[Mapping[str, Any]]) -> Scheme | None:
+def _scheme(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> Scheme | None:
     """The scheme of the tags; None if they are not entities."""
-    sequences = [
-        [str(tag) for tag in tags]
-        for record in records
-        if isinstance(tags := find(record, "tags"), list | tuple)
-    ]
-    if not any(tag[:2] in ("B-", "I-", "E-", "S-") for tags in sequences for tag in tags):
+    sequences = []
+    for record in records:
+        with suppress(RecordError):
+            tags = _tags_of(layouts.of(record), record, None, None)
+            sequences.append([tag for tag in tags if tag is not None])
+    distinct = {tag for tags in sequences for tag in tags}
+    if not distinct or not are_entities(distinct - set(NO_ENTITY)):
         return None
     try:
-        return scheme_of(sequences)
+        return scheme_of([[tag for tag in tags if tag not in NO_ENTITY] for tags in sequences])
     except InputError:  # a malformed tag, which `examples` will complain about
-        return "IOB2"
+        return "BIOES" if any(tag[:2] in ("E-", "S-", "L-", "U-") for tag in distinct) else "IOB2"
 
 
 def tag_order(labels: set[str]) -> list[str]:
-    """O first, then by type, B before I; every type has both."""
-    types = {label[2:] for label in labels if label[:2] in ("B-", "I-")}
-    labels = labels | {f"{letter}-{kind}" for letter in "BI" for kind in types}
+    """Tags of IOB2: O first, then by type, B before I; every type has both."""
+    types = {label[2:] for label in labels if label != OUTSIDE}
+    labels = labels | {f"{letter}-{kind}".rstrip("-") for letter in "BI" for kind in types}
     return sorted(labels, key=lambda label: (label != OUTSIDE, label[2:], label))
+
+
+def _all_read(tags: Sequence[str]) -> bool:
+    """Whether all outputs of a head can be read as tags."""
+    try:
+        return len(set(map(canonical, tags))) == len(tags)
+    except InputError:
+        return False
+
+
+def _are_numbers(tags: Sequence[str]) -> bool:
+    return all(tag.removeprefix("-").isdecimal() for tag in tags)

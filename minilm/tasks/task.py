@@ -15,6 +15,7 @@ prediction are written once, for all of them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -28,6 +29,7 @@ from minilm.errors import InputError
 from minilm.files.arrays import Doubles, Floats, Integers
 from minilm.losses.soft_targets import Kind
 from minilm.models.pretrained import PretrainedModel
+from minilm.tasks.layouts import Columns, Field, Layouts, chosen_columns
 from minilm.tokenization.tokenizer import Batch, Joined, Tokenizer
 
 Prediction = dict[str, Any]
@@ -129,27 +131,90 @@ class Task(ABC, Generic[Example]):
         metric: the score by which the best evaluation is chosen.
         best_score: its highest value.
         parts: the names of the terms of the loss.
-        option_names: what `learn` takes as options.
+        option_names: what `learn` takes as options, beside those that name columns.
         threshold_names: attributes that decide between answers: with the lowest and the highest
             value of each. They are stored with the model.
+        fields: what is read of a record.
 
     Attributes:
         tune_thresholds: fine-tuning sets them to what is best for the dev records.
+        chosen: columns that the user named, by field.
+        known: columns that training read, by field.
     """
 
     name: ClassVar[str]
     head: ClassVar[str]
-    metric: ClassVar[str]
+    metric: str
     best_score: ClassVar[float] = 1.0
     parts: ClassVar[tuple[str, ...]] = ("label",)
     option_names: ClassVar[tuple[str, ...]] = ()
     threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {}
     tune_thresholds: bool = False
+    fields: ClassVar[tuple[Field, ...]]
 
     def __init__(self, labels: Sequence[str], max_length: int) -> None:
         self.labels = tuple(labels)
         self.max_length = max_length
         self.numbers = {label: number for number, label in enumerate(self.labels)}
+        self.chosen: Columns = {}  # columns that the user named, by field
+        self.known: Columns = {}  # columns that training read
+        self._notes: list[str] = []
+
+    @classmethod
+    def layouts_to_learn(
+        cls, records: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    ) -> Layouts:
+        """Which columns of training records are read as what; for `learn`."""
+        chosen = chosen_columns(cls.fields, options, cls.name)
+        return Layouts(records, cls.fields, chosen=chosen, labelled=True)
+
+    def layouts(self, records: Sequence[Mapping[str, Any]], *, labelled: bool) -> Layouts:
+        """Which columns of these records are read as what."""
+        return Layouts(
+            records, self.fields, chosen=self.chosen, known=self.known, labelled=labelled
+        )
+
+    def name_columns(self, options: Mapping[str, Any]) -> Self:
+        """This task, whose records are read from the columns that the user named.
+
+        Args:
+            options: "text_column", "pair_column" and "label_column"; None = not named.
+
+        Raises:
+            InputError: the task has no such field.
+        """
+        self.chosen = {**self.chosen, **chosen_columns(self.fields, options, self.name)}
+        return self
+
+    def read_from(self, layouts: Layouts) -> Self:
+        """This task, which knows what training read, for records to come."""
+        if (common := layouts.common()) is not None:
+            self.known = common.columns
+        return self
+
+    def remember(self, settings: Mapping[str, Any]) -> Self:
+        """This task, which knows what training read.
+
+        Args:
+            settings: as `settings` gives them.
+
+        Raises:
+            TypeError, ValueError: they are not.
+        """
+        self.known = {
+            str(name): tuple(map(str, columns))
+            for name, columns in dict(settings.get("fields", {})).items()
+        }
+        return self
+
+    def note(self, *texts: str) -> None:
+        """Something that the user should know of the records."""
+        self._notes += [text for text in texts if text not in self._notes]
+
+    def take_notes(self) -> list[str]:
+        """What is to be said of the records that were read since the last call."""
+        notes, self._notes = self._notes, []
+        return notes
 
     @classmethod
     @abstractmethod
@@ -179,7 +244,8 @@ class Task(ABC, Generic[Example]):
 
     def settings(self) -> dict[str, Any]:
         """JSON values that `restore` needs beside the labels."""
-        return {"max_length": self.max_length, **self.thresholds}
+        fields = {name: list(columns) for name, columns in self.known.items()}
+        return {"max_length": self.max_length, "fields": fields, **self.thresholds}
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -224,6 +290,10 @@ class Task(ABC, Generic[Example]):
     @abstractmethod
     def samples(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Sample]:
         """What the model sees of examples, in their order; at least one sample for each."""
+
+    def unknown(self, examples: Sequence[Example]) -> Counter[str]:
+        """How often examples have which labels that training did not have."""
+        return Counter()
 
     def is_truncated(self, sample: Sample) -> bool:
         """Whether tokens of the example are in no sample; never where windows cover it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
-from minilm.errors import DataError, by_place
+from minilm.errors import DataError
 from minilm.files.arrays import Flags, Floats, Integers
+from minilm.losses.elementary import IGNORED_LABEL
 from minilm.losses.soft_targets import Kind
 from minilm.metrics.classification import (
     accuracy,
@@ -30,13 +32,25 @@ from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.balance import weights_of_classes, weights_of_positives
 from minilm.tasks.fields import (
     checked,
-    find,
-    in_order,
+    class_order,
     label_name,
-    label_number,
-    need,
+    labels_in,
+    list_of,
     number_of,
     text_of,
+    unknown_label,
+)
+from minilm.tasks.layouts import (
+    CLASSES,
+    FLAGS,
+    LABEL_SETS,
+    PAIR,
+    TEXTS,
+    VALUES,
+    Field,
+    Layout,
+    Layouts,
+    plain,
 )
 from minilm.tasks.long_texts import WINDOW_OPTIONS, LongTexts
 from minilm.tasks.scope import SCOPE_OPTIONS, set_scope, with_min_confidence
@@ -54,6 +68,7 @@ from minilm.tasks.thresholds import best_f1_threshold
 from minilm.tokenization.tokenizer import Tokenizer
 
 Target = TypeVar("Target")
+TEXT = Field("text", TEXTS, "text_column", several="pair", kind="text")
 SHOWN = 10  # classes for which a prediction lists the probability
 
 
@@ -63,12 +78,15 @@ class TextExample:
 
     Attributes:
         text, pair: the texts.
-        label: a class's number, an array of zeros and ones, or a number; None = not known.
+        label: a class's number, an array of zeros and ones, or a number; None = not given. -100 = a
+            class that training did not have.
+        unknown: names of its labels that training did not have.
     """
 
     text: str
     pair: str | None
     label: Any = None
+    unknown: tuple[str, ...] = ()
 
 
 class TextTask(Task[TextExample]):
@@ -100,24 +118,31 @@ class TextTask(Task[TextExample]):
         return {**super().config(), "problem_type": self.problem_type}
 
     @abstractmethod
-    def label(self, record: Mapping[str, Any]) -> Any:
-        """The label of a record, checked.
+    def label(self, layout: Layout, record: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+        """The label of a record, checked, and the names in it that training did not have.
 
         Raises:
-            RecordError: it has none, or an unknown one.
+            RecordError: it has none, or not a proper one.
         """
 
     def examples(
         self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
     ) -> list[TextExample]:
         found = []
+        layouts = self.layouts(records, labelled=labelled)
         for _, _, record, checking in checked(records, skips):
             with checking:
-                text = text_of(need(record, "text", "--text-column"), "text")
-                pair = find(record, "text_pair")
-                pair = None if pair is None else text_of(pair, "text_pair")
-                found.append(TextExample(text, pair, self.label(record) if labelled else None))
+                layout = layouts.of(record)
+                text = text_of(layout.need(record, "text"), "text")
+                pair = layout.get(record, PAIR)
+                pair = None if pair is None else text_of(pair, PAIR)
+                label, unknown = self.label(layout, record) if labelled else (None, ())
+                found.append(TextExample(text, pair, label, unknown))
+        self.note(*layouts.describe())
         return found
+
+    def unknown(self, examples: Sequence[TextExample]) -> Counter[str]:
+        return Counter(name for example in examples for name in example.unknown)
 
     def samples(self, examples: Sequence[TextExample], tokenizer: Tokenizer) -> list[Sample]:
         if self.long_texts is not None:
@@ -180,11 +205,15 @@ class Classification(TextTask):
     """
 
     name: ClassVar[str] = "classification"
-    metric: ClassVar[str] = "accuracy"
+    metric: str = "accuracy"
     problem_type: ClassVar[str] = "single_label_classification"
     kind: ClassVar[Kind] = "classes"
     option_names: ClassVar[tuple[str, ...]] = (*SCOPE_OPTIONS, *WINDOW_OPTIONS)
     threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {"min_confidence": (0.0, 1.0)}
+    fields: ClassVar[tuple[Field, ...]] = (
+        TEXT,
+        Field("label", CLASSES, "label_column", kind="scalar", labelled=True),
+    )
     out_of_scope: str | None = None
     min_confidence: float = 0.0
 
@@ -192,8 +221,10 @@ class Classification(TextTask):
     def learn(
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
-        labels = known_labels(records, "label")
-        task = cls(in_order(labels), max_length)
+        layouts = cls.layouts_to_learn(records, options)
+        labels = labels_in(records, layouts, _class_of, field="label")
+        ordered = class_order(labels, records, layouts, "label")
+        task = cls(ordered, max_length).name_columns(options).read_from(layouts)
         task.long_texts = LongTexts.of(options)
         set_scope(task, options, labels)
         return task
@@ -207,8 +238,23 @@ class Classification(TextTask):
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "out_of_scope": self.out_of_scope}
 
-    def label(self, record: Mapping[str, Any]) -> int:
-        return label_number(label_name(need(record, "label", "--label-column")), self.numbers)
+    def examples(
+        self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
+    ) -> list[TextExample]:
+        found = super().examples(records, skips, labelled=labelled)
+        check_some_known([example.unknown for example in found], self.labels)
+        return found
+
+    def label(self, layout: Layout, record: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
+        (name,) = _class_of(layout, record)
+        if name in self.numbers:
+            return self.numbers[name], ()
+        return IGNORED_LABEL, (name,)
+
+    def counts(self, batch: TaskBatch) -> dict[str, int]:
+        if batch.labels is None:
+            return super().counts(batch)
+        return {"label": int((batch.labels != IGNORED_LABEL).sum())}
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor([sample.label for sample in samples])
@@ -236,7 +282,7 @@ class Classification(TextTask):
         return found
 
     def scores(self, examples: Sequence[TextExample], predictions: Sequence[Prediction]) -> Scores:
-        gold = np.array([example.label for example in examples])
+        gold = [example.unknown[0] if example.unknown else example.label for example in examples]
         found = np.array([self.numbers[prediction["label"]] for prediction in predictions])
         return classification_scores(
             gold, found, [p["confidence"] for p in predictions], self.labels, self.out_of_scope
@@ -261,18 +307,20 @@ class Classification(TextTask):
 class MultiLabel(TextTask):
     """Any number of labels for each text.
 
-    A record has them under "labels": a list of names, or one string with commas between them; an
-    empty list is none of them.
+    A record has them under "labels": a list of names, perhaps empty; one string with commas between
+    them; or zeros and ones, as many in all records, one for each class. Or it has a column of zeros
+    and ones for each label.
 
     Options of `learn`: `threshold`, or `tune_thresholds` to find the one with the highest micro F1
     on the dev records.
 
     Attributes:
         threshold: a label is given if its probability is at least this.
+        indicator: the labels of training were lists of zeros and ones.
     """
 
     name: ClassVar[str] = "multi-label"
-    metric: ClassVar[str] = "micro_f1"
+    metric: str = "micro_f1"
     problem_type: ClassVar[str] = "multi_label_classification"
     kind: ClassVar[Kind] = "independent"
     option_names: ClassVar[tuple[str, ...]] = (
@@ -282,21 +330,36 @@ class MultiLabel(TextTask):
     )
     threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {"threshold": (0.0, 1.0)}
     threshold: float = 0.5
+    fields: ClassVar[tuple[Field, ...]] = (
+        TEXT,
+        Field("labels", LABEL_SETS, "label_column", labelled=True),
+    )
+    indicator: bool = False
 
     @classmethod
     def learn(
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
-        labels: set[str] = set()
-        for record in records:
-            try:
-                labels.update(_several(record))
-            except RecordError:  # `examples` will say so
-                continue
-        if not labels:
-            raise DataError('The training records have no labels ("labels": a list of names).')
-        task = cls(in_order(labels), max_length)
+        layouts = cls.layouts_to_learn(records, options)
+        if options.get("label_column") is None and not layouts.has("labels"):
+            columns = layouts.flags(records)
+            if len(columns) > 1:
+                options = {**options, "label_column": columns}
+                layouts = cls.layouts_to_learn(records, options)
+        columns = layouts.several("labels")
+        width = None if columns else _indicator_width(records, layouts)
+        if columns:
+            labels = list(columns)
+        elif width is not None:
+            labels = [str(number) for number in range(width)]
+        else:
+            found = labels_in(records, layouts, _several, field="labels", least=1)
+            labels = class_order(found, records, layouts, "labels")
+        task = cls(labels, max_length).name_columns(options).read_from(layouts)
+        task.indicator = width is not None
         task.long_texts = LongTexts.of(options)
+        if width is not None:
+            task.note(f"labels are zeros and ones for {width} classes, called 0 to {width - 1}")
         task.set_thresholds(options)
         task.tune_thresholds = bool(options.get("tune_thresholds"))
         return task
@@ -304,13 +367,33 @@ class MultiLabel(TextTask):
     @classmethod
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
         task = super().restore(labels, settings)
+        task.indicator = bool(settings.get("indicator", False))
         task.set_thresholds(settings)
         return task
 
-    def label(self, record: Mapping[str, Any]) -> Floats:
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "indicator": self.indicator}
+
+    def label(self, layout: Layout, record: Mapping[str, Any]) -> tuple[Floats, tuple[str, ...]]:
+        columns = layout.columns.get("labels", ())
+        if len(columns) > 1:
+            names = [
+                column for column in columns if _flag(plain(record.get(column)), f"{column} of")
+            ]
+        elif self.indicator:
+            values = list_of(layout.need(record, "labels"))
+            if not isinstance(values, list | tuple) or len(values) != len(self.labels):
+                raise RecordError(
+                    f"labels is {values!r:.60}, expected {len(self.labels)} zeros and ones.",
+                    reason="no list of labels",
+                )
+            flags = [_flag(value, "one of") for value in values]
+            names = [name for name, flag in zip(self.labels, flags, strict=True) if flag]
+        else:
+            names = _several(layout, record)
         row = np.zeros(len(self.labels), np.float32)
-        row[[label_number(name, self.numbers) for name in _several(record)]] = 1
-        return row
+        row[[self.numbers[name] for name in names if name in self.numbers]] = 1
+        return row, tuple(dict.fromkeys(name for name in names if name not in self.numbers))
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.from_numpy(np.stack([sample.label for sample in samples]))
@@ -334,6 +417,9 @@ class MultiLabel(TextTask):
 
     def scores(self, examples: Sequence[TextExample], predictions: Sequence[Prediction]) -> Scores:
         gold = np.stack([example.label for example in examples]).astype(np.int64)
+        if unknown := sorted(self.unknown(examples)):  # a column each, which nobody predicts
+            more = [[name in example.unknown for name in unknown] for example in examples]
+            gold = np.concatenate([gold, np.array(more, np.int64)], axis=1)
         found = np.zeros_like(gold)
         for row, prediction in zip(found, predictions, strict=True):
             row[[self.numbers[name] for name in prediction["labels"]]] = 1
@@ -358,20 +444,25 @@ class Regression(TextTask):
     """A number for each text or pair, such as a similarity."""
 
     name: ClassVar[str] = "regression"
-    metric: ClassVar[str] = "spearman"
+    metric: str = "spearman"
     problem_type: ClassVar[str] = "regression"
     kind: ClassVar[Kind] = "value"
+    fields: ClassVar[tuple[Field, ...]] = (
+        TEXT,
+        Field("label", VALUES, "label_column", kind="scalar", labelled=True, own_first=False),
+    )
 
     @classmethod
     def learn(
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
-        task = cls(["value"], max_length)
+        layouts = cls.layouts_to_learn(records, options)
+        task = cls(["value"], max_length).name_columns(options).read_from(layouts)
         task.long_texts = LongTexts.of(options)
         return task
 
-    def label(self, record: Mapping[str, Any]) -> float:
-        return number_of(need(record, "label", "--label-column"))
+    def label(self, layout: Layout, record: Mapping[str, Any]) -> tuple[float, tuple[str, ...]]:
+        return number_of(layout.need(record, "label")), ()
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor([sample.label for sample in samples], dtype=torch.float32)
@@ -396,7 +487,7 @@ class Regression(TextTask):
 
 
 def classification_scores(
-    gold: Integers,
+    gold: Sequence[int | str],
     found: Integers,
     confidence: Sequence[float],
     labels: Sequence[str],
@@ -405,32 +496,37 @@ def classification_scores(
     """What is usually said of a classifier.
 
     Args:
-        gold, found: (N,) numbers of classes.
+        gold: (N,) numbers of classes, or names of classes that it does not have: whatever it gives
+            for them is wrong.
+        found: (N,) numbers of classes.
         confidence: (N,) the probability of the best class.
         labels: names of the classes.
         out_of_scope: the class that means none of the others.
     """
+    binary = len(labels) == 2
+    labels = [*labels, *sorted({name for name in gold if isinstance(name, str)})]
+    numbers = np.array([labels.index(x) if isinstance(x, str) else x for x in gold])
     classes = len(labels)
-    each = precision_recall_f1(gold, found, classes)
+    each = precision_recall_f1(numbers, found, classes)
     sure = np.array(confidence)
     probabilities = np.repeat((1 - sure[:, None]) / max(classes - 1, 1), classes, axis=1)
     probabilities[np.arange(len(found)), found] = sure  # the others do not matter
     scores: Scores = {
-        "accuracy": accuracy(gold, found),
-        "macro_f1": precision_recall_f1(gold, found, classes, "macro").f1,
-        "matthews": matthews(gold, found),
-        "calibration_error": expected_calibration_error(probabilities, gold),
+        "accuracy": accuracy(numbers, found),
+        "macro_f1": precision_recall_f1(numbers, found, classes, "macro").f1,
+        "matthews": matthews(numbers, found),
+        "calibration_error": expected_calibration_error(probabilities, numbers),
     }
-    if classes == 2:
+    if binary:
         scores["f1"] = each[1].f1
     if out_of_scope is not None:
-        is_out, said_out = (x == labels.index(out_of_scope) for x in (gold, found))
-        right = gold == found
+        is_out, said_out = (x == labels.index(out_of_scope) for x in (numbers, found))
+        right = numbers == found
         scores["in_scope_accuracy"] = _share(right[~is_out])
         scores["out_of_scope_recall"] = _share(said_out[is_out])
         scores["out_of_scope_precision"] = _share(is_out[said_out])
     scores["classes"] = {label: asdict(part) for label, part in zip(labels, each, strict=True)}
-    scores["confusion"] = confusion_matrix(gold, found, classes).tolist()
+    scores["confusion"] = confusion_matrix(numbers, found, classes).tolist()
     return scores
 
 
@@ -438,38 +534,53 @@ def _share(right: Flags) -> float:
     return float(right.mean()) if len(right) else 0.0
 
 
-def known_labels(records: Sequence[Mapping[str, Any]], field: str) -> set[str]:
-    """The names of all labels in training records.
-
-    Raises:
-        DataError: fewer than two.
-    """
-    labels = set()
-    for record in records:
-        value = find(record, field)
-        try:
-            if value is not None:
-                labels.add(label_name(value))
-        except RecordError:  # `examples` will say so
-            continue
-    if len(labels) < 2:
+def check_some_known(unknown: Sequence[Sequence[str]], labels: Sequence[str]) -> None:
+    """Raise DataError if every example has a label that training did not have."""
+    if unknown and all(unknown):
         raise DataError(
-            f"The training records have {len(labels)} labels ({', '.join(labels) or 'none'}) under "
-            f"{field!r}: there is nothing to tell apart. "
-            + by_place(
-                python=f"Give the field that holds the label the name {field!r}.",
-                command="Say which field holds the label (--label-column).",
-            )
+            f"None of the {len(unknown):,} records has a label of training. "
+            f"{unknown_label(unknown[0][0], labels)}"
         )
-    return labels
 
 
-def _several(record: Mapping[str, Any]) -> list[str]:
-    value = need(record, "labels", "--label-column")
-    if isinstance(value, str):
-        value = [name for name in value.split(",") if name.strip()]
+def _class_of(layout: Layout, record: Mapping[str, Any]) -> tuple[str]:
+    return (label_name(layout.need(record, "label")),)
+
+
+def _several(layout: Layout, record: Mapping[str, Any]) -> list[str]:
+    value = list_of(layout.need(record, "labels"))
     if not isinstance(value, list | tuple):
         raise RecordError(
             f"labels is {value!r:.60}, expected a list of names.", reason="no list of labels"
         )
     return [label_name(name) for name in value]
+
+
+def _flag(value: Any, what: str) -> bool:
+    """Whether a label is given, from 0 or 1.
+
+    Raises:
+        RecordError: it is neither.
+    """
+    if value not in FLAGS:
+        raise RecordError(
+            f"{what} labels is {value!r:.60}, expected 0 or 1.", reason="no list of labels"
+        )
+    return value not in ("0", "0.0") and bool(value)
+
+
+def _indicator_width(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> int | None:
+    """How many zeros and ones the labels of all records are; None if they are not."""
+    widths = set()
+    for record in records:
+        try:
+            value = list_of(layouts.of(record).get(record, "labels"))
+        except RecordError:
+            continue
+        if value is None:
+            continue
+        if not isinstance(value, list | tuple) or any(part not in FLAGS for part in value):
+            return None
+        widths.add(len(value))
+    # one alone is rather a class's number than a list of classes
+    return widths.pop() if len(widths) == 1 and max(widths) > 1 else None

@@ -7,22 +7,25 @@ an ordinary one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor
 
+from minilm.data.records.base import Skips
 from minilm.data.records.tag_schemes import Scheme
 from minilm.errors import DataError
 from minilm.files.arrays import Floats, Integers
 from minilm.losses.elementary import IGNORED_LABEL
 from minilm.tasks.balance import weights_of_classes
-from minilm.tasks.fields import in_order, label_name, label_number, need
+from minilm.tasks.fields import class_order, label_name, labels_in
+from minilm.tasks.layouts import INTENTS, TAGS, Field, Layout
 from minilm.tasks.scope import SCOPE_OPTIONS, set_scope, with_min_confidence
-from minilm.tasks.tagging import Tagging, WordsExample, WordWindow, tag_order, tags_in
+from minilm.tasks.tagging import Tagging, WordsExample, WordWindow, tags_in
 from minilm.tasks.task import Prediction, Sample, Scores, TaskBatch, Term, softmax
-from minilm.tasks.texts import classification_scores, known_labels
+from minilm.tasks.texts import check_some_known, classification_scores
 
 INTENT = "intent="  # what the names of intents begin with among all labels
 
@@ -44,10 +47,15 @@ class Utterances(Tagging):
     """
 
     name: ClassVar[str] = "utterances"
-    metric: ClassVar[str] = "both_right"
+    metric: str = "both_right"
     parts: ClassVar[tuple[str, ...]] = ("tag", "intent")
     option_names: ClassVar[tuple[str, ...]] = SCOPE_OPTIONS
     threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {"min_confidence": (0.0, 1.0)}
+    fields: ClassVar[tuple[Field, ...]] = (
+        *(field for field in Tagging.fields if not field.labelled),
+        Field("tags", TAGS, "tags", several="first", kind="list", labelled=True),
+        Field("intent", INTENTS, "label_column", kind="scalar", labelled=True),
+    )
     out_of_scope: str | None = None
     min_confidence: float = 0.0
 
@@ -63,13 +71,15 @@ class Utterances(Tagging):
     def learn(
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
-        intents = known_labels(records, "intent")
-        tags = tag_order(tags_in(records))
+        layouts = cls.layouts_to_learn(records, options)
+        intents = labels_in(records, layouts, _intent_of, field="intent")
+        tags = tags_in(records, layouts)
         if clash := [tag for tag in tags if tag.startswith(INTENT)]:
             raise DataError(f"The tag {clash[0]!r} begins with {INTENT!r}, which intents do here.")
-        task = cls([*tags, *(INTENT + intent for intent in in_order(intents))], max_length)
+        ordered = class_order(intents, records, layouts, "intent")
+        task = cls([*tags, *(INTENT + intent for intent in ordered)], max_length)
         set_scope(task, options, intents)
-        return task
+        return task.name_columns(options).read_from(layouts).note_tags()
 
     @classmethod
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
@@ -80,20 +90,37 @@ class Utterances(Tagging):
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "out_of_scope": self.out_of_scope}
 
+    def _is_tag(self, label: str) -> bool:
+        return not label.startswith(INTENT)
+
+    def examples(
+        self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
+    ) -> list[WordsExample]:
+        found = super().examples(records, skips, labelled=labelled)
+        if labelled:
+            intents = [str(example.intent) for example in found]
+            unknown = [() if name in self.intent_numbers else (name,) for name in intents]
+            check_some_known(unknown, self.intents)
+        return found
+
     def _example(
-        self, record: Mapping[str, Any], scheme: Scheme | None, labelled: bool
+        self, layout: Layout, record: Mapping[str, Any], scheme: Scheme | None, labelled: bool
     ) -> WordsExample:
-        example = super()._example(record, scheme, labelled)
+        example = super()._example(layout, record, scheme, labelled)
         if not labelled:
             return example
-        intent = label_name(need(record, "intent", "the name of the intent"))
-        label_number(intent, self.intent_numbers)
+        (intent,) = _intent_of(layout, record)
         return WordsExample(example.text, example.spans, example.tags, intent)
+
+    def unknown(self, examples: Sequence[WordsExample]) -> Counter[str]:
+        intents = (str(example.intent) for example in examples)
+        unknown = Counter(intent for intent in intents if intent not in self.intent_numbers)
+        return super().unknown(examples) + unknown
 
     def _row_labels(self, example: WordsExample, location: WordWindow, length: int) -> Integers:
         labels = super()._row_labels(example, location, length)
         if location.first:
-            labels[0] = self.numbers[f"{INTENT}{example.intent}"]
+            labels[0] = self.numbers.get(f"{INTENT}{example.intent}", IGNORED_LABEL)
         return labels
 
     def class_weights(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -153,20 +180,25 @@ class Utterances(Tagging):
 
     def scores(self, examples: Sequence[WordsExample], predictions: Sequence[Prediction]) -> Scores:
         slots = super().scores(examples, predictions)
-        gold = np.array([self.intent_numbers[str(example.intent)] for example in examples])
+        intents_of = [str(example.intent) for example in examples]
+        gold = [self.intent_numbers.get(intent, intent) for intent in intents_of]
         found = np.array([self.intent_numbers[prediction["intent"]] for prediction in predictions])
         intents = classification_scores(
             gold, found, [p["confidence"] for p in predictions], self.intents, self.out_of_scope
         )
         same_slots = np.array(
             [
-                list(example.tags or ()) == prediction["tags"]
+                all(
+                    tag in (None, guess)
+                    for tag, guess in zip(example.tags or (), prediction["tags"], strict=True)
+                )
                 for example, prediction in zip(examples, predictions, strict=True)
             ]
         )
+        right = np.array([number == guess for number, guess in zip(gold, found, strict=True)])
         return {
-            "both_right": float(((gold == found) & same_slots).mean()),
-            "slot_f1": slots["f1"],
+            "both_right": float((right & same_slots).mean()),
+            **{f"slot_{name}": slots[name] for name in ("f1", "token_accuracy") if name in slots},
             **{f"intent_{name}": value for name, value in intents.items()},
             "slot_classes": slots.get("classes", {}),
         }
@@ -179,3 +211,7 @@ class Utterances(Tagging):
 
     def without_thresholds(self) -> Self:
         return with_min_confidence(self)
+
+
+def _intent_of(layout: Layout, record: Mapping[str, Any]) -> tuple[str]:
+    return (label_name(layout.need(record, "intent")),)

@@ -12,6 +12,7 @@ which file each of them comes from. `read_records` (files.py) chooses the reader
     utterances.py  the three files seq.in, seq.out and label
     squad.py       questions about paragraphs
     glue.py        the layouts of the GLUE tasks
+    frames.py      data frames and data sets of other libraries
 
 A record that cannot be used is an error or, where that is asked for, left out and counted
 (`base.Skips`). lines.py turns stored bytes into text, and tag_schemes.py one way to mark entities

@@ -1,6 +1,7 @@
 """How tags mark where entities begin and end.
 
-A tag is "O" outside of entities, else a letter, "-" and the entity's type:
+A tag is "O" outside of entities, else a letter, "-" and the entity's type, or a letter alone where
+all entities are of one kind:
 
     word    IOB1    IOB2    BIOES
     in      O       O       O
@@ -10,7 +11,8 @@ A tag is "O" outside of entities, else a letter, "-" and the entity's type:
     today   O       O       O
 
 IOB1 has B only where an entity directly follows another of its type; IOB2 has it on the first word
-of every entity; BIOES marks the last word (E) and the only one (S) too.
+of every entity; BIOES marks the last word (E) and the only one (S) too. L and U of BILOU are read
+as E and S, M of BMES as I, "b-per" as "B-per" and "B_PER" as "B-PER".
 """
 
 from __future__ import annotations
@@ -23,8 +25,42 @@ from minilm.errors import InputError
 
 Scheme: TypeAlias = Literal["IOB1", "IOB2", "BIOES"]
 
-_TAG = re.compile(r"([BIES])-(.+)", re.DOTALL)
-_SEVERAL = re.compile(r",[BIES]-")
+_TAG = re.compile(r"([BIESLUM])(?:[-_](.+))?", re.DOTALL | re.IGNORECASE)
+_SEVERAL = re.compile(r",[BIESLUM]-")
+_WITH_TYPE = ("B-", "I-", "E-", "S-", "L-", "U-")
+_SAME = {"L": "E", "U": "S", "M": "I"}  # letters of BILOU and BMES
+
+
+def are_entities(tags: Iterable[str]) -> bool:
+    """Whether a data set's tags mark entities: by their letters, not by names such as NOUN.
+
+    So it is if any is a letter of a scheme, a dash and a type, or if all are of a scheme, however
+    they are spelled, with a B or an I among them.
+
+    Example:
+        >>> are_entities(["O", "B", "I"]), are_entities(["b_per", "o"]), are_entities(["PER", "O"])
+        (True, True, False)
+    """
+    distinct = set(tags)
+    if any(tag.startswith(_WITH_TYPE) for tag in distinct):
+        return True
+    return all(tag in ("O", "o") or _TAG.fullmatch(tag) for tag in distinct) and any(
+        tag[:1] in ("B", "I", "b", "i") for tag in distinct
+    )
+
+
+def canonical(tag: str) -> str:
+    """A tag as all of its spellings are read: O, or B, I, E or S, alone or with a dash and a type.
+
+    Raises:
+        InputError: it is not a tag.
+
+    Example:
+        >>> canonical("b_per"), canonical("U-LOC")
+        ('B-per', 'S-LOC')
+    """
+    letter, kind = _parse(tag)
+    return _join(letter, kind)
 
 
 def scheme_of(tag_sequences: Iterable[Sequence[str]]) -> Scheme:
@@ -45,7 +81,7 @@ def scheme_of(tag_sequences: Iterable[Sequence[str]]) -> Scheme:
     ends_marked = begins_with_i = False
     only_between = True
     for number, tags in enumerate(tag_sequences):
-        previous = ""
+        previous: str | None = None
         for place, tag in enumerate(tags):
             try:
                 letter, kind = _parse(tag)
@@ -77,7 +113,7 @@ def to_iob2(tags: Sequence[str], scheme: Scheme) -> list[str]:
             f"scheme must be one of {', '.join(get_args(Scheme))}, not {scheme!r:.80}."
         )
     found = []
-    open_kind = ""
+    open_kind = None
     for tag in tags:
         letter, kind = _parse(tag)
         if letter in ("E", "S") and scheme != "BIOES":
@@ -86,8 +122,8 @@ def to_iob2(tags: Sequence[str], scheme: Scheme) -> list[str]:
             found.append("O")
         else:
             continues = letter in ("I", "E") and kind == open_kind
-            found.append(f"{'I' if continues else 'B'}-{kind}")
-        open_kind = kind if letter in ("B", "I") else ""
+            found.append(_join("I" if continues else "B", kind))
+        open_kind = kind if letter in ("B", "I") else None
     return found
 
 
@@ -105,26 +141,31 @@ def to_bioes(tags: Sequence[str]) -> list[str]:
     found = []
     for tag, following in zip(tags, [*tags, "O"][1:], strict=True):
         letter, kind = _parse(tag)
-        if letter != "O" and following != f"I-{kind}":
+        if letter != "O" and following != _join("I", kind):
             letter = {"B": "S", "I": "E"}[letter]
-        found.append(f"{letter}-{kind}" if kind else "O")
+        found.append(_join(letter, kind))
     return found
 
 
-def _parse(tag: str) -> tuple[str, str]:
-    """Letter and type; the type of "O" is "".
+def _join(letter: str, kind: str | None) -> str:
+    return f"{letter}-{kind}" if kind else letter
+
+
+def _parse(tag: str) -> tuple[str, str | None]:
+    """Letter and type; the type of "O" is None, that of a letter alone "".
 
     Raises:
         InputError: it is not a tag.
     """
-    if tag == "O":
-        return "O", ""
+    if tag in ("O", "o"):
+        return "O", None
     match = _TAG.fullmatch(tag) if isinstance(tag, str) else None
     if match is None:
         raise InputError(
-            f"{tag!r:.80} is not a tag. Expected O, or B, I, E or S with a type, e.g. B-LOC "
-            "(of BILOU, write E for L and S for U)."
+            f"{tag!r:.80} is not a tag. Expected O, or B, I, E or S (in BILOU B, I, L or U), alone "
+            "or with a type, e.g. B-LOC."
         )
     if _SEVERAL.search(tag):
         raise InputError(f"{tag!r:.80} is several tags. Expected one a word; choose one.")
-    return match[1], match[2]
+    letter = match[1].upper()
+    return _SAME.get(letter, letter), match[2] or ""

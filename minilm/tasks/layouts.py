@@ -1,0 +1,499 @@
+"""Which fields of a record are read as what.
+
+Data sets have many names for the same thing. A task declares its `Field`s: our name, the names that
+data sets use, and what becomes of a record that has several of them. `Layouts` finds, for the
+records of one data set, which column each field is read from:
+
+1. a column that the user named (`text_column`, `pair_column`, `label_column`);
+2. the columns that training read, kept in task.json;
+3. a column of our own name; then
+4. one of the usual names, whatever their case, spaces and signs.
+
+Two texts are a pair, in the order in which such pairs are usually read: question before passage,
+title before body. Nothing is left out in silence: what no rule decides is an error that names the
+columns, and what was read and what was not is said once a run (`Layout.describe`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from minilm.data.records.base import RecordError
+from minilm.errors import InputError, setting
+
+Record = Mapping[str, Any]
+Columns = Mapping[str, tuple[str, ...]]
+
+# --- the usual names ---
+
+# texts, in the order in which two of them are read
+TEXTS = (
+    *("question", "query", "question1", "q1", "question_title"),
+    *("title", "headline", "review_title", "parent_comment"),
+    *("sentence1", "sent1", "premise", "text1", "text_a", "sentence_a", "s1", "1_string", "anchor"),
+    "claim",
+    *("text", "sentence", "tweet", "review", "comment", "comment_text", "message", "sms", "input"),
+    *("utterance", "document", "abstract", "article", "paragraph", "passage", "context"),
+    *(
+        "content",
+        "description",
+        "body",
+        "review_body",
+        "review_text",
+        "question_content",
+        "question_body",
+    ),
+    *("answer", "best_answer", "response", "evidence", "summary"),
+    *("text_pair", "sentence2", "sent2", "hypothesis", "question2", "q2", "text2", "text_b"),
+    *("sentence_b", "s2", "2_string", "positive", "aspect", "aspect_term", "term"),
+)
+# columns that say which words of the texts are meant: what nothing here reads
+MARKED_WORDS = (("span1_text", "span2_text"), ("word", "start1", "start2"))
+CLASSES = (
+    *("labels", "class", "intent", "score", "target", "category", "gold_label", "label_name"),
+    *("coarse_label", "fine_label", "label_coarse", "label_fine", "sentiment", "emotion", "stars"),
+    *(
+        "rating",
+        "class_index",
+        "is_duplicate",
+        "quality",
+        "entailment_judgment",
+        "stance",
+        "answer",
+        "label_text",
+    ),
+)
+VALUES = (
+    *("score", "similarity", "similarity_score", "relatedness", "relatedness_score", "target"),
+    *("value", "rating", "stars", "labels"),
+)
+LABEL_SETS = ("label", "tags", "topics", "categories", "genres", "emotions", "classes", "intents")
+WORDS = ("words", "token", "word")
+# kinds of tags, the first one is meant
+TAGS = (
+    *("ner_tags", "ner", "ner_labels", "iob_tags", "slots", "slot_labels", "labels", "label"),
+    *("upos", "upos_tags", "pos", "pos_tags", "xpos", "chunk_tags"),
+)
+INTENTS = ("label", "intents", "intent_label", "class", "category")
+QUESTIONS = ("query",)
+CONTEXTS = ("passage", "paragraph", "article", "document", "text")
+# what comes before the choices, in the order in which it is read
+PROMPTS = (
+    *("article", "passage", "paragraph", "context", "ctx", "document", "story", "premise", "sent1"),
+    *("text", "sentence", "question", "query", "question_stem", "stem", "goal", "sent2"),
+)
+CHOICES = ("endings", "options", "candidates", "candidate_answers", "answers")
+RIGHT_CHOICE = (
+    *("answerkey", "answer_key", "answer", "correct_answer_id", "correct_answer_idx"),
+    *("correct_option", "answer_idx", "answer_index", "gold"),
+)
+ONE_CHOICE_A_COLUMN = re.compile(
+    r"(?:ending|choice|option|answer|sol|solution|alternative|candidate)_?([0-9]|[a-h])"
+)
+
+FLAGS = (0, 1, "0", "1", "0.0", "1.0")  # of a label that is given or not; also booleans
+PAIR = "text_pair"  # the field of a second text
+# settings that name columns
+SETTINGS = ("text_column", "pair_column", "label_column")
+
+
+@dataclass(frozen=True)
+class Field:
+    """Something that a task reads of a record.
+
+    Attributes:
+        name: ours; a column of this name goes before others.
+        aliases: the usual names; see `usual`.
+        setting: by which the user names the column.
+        several: where a record has several of the aliases and no column of our name: "refuse",
+            read the "first" alias, or read "all". "pair" reads one or two as "text" and
+            "text_pair".
+        kind: of the values, by which columns of other values are passed over: "text" a string,
+            "list" several values or a string, "scalar" not several values.
+        pattern: columns that together are the field, one a value.
+        labelled: it is read only where labels are needed.
+        own_first: a column of our name goes before all others.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    setting: str
+    several: Literal["refuse", "first", "all", "pair"] = "refuse"
+    kind: Literal["text", "list", "scalar", "any"] = "any"
+    pattern: re.Pattern[str] | None = None
+    labelled: bool = False
+    own_first: bool = True
+
+
+def usual(column: str) -> str:
+    """A column's name without case, spaces and signs: "Sentence A" and "#1 String" alike."""
+    return re.sub(r"[^a-z0-9]+", "_", str(column).lower()).strip("_")
+
+
+def plain(value: Any) -> Any:
+    """Numbers, arrays and tensors of other libraries as Python's own."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the fields of records are read from.
+
+    Attributes:
+        columns: of each field that there is; "text" and "text_pair" have one each.
+        others: columns that are not read.
+        settings: of each field, by which the user names its columns.
+    """
+
+    columns: Columns
+    others: tuple[str, ...]
+    settings: Mapping[str, str]
+
+    def values(self, record: Record, name: str) -> list[Any]:
+        """The values of a field, without those that are missing."""
+        found = (plain(record.get(column)) for column in self.columns.get(name, ()))
+        return [value for value in found if value is not None]
+
+    def get(self, record: Record, name: str) -> Any:
+        """The value of a field; None if it is missing."""
+        return next(iter(self.values(record, name)), None)
+
+    def need(self, record: Record, name: str) -> Any:
+        """The value of a field that must be there.
+
+        Raises:
+            RecordError: it is not.
+        """
+        value = self.get(record, name)
+        if value is None:
+            has = ", ".join(map(repr, record)) or "nothing"
+            raise RecordError(
+                f"There is no {name!r}; the record has {has}.",
+                _advice(name, self.settings[name]),
+                reason=f"no {name}",
+            )
+        return value
+
+    def describe(self) -> str:
+        """Which column is read as what, and which are not read."""
+        read = ", ".join(
+            f"{name} from {' + '.join(map(str, c))}" for name, c in self.columns.items()
+        )
+        left = f"; not read: {', '.join(map(str, self.others))}" if self.others else ""
+        return f"{read}{left}"
+
+
+def named(name: str) -> str:
+    """A setting as messages name it."""
+    return setting(name) if name in SETTINGS else name
+
+
+def _advice(name: str, option: str) -> str:
+    if option in SETTINGS:
+        return f"Say which field it is ({named(option)})."
+    return f"Give the field that holds it the name {name!r}."
+
+
+class Layouts:
+    """The layouts of the records of one data set: one, unless their columns differ.
+
+    Args:
+        records: all of them.
+        fields: of the task.
+        chosen: columns that the user named, by field.
+        known: columns that training read, by field.
+        labelled: fields of labels are read too.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        fields: Sequence[Field],
+        *,
+        chosen: Columns | None = None,
+        known: Columns | None = None,
+        labelled: bool,
+    ) -> None:
+        self._fields = [field for field in fields if labelled or not field.labelled]
+        # so that what is a label is not a text, though it is not read
+        self._labels = [field for field in fields if field.labelled]
+        self._chosen, self._known = chosen or {}, known or {}
+        self._settings: dict[str, str] = {}
+        for field in fields:
+            self._settings[field.name] = field.setting
+            if field.several == "pair":
+                self._settings[PAIR] = "pair_column"
+        self._found: dict[frozenset[str], Layout | RecordError] = {}
+        self._orders: dict[frozenset[str], list[str]] = {}
+        self._counts: dict[frozenset[str], int] = {}
+        self._samples: dict[str, Any] = {}  # a value of each column
+        for record in records:
+            if isinstance(record, Mapping):
+                columns = frozenset(record)
+                self._counts[columns] = self._counts.get(columns, 0) + 1
+                self._orders.setdefault(columns, list(record))
+                if self._counts[columns] == 1 or None in self._samples.values():
+                    for column, value in record.items():
+                        if self._samples.get(column) is None:
+                            self._samples[column] = plain(value)
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns of all records, in their order."""
+        return list(self._samples)
+
+    def has(self, name: str) -> bool:
+        """Whether most records have a field."""
+        layout = self.common()
+        return layout is not None and name in layout.columns
+
+    def several(self, name: str) -> tuple[str, ...]:
+        """The columns that a field is together read from; () for one column or none."""
+        layout = self.common()
+        columns = () if layout is None else layout.columns.get(name, ())
+        return columns if len(columns) > 1 else ()
+
+    def flags(self, records: Sequence[Record]) -> tuple[str, ...]:
+        """Columns that nothing is read from and that hold zeros and ones alone, in their order."""
+        layout = self.common()
+        columns = dict.fromkeys(() if layout is None else layout.others)
+        for record in records:
+            for column in list(columns):
+                if (value := plain(record.get(column))) is not None and not _is_flag(value):
+                    del columns[column]
+        return tuple(column for column in columns if self._samples.get(column) is not None)
+
+    def of(self, record: Record) -> Layout:
+        """The layout of a record.
+
+        Raises:
+            RecordError: its columns can be read in several ways, or one that was named is missing.
+        """
+        columns = frozenset(record)
+        if columns not in self._found:
+            try:
+                self._found[columns] = self._resolve(list(record))
+            except RecordError as problem:
+                self._found[columns] = problem
+        found = self._found[columns]
+        if isinstance(found, RecordError):
+            raise found
+        return found
+
+    def common(self) -> Layout | None:
+        """The layout of most records; None if none can be read."""
+        readable = self._readable()
+        return max(readable, key=lambda pair: pair[0])[1] if readable else None
+
+    def describe(self) -> list[str]:
+        """What was read as what, the layout of most records first."""
+        counted: dict[str, int] = {}
+        for count, layout in self._readable():
+            counted[layout.describe()] = counted.get(layout.describe(), 0) + count
+        if len(counted) <= 1:
+            return list(counted)
+        ordered = sorted(counted.items(), key=lambda pair: -pair[1])
+        return [f"{text} (of {count:,} records)" for text, count in ordered]
+
+    def _readable(self) -> list[tuple[int, Layout]]:
+        """How many records have each layout."""
+        found = []
+        for columns, count in self._counts.items():
+            with suppress(RecordError):
+                found.append((count, self.of(dict.fromkeys(self._orders[columns]))))
+        return found
+
+    def _resolve(self, columns: list[str]) -> Layout:
+        found: dict[str, tuple[str, ...]] = {}
+        # labels first: "answer" and "labels" are texts or tags only where they are not the label
+        for field in self._labels:
+            # what the label is does not depend on what one record happens to have
+            try:
+                chosen = self._columns_of(field, self._without(self.columns, found))
+            except RecordError:
+                if field in self._fields:
+                    raise
+                continue
+            known = self._known.get(field.name) == chosen
+            if chosen and (field in self._fields or known or not _may_be_texts(chosen)):
+                found[field.name] = chosen
+        for field in self._fields:
+            if field.labelled:
+                continue
+            if field.several == "pair":
+                texts = self._texts(field, self._without(columns, found))
+                found |= {
+                    name: (column,) for name, column in zip(("text", PAIR), texts, strict=False)
+                }
+            elif chosen := self._columns_of(field, self._without(columns, found)):
+                found[field.name] = chosen
+        unread = {field.name for field in self._labels if field not in self._fields}
+        read = {name: found[name] for name in sorted(found, key=self._order) if name not in unread}
+        used = {column for read_columns in read.values() for column in read_columns}
+        return Layout(
+            read, tuple(column for column in columns if column not in used), self._settings
+        )
+
+    def _order(self, name: str) -> float:
+        names = list(self._settings)
+        return names.index(name)
+
+    def _without(self, columns: Iterable[str], found: Mapping[str, tuple[str, ...]]) -> list[str]:
+        taken = {column for others in found.values() for column in others}
+        return [column for column in columns if column not in taken]
+
+    def _columns_of(self, field: Field, columns: list[str]) -> tuple[str, ...]:
+        if chosen := self._named(field.name, columns):
+            return chosen
+        known = self._known.get(field.name, ())
+        if known and set(known) <= set(columns):
+            return known
+        if field.name in columns and field.own_first and field.several != "all":
+            return (field.name,)
+        usable = self._usable(field, columns)
+        if not usable and field.pattern is not None:
+            return _numbered(field.pattern, columns)
+        if field.several == "first":
+            return tuple(usable[:1])
+        if len(usable) > 1 and field.labelled:  # an answer is a text, where something else is not
+            usable = [column for column in usable if not _may_be_texts([column])] or usable
+        if field.several == "refuse" and len(usable) > 1:
+            raise self._unclear(field, usable)
+        return tuple(usable)
+
+    def _named(self, name: str, columns: Sequence[str]) -> tuple[str, ...]:
+        """The columns that the user named; () if none.
+
+        Raises:
+            RecordError: they are not there, and none of our name either.
+        """
+        chosen = self._chosen.get(name, ())
+        missing = [column for column in chosen if column not in columns]
+        if not missing:
+            return chosen
+        if name in columns or missing[0] in self._samples:  # read as something else, or elsewhere
+            return ()
+        raise RecordError(
+            f"There is no field {missing[0]!r} for {name}; it has "
+            f"{', '.join(map(repr, columns)) or 'nothing'}.",
+            reason=f"no {missing[0]}",
+        )
+
+    def _texts(self, field: Field, columns: list[str]) -> tuple[str, ...]:
+        """The column of the text, and that of its pair if there is one."""
+        text, pair = (self._named(name, columns) for name in (field.name, PAIR))
+        own_pair = (PAIR,) if PAIR in columns else ()
+        if text:
+            return text + (pair or own_pair)
+        if not pair and {field.name, PAIR} <= set(columns):
+            return (field.name, PAIR)
+        known = self._known.get(field.name, ()) + self._known.get(PAIR, ())
+        if known and not pair and set(known) <= set(columns):
+            return known
+        names = {usual(column) for column in columns}
+        for marks in MARKED_WORDS:
+            if names.issuperset(marks):
+                raise RecordError(
+                    f"{', '.join(map(repr, marks))} say which words are meant (as in WiC or WSC), "
+                    "and no task here reads that.",
+                    "Mark the words in the texts, and say which texts to read "
+                    f"({named(field.setting)}).",
+                    reason="marked words",
+                )
+        usable = [column for column in self._usable(field, columns) if column not in pair]
+        if len(usable) + len(pair) > 2:
+            raise self._unclear(field, usable)
+        return tuple(usable) + pair
+
+    def _usable(self, field: Field, columns: Iterable[str]) -> list[str]:
+        """Columns of the field's names and kind, in the order of its names."""
+        order = {name: number for number, name in enumerate((field.name, *field.aliases))}
+        if field.several == "pair":  # our name has its place among the others
+            order = {name: number for number, name in enumerate(field.aliases)}
+        found = [column for column in columns if usual(column) in order]
+        fitting = [column for column in found if _fits(self._samples.get(column), field.kind)]
+        return sorted(fitting or found, key=lambda column: order[usual(column)])
+
+    def _unclear(self, field: Field, columns: Sequence[str]) -> RecordError:
+        names = ", ".join(map(repr, columns))
+        options = named(field.setting)
+        if field.several == "pair":
+            return RecordError(
+                f"{names} are {len(columns)} texts, and a model reads one or two.",
+                f"Say which ({options}, {named('pair_column')}), or join some of them first.",
+                reason="too many texts",
+            )
+        return RecordError(
+            f"{names} could each be the {field.name}.",
+            f"Say which field it is ({options}).",
+            reason=f"no single {field.name}",
+        )
+
+
+def _is_flag(value: Any) -> bool:
+    return not isinstance(value, list | tuple | Mapping) and value in FLAGS
+
+
+def _may_be_texts(columns: Iterable[str]) -> bool:
+    return any(usual(column) in TEXTS for column in columns)
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if value is None or kind == "any":
+        return True
+    if kind == "text":
+        return isinstance(value, str)
+    is_list = isinstance(value, list | tuple | Mapping)
+    return is_list or isinstance(value, str) if kind == "list" else not is_list
+
+
+def _numbered(pattern: re.Pattern[str], columns: Iterable[str]) -> tuple[str, ...]:
+    """Columns such as ending0, ending1, ..., of the first family that has two or more."""
+    families: dict[str, list[tuple[str, str]]] = {}
+    for column in columns:
+        if match := pattern.fullmatch(usual(column)):
+            stem = usual(column)[: match.start(1)]
+            families.setdefault(stem, []).append((match[1], column))
+    for family in families.values():
+        if len(family) > 1:
+            return tuple(column for _, column in sorted(family))
+    return ()
+
+
+def chosen_columns(fields: Sequence[Field], options: Mapping[str, Any], task: str) -> Columns:
+    """Columns that the user named, by field.
+
+    Args:
+        fields: of the task.
+        options: of a run; `SETTINGS` among them name columns, "label_column" perhaps several with
+            commas between them.
+        task: for messages.
+
+    Raises:
+        InputError: the task has no such field.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for name in SETTINGS:
+        column = options.get(name)
+        if column is None:
+            continue
+        names = [field.name for field in fields if field.setting == name]
+        if name == "pair_column" and any(field.several == "pair" for field in fields):
+            names = [PAIR]
+        if not names:
+            raise InputError(f"{named(name)}: {task} has no such field.")
+        chosen = tuple(column) if isinstance(column, list | tuple) else (str(column),)
+        if names == ["labels"]:
+            chosen = tuple(part.strip() for column in chosen for part in column.split(","))
+        found |= dict.fromkeys(names, chosen)
+    return found
