@@ -42,7 +42,7 @@ def test_a_column_that_is_not_there_is_named() -> None:
     task = TASKS["classification"]
     with pytest.raises(DataError, match="record 0: There is no field 'mine' for text; it has 'a'"):
         task.learn([{"a": "a", "label": x} for x in "xy"], 16, {"text_column": "mine"})
-    with pytest.raises(InputError, match="--pair-column: tagging has no such field"):
+    with pytest.raises(InputError, match="pair_column=...: tagging has no such field"):
         TASKS["tagging"].learn([{}], 16, {"pair_column": "mine"})
 
 

@@ -48,7 +48,7 @@ UNREADABLE: list[tuple[str, Record, str, str]] = [
     ("classification", {"text": "", "label": "red"}, "text is empty. Remove", "empty text"),
     ("classification", {"text": " \t\u00a0\n", "label": "red"}, "text is empty", "empty text"),
     ("classification", {"text": None, "label": "red"}, "the record has 'text', 'label'", "no text"),
-    ("classification", {"label": "red"}, "Give the field that holds it the name 'text'", "no text"),
+    ("classification", {"label": "red"}, "Say which field it is (text_column=...)", "no text"),
     ("classification", {}, "There is no 'text'; the record has nothing", "no text"),
     ("classification", {"text": 5, "label": "red"}, "text is a int (5)", "text is not a string"),
     ("classification", {"text": ["a"], "label": "red"}, "expected a string",
@@ -86,8 +86,8 @@ UNREADABLE: list[tuple[str, Record, str, str]] = [
 ]  # fmt: skip
 # and those whose labels are bad
 UNLABELLED: list[tuple[str, Record, str, str]] = [
-    ("classification", {"text": "a"}, "There is no 'label'; the record has 'text'. Give the field "
-     "that holds it the name 'label'", "no label"),
+    ("classification", {"text": "a"}, "There is no 'label'; the record has 'text'. Say which "
+     "field it is (label_column=...)", "no label"),
     ("classification", {"text": "a", "label": None}, "There is no 'label'", "no label"),
     ("classification", {"text": "a", "label": " "}, "expected a name or a whole number",
      "no proper label"),
@@ -275,7 +275,7 @@ SAME = {"text": "a", "label": "red"}
     ("task", "train", "message"),
     [
         ("classification", [SAME] * 3, r"1 labels \(red\) under 'label': there is nothing to tell"),
-        ("classification", [{"text": "a"}] * 3, r"record 0: There is no 'label'; .*label-column"),
+        ("classification", [{"text": "a"}] * 3, r"record 0: There is no 'label'; .*label_column="),
         ("tagging", [tagged(WORDS, ["O"] * 3)] * 3, r"1 labels \(O\) under 'tags'"),
         ("tagging", [{"tokens": WORDS}], "record 0: There is no 'tags'"),
         ("tagging", [tagged(WORDS, 5)], "record 0: tags is 5, expected a list of labels"),
