@@ -194,7 +194,8 @@ def test_finetune_with_every_option(tmp_path: Path) -> None:
     assert description["soft_targets"] == {"temperature": 3, "weight": 0.25, "label_weight": 0.75}
     assert (description["freeze_embeddings"], description["freeze_layers"]) == (True, 1)
     assert description["balance"] == stored["data"]["balance"] == "weights"
-    assert description["settings"] == {"max_length": 30, "out_of_scope": "red"}
+    wanted = {"max_length": 30, "out_of_scope": "red", "min_confidence": 0.0}
+    assert description["settings"] == wanted
 
 
 def test_several_seeds_give_mean_and_deviation(tmp_path: Path) -> None:

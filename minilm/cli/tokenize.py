@@ -15,6 +15,7 @@ from minilm.cli.text_options import text_options
 from minilm.data.text_records import EncodingErrors
 from minilm.data.token_store import TokenStore
 from minilm.data.tokenize import SHARD_TOKENS, TokenizeProgress, tokenize_corpus
+from minilm.files.progress import is_watched
 from minilm.tokenization.tokenizer import Tokenizer
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -52,7 +53,7 @@ class ProgressDisplay:
     def report(self, progress: TokenizeProgress) -> None:
         """Shows how far it is."""
         self.last = progress
-        if sys.stderr.isatty():
+        if is_watched():
             self._move_bar(progress)
         elif time.perf_counter() - self._spoken >= _SECONDS_BETWEEN_LINES:
             self._spoken = time.perf_counter()
@@ -68,7 +69,7 @@ class ProgressDisplay:
         click.echo(message, err=True)
 
     def _move_bar(self, progress: TokenizeProgress) -> None:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         if self._bar is None:
             self._bar = tqdm(total=progress.bytes_total, unit="B", unit_scale=True, file=sys.stderr)

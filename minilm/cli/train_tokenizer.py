@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import get_args
@@ -12,6 +11,7 @@ import click
 
 from minilm.cli.text_options import text_options
 from minilm.data.text_records import EncodingErrors
+from minilm.files.progress import is_watched
 from minilm.tokenization.training import CHARACTER_COVERAGE, Kind, train_tokenizer
 
 
@@ -92,7 +92,7 @@ def command(
         encoding_errors=errors,
         text_key=text_key,
         document_per_line=document_per_line,
-        progress=sys.stderr.isatty(),
+        progress=is_watched(),
     )
     seconds = time.perf_counter() - start
     if as_json:

@@ -20,7 +20,7 @@ from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from minilm.data.text_files import TextFormat, check_text_file, read_documents
 from minilm.data.text_records import EncodingErrors

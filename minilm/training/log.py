@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from minilm.errors import TrainingError
 from minilm.files.atomic import replace_files

@@ -14,7 +14,6 @@ at the end do not show that the run was ever interrupted.
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ import torch
 
 from minilm.errors import TrainingError
 from minilm.files.atomic import make_directory
+from minilm.files.progress import is_watched
 from minilm.training.best import Best
 from minilm.training.distributed import Processes
 from minilm.training.lock import locked
@@ -210,7 +210,7 @@ class _Session:
                 self.step,
                 self._settings.steps,
                 self._say if first else lambda _: None,
-                bar=first and sys.stderr.isatty(),
+                bar=first and is_watched(),
             )
             try:
                 return self._run_steps(data, stop, log, progress)

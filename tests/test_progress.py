@@ -1,0 +1,34 @@
+"""Progress is shown where somebody sees it: on a terminal and in a notebook."""
+
+from __future__ import annotations
+
+import io
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from minilm.files.progress import is_watched
+
+
+class Stream(io.StringIO):
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("shell", ["none", "script", "terminal", "notebook"])
+def test_who_watches(terminal: bool, shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Stream(terminal))
+    if shell == "none":
+        monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    else:
+        found = {"script": None, "terminal": object(), "notebook": SimpleNamespace(kernel=1)}[shell]
+        module = ModuleType("IPython")
+        module.get_ipython = lambda: found  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "IPython", module)
+    assert is_watched() == (terminal or shell == "notebook")
