@@ -12,7 +12,6 @@ from torch import nn
 
 import toy
 from minilm.errors import MinilmError, TrainingError
-from minilm.training.log import Log
 from minilm.training.optimiser import (
     build_optimiser,
     clip_gradients,
@@ -378,13 +377,6 @@ def test_an_output_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(MinilmError, match="cannot be created"):
         toy.run(tmp_path / "file" / "run")
-
-
-def test_a_process_without_a_log_keeps_no_lines() -> None:
-    with Log(None, 0, 0) as log:
-        log.write({"step": 1})
-        log.sync()
-        assert log._waiting == b""
 
 
 @pytest.mark.parametrize(

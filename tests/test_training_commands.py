@@ -23,6 +23,7 @@ from minilm.cli import main
 from minilm.errors import TrainingError
 from minilm.training.lock import locked
 from minilm.training.log import Log
+from minilm.training.settings import TrainingSettings
 
 TEXT = "\n\n".join(
     f"The {animal} number {number} runs over the {place} and sees {number + 7} other animals. "
@@ -263,6 +264,10 @@ def test_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
     assert plan["parameters"] == plan["trained"] > 1000
     assert plan["seconds_per_step"] > 0
     assert plan["masked_loss_before"] > 0
+    assert plan["evaluations"] > 1
+    assert plan["snapshots"] > 1
+    assert plan["seconds"] > plan["seconds_of_preparation"] > 0
+    assert plan["megabytes_per_snapshot"] > 0
     assert not (tmp_path / "new").exists()
     lines = pretrain(tmp_path / "new", "--epochs", 1, "--dry-run").stdout.splitlines()
     assert any(line.startswith("masked accuracy before  0") for line in lines)
@@ -328,7 +333,7 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300  # a loaded machine
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -349,13 +354,15 @@ def full_disk() -> Iterator[None]:
 
 
 def test_lines_of_the_log_wait_until_there_is_room(tmp_path: Path) -> None:
-    with Log(tmp_path / "log.jsonl", 0, 0) as log:
-        log.write({"step": 1})
-        with full_disk():
-            log.write({"step": 2})
-            with pytest.raises(TrainingError, match=r"log\.jsonl cannot be written"):
-                log.sync()
-        log.write({"step": 3})
-        log.sync()
+    log = Log(tmp_path / "log.jsonl")
+    log.on_start(0, TrainingSettings(steps=3))
+    log.write({"step": 1})
+    with full_disk():
+        log.write({"step": 2})
+        with pytest.raises(TrainingError, match=r"log\.jsonl cannot be written"):
+            log.sync()
+    log.write({"step": 3})
+    log.sync()
+    log.on_end(3, True)
     rows = lines_of(tmp_path / "log.jsonl")
     assert rows == [{"step": 1}, {"step": 2}, {"step": 3}]

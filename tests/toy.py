@@ -101,6 +101,8 @@ def run(
     processes: Processes = ALONE,
     said: list[str] | None = None,
     allow_changes: bool = False,
+    observers: Sequence[Any] = (),
+    clean: bool = False,
     **settings: Any,
 ) -> Result:
     """Trains a line; the result is output/model.safetensors."""
@@ -116,5 +118,7 @@ def run(
         finish=lambda path: save_file(learner.state_dict(), path / "model.safetensors"),
         held_out=data.held_out(),
         allow_changes=allow_changes,
+        observers=observers,
+        clean=clean,
         say=(said if said is not None else []).append,
     )

@@ -39,7 +39,7 @@ from minilm.learners.distillation import DistillationLearner
 from minilm.learners.masked_lm import MaskedLMLearner
 from minilm.losses.distillation import DistillationLoss
 from minilm.models.tasks import ForMaskedLM
-from minilm.training import loop
+from minilm.training import loop, saving
 from minilm.training.distributed import join
 from minilm.training.settings import TrainingSettings
 from minilm.training.snapshots import Snapshot, save_snapshot
@@ -238,8 +238,12 @@ def start_ranks(ranks: int) -> int:
 def install(strike: dict[str, Any], owners: dict[str, Any]) -> None:
     """Makes this process get a signal in a certain call."""
     send = functools.partial(os.kill, os.getpid(), strike.get("signal"))
+    if strike["in"] == "save":
+        wait_for_every_save()
     owner, name = (
-        (loop, "save_snapshot") if strike["in"] == "save" else (owners[strike["in"]], strike["in"])
+        (saving, "save_snapshot")
+        if strike["in"] == "save"
+        else (owners[strike["in"]], strike["in"])
     )
     original = getattr(owner, name)
     calls = iter(range(1_000_000))
@@ -257,6 +261,17 @@ def install(strike: dict[str, Any], owners: dict[str, Any]) -> None:
         return original(*arguments, **options)
 
     setattr(owner, name, call)
+
+
+def wait_for_every_save() -> None:
+    """Training stands still while a snapshot is written: a strike then comes at a known step."""
+    original = saving.Saver.save
+
+    def save(self: saving.Saver, *arguments: Any) -> None:
+        original(self, *arguments)
+        self._job.exception()  # type: ignore[union-attr]
+
+    saving.Saver.save = save  # type: ignore[method-assign]
 
 
 TASKS = {"save": save, "train": train}

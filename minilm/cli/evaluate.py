@@ -12,6 +12,7 @@ from minilm.cli.finetune import show_scores
 from minilm.cli.model_options import loading, model_options, set_thresholds, threshold_options
 from minilm.cli.record_options import read, record_options
 from minilm.data.records.base import Skips
+from minilm.files.json_file import without_nan
 
 # tasks with a confusion matrix: what the names of its scores begin with
 CONFUSED = {"classification": "", "utterances": "intent_"}
@@ -68,7 +69,7 @@ def command(
     if skips.count or skips.repaired:
         click.echo(skips.summary(), err=True)
     if as_json:
-        click.echo(json.dumps(scores, indent=2))
+        click.echo(json.dumps(without_nan(scores), indent=2))
         return
     click.echo(show_scores(scores))
     if confusion:

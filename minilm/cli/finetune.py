@@ -13,14 +13,16 @@ import click
 from minilm.cli.model_options import threshold_options
 from minilm.cli.options import LAYERS, given_fields, options_of, together
 from minilm.cli.record_options import read, record_options
-from minilm.cli.training import OUTPUT, execution_options
+from minilm.cli.training import OUTPUT, execution_options, plan, print_result
 from minilm.data.records.base import Skips
+from minilm.files.json_file import without_nan
 from minilm.learners.soft_targets import SoftTargets
 from minilm.metrics.score_table import score_named
 from minilm.recipes.finetuning_settings import FinetuningSettings
 
 if TYPE_CHECKING:
     from minilm.recipes.finetuning import Finetuned
+    from minilm.training.distributed import Processes
 
 TASKS = (
     "classification",
@@ -185,7 +187,7 @@ def command(
     """
     import torch
 
-    from minilm.recipes.finetuning import finetune
+    from minilm.recipes.finetuning import finetune, prepare
     from minilm.recipes.hold_out import mean_and_deviation, split_off
     from minilm.training.distributed import join
     from minilm.training.memory import keep_freed_memory
@@ -216,6 +218,26 @@ def command(
             if processes.first:
                 click.echo(text, err=True)
 
+        if options["dry_run"]:
+            _dry_run(
+                prepare(
+                    task,
+                    model,
+                    records,
+                    dev=dev_records,
+                    teacher=teacher,
+                    layers=layers,  # type: ignore[arg-type]
+                    settings=_settings(options),
+                    skips=skips,
+                    device=processes.device,
+                    say=say,
+                ),
+                output,
+                seeds or 1,
+                {**options, "as_json": as_json},
+                processes,
+            )
+            return
         for number in range(seeds or 1):
             options["seed"] += bool(number)
             if seeds:
@@ -233,6 +255,7 @@ def command(
                     skips=deepcopy(skips),  # of this run alone, beside what the readers counted
                     processes=processes,
                     allow_changes=options["allow_changes"],
+                    clean=options["clean"],
                     say=say,
                 )
             )
@@ -242,6 +265,18 @@ def command(
             scores = [run.scores for run in runs]
             summary = mean_and_deviation(scores) if seeds and dev_records is not None else scores[0]
             _print(output, runs, summary, as_json)
+
+
+def _dry_run(
+    prepared: Any, output: Path, seeds: int, options: Mapping[str, Any], processes: Processes
+) -> None:
+    run, loop, _ = prepared
+    measured = run.dry_run(loop, processes, output)
+    # at the end the scores of the chosen weights are computed
+    found = plan(run, measured, evaluations_at_the_end=int(bool(run.held_out)))
+    if seeds > 1:
+        found |= {"runs": seeds, "seconds_of_all_runs": round(seeds * found["seconds"], 1)}
+    print_result({**found, "precision": loop.precision}, options, processes)
 
 
 def _settings(options: Mapping[str, Any]) -> FinetuningSettings:
@@ -264,7 +299,7 @@ def _print(output: Path, runs: list[Finetuned], summary: Mapping[str, Any], as_j
                 for run in runs
             ],
         }
-        click.echo(json.dumps(result, indent=2))
+        click.echo(json.dumps(without_nan(result), indent=2))
         return
     if summary:
         click.echo(show_scores(summary))

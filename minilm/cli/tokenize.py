@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -72,7 +71,7 @@ class ProgressDisplay:
         from tqdm.auto import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(total=progress.bytes_total, unit="B", unit_scale=True, file=sys.stderr)
+            self._bar = tqdm(total=progress.bytes_total, unit="B", unit_scale=True)
         self._bar.set_postfix_str(f"{progress.tokens:,} tokens", refresh=False)
         self._bar.update(progress.bytes_read - self._bar.n)
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from minilm.cli.options import Option, given_fields, options_of, together
+from minilm.files.json_file import without_nan
 from minilm.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from minilm.recipes.runs import Run
     from minilm.recipes.settings import TextRecipe
     from minilm.training.distributed import Processes
+    from minilm.training.dry_run import DryRun
 
+_BEGAN = time.monotonic()  # before torch and the model are loaded
 OUTPUT = click.option(
     "--output",
     required=True,
@@ -42,6 +46,18 @@ def execution_options() -> list[Option[Any]]:
             is_flag=True,
             help="Resume the run in --output although settings or data have changed.",
         ),
+        click.option(
+            "--clean",
+            is_flag=True,
+            help="When the run is finished, remove its snapshots and best weights, which take "
+            "several times the room of the model; log and settings stay.",
+        ),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Measure a few steps, an evaluation and a snapshot, print what the run will cost, "
+            "leave nothing on the disk.",
+        ),
     ]
 
 
@@ -56,11 +72,6 @@ def recipe_options(recipe: type[TextRecipe]) -> Option[Any]:
             *options_of(recipe, usual_length=recipe.usual_length),
             OUTPUT,
             *execution_options(),
-            click.option(
-                "--dry-run",
-                is_flag=True,
-                help="Measure a few steps, print the cost of the run, write nothing.",
-            ),
             click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
         ]
     )
@@ -91,7 +102,10 @@ def run(recipe_class: type[TextRecipe], options: Mapping[str, Any]) -> None:
         prepared = recipe.prepare(options["output"], say)
         settings = recipe.training_settings(prepared.data, processes.device)
         if options["dry_run"]:
-            _print(_plan(prepared, settings, processes, say), options, processes)
+            say("measuring a few steps")
+            measured = prepared.dry_run(settings, processes, options["output"])
+            found = {"sequences": sum(map(len, prepared.data.steps(0))), **plan(prepared, measured)}
+            print_result({**found, "precision": settings.precision}, options, processes)
             return
         say(_headline(prepared, settings, processes))
         result = prepared.train(
@@ -99,6 +113,7 @@ def run(recipe_class: type[TextRecipe], options: Mapping[str, Any]) -> None:
             options["output"],
             processes=processes,
             allow_changes=options["allow_changes"],
+            clean=options["clean"],
             say=say,
         )
         summary = {
@@ -107,7 +122,7 @@ def run(recipe_class: type[TextRecipe], options: Mapping[str, Any]) -> None:
             "finished": result.finished,
             **result.held_out,
         }
-        _print(summary, options, processes)
+        print_result(summary, options, processes)
     if result.exit_code:
         raise SystemExit(result.exit_code)
 
@@ -124,36 +139,52 @@ def _headline(prepared: Run, settings: TrainingSettings, processes: Processes) -
     )
 
 
-def _plan(
-    prepared: Run, settings: TrainingSettings, processes: Processes, say: Callable[[str], None]
-) -> dict[str, Any]:
+def plan(run: Run, measured: DryRun, *, evaluations_at_the_end: int = 0) -> dict[str, Any]:
+    """What a whole run will cost, with all that this process has already done for it.
+
+    Args:
+        run: what would be trained.
+        measured: its first steps.
+        evaluations_at_the_end: of the finished model.
+    """
     from minilm.bench.memory import peak_resident
 
-    say("measuring a few steps")
-    measured = prepared.dry_run(settings, processes)
+    # drawn from the beginning of the process, imports included
+    preparation = time.monotonic() - _BEGAN - measured.seconds_measuring
+    total = (
+        preparation + measured.seconds + evaluations_at_the_end * measured.seconds_per_evaluation
+    )
     return {
-        "model": type(prepared.model).__name__,
-        "parameters": prepared.model.num_parameters(),
+        "model": type(run.model).__name__,
+        "parameters": run.model.num_parameters(),
         "trained": measured.parameters,
-        "sequences": sum(map(len, prepared.data.steps(0))),
         "tokens_per_step": round(measured.tokens_per_step),
         "steps_per_epoch": measured.steps_per_epoch,
-        "steps": settings.steps,
-        "epochs": round(settings.steps / measured.steps_per_epoch, 3),
-        "precision": settings.precision,
+        "steps": measured.steps,
+        "epochs": round(measured.steps / measured.steps_per_epoch, 3),
+        "seconds_of_preparation": round(preparation, 2),
         "seconds_per_step": round(measured.seconds_per_step, 4),
         "tokens_per_second": round(measured.tokens_per_step / measured.seconds_per_step),
-        "hours": round(settings.steps * measured.seconds_per_step / 3600, 3),
+        "evaluations": measured.evaluations + evaluations_at_the_end,
+        "seconds_per_evaluation": round(measured.seconds_per_evaluation, 3),
+        "snapshots": measured.snapshots,
+        "seconds_per_snapshot": round(measured.seconds_per_snapshot, 3),
+        "megabytes_per_snapshot": round(measured.bytes_per_snapshot / 1e6, 1),
+        "seconds": round(total, 1),
+        "hours": round(total / 3600, 3),
         "peak_megabytes": round(peak_resident() / 1e6),
         **{f"{name}_before": value for name, value in measured.held_out.items()},
     }
 
 
-def _print(found: Mapping[str, Any], options: Mapping[str, Any], processes: Processes) -> None:
+def print_result(
+    found: Mapping[str, Any], options: Mapping[str, Any], processes: Processes
+) -> None:
+    """Prints names and values in the first process, as JSON if the options say so."""
     if not processes.first:
         return
     if options["as_json"]:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(without_nan(found), indent=2))
         return
     width = 2 + max(map(len, found))
     for name, value in found.items():

@@ -126,14 +126,38 @@ class TaskLearner(ModelLearner):
     def eval_scores(
         self, means: Mapping[str, float], outputs: Mapping[int, Floats]
     ) -> dict[str, float]:
-        """The task's scores, those that are numbers, and the loss on the labels."""
+        """The task's scores, those that are numbers, and the loss on the labels.
+
+        Thresholds are first set to what is best for these examples, as they are at the end of a
+        run: evaluations are compared by the number that is reported.
+        """
         examples, samples = self._held_out
         ordered = [outputs[number] for number in range(len(samples))]
-        predictions = self.task.decode(examples, samples, ordered)
+        _, scores = tuned_scores(self.task, examples, samples, ordered)
         return {
-            **numbers_of(self.task.scores(examples, predictions)),
+            **numbers_of(scores),
             "loss": sum(means.get(name, 0.0) for name in self.task.parts),
         }
+
+
+def tuned_scores(
+    task: Task[Any],
+    examples: Sequence[Any],
+    samples: Sequence[Sample],
+    outputs: Sequence[Floats],
+) -> tuple[Task[Any], Scores]:
+    """The task with thresholds that suit labelled examples, and the scores with these.
+
+    Args:
+        task: whose thresholds are tuned, if it says so.
+        examples: with labels.
+        samples: of these examples.
+        outputs: what the model gave for each sample; see `Task.outputs`.
+    """
+    if task.tune_thresholds:
+        likeliest = task.without_thresholds().decode(examples, samples, outputs)
+        task = task.tune(examples, likeliest)
+    return task, task.scores(examples, task.decode(examples, samples, outputs))
 
 
 def numbers_of(scores: Scores) -> dict[str, float]:

@@ -17,11 +17,11 @@ from minilm.compression.students import LayerChoice, chosen_layers
 from minilm.config import AlbertConfig
 from minilm.data.records.base import Skips
 from minilm.data.records.frames import as_records
-from minilm.errors import InputError, by_place
+from minilm.errors import CheckpointError, InputError, by_place
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
-from minilm.files.json_file import json_bytes
-from minilm.learners.tasks import TaskLearner, class_weights, freeze, numbers_of
+from minilm.files.json_file import json_bytes, read_json, without_nan
+from minilm.learners.tasks import TaskLearner, class_weights, freeze, numbers_of, tuned_scores
 from minilm.loader import check_vocabulary
 from minilm.models.pretrained import PretrainedModel
 from minilm.recipes.finetuning_settings import FinetuningSettings as FinetuningSettings
@@ -36,7 +36,9 @@ from minilm.tasks.layouts import SETTINGS
 from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
 from minilm.tasks.task import Scores, Task
 from minilm.tokenization.tokenizer import Tokenizer
+from minilm.training.best import from_json
 from minilm.training.distributed import Processes, join
+from minilm.training.observers import Observer
 from minilm.training.settings import TrainingSettings
 
 Record = Mapping[str, Any]
@@ -79,6 +81,8 @@ def finetune(
     skips: Skips | None = None,
     processes: Processes | None = None,
     allow_changes: bool = False,
+    observers: Sequence[Observer] = (),
+    clean: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Finetuned:
     """Trains a checkpoint for a task.
@@ -101,6 +105,9 @@ def finetune(
         skips: what becomes of bad records; None = they are errors.
         processes: who takes part; None = those that torchrun started, or this one alone.
         allow_changes: go on with a run that was started with other settings.
+        observers: are told of every step, evaluation and snapshot; see `minilm.Observer`.
+        clean: once the run is finished, remove its snapshots and best weights, which take several
+            times the room of the model; the log and the settings stay.
         say: takes messages.
 
     Raises:
@@ -124,9 +131,21 @@ def finetune(
             device=joined.device,
             say=say,
         )
-        result = run.train(loop, output, processes=joined, allow_changes=allow_changes, say=say)
+        result = run.train(
+            loop,
+            output,
+            processes=joined,
+            allow_changes=allow_changes,
+            observers=observers,
+            clean=clean,
+            say=say,
+        )
+    scores = finish.scores
+    if result.finished and not scores:  # it was finished and cleaned before
+        stored = read_json(Path(output) / TASK, max_bytes=1_000_000, error=CheckpointError)
+        scores = from_json(stored.get("dev", {}))
     return Finetuned(
-        Path(output), result.finished, finish.scores, result.step, result.chosen, result.exit_code
+        Path(output), result.finished, scores, result.step, result.chosen, result.exit_code
     )
 
 
@@ -280,14 +299,12 @@ class _Finish:
         if self._dev:
             samples = task.samples(self._dev, self._tokenizer)
             outputs = Predictor(self._model, self._tokenizer, task).outputs(samples)
-            if task.tune_thresholds:
-                likeliest = task.without_thresholds().decode(self._dev, samples, outputs)
-                task = task.tune(self._dev, likeliest)
-            predictions = task.decode(self._dev, samples, outputs)
-            self.scores = {**task.scores(self._dev, predictions), "examples": len(self._dev)}
+            task, scores = tuned_scores(task, self._dev, samples, outputs)
+            self.scores = {**scores, "examples": len(self._dev)}
             if unknown := task.unknown(self._dev).total():
                 self.scores["unknown_labels"] = unknown
-        content = json_bytes({"task": task.name, **task.settings(), "dev": numbers_of(self.scores)})
+        dev = without_nan(numbers_of(self.scores))
+        content = json_bytes({"task": task.name, **task.settings(), "dev": dev})
         replace_files({directory / TASK: lambda path: path.write_bytes(content)})
 
 

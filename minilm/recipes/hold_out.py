@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -79,10 +79,10 @@ def split_off(
     numbers = [n for n in range(count) if n not in taken], sorted(taken)
     if isinstance(records, Records):
         return records.pick(numbers[0]), records.pick(numbers[1])
-    rest, held_out = ([records[n] for n in part] for part in numbers)
     if isinstance(records, Rows):
-        return Rows(rest, records.class_names), Rows(held_out, records.class_names)
-    return rest, held_out
+        rest, held_out = (Rows((records[n] for n in ns), records.class_names) for ns in numbers)
+        return rest, held_out
+    return [records[n] for n in numbers[0]], [records[n] for n in numbers[1]]
 
 
 def _layouts(task: str, records: Sequence[Record], columns: Mapping[str, Any]) -> Layouts:
@@ -138,7 +138,7 @@ def mean_and_deviation(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str,
         values = [float(run[name]) for run in runs]
         summary[name] = {
             "mean": fmean(values),
-            "deviation": stdev(values) if len(values) > 1 else 0.0,
+            "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
             "lowest": min(values),
             "highest": max(values),
         }

@@ -23,8 +23,10 @@ from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.distributed import Processes, join
 from minilm.training.dry_run import DryRun, dry_run
 from minilm.training.log import LOG
-from minilm.training.loop import SNAPSHOTS, Result, train
+from minilm.training.loop import Result, train
+from minilm.training.observers import Observer
 from minilm.training.record import SETTINGS
+from minilm.training.saving import SNAPSHOTS
 from minilm.training.settings import TrainingSettings
 from minilm.training.updates import Learner, TrainingBatch, TrainingData
 
@@ -62,6 +64,8 @@ class Run:
         *,
         processes: Processes | None = None,
         allow_changes: bool = False,
+        observers: Sequence[Observer] = (),
+        clean: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> Result:
         """Trains, or goes on training; see `minilm.training.loop.train`.
@@ -73,6 +77,9 @@ class Run:
             output: directory of the run and of the checkpoint.
             processes: who takes part; None = those that torchrun started, or this one alone.
             allow_changes: go on with a run that was started with other settings.
+            observers: are told of every step, evaluation and snapshot; see `minilm.Observer`.
+            clean: once the run is finished, remove its snapshots and best weights, which take
+                several times the room of the model; the log and the settings stay.
             say: takes messages.
 
         Raises:
@@ -84,7 +91,13 @@ class Run:
         if processes is None:
             with join() as joined:
                 return self.train(
-                    settings, output, processes=joined, allow_changes=allow_changes, say=say
+                    settings,
+                    output,
+                    processes=joined,
+                    allow_changes=allow_changes,
+                    observers=observers,
+                    clean=clean,
+                    say=say,
                 )
         output = Path(output)
         if processes.first and not (output / RECORD).exists():
@@ -94,6 +107,9 @@ class Run:
             self.model.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
             self.also(directory)
+
+        def reload(directory: Path) -> None:
+            self.model.load_state_dict(type(self.model).from_pretrained(directory).state_dict())
 
         return train(
             self.learner,
@@ -106,12 +122,21 @@ class Run:
             description=self.description,
             evaluation=self.evaluation,
             allow_changes=allow_changes,
+            observers=observers,
+            clean=clean,
+            reload=reload,
             say=say,
         )
 
-    def dry_run(self, settings: TrainingSettings, processes: Processes) -> DryRun:
-        """Measures a few steps; the learner is changed, nothing is written."""
-        return dry_run(self.learner, self.data, settings, processes, self.held_out)
+    def dry_run(
+        self,
+        settings: TrainingSettings,
+        processes: Processes,
+        output: str | os.PathLike[str] | None = None,
+    ) -> DryRun:
+        """Measures a few steps; the learner is changed, nothing is left on the disk."""
+        place = None if output is None else Path(output).absolute()
+        return dry_run(self.learner, self.data, settings, processes, self.held_out, place)
 
 
 Recipe = Run  # its older name

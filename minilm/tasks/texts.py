@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, TypeVar
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
 from minilm.errors import DataError
-from minilm.files.arrays import Flags, Floats, Integers
+from minilm.files.arrays import Doubles, Flags, Floats, Integers
 from minilm.losses.elementary import IGNORED_LABEL
 from minilm.losses.soft_targets import Kind
 from minilm.metrics.classification import (
@@ -478,12 +479,18 @@ class Regression(TextTask):
     def scores(self, examples: Sequence[TextExample], predictions: Sequence[Prediction]) -> Scores:
         gold = np.array([example.label for example in examples])
         found = np.array([prediction["value"] for prediction in predictions])
-        # of a constant no correlation is defined; it shows none
         return {
-            "pearson": float(np.nan_to_num(pearson(gold, found))),
-            "spearman": float(np.nan_to_num(spearman(gold, found))),
+            "pearson": _correlation(pearson, gold, found),
+            "spearman": _correlation(spearman, gold, found),
             "mean_squared_error": float(np.square(gold - found).mean()),
         }
+
+
+def _correlation(measure: Callable[[Doubles, Doubles], float], gold: Any, found: Any) -> float:
+    """NaN where no prediction could have one; a constant prediction shows none, which is 0."""
+    if len(gold) < 2 or (gold == gold[0]).all() or not np.isfinite(found).all():
+        return math.nan
+    return float(np.nan_to_num(measure(gold, found)))
 
 
 def classification_scores(

@@ -1,7 +1,8 @@
 """The best evaluation of a run: which one it was, its weights, and early stopping.
 
-Its weights lie in RUN/best, as a snapshot without optimiser. A snapshot of the run follows whenever
-a better one is found, so what the run remembers is never more than one evaluation behind.
+Its weights lie in RUN/best, as a snapshot without optimiser. They are written together with a
+snapshot of the run, which follows whenever a better evaluation is found. Until they are on the
+disk, for which there may be no room, they are kept in memory.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from torch import Tensor
 
 from minilm.errors import CheckpointError, TrainingError
 from minilm.metrics.score_table import score_named
+from minilm.training.saving import BEST
 from minilm.training.settings import TrainingSettings
-from minilm.training.snapshots import Snapshot, read_snapshot, save_snapshot
-
-DIRECTORY = "best"
+from minilm.training.snapshots import Snapshot, read_snapshot
 
 
 class Best:
@@ -27,12 +27,13 @@ class Best:
     Args:
         run: the run's directory.
         settings: of the loop.
-        first: this process writes.
+        first: this process keeps the weights.
         evaluation: JSON values that identify what is evaluated on.
 
     Attributes:
         step: updates before the best evaluation; None before the first one.
         bad_evals: evaluations since then, none of them better.
+        unsaved: its weights, as long as they are not on the disk.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Best:
         first: bool,
         evaluation: Mapping[str, Any] | None = None,
     ) -> None:
-        self._directory = run / DIRECTORY
+        self._directory = run / BEST
         self._evaluation = dict(evaluation or {})
         self._name = settings.select
         self._patience = settings.patience
@@ -50,6 +51,7 @@ class Best:
         self._scores: dict[str, float] = {}
         self.step: int | None = None
         self.bad_evals = 0
+        self.unsaved: Snapshot | None = None
 
     @property
     def should_stop(self) -> bool:
@@ -68,10 +70,10 @@ class Best:
         Args:
             step: updates before it.
             scores: what was found.
-            weights: gives the learner's tensors.
+            weights: gives copies of the learner's tensors.
 
         Raises:
-            TrainingError: there is no such score, or the weights cannot be written.
+            TrainingError: there is no such score.
         """
         if self._name is None:
             return False
@@ -84,19 +86,30 @@ class Best:
             return False
         self.step, self.bad_evals, self._scores = step, 0, dict(scores)
         if self._first:
-            save_snapshot(self._directory, Snapshot(step, weights(), {}, {"scores": self._scores}))
+            self.unsaved = Snapshot(step, weights(), {}, {"scores": to_json(self._scores)})
         return True
 
-    def weights(self) -> tuple[Mapping[str, Tensor], dict[str, float]] | None:
-        """The learner's tensors at the best evaluation and its scores; None without `select`.
+    def saved(self, step: int) -> None:
+        """The weights of this step are on the disk."""
+        if self.unsaved is not None and self.unsaved.step == step:
+            self.unsaved = None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What the best evaluation found."""
+        return dict(self._scores)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The learner's tensors at the best evaluation, of which there must be one.
 
         Raises:
             TrainingError: they are not there, or damaged.
         """
-        if self._name is None or self.step is None:
-            return None
+        assert self.step is not None
+        if self.unsaved is not None:
+            return self.unsaved.model
         try:
-            return read_snapshot(self._directory, self.step).model, self._scores
+            return read_snapshot(self._directory, self.step).model
         except (CheckpointError, OSError) as problem:
             raise TrainingError(
                 f"The weights of the best evaluation, after step {self.step:,}, cannot be read: "
@@ -108,7 +121,7 @@ class Best:
         return {
             "step": self.step,
             "waited": self.bad_evals,
-            "scores": self._scores,
+            "scores": to_json(self._scores),
             "select": self._name,
             "evaluation": self._evaluation,
         }
@@ -124,7 +137,7 @@ class Best:
         if same != (self._name, self._evaluation):
             return False
         self.step, self.bad_evals = state["step"], state["waited"]
-        self._scores = dict(state["scores"])
+        self._scores = from_json(state["scores"])
         return True
 
     def _worth(self, scores: Mapping[str, float]) -> tuple[float, float]:
@@ -137,3 +150,13 @@ class Best:
             -math.inf if math.isnan(score) else score,
             -math.inf if math.isnan(loss) else -loss,
         )
+
+
+def to_json(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Scores as JSON has them: null for those that are not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in scores.items()}
+
+
+def from_json(scores: Mapping[str, float | None]) -> dict[str, float]:
+    """What `to_json` gave, with NaN for null."""
+    return {name: math.nan if value is None else value for name, value in scores.items()}

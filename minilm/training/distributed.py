@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +100,12 @@ class Processes:
         value = torch.tensor(number, dtype=torch.int64, device=self.device)
         dist.broadcast(value, src=0)
         return int(value)
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Gives all processes the values that the tensors have in the first, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def wait(self) -> None:
         """Returns when all have come here."""

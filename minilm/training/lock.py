@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from minilm.errors import TrainingError
 
 LOCK = "lock"
+# what systems answer whose file system has no locks
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Keeps other processes out; the kernel lets go when this one ends, however it does.
+    """Keeps other processes out; the system lets go when this one ends, however it does.
 
-    Best effort: on Windows, and on file systems without locks, no other process is kept out.
+    Best effort: on file systems without locks, no other process is kept out.
 
     Args:
-        run: the directory, in which an empty file is left.
+        run: the directory, in which an empty file may be left.
 
     Raises:
         TrainingError: another process holds it, or the file cannot be written.
     """
+    lock = FileLock(run / LOCK)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    try:
-        file = (run / LOCK).open("a")
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise TrainingError(
+            f"Another process is training in {run.parent}: wait for it, or take another output."
+        ) from None
+    except NotImplementedError:
+        pass
     except OSError as problem:
-        raise TrainingError(f"{run / LOCK} cannot be written: {problem.strerror}.") from problem
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if problem.errno not in _NO_LOCKS:
             raise TrainingError(
-                f"Another process is training in {run.parent}: wait for it, or take another output."
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+                f"{run / LOCK} cannot be written: {problem.strerror or problem}."
+            ) from problem
+    try:
         yield
+    finally:
+        lock.release()

@@ -1,92 +1,99 @@
-"""What a run writes down: one JSON object a line, and a line or a bar for whoever watches."""
+"""log.jsonl: what a run writes down, one JSON object a line."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import time
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-
-from tqdm.auto import tqdm
+from typing import Any
 
 from minilm.errors import TrainingError
 from minilm.files.atomic import replace_files
+from minilm.training.observers import Observer
+from minilm.training.settings import TrainingSettings
+from minilm.training.steps import is_due
 
 LOG = Path("run", "log.jsonl")  # in the directory of a run
-LINE_EVERY = 10.0  # seconds between plain progress lines
 
 
-class Log:
-    """log.jsonl: a line for every logged step, every evaluation and every event.
+class Log(Observer):
+    """A line for every logged step, every evaluation and every event.
 
     A run that goes on from a snapshot first drops what was logged after it, so that a run that was
     interrupted leaves the same lines as one that was not (except for seconds and events).
 
     Args:
-        path: the file, created if missing; None = nothing is written.
-        step: of the snapshot to go on from; later lines are dropped.
-        evaluated: step of the last evaluation that the snapshot knows of; later ones are dropped.
+        path: the file, created if missing.
     """
 
-    def __init__(self, path: Path | None, step: int, evaluated: int) -> None:
-        self._file = None
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: Any = None
         self._waiting = b""
-        if path is None:
-            return
-        if path.exists():
-            kept = b"".join(
-                line for line in path.read_bytes().splitlines(True) if _kept(line, step, evaluated)
-            )
-            replace_files({path: lambda temporary: temporary.write_bytes(kept)})
+        self._lock = threading.Lock()  # a snapshot waits for the log in a thread of its own
+
+    def forget(self, step: int, evaluated: int) -> None:
+        """Drops what was logged after a snapshot.
+
+        Args:
+            step: of the snapshot to go on from.
+            evaluated: step of the last evaluation that it knows of.
+        """
+        if self._path.exists():
+            lines = self._path.read_bytes().splitlines(True)
+            kept = b"".join(line for line in lines if _kept(line, step, evaluated))
+            replace_files({self._path: lambda temporary: temporary.write_bytes(kept)})
+
+    def on_start(self, step: int, settings: TrainingSettings) -> None:
+        self._settings = settings
         try:
-            self._file = path.open("ab", buffering=0)
+            self._file = self._path.open("ab", buffering=0)
         except OSError as problem:
-            raise _unwritable(path, problem) from problem
+            raise _unwritable(self._path, problem) from problem
+
+    def on_step(self, row: Mapping[str, Any]) -> None:
+        settings = self._settings
+        if is_due(row["step"], settings.log_every, settings.steps) or "skipped" in row:
+            self.write(row)
+
+    def on_evaluation(self, step: int, scores: Mapping[str, float]) -> None:
+        self.write({"step": step, "held_out": scores})
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        self.write(event)
+
+    def on_end(self, step: int, finished: bool) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a line; on a full disk it waits until there is room.
 
         Numbers are written as they are, also those that are not finite.
         """
-        if self._file is None:
-            return
-        self._waiting += (json.dumps(row) + "\n").encode()
-        with contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError):
+            self._waiting += (json.dumps(row) + "\n").encode()
             self._flush()
 
     def sync(self) -> None:
-        """Waits until all lines are on the disk.
+        """Waits until all lines are on the disk. May be called in another thread.
 
         Raises:
             TrainingError: there is no room for them.
         """
-        if self._file is None:
-            return
         try:
-            self._flush()
+            with self._lock:
+                self._flush()
             os.fsync(self._file.fileno())
         except OSError as problem:
-            raise _unwritable(Path(self._file.name), problem) from problem
+            raise _unwritable(self._path, problem) from problem
 
     def _flush(self) -> None:
-        while self._file is not None and self._waiting:
+        while self._waiting:
             self._waiting = self._waiting[self._file.write(self._waiting) :]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 def _unwritable(path: Path, problem: OSError) -> TrainingError:
@@ -104,58 +111,3 @@ def _kept(line: bytes, step: int, evaluated: int) -> bool:
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
         return False
     return bool(row["step"] <= (evaluated if "held_out" in row else step))
-
-
-class Progress:
-    """One bar on a terminal, plain lines elsewhere.
-
-    Args:
-        start: steps done before.
-        steps: steps in all.
-        say: takes a plain line.
-        bar: whether to draw a bar on stderr.
-    """
-
-    def __init__(self, start: int, steps: int, say: Callable[[str], None], *, bar: bool) -> None:
-        self._steps = steps
-        self._start = start
-        self._say = say
-        self._began = self._last = time.monotonic()
-        self._bar = tqdm(total=steps, initial=start, unit="step", leave=False) if bar else None
-
-    def step(self, step: int, row: Mapping[str, float]) -> None:
-        """Shows a finished step."""
-        if self._bar is not None:
-            self._bar.set_postfix(
-                loss=f"{row['loss']:.3f}",
-                tokens_s=f"{row['tokens_per_second']:,.0f}",
-                refresh=False,
-            )
-            self._bar.update(step - self._bar.n)
-            return
-        now = time.monotonic()
-        if now - self._last < LINE_EVERY and step < self._steps:
-            return
-        self._last = now
-        left = (now - self._began) / (step - self._start) * (self._steps - step)
-        self._say(
-            f"step {step:,} of {self._steps:,}  loss {row['loss']:.3f}  "
-            f"{row['tokens_per_second']:,.0f} tokens/s  {_duration(left)} left"
-        )
-
-    def note(self, text: str) -> None:
-        """A line that stays."""
-        if self._bar is not None:
-            self._bar.clear()
-        self._say(text)
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

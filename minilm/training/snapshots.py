@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,9 @@ class Snapshot:
     state: Mapping[str, Any]
 
 
-def save_snapshot(directory: Path, snapshot: Snapshot, *, keep: int = 2) -> Path:
+def save_snapshot(
+    directory: Path, snapshot: Snapshot, *, keep: int = 2, trusted: Collection[int] = ()
+) -> Path:
     """Writes a snapshot, complete or not at all, then removes the ones it makes superfluous.
 
     These are damaged ones, whole ones beyond the newest `keep`, and all of later steps, which a
@@ -74,6 +76,28 @@ def save_snapshot(directory: Path, snapshot: Snapshot, *, keep: int = 2) -> Path
         directory: for the snapshots of one run; created if missing.
         snapshot: what to write.
         keep: how many whole snapshots stay, this one included; at least 2.
+        trusted: steps of snapshots that this process has written or read: of these the sizes alone
+            are checked again.
+
+    Returns:
+        The snapshot's directory, `directory/step-00000120`.
+
+    Raises:
+        TrainingError: as `write_snapshot`.
+    """
+    if keep < 2:
+        raise TrainingError(f"keep is {keep}: at least 2 snapshots stay, in case one is damaged.")
+    place = write_snapshot(directory, snapshot)
+    _prune(directory, snapshot.step, keep, trusted)
+    return place
+
+
+def write_snapshot(directory: Path, snapshot: Snapshot) -> Path:
+    """Writes a snapshot, complete or not at all, and leaves the others.
+
+    Args:
+        directory: for the snapshots of one run; created if missing.
+        snapshot: what to write.
 
     Returns:
         The snapshot's directory, `directory/step-00000120`.
@@ -82,8 +106,6 @@ def save_snapshot(directory: Path, snapshot: Snapshot, *, keep: int = 2) -> Path
         TrainingError: it cannot be written (disk full, no permission), or what was written does
             not read back as it was. No half of it is left, earlier snapshots are untouched.
     """
-    if keep < 2:
-        raise TrainingError(f"keep is {keep}: at least 2 snapshots stay, in case one is damaged.")
     place = _place(directory, snapshot.step)
     content = _state_bytes(place, snapshot.state)
     model, optimiser = (_on_cpu(place, x) for x in (snapshot.model, snapshot.optimiser))
@@ -113,7 +135,6 @@ def save_snapshot(directory: Path, snapshot: Snapshot, *, keep: int = 2) -> Path
     finally:
         for leftover in (temporary, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
-    _prune(directory, snapshot.step, keep)
     return place
 
 
@@ -154,14 +175,31 @@ def read_snapshot(directory: Path, step: int) -> Snapshot:
     return _read(_place(directory, step))
 
 
+def snapshot_states(directory: Path) -> dict[int, dict[str, Any]]:
+    """The states of all snapshots that have a readable one, whole or not, by step."""
+    states = {}
+    for step, place in _places(directory).items():
+        with contextlib.suppress(CheckpointError, OSError):
+            states[step] = read_json(place / STATE, max_bytes=MAX_JSON_BYTES, error=CheckpointError)
+    return states
+
+
+def remove_snapshots(directory: Path, *, keep: Collection[int] = ()) -> None:
+    """Removes all snapshots but those of some steps; one that cannot be removed stays."""
+    for step, place in _places(directory).items():
+        if step not in keep:
+            with contextlib.suppress(OSError):
+                _discard(place)
+
+
 def _read(place: Path) -> Snapshot:
     step = _check(place)
     state = read_json(place / STATE, max_bytes=MAX_JSON_BYTES, error=CheckpointError)
     return Snapshot(step, _tensors(place / MODEL), _tensors(place / OPTIMISER), state)
 
 
-def _check(place: Path) -> int:
-    """Compares a snapshot with its manifest and returns its step."""
+def _check(place: Path, *, content: bool = True) -> int:
+    """Compares a snapshot with its manifest, perhaps by size alone, and returns its step."""
     step, files = _read_manifest(place)
     for name, entry in files.items():
         found = _size(place / name)
@@ -169,7 +207,7 @@ def _check(place: Path) -> int:
             raise CheckpointError(
                 f"{place / name} has {found:,} bytes, expected {entry['bytes']:,}."
             )
-    for name, digest in _digests(place).items():
+    for name, digest in _digests(place).items() if content else ():
         if digest != files[name]["sha256"]:
             raise CheckpointError(
                 f"{place / name} is damaged: its SHA-256 is {digest}, expected "
@@ -299,21 +337,23 @@ def _place(directory: Path, step: int) -> Path:
     return directory / f"step-{step:08d}"
 
 
-def _prune(directory: Path, step: int, keep: int) -> None:
+def _prune(directory: Path, step: int, keep: int, trusted: Collection[int]) -> None:
     """Removes what the snapshot of `step` makes superfluous; damaged ones do not count."""
     places = _places(directory)
-    kept = 0
+    stay: set[int] = set()
     for number in sorted(places, reverse=True):
-        if number == step or (number < step and kept < keep and _is_whole(places[number])):
-            kept += 1
-        else:
-            with contextlib.suppress(OSError):  # the next save tries again
-                _discard(places[number])
+        if number == step or (
+            number < step
+            and len(stay) < keep
+            and _is_whole(places[number], content=number not in trusted)
+        ):
+            stay.add(number)
+    remove_snapshots(directory, keep=stay)  # what stays against our will, the next save tries again
 
 
-def _is_whole(place: Path) -> bool:
+def _is_whole(place: Path, *, content: bool) -> bool:
     try:
-        _check(place)
+        _check(place, content=content)
     except (MinilmError, OSError):
         return False
     return True

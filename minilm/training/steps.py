@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -32,7 +32,7 @@ def prepared_steps(
     settings: TrainingSettings,
     processes: Processes,
     start: DataPosition = START,
-) -> Iterator[tuple[DataPosition, list[MicroBatch]]]:
+) -> Generator[tuple[DataPosition, list[MicroBatch]], None, None]:
     """Steps without end: where the data stands after each, and this process's micro-batches."""
 
     def make(epoch: int, samples: Integers) -> list[MicroBatch]:
@@ -58,6 +58,17 @@ def prepared_steps(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether something that is done `every` so many steps, and at the end, is done after `step`.
+
+    Args:
+        step: updates done.
+        every: 0 = at the end only.
+        last: updates of the whole run.
+    """
+    return step == last or (every > 0 and step % every == 0)
 
 
 def _positions(
