@@ -21,11 +21,13 @@ from minilm.recipes.finetuning import FinetuningSettings, prepare
 from minilm.recipes.hold_out import mean_and_deviation
 from minilm.tasks.prediction import Predictor
 from minilm.training import saving
+from minilm.training.settings import TrainingSettings
 from minilm.training.snapshots import newest_snapshot, snapshot_states
+from minilm.training.updates import Updater
 from task_data import questions, save_start
 from test_best import Scripted, chosen
 from test_observers import Diary
-from toy import Line, Points, run
+from toy import ALONE, Line, Points, run
 
 NAN, INF = math.nan, math.inf
 
@@ -301,13 +303,13 @@ def test_answers_are_selected_by_the_score_that_is_reported(
 ) -> None:
     """With the threshold for "no answer" that suits the dev records, as at the end of the run."""
     evaluations: list[dict[str, float]] = []
-    original = TaskLearner.evaluate
+    original = TaskLearner.eval_scores
 
-    def evaluate(self: TaskLearner, batches: Iterator[Any]) -> dict[str, float]:
-        evaluations.append(original(self, batches))
+    def eval_scores(self: TaskLearner, means: Any, outputs: Any) -> dict[str, float]:
+        evaluations.append(original(self, means, outputs))
         return evaluations[-1]
 
-    monkeypatch.setattr(TaskLearner, "evaluate", evaluate)
+    monkeypatch.setattr(TaskLearner, "eval_scores", eval_scores)
     train, dev = questions(48), questions(24, seed=2)
     settings = FinetuningSettings(epochs=2, batch_size=8, loop={"precision": "float32"})
     done = minilm.finetune("answering", start, train, tmp_path, dev=dev, settings=settings)
@@ -330,10 +332,11 @@ def test_thresholds_are_tuned_for_each_evaluation_anew(start: Path) -> None:
         device=torch.device("cpu"),
         say=lambda _: None,
     )
-    learner = recipe.learner.eval()
-    with torch.no_grad():
-        first = learner.evaluate(iter(recipe.held_out))
-        second = learner.evaluate(iter(recipe.held_out))
+    learner = recipe.learner
+    updater = Updater(learner, TrainingSettings(steps=1), ALONE)
+    first, second = (updater.evaluate(recipe.held_out) for _ in range(2))
+    assert first is not None
+    assert 0 <= first["f1"] <= 100
     assert first == second
     assert isinstance(learner, TaskLearner)
     assert learner.task.null_threshold == 0.0

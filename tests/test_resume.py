@@ -267,7 +267,8 @@ def test_kill_9_at_random_moments(runs: Runs, tmp_path: Path, recipe: str, kills
             struck += 1
             saved = saved_step(output)
             assert saved >= before
-            assert logged_step(output) - saved <= INTERVAL
+            # the next one is not taken before the last one is complete
+            assert logged_step(output) - saved <= 2 * INTERVAL
     assert struck == kills
     assert finished > 0
 
