@@ -56,7 +56,6 @@ def test_fields_of_the_loop_may_be_given_in_either_way() -> None:
         ({"loop": {"epochs": 1}}, "'epochs', which the loop does not know"),
         ({"weight_decay": 0.2, "loop": {"weight_decay": 0.1}}, "weight_decay is 0.2, but 0.1 in"),
         ({"seed": 1, "loop": {"seed": 2}}, "seed is 1, but 2 in loop"),
-        ({"learning_rate": 0.0}, "learning_rate is 0: nothing would be learned"),
     ],
 )
 def test_settings_that_contradict_each_other(given: dict[str, Any], problem: str) -> None:
@@ -67,6 +66,8 @@ def test_settings_that_contradict_each_other(given: dict[str, Any], problem: str
 def test_nothing_to_learn_from() -> None:
     with pytest.raises(InputError, match="both 0: nothing would be learned"):
         SoftTargets(weight=0, label_weight=0)
+    with pytest.warns(UserWarning, match="learning_rate is 0: the weights stay as they are"):
+        FinetuningSettings(learning_rate=0.0)
     assert SoftTargets(weight=0, label_weight=1).label_weight == 1
 
 

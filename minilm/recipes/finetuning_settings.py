@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from minilm.errors import InputError
 from minilm.learners.soft_targets import SoftTargets
-from minilm.recipes.settings import LoopSettings, check_learning_rate, option, other_default
+from minilm.recipes.settings import LoopSettings, warn_of_no_learning, option, other_default
 from minilm.training.settings import TrainingSettings
 
 # fields of the loop that have another meaning here, or follow from the data
@@ -134,7 +134,7 @@ class FinetuningSettings(LoopSettings):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"{name} is {value!r}: expected a whole number from 1.")
-        check_learning_rate(self.learning_rate)
+        warn_of_no_learning(self.learning_rate)
 
     def _take(self, name: str, value: Any) -> None:
         """Makes an entry of `loop` the field that it is."""

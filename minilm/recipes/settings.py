@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -318,7 +319,7 @@ class TextRecipe(LoopSettings, ABC):
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise InputError("Give one of steps and epochs.")
-        check_learning_rate(self.learning_rate)
+        warn_of_no_learning(self.learning_rate)
 
     def corpus_settings(self, *models: PretrainedModel) -> CorpusSettings:
         """The part of the store that is read.
@@ -425,7 +426,7 @@ class TextRecipe(LoopSettings, ABC):
             )
 
 
-def check_learning_rate(rate: float | None) -> None:
-    """Raise InputError for a rate at which nothing is learned."""
+def warn_of_no_learning(rate: float | None) -> None:
+    """Warns of a rate at which nothing is learned."""
     if rate == 0:
-        raise InputError("learning_rate is 0: nothing would be learned. Give a number above 0.")
+        warnings.warn("learning_rate is 0: the weights stay as they are.", stacklevel=4)
