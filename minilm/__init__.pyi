@@ -19,7 +19,10 @@ from .config import (
 )
 from .costs.counting import cost as cost
 from .data.token_store import TokenStore as TokenStore
-from .data.tokenize import tokenize_corpus as tokenize_corpus
+from .data.tokenize import (
+    tokenize_corpus as tokenize_corpus,
+    tokenize_texts as tokenize_texts,
+)
 from .data.word_vectors import count_word_vectors as count_word_vectors
 from .errors import (
     CheckpointError as CheckpointError,
@@ -67,10 +70,12 @@ from .models.distilbert import (
     DistilBertModel as DistilBertModel,
 )
 from .recipes.corpus import CorpusSettings as CorpusSettings
+from .recipes.distillation import DistillationRecipe as DistillationRecipe
 from .recipes.finetuning import (
     FinetuningSettings as FinetuningSettings,
     finetune as finetune,
 )
+from .recipes.pretraining import PretrainingRecipe as PretrainingRecipe
 from .sentence.encoder import (
     Encoder as Encoder,
     SentenceEncoder as SentenceEncoder,
