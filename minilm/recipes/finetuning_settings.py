@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from minilm.errors import InputError
 from minilm.learners.soft_targets import SoftTargets
-from minilm.recipes.settings import LoopSettings, warn_of_no_learning, option, other_default
+from minilm.recipes.settings import LoopSettings, option, other_default, warn_of_no_learning
 from minilm.training.settings import TrainingSettings
 
 # fields of the loop that have another meaning here, or follow from the data
