@@ -88,5 +88,6 @@ from .training.lamb import Lamb as Lamb
 from .training.observers import Observer as Observer
 from .training.optimiser import parameter_groups as parameter_groups
 from .training.settings import TrainingSettings as TrainingSettings
+from .training.tensorboard import TensorBoard as TensorBoard
 
 __version__: str

@@ -13,7 +13,7 @@ import click
 from minilm.cli.model_options import threshold_options
 from minilm.cli.options import LAYERS, given_fields, options_of, together
 from minilm.cli.record_options import read, record_options
-from minilm.cli.training import OUTPUT, execution_options, plan, print_result
+from minilm.cli.training import OUTPUT, execution_options, observers, plan, print_result
 from minilm.data.records.base import Skips
 from minilm.files.json_file import without_nan
 from minilm.learners.soft_targets import SoftTargets
@@ -206,6 +206,7 @@ def command(
         torch.set_num_threads(options["threads"])
     if not options["gradient_checkpointing"]:
         keep_freed_memory()
+    observers(options, output, click.echo)  # what it needs is there, or nothing begins
     skips = Skips(options["on_bad_record"])
     records = read(train, options, skips)
     dev_records = None if dev is None else read(dev, options, skips)
@@ -242,12 +243,13 @@ def command(
             options["seed"] += bool(number)
             if seeds:
                 say(f"seed {options['seed']}")
+            place = output / f"seed-{options['seed']}" if seeds else output
             runs.append(
                 finetune(
                     task,
                     model,
                     records,
-                    output / f"seed-{options['seed']}" if seeds else output,
+                    place,
                     dev=dev_records,
                     teacher=teacher,
                     layers=layers,  # type: ignore[arg-type]
@@ -255,6 +257,7 @@ def command(
                     skips=deepcopy(skips),  # of this run alone, beside what the readers counted
                     processes=processes,
                     allow_changes=options["allow_changes"],
+                    observers=observers(options, place, say),
                     clean=options["clean"],
                     say=say,
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from minilm.recipes.settings import TextRecipe
     from minilm.training.distributed import Processes
     from minilm.training.dry_run import DryRun
+    from minilm.training.observers import Observer
 
 _BEGAN = time.monotonic()  # before torch and the model are loaded
 OUTPUT = click.option(
@@ -53,12 +54,33 @@ def execution_options() -> list[Option[Any]]:
             "several times the room of the model; log and settings stay.",
         ),
         click.option(
+            "--tensorboard",
+            is_flag=True,
+            help="Write curves for TensorBoard too, into OUTPUT/run/tensorboard. Needs the extra "
+            "`tensorboard`.",
+        ),
+        click.option(
             "--dry-run",
             is_flag=True,
             help="Measure a few steps, an evaluation and a snapshot, print what the run will cost, "
             "leave nothing on the disk.",
         ),
     ]
+
+
+def observers(
+    options: Mapping[str, Any], output: Path, say: Callable[[str], None]
+) -> list[Observer]:
+    """Those that the options ask for; without the package they need, DependencyError.
+
+    Args:
+        options: of the command.
+        output: of the run.
+        say: takes messages.
+    """
+    from minilm.training.tensorboard import EVENTS, TensorBoard
+
+    return [TensorBoard(output / EVENTS, say)] if options["tensorboard"] else []
 
 
 def recipe_options(recipe: type[TextRecipe]) -> Option[Any]:
@@ -99,6 +121,7 @@ def run(recipe_class: type[TextRecipe], options: Mapping[str, Any]) -> None:
             if processes.first:
                 click.echo(text, err=True)
 
+        watching = observers(options, options["output"], say)
         prepared = recipe.prepare(options["output"], say)
         settings = recipe.training_settings(prepared.data, processes.device)
         if options["dry_run"]:
@@ -113,6 +136,7 @@ def run(recipe_class: type[TextRecipe], options: Mapping[str, Any]) -> None:
             options["output"],
             processes=processes,
             allow_changes=options["allow_changes"],
+            observers=watching,
             clean=options["clean"],
             say=say,
         )

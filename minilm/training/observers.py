@@ -19,23 +19,18 @@ class Observer:
     be NaN.
 
     Example:
-        TensorBoard; Weights & Biases is the same with `wandb.log(row, step=row["step"])`.
+        Weights & Biases; for TensorBoard there is `minilm.TensorBoard`.
 
         ```python
-        from torch.utils.tensorboard import SummaryWriter
-
-        class TensorBoard(minilm.Observer):
-            def __init__(self, directory):
-                self.writer = SummaryWriter(directory)
-
+        class WeightsAndBiases(minilm.Observer):
             def on_step(self, row):
-                self.writer.add_scalar("loss", row["loss"], row["step"])
+                wandb.log(row, step=row["step"])
 
             def on_evaluation(self, step, scores):
-                for name, value in scores.items():
-                    self.writer.add_scalar(f"held_out/{name}", value, step)
+                wandb.log({f"held_out/{name}": value for name, value in scores.items()}, step=step)
 
-        minilm.finetune(..., observers=[TensorBoard("curves")])
+        wandb.init(project="sentiment", id="first", resume="allow")
+        minilm.finetune(..., observers=[WeightsAndBiases()])
         ```
     """
 
