@@ -1,5 +1,8 @@
 """Columns that the user named."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from minilm.data.records.base import Skips
 from minilm.errors import DataError, InputError
 from minilm.tasks.catalogue import TASKS
+from task_data import colour_texts, quick, save_start
 
 OTHER: dict[str, Any] = {"label": "x", "labels": ["x"], "intent": "x"}
 
@@ -90,3 +94,21 @@ def test_records_of_several_layouts_are_all_read() -> None:
         "text from text, label from label (of 1 records)",
         "text from title, text_pair from text, label from label (of 1 records)",
     ]
+
+
+def test_what_was_read_and_what_was_not_is_kept_with_the_model(tmp_path: Path) -> None:
+    start = save_start(tmp_path / "start")
+    train = [*[{**record, "url": "x", "idx": 1} for record in colour_texts(9)]]
+    train[3]["label"] = None
+    dev = [{"sentence": record["text"], "label": record["label"]} for record in colour_texts(4)]
+    said: list[str] = []
+    quick("classification", start, train, tmp_path / "out", dev=dev, skips=Skips("skip"),
+          say=said.append, max_length=4)  # fmt: skip
+    records = json.loads((tmp_path / "out/task.json").read_text())["records"]
+    assert records["training"][1:] == ["text from text, label from label; not read: url, idx"]
+    assert records["dev"][1:] == ["text from sentence, label from label"]
+    assert re.fullmatch(r"8 examples, [1-8] of them cut at 4 tokens", records["training"][0])
+    assert sum(records["skipped"].values()) == 1
+    for part in ("training", "dev"):
+        for text in records[part]:
+            assert said.count(f"{part}: {text}") == 1

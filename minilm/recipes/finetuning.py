@@ -191,10 +191,10 @@ def prepare(
     if not examples:
         raise InputError(f"There is nothing to train on. {skips.summary()}")
     samples = made.samples(examples, tokenizer)
-    _say_counts("training", made, examples, samples, say)
-    notes = made.take_notes()
-    for note in notes:
-        say(f"training: {note}")
+    # what was read of the records, and what was not: said, and kept in task.json
+    said: dict[str, Any] = {"training": [_counts(made, examples, samples), *made.take_notes()]}
+    for text in said["training"]:
+        say(f"training: {text}")
 
     with seeded(settings.seed):
         instructor = None if teacher is None else load_teacher(teacher, made, tokenizer)
@@ -229,10 +229,10 @@ def prepare(
         if not dev_examples:
             raise InputError(f"There is nothing to evaluate on. {skips.summary()}")
         dev_samples = made.samples(dev_examples, tokenizer)
-        _say_counts("dev", made, dev_examples, dev_samples, say)
-        for note in made.take_notes():
-            if note not in notes:
-                say(f"dev: {note}")
+        said["dev"] = [_counts(made, dev_examples, dev_samples), *made.take_notes()]
+        for text in said["dev"]:
+            if text not in said["training"][1:]:
+                say(f"dev: {text}")
         if strange := made.unknown(dev_examples):
             some = ", ".join(list(strange)[:8]) + (", ..." if len(strange) > 8 else "")
             say(
@@ -243,6 +243,7 @@ def prepare(
         held_out = learner.hold_out(dev_examples, dev_samples, TOKENS_PER_BATCH)
     if skips.count or skips.repaired:
         say(skips.summary())
+        said |= {"skipped": dict(skips.reasons), "repaired": skips.repaired}
     description = {
         "task": task,
         "settings": made.settings(),
@@ -257,7 +258,7 @@ def prepare(
         "freeze_layers": settings.freeze_layers,
     }
     evaluation = {"dev": examples_digest(dev_examples)} if dev_examples else {}
-    finish = _Finish(made, network, tokenizer, dev_examples)
+    finish = _Finish(made, network, tokenizer, dev_examples, said)
     run = Run(learner, data, held_out, network, tokenizer, description, evaluation, finish)
     return run, _loop(settings, own, data, made, network, bool(held_out)), finish
 
@@ -281,7 +282,7 @@ def defaults(model: PretrainedModel, task: str) -> dict[str, Any]:
 
 
 class _Finish:
-    """Writes task.json: thresholds that suit the dev records, and the scores on them."""
+    """Writes task.json: what was read, thresholds that suit the dev records, scores on them."""
 
     def __init__(
         self,
@@ -289,9 +290,10 @@ class _Finish:
         model: PretrainedModel,
         tokenizer: Tokenizer,
         dev: Sequence[Any],
+        said: Mapping[str, Any],
     ) -> None:
         self._task, self._model, self._tokenizer = task, model, tokenizer
-        self._dev = dev
+        self._dev, self._said = dev, dict(said)
         self.scores: Scores = {}
 
     def __call__(self, directory: Path) -> None:
@@ -304,7 +306,8 @@ class _Finish:
             if unknown := task.unknown(self._dev).total():
                 self.scores["unknown_labels"] = unknown
         dev = without_nan(numbers_of(self.scores))
-        content = json_bytes({"task": task.name, **task.settings(), "dev": dev})
+        known = {**task.settings(), "records": self._said, "dev": dev}
+        content = json_bytes({"task": task.name, **known})
         replace_files({directory / TASK: lambda path: path.write_bytes(content)})
 
 
@@ -326,19 +329,14 @@ def _check_select(
         raise InputError(f"select is {name!r}: {task.name} gives {', '.join(known)}; or last.")
 
 
-def _say_counts(
-    what: str,
-    task: Task[Any],
-    examples: Sequence[Any],
-    samples: Sequence[Any],
-    say: Callable[[str], None],
-) -> None:
-    text = f"{what}: {len(examples):,} examples"
+def _counts(task: Task[Any], examples: Sequence[Any], samples: Sequence[Any]) -> str:
+    """How many examples there are, and how many of them lost tokens."""
+    text = f"{len(examples):,} examples"
     if len(samples) != len(examples):
         text += f" in {len(samples):,} windows"
     if cut := task.truncated(samples):
         text += f", {cut:,} of them cut at {task.limit} tokens"
-    say(text)
+    return text
 
 
 def _loop(
