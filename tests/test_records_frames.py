@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+import minilm
 from minilm.data.records.base import Skips
 from minilm.data.records.frames import Rows, as_records
 from minilm.errors import DataError, InputError
 from minilm.tasks.catalogue import TASKS
 from minilm.tasks.prediction import Predictor
-from task_data import quick, save_start
+from task_data import colour_texts, quick, save_start
 
 TEXTS = ["red", "blue", "the red", "a blue thing"]
 WORDS = [["paris", "is", "here"], ["the", "thing"]]
@@ -193,3 +196,42 @@ def test_all_splits_at_once_are_refused() -> None:
     splits = datasets.DatasetDict({"train": sentiment(), "test": sentiment()})
     with pytest.raises(InputError, match="a DatasetDict of 'train', 'test'. Give one of its spl"):
         as_records(splits, "train")
+
+
+@pytest.mark.filterwarnings("ignore")  # of datasets about its own parts
+@pytest.mark.parametrize("kind", ["stream", "stream without features", "filtered", "frame"])
+def test_training_on_what_is_no_list(tmp_path: Path, start: Path, kind: str) -> None:
+    """Data sets that are read once, and data frames, are the same run as a list is."""
+    datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
+    rows = colour_texts(16)
+    names = sorted({row["label"] for row in rows})
+    numbered = [{**row, "label": names.index(row["label"])} for row in rows]
+    whole = datasets.Dataset.from_list(numbered).cast_column("label", classes(*names))
+    given: dict[str, Any] = {
+        "stream": whole.to_iterable_dataset(num_shards=2),
+        "stream without features": datasets.IterableDataset.from_generator(lambda: iter(rows)),
+        "filtered": whole.to_iterable_dataset().filter(lambda row: True).shuffle(seed=1),
+        "frame": pandas.DataFrame(rows, index=[7] * 16),
+    }
+    run = quick("classification", start, given[kind], tmp_path / "out", dev=given[kind])
+    expected = rows
+    if kind == "filtered":
+        expected = [{**row, "label": names[row["label"]]} for row in given[kind]]
+    again = quick("classification", start, expected, tmp_path / "list", dev=expected)
+    assert run.scores == again.scores
+    assert minilm.Predictor.from_pretrained(run.output).task.labels == tuple(names)
+    weights = [load_file(each.output / "model.safetensors") for each in (run, again)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_all_splits_of_a_stream_are_refused(tmp_path: Path, start: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    splits = datasets.IterableDatasetDict({"train": sentiment().to_iterable_dataset()})
+    with pytest.raises(InputError, match="IterableDatasetDict of 'train'"):
+        minilm.finetune("classification", start, splits, tmp_path / "out")
+
+
+def test_a_column_of_a_frame_is_refused(tmp_path: Path, start: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(InputError, match="train is one column of a data frame: expected the data"):
+        minilm.finetune("classification", start, pandas.Series(TEXTS), tmp_path / "out")
