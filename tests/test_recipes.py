@@ -106,6 +106,8 @@ NO_SETTINGS = {
     "threads": None,
     "device": None,
     "allow_changes": False,
+    "clean": False,
+    "tensorboard": False,
     "dry_run": False,
     "as_json": False,
 }
