@@ -14,7 +14,7 @@ Catch `MinilmError` to catch them all. Each message says what is wrong, where (f
 argument), what was expected and what to do next.
 
 What to do next is said in the words of the place where the message appears: `quoting=True` in
-Python, `--quoting` on the command line (`setting`, `by_place`).
+Python, `--quoting` on the command line (`setting`, `argument`, `by_place`).
 """
 
 from __future__ import annotations
@@ -122,3 +122,17 @@ def setting(name: str, value: object = OPEN, *, option: str | None = None) -> st
     if value is OPEN:
         return f"{spelled} {name.upper()}"
     return f"{spelled} {shlex.quote(str(value).replace(chr(9), chr(92) + 't'))}"
+
+
+def argument(name: str) -> str:
+    """An argument as it is named where the message appears: `max_length` or `--max-length`.
+
+    Args:
+        name: in Python; it stays as it is where the command has no option of this name.
+
+    Example:
+        >>> argument("max_length")
+        'max_length'
+    """
+    spelled = f"--{name.replace('_', '-')}"
+    return name if _options is None or spelled not in _options else spelled

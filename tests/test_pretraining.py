@@ -287,7 +287,7 @@ def test_checkpoints_that_cannot_be_pretrained(tmp_path: Path) -> None:
         (["--model", "distilbert", "--objective", "mlm+sop"], "no head for pairs"),
         (["--objective", "sop"], "'sop' is not one of"),
         ([*SOP, "--max-ngram", 0], "--max-ngram"),
-        ([*SOP, "--max-length", 4], "max_length is 4"),
+        ([*SOP, "--max-length", 4], "--max-length is 4"),
         (["--objective", "mlm+nsp", "--held-out", 1], "only 1 to choose from"),
     ],
 )

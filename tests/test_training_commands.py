@@ -188,7 +188,7 @@ def test_pretrain_from_a_checkpoint(tmp_path: Path) -> None:
         (["--steps", 2, "--device", "abacus"], "abacus"),
         (["--steps", 2, "--device", "meta"], "meta"),
         (["--steps", 2, "--mask-probability", 2], "probability"),
-        (["--steps", 2, "--held-out", 5000], "held_out is 5000"),
+        (["--steps", 2, "--held-out", 5000], "--held-out is 5000"),
         (["--steps", 2, "--max-length", 33], "33"),
         (["--steps", 2, "--max-length", 2], "max_length"),
         (["--steps", 2, "--heads", 3], "num_attention_heads"),

@@ -13,7 +13,7 @@ from torch import nn
 from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.initialisation import materialize, on_meta
 from minilm.config import DistilBertConfig
-from minilm.errors import ConfigError, InputError
+from minilm.errors import ConfigError, InputError, setting
 from minilm.models.bert import BertModel
 from minilm.models.distilbert import DistilBertForMaskedLM, DistilBertModel
 from minilm.models.pretrained import PretrainedModel
@@ -155,7 +155,7 @@ def _config(source: BertModel, depth: int) -> DistilBertConfig:
         raise ConfigError(
             f"The teacher's layer_norm_eps is {source.config.layer_norm_eps}, a DistilBERT has "
             "1e-12 and its config.json no key for another. If so small a difference does no harm, "
-            "load the teacher with layer_norm_eps=1e-12."
+            f"load the teacher with {setting('layer_norm_eps', 1e-12)}."
         )
     shared = (
         "vocab_size",

@@ -23,7 +23,7 @@ from minilm.data.sentence_splitting import split_sentences
 from minilm.data.store_manifest import token_dtype
 from minilm.data.text_files import Document
 from minilm.data.token_store import Tokens
-from minilm.errors import DataError
+from minilm.errors import DataError, by_place
 from minilm.files.arrays import Integers
 
 if TYPE_CHECKING:
@@ -179,8 +179,12 @@ def _encode_elsewhere(
     except BrokenProcessPool as problem:
         raise DataError(
             "A process that tokenizes has died. Was it killed for want of memory? Try fewer "
-            "workers; the same command goes on after the last finished shard. In a script, start "
-            'tokenizing under `if __name__ == "__main__":`, or with workers=1.'
+            "workers; the same command goes on after the last finished shard."
+            + by_place(
+                python=' In a script, start tokenizing under `if __name__ == "__main__":`, or with '
+                "workers=1.",
+                command="",
+            )
         ) from problem
     finally:
         pool.shutdown(cancel_futures=True)

@@ -13,7 +13,7 @@ from minilm.data.batches import PackedSamples, SentenceTask, TokenBatch, token_b
 from minilm.data.masked_lm import EVALUATION_SEED, evaluation_steps
 from minilm.data.randomness import Stream, TokenDraw, generator, heads
 from minilm.data.sequences import check_documents, check_ids, check_samples
-from minilm.errors import DataError, InputError
+from minilm.errors import DataError, InputError, argument
 from minilm.files.arrays import Doubles, Integers
 from minilm.losses.elementary import IGNORED_LABEL
 
@@ -388,7 +388,8 @@ def _check(
         raise InputError(f"mode is {mode!r}: expected 'pure' or 'google'.")
     if max_length < SPECIAL + 2:
         raise InputError(
-            f"max_length is {max_length}; [CLS] a [SEP] b [SEP] need at least {SPECIAL + 2}."
+            f"{argument('max_length')} is {max_length}; [CLS] a [SEP] b [SEP] need "
+            f"at least {SPECIAL + 2}."
         )
     if not 0 <= short_probability <= 1 or math.isnan(short_probability):
         raise InputError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minilm.data.batches import PackedSamples, SentenceTask
-from minilm.errors import DataError, InputError
+from minilm.errors import DataError, InputError, argument
 from minilm.files.arrays import Integers
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ def _check(
 ) -> None:
     if max_length <= SPECIAL:
         raise InputError(
-            f"max_length is {max_length}; [CLS], one token and [SEP] need at least {SPECIAL + 1}."
+            f"{argument('max_length')} is {max_length}; [CLS], one token and [SEP] need "
+            f"at least {SPECIAL + 1}."
         )
     if not SPECIAL < min_length <= max_length:
         raise InputError(

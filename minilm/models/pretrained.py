@@ -30,7 +30,7 @@ from minilm.checkpoints.names import ENCODER, HubNames
 from minilm.checkpoints.report import LoadReport
 from minilm.checkpoints.weights import open_directory, save_directory
 from minilm.config import EncoderConfig, remarks
-from minilm.errors import CheckpointError, ConfigError, InputError
+from minilm.errors import CheckpointError, ConfigError, InputError, setting
 from minilm.files.file_names import WEIGHTS
 from minilm.models.arguments import LOADING, SAVING, check_words, rename_words
 from minilm.models.inputs import LayoutChoice
@@ -246,7 +246,7 @@ class PretrainedModel(nn.Module):
         if fresh and new_parts == "warn":
             warnings.warn(
                 f"{path_or_repo} does not store {fresh}: newly initialised, train before use "
-                "(new_parts='allow' silences this).",
+                f"({setting('new_parts', 'allow')} silences this).",
                 stacklevel=2,
             )
         return model.eval()

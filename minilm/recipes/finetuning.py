@@ -17,7 +17,7 @@ from minilm.compression.students import LayerChoice, chosen_layers
 from minilm.config import AlbertConfig
 from minilm.data.records.base import Skips
 from minilm.data.records.frames import as_records
-from minilm.errors import CheckpointError, InputError, by_place
+from minilm.errors import CheckpointError, InputError, argument, by_place
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
 from minilm.files.json_file import json_bytes, read_json, without_nan
@@ -176,7 +176,9 @@ def prepare(
     limit = config.max_position_embeddings
     length = settings.max_length or min(MAX_LENGTH.get(task, MAX_LENGTH_OF_TEXTS), limit)
     if not 1 <= length <= limit:
-        raise InputError(f"max_length is {length}: the model takes 1 to {limit} tokens.")
+        raise InputError(
+            f"{argument('max_length')} is {length}: the model takes 1 to {limit} tokens."
+        )
     if unknown := [name for name in settings.options if name not in cls.option_names]:
         known = ", ".join(cls.option_names) or "none"
         raise InputError(f"{unknown[0]!r} is not an option of {task}; it has {known}.")

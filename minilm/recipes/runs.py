@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minilm.errors import InputError, TrainingError
+from minilm.errors import InputError, TrainingError, argument
 from minilm.files.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
 from minilm.learners.distillation import DistillationLearner
 from minilm.learners.masked_lm import MaskedLMLearner
@@ -317,6 +317,6 @@ def _check_fit(model: PretrainedModel, tokenizer: Tokenizer, corpus: CorpusSetti
     check_vocabulary(config, tokenizer)
     if config.max_position_embeddings < corpus.max_length:
         raise InputError(
-            f"max_length is {corpus.max_length}, {type(model).__name__} has positions for "
-            f"{config.max_position_embeddings} tokens."
+            f"{argument('max_length')} is {corpus.max_length}, {type(model).__name__} has "
+            f"positions for {config.max_position_embeddings} tokens."
         )

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from minilm.errors import InputError
+from minilm.errors import InputError, argument
 from minilm.training.settings import (
     OnNonfinite,
     OnSaveError,
@@ -429,4 +429,6 @@ class TextRecipe(LoopSettings, ABC):
 def warn_of_no_learning(rate: float | None) -> None:
     """Warns of a rate at which nothing is learned."""
     if rate == 0:
-        warnings.warn("learning_rate is 0: the weights stay as they are.", stacklevel=4)
+        warnings.warn(
+            f"{argument('learning_rate')} is 0: the weights stay as they are.", stacklevel=4
+        )

@@ -17,7 +17,7 @@ from tokenizers import normalizers
 from torch import Tensor
 
 from minilm.checkpoints.hub import resolve
-from minilm.errors import InputError
+from minilm.errors import InputError, argument
 from minilm.loader import check_vocabulary, load
 from minilm.models.pretrained import PretrainedModel
 from minilm.sentence.files import NO_PROMPTS, read_sentence_settings
@@ -392,14 +392,16 @@ class SentenceEncoder:
         name = self.default_prompt_name if name is None else name
         if prompt is None and name is not None and name not in self.prompts:
             known = ", ".join(map(repr, self.prompts))
-            raise InputError(f"prompt_name is {name!r}: the encoder has prompts named {known}.")
+            raise InputError(
+                f"{argument('prompt_name')} is {name!r}: the encoder has prompts named {known}."
+            )
         return prompt if prompt is not None else self.prompts.get(name or "", "")
 
     def _checked_length(self, max_length: int) -> int:
         longest = self.model.config.max_position_embeddings
         if not 1 <= max_length <= longest:
             raise InputError(
-                f"max_length is {max_length}: the model takes 1 to {longest} tokens "
+                f"{argument('max_length')} is {max_length}: the model takes 1 to {longest} tokens "
                 "(max_position_embeddings)."
             )
         return max_length

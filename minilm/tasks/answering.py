@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
-from minilm.errors import InputError
+from minilm.errors import InputError, argument
 from minilm.files.arrays import Flags, Floats, Integers
 from minilm.metrics.answers import squad_v1, squad_v2
 from minilm.models.pretrained import PretrainedModel
@@ -192,8 +192,9 @@ class QuestionAnswering(Task[QuestionExample]):
             room = self.max_length - len(query) - tokenizer.num_special_tokens(pair=True)
             if room < 1:
                 raise InputError(
-                    f"max_length is {self.max_length}: a question of {len(query)} tokens leaves no "
-                    "room for its context. Take a larger max_length or a smaller max_query."
+                    f"{argument('max_length')} is {self.max_length}: a question of {len(query)} "
+                    "tokens leaves no room for its context. Take a larger "
+                    f"{argument('max_length')} or a smaller {argument('max_query')}."
                 )
             key = (example.context, room)
             if key not in windows_of:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from minilm.errors import InputError
+from minilm.errors import InputError, argument
 from minilm.files.arrays import Integers
 from minilm.tasks.task import as_rows
 from minilm.tasks.windows import cut
@@ -45,10 +45,15 @@ class LongTexts:
         """
         pooling, stride = (options.get(name) for name in WINDOW_OPTIONS)
         if stride is not None and (not isinstance(stride, int) or stride < 1):
-            raise InputError(f"doc_stride is {stride!r}: expected a whole number from 1.")
+            raise InputError(
+                f"{argument('doc_stride')} is {stride!r}: expected a whole number from 1."
+            )
         if pooling is None:
             if stride is not None:
-                raise InputError("doc_stride is between windows: choose windows, mean or max, too.")
+                raise InputError(
+                    f"{argument('doc_stride')} is between windows: choose "
+                    f"{argument('windows')}, mean or max, too."
+                )
             return None
         if pooling not in get_args(WindowPooling):
             raise InputError(f"windows is {pooling!r:.60}: expected mean or max.")
@@ -73,7 +78,9 @@ class LongTexts:
         """
         room = max_length - tokenizer.num_special_tokens(pair=second is not None)
         if room < 1 + (second is not None):
-            raise InputError(f"max_length is {max_length}: there is no room for any token.")
+            raise InputError(
+                f"{argument('max_length')} is {max_length}: there is no room for any token."
+            )
         if second is None:
             parts = self._parts(first, room)
             return tuple(tokenizer.join(part) for part in parts), False

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from minilm.errors import DataError, InputError
+from minilm.errors import DataError, InputError, argument, setting
 from minilm.tasks.task import Prediction
 from minilm.tasks.thresholds import best_threshold
 
@@ -34,13 +34,16 @@ def set_scope(task: Scoped, options: Mapping[str, Any], labels: Collection[str])
     """
     name = options.get("out_of_scope")
     if name is not None and name not in labels:
-        raise DataError(f"out_of_scope is {name!r}, but no training record has this label.")
+        raise DataError(
+            f"{argument('out_of_scope')} is {name!r}, but no training record has this label."
+        )
     task.out_of_scope = name
     task.set_thresholds(options)
     task.tune_thresholds = bool(options.get("tune_thresholds"))
     if name is None and (task.min_confidence or task.tune_thresholds):
         raise InputError(
-            "min_confidence decides which predictions become out_of_scope: name that label, too."
+            f"{argument('min_confidence')} decides which predictions are out of scope: name the "
+            f"label of those, too ({setting('out_of_scope')})."
         )
 
 

@@ -21,7 +21,7 @@ from minilm.data.records.tag_schemes import (
     scheme_of,
     to_iob2,
 )
-from minilm.errors import InputError
+from minilm.errors import InputError, argument
 from minilm.files.arrays import Floats, Integers
 from minilm.losses.elementary import IGNORED_LABEL
 from minilm.metrics.classification import accuracy, precision_recall_f1
@@ -189,7 +189,9 @@ class Tagging(Task[WordsExample]):
             return []
         room = self.max_length - tokenizer.num_special_tokens()
         if room < 1:
-            raise InputError(f"max_length is {self.max_length}: there is no room for any token.")
+            raise InputError(
+                f"{argument('max_length')} is {self.max_length}: there is no room for any token."
+            )
         samples = []
         for number, (example, pieces) in enumerate(
             zip(examples, tokenizer.pieces([e.text for e in examples]), strict=True)

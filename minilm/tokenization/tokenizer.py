@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias,
 import numpy as np
 from torch import Tensor
 
-from minilm.errors import CheckpointError, InputError, MinilmError, TokenizerFileError
+from minilm.errors import CheckpointError, InputError, MinilmError, TokenizerFileError, by_place
 from minilm.files.arrays import Integers
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
@@ -859,6 +859,9 @@ def _check_unicode(index: int, text: Any) -> None:
     except UnicodeEncodeError as problem:
         raise InputError(
             f"text {index} has a lone surrogate ({text[problem.start]!r}) at character "
-            f"{problem.start}, which is not valid Unicode. Decode the source with "
-            'errors="replace".'
+            f"{problem.start}, which is not valid Unicode. "
+            + by_place(
+                python='Decode the source with errors="replace".',
+                command="Replace it in the file.",
+            )
         ) from problem

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from minilm.data.text_files import TextFormat, check_text_file, read_documents
 from minilm.data.text_records import EncodingErrors
-from minilm.errors import DataError, InputError, MinilmError
+from minilm.errors import DataError, InputError, MinilmError, argument
 from minilm.files.atomic import new_directory
 from minilm.files.json_file import json_bytes
 from minilm.tokenization.files import guarded
@@ -443,6 +443,6 @@ def _best_first(entry: tuple[str, float]) -> tuple[float, str]:
 def _check_room(vocab_size: int, needed: int, characters: str) -> None:
     if vocab_size < needed:
         raise InputError(
-            f"vocab_size is {vocab_size}, but the 5 special tokens, {characters} need {needed}. "
-            "Give more than that, or a smaller character_coverage."
+            f"{argument('vocab_size')} is {vocab_size}, but the 5 special tokens, {characters} "
+            f"need {needed}. Give more than that, or a smaller {argument('character_coverage')}."
         )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minilm.errors import TrainingError
+from minilm.errors import TrainingError, argument
 from minilm.training.lamb import Lamb
 from minilm.training.settings import TrainingSettings
 
@@ -83,8 +83,9 @@ def layer_groups(
             for parameter in part.parameters():
                 if factors.setdefault(id(parameter), factor) != factor:
                     raise TrainingError(
-                        f"layer_decay is {layer_decay}, but layers of {type(encoder).__name__} "
-                        "share weights, which then have no one depth: set layer_decay to 1."
+                        f"{argument('layer_decay')} is {layer_decay}, but layers of "
+                        f"{type(encoder).__name__} share weights, which then have no one depth: "
+                        f"set {argument('layer_decay')} to 1."
                     )
     divided = []
     for group in parameter_groups(module, weight_decay):

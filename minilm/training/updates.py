@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from minilm.blocks.sample_dropout import sample_dropout
-from minilm.errors import TrainingError
+from minilm.errors import TrainingError, setting
 from minilm.files.arrays import Doubles, Floats, Integers
 from minilm.training.distributed import Processes
 from minilm.training.optimiser import (
@@ -494,7 +494,7 @@ def _nonfinite(
     listed = ", ".join(map(str, samples[:20])) + (", ..." if len(samples) > 20 else "")
     cause = cause or (
         "Lower the learning rate, lengthen the warm-up, inspect these samples, or skip such steps "
-        "(on_nonfinite='skip')."
+        f"({setting('on_nonfinite', 'skip')})."
     )
     return TrainingError(
         f"Step {step}: the loss or its gradient is not finite ({shown}); the weights were left as "
