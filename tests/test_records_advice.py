@@ -166,7 +166,7 @@ def test_other_formats_refuse_an_option_in_the_words_of_the_place(tmp_path: Path
         ["finetune", "--task", "classification", "--model", "none", "--train", str(path),
          "--output", "out", "--no-quoting"],
     )  # fmt: skip
-    assert "--no-quoting is not for the format jsonl; it has: --encoding ENCODING." in result.stderr
+    assert "--no-quoting is not for the format jsonl; it has: --encoding." in result.stderr
 
 
 # what only a caller in Python can have asked for, and the options of no command

@@ -194,7 +194,8 @@ def test_finetune_with_every_option(tmp_path: Path) -> None:
     assert description["soft_targets"] == {"temperature": 3, "weight": 0.25, "label_weight": 0.75}
     assert (description["freeze_embeddings"], description["freeze_layers"]) == (True, 1)
     assert description["balance"] == stored["data"]["balance"] == "weights"
-    wanted = {"max_length": 30, "out_of_scope": "red", "min_confidence": 0.0}
+    fields = {"label": ["label"], "text": ["text"]}
+    wanted = {"fields": fields, "max_length": 30, "out_of_scope": "red", "min_confidence": 0.0}
     assert description["settings"] == wanted
 
 
@@ -359,12 +360,12 @@ def test_bytes_of_another_encoding(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--model", "start", "--layers", "0"], ["one of --model and --layers"]),
-        ([], ["one of --model and --layers"]),
+        (["--model", "start", "--layers", "0"], ["--model or --layers, not both"]),
+        ([], ["--model", "--teacher and --layers"]),
         (["--layers", "0"], ["--layers are those of a --teacher"]),
         (["--model", "start", "--dev", "dev.tsv", "--hold-out", 0.1], ["not both"]),
         (["--model", "start", "--hold-out", 1], ["--hold-out"]),
-        (["--model", "start", "--patience", 2], ["give dev records"]),
+        (["--model", "start", "--patience", 2], ["give --dev or --hold-out"]),
         (["--model", "start", "--select", "f7", "--dev", "dev.tsv"], ["select is 'f7'"]),
         (["--model", "start", "--max-length", 65], ["--max-length is 65", "1 to 64"]),
         (["--model", "start", "--out-of-scope", "pink"], ["--out-of-scope is 'pink'"]),
@@ -372,7 +373,10 @@ def test_bytes_of_another_encoding(tmp_path: Path) -> None:
         (["--model", "start", "--teacher", "tags"], ["with no head for classification"]),
         (["--model", "start", "--balance", "some"], ["'some'", "weights"]),
         (["--model", "start", "--format", "xml"], ["no format 'xml'", "tsv"]),
-        (["--model", "start", "--repair-offsets"], ["'repair_offsets' is not an option"]),
+        (
+            ["--model", "start", "--repair-offsets"],
+            ["--repair-offsets is not for the format tsv", "--delimiter, --no-header, --quoting"],
+        ),
         (["--model", "start", "--dev", "nowhere.tsv"], ["nowhere.tsv does not exist"]),
         (["--model", "start", "--freeze-layers", 3], ["There are 2 layers"]),
         (["--teacher", "colours", "--layers", "some"], ["some"]),

@@ -190,7 +190,7 @@ def test_pretrain_from_a_checkpoint(tmp_path: Path) -> None:
         (["--steps", 2, "--mask-probability", 2], "probability"),
         (["--steps", 2, "--held-out", 5000], "--held-out is 5000"),
         (["--steps", 2, "--max-length", 33], "33"),
-        (["--steps", 2, "--max-length", 2], "max_length"),
+        (["--steps", 2, "--max-length", 2], "--max-length is 2"),
         (["--steps", 2, "--heads", 3], "num_attention_heads"),
         (["--steps", 2, "--corpus", "nowhere"], "nowhere"),
         (["--steps", 2, "--from", "teacher"], "leave out --hidden-size"),

@@ -19,7 +19,7 @@ from minilm.data.records.squad import read_squad
 from minilm.data.records.tables import read_table
 from minilm.data.records.texts import read_texts
 from minilm.data.records.utterances import FILES, read_utterances
-from minilm.errors import InputError, by_place, setting
+from minilm.errors import InputError, argument, by_place, setting
 
 _GLUE = "glue:"
 
@@ -101,7 +101,10 @@ def read_records(
         name = unknown[0]
         python = f"{name!r:.80} is not an option of the format {format!r:.80}"
         command = f"{setting(name, options[name])} is not for the format {format}"
-        has = ", ".join(by_place(python=one, command=setting(one)) for one in known)
+        # on the command line "header" is --no-header, and some have no option
+        spelled = [(argument(one), setting(one, False)) for one in known]
+        options_of = [next((w for w in words if w.startswith("--")), "") for words in spelled]
+        has = by_place(python=", ".join(known), command=", ".join(filter(None, options_of)))
         raise InputError(f"{by_place(python=python, command=command)}; it has: {has}.")
     return reader(path, skips=skips, **options)
 
