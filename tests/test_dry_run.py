@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from minilm.cli import main
 from minilm.files.arrays import Integers
 from minilm.training import dry_run as module, saving, snapshots
+from minilm.training.distributed import Processes
 from minilm.training.dry_run import DryRun, dry_run
 from minilm.training.settings import TrainingSettings
 from task_data import colour_texts, save_start
@@ -143,6 +144,34 @@ def test_the_sum() -> None:
     # a disk that is slower than training decides
     slow = figures(background_is_free=True, seconds_per_snapshot=100.0)
     assert slow.seconds == 4 * 100.0 + 100.0
+
+
+def test_all_processes_take_as_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the clock of the first one says, as a step that only some take never ends."""
+
+    class Other(Processes):
+        def agree(self, number: int) -> int:
+            asked.append(number)
+            return answers.pop(0)
+
+    monkeypatch.setattr(module, "LEAST_SECONDS", 0.0)  # of its own it would do the least
+    asked: list[int] = []
+    answers = [False, True, True, False]
+    taken: list[int] = []
+
+    class Counted(Cloud):
+        def batch(self, epoch: int, samples: Integers) -> Points:
+            taken.append(epoch)
+            return super().batch(epoch, samples)
+
+    data = Counted()
+    held_out = data.held_out()
+    taken.clear()
+    alone = Other(0, 1, ALONE.device)
+    dry_run(Line(), data, TrainingSettings(steps=40), alone, held_out)
+    assert answers == []
+    assert asked == [True, True, False, False]
+    assert len(taken) == 5 + 1
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:

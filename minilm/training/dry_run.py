@@ -35,7 +35,7 @@ class DryRun:
         steps_per_epoch: of the first epoch.
         seconds_of_first_step: allocates, and makes the optimiser.
         seconds_per_step: mean of the others, with the wait for their data.
-        seconds_per_epoch: to draw up the steps of an epoch.
+        seconds_per_epoch: to draw up an epoch's steps, as far as its first step waits for it.
         evaluations: of the whole run, unless it is stopped early.
         seconds_per_evaluation: 0 if nothing is held out.
         snapshots: of the whole run. With `select` one follows every better evaluation; half of the
@@ -103,15 +103,19 @@ def dry_run(
     """
     started = time.monotonic()
     updater = Updater(learner, settings, processes)
-    scores, evaluating = _evaluation(updater, held_out)
+    scores, evaluating = _evaluation(updater, held_out, processes)
     per_epoch = data.count_steps(1)
     began = time.monotonic()
-    data.steps(1 if settings.steps > per_epoch else 0)  # not one that was drawn up before
+    # not one that was drawn up before; its first step, since others may be drawn up later
+    next(iter(data.steps(1 if settings.steps > per_epoch else 0)), None)
     drawing_up = time.monotonic() - began
     prepared = prepared_steps(data, settings, processes)
     seconds: list[float] = []
     tokens: list[int] = []
-    while len(seconds) <= steps or (sum(seconds) < LEAST_SECONDS and len(seconds) <= MOST_STEPS):
+    # clocks differ between processes, the number of steps must not
+    while len(seconds) <= steps or (
+        len(seconds) <= MOST_STEPS and processes.agree(sum(seconds) < LEAST_SECONDS)
+    ):
         began = time.monotonic()
         _, batches = next(prepared)
         outcome = updater.update(min(len(seconds) + 1, settings.steps), batches)
@@ -141,7 +145,7 @@ def dry_run(
 
 
 def _evaluation(
-    updater: Updater, held_out: Sequence[TrainingBatch]
+    updater: Updater, held_out: Sequence[TrainingBatch], processes: Processes
 ) -> tuple[Mapping[str, float], float]:
     """Scores, and seconds; a short one is done twice, as the first also allocates."""
     if not held_out:
@@ -152,7 +156,7 @@ def _evaluation(
         began = time.monotonic()
         scores = updater.evaluate(held_out) or {}
         seconds = time.monotonic() - began
-        if seconds > LEAST_SECONDS:
+        if processes.agree(seconds > LEAST_SECONDS):
             break
     return scores, seconds
 
