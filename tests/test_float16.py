@@ -133,6 +133,19 @@ def test_a_gradient_that_no_scale_makes_finite_ends_the_run() -> None:
     assert updater.loss_scale < 1
 
 
+class Steep(Product):
+    """A loss with a finite gradient, whose square is not."""
+
+    def forward(self, batch: Any, counts: Any) -> dict[str, Tensor]:
+        return {"loss": (self.weight * 1e30).sum()}
+
+
+def test_a_norm_that_no_scale_makes_finite_ends_the_run() -> None:
+    updater = updater_of(Steep(1.0), "float16")
+    with pytest.raises(TrainingError, match="gradient_norm inf"):
+        updater.update(1, [toy.Cloud().batch(0, np.arange(2))])
+
+
 def test_the_scale_is_part_of_the_state() -> None:
     whole = updater_of(learner_of("BertForMaskedLM"), "float16")
     steps(whole, 1, 3)

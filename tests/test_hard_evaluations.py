@@ -21,6 +21,7 @@ from minilm.recipes.finetuning import FinetuningSettings, prepare
 from minilm.recipes.hold_out import mean_and_deviation
 from minilm.tasks.prediction import Predictor
 from minilm.training import saving
+from minilm.training.distributed import Processes
 from minilm.training.settings import TrainingSettings
 from minilm.training.snapshots import newest_snapshot, snapshot_states
 from minilm.training.updates import Updater
@@ -128,7 +129,10 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path, at: int) 
         assert all(bool(tensor.isfinite().all()) for tensor in load_file(path).values())
 
 
-def test_a_learning_rate_beyond_all_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_learning_rate_beyond_all_numbers(tmp_path: Path, rank: int) -> None:
+    """All processes end alike: none waits for one that is gone."""
+
     class Single(Line):
         def forward(self, batch: Points, counts: Any) -> Any:
             return super().forward(Points(batch.samples, batch.x.float(), batch.y.float()), counts)
@@ -137,7 +141,16 @@ def test_a_learning_rate_beyond_all_numbers(tmp_path: Path) -> None:
             return {"squared_error": (0.0, 1)}
 
     with pytest.raises(TrainingError, match=r"After step 1 .* not finite.*diverged"):
-        run(tmp_path, Single().float(), steps=1, learning_rate=1e39, weight_decay=0.0)
+        run(
+            tmp_path,
+            Single().float(),
+            processes=Processes(rank, 1, ALONE.device),
+            accumulation=2,
+            steps=2,
+            snapshot_every=1,
+            learning_rate=1e39,
+            weight_decay=0.0,
+        )
     assert not (tmp_path / "model.safetensors").exists()
 
 

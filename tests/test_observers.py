@@ -11,6 +11,7 @@ import tqdm.std
 from safetensors.torch import load_file
 
 import minilm
+import toy
 from minilm.errors import TrainingError
 from minilm.training import progress
 from minilm.training.distributed import Processes
@@ -139,27 +140,30 @@ def test_one_that_fails_at_the_end_keeps_no_model_back(
     assert (tmp_path / "model.safetensors").exists()
 
 
+def test_a_model_that_cannot_be_written_is_no_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(toy, "save_file", fail)
+    diary = Diary()
+    with pytest.raises(OSError, match="disk full"):
+        run(tmp_path, observers=[diary])
+    assert diary.frame == [(0, 12), (12, False)]
+
+
 def test_what_is_no_observer_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"observers holds <built-in function print>.*Observer"):
         run(tmp_path, observers=[print])
 
 
+SECOND = Processes(1, 1, ALONE.device)  # of a world of one, so that nobody is waited for
+
+
 def test_only_the_first_process_tells(tmp_path: Path) -> None:
-    class Second(Processes):
-        def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-            return dict(values)
-
-        def agree(self, number: int) -> int:
-            return number
-
-        def wait(self) -> None:
-            pass
-
-        def share(self, tensors: Any) -> None:
-            pass
-
     diary = Diary()
-    run(tmp_path, observers=[diary], processes=Second(1, 1, ALONE.device))
+    run(tmp_path, observers=[diary], processes=SECOND)
     assert diary.frame == []
     assert not (tmp_path / "run").exists()
 

@@ -39,14 +39,15 @@ class Processes:
         return self.rank == 0
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Adds up numbers over all processes, in float64. All give the same keys."""
+        """Adds up numbers over all processes, in float64. All give the same keys, in any order."""
         if self.world == 1:
             return dict(values)
         names = sorted(values)
         total = torch.tensor([values[name] for name in names], dtype=torch.float64)
         total = total.to(self.device)
         dist.all_reduce(total)
-        return dict(zip(names, total.tolist(), strict=True))
+        sums = dict(zip(names, total.tolist(), strict=True))
+        return {name: sums[name] for name in values}
 
     def sum_array(self, values: Doubles) -> Doubles:
         """Adds up arrays of one shape over all processes, in float64."""
@@ -86,6 +87,8 @@ class Processes:
         sizes = [torch.zeros_like(size) for _ in range(self.world)]
         dist.all_gather(sizes, size)
         longest = max(int(n) for n in sizes)
+        if longest == 0:
+            return [values.numpy() for _ in sizes]
         padded = values.new_zeros(longest)
         padded[: len(values)] = values
         padded = padded.to(self.device)

@@ -152,7 +152,7 @@ def train(
             session.restore(snapshot)
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stop = stack.enter_context(StopRequest())
-        finished = False
+        ended = False  # all that was to be done is done, the model is written
         try:
             finished = session.run(data, stop)
             chosen = session.choose() if finished else session.step
@@ -162,8 +162,9 @@ def train(
                 end = Finished(settings.steps, session.step, chosen, session.scores)
                 clean_up(run, end, clean, say)
             processes.wait()
+            ended = finished
         finally:
-            session.end(finished)
+            session.end(ended)
         session.raise_failure_of_observers(finished)
         if not finished and processes.first:
             say(f"stopped after step {session.step:,}; the same command goes on from there")
@@ -198,8 +199,7 @@ class _Session:
         self._tokens = 0
         self._skips = 0  # in a row
         self._evaluated = 0  # the step of the last evaluation
-        self._handed_over = -1  # the step of the last snapshot that was taken
-        self._saved = -1  # the step of the last one that is known to be complete
+        self._saved = -1  # the step of the last snapshot that is known to be complete
         self._warned = False  # of scores that are no numbers
         own: list[Observer] = []
         if processes.first:
@@ -218,7 +218,7 @@ class _Session:
             )
         self._updater.restore(snapshot.model, snapshot.optimiser)
         state = snapshot.state
-        self.step = self._handed_over = self._saved = snapshot.step
+        self.step = self._saved = snapshot.step
         self.scores = from_json(state["scores"])
         self._position = DataPosition(state["epoch"], state["index"])
         self._tokens = state["tokens"]
@@ -299,9 +299,12 @@ class _Session:
             stopped = outcome.stop or not self._evaluate_if_due(stop_requested)
             better, should_stop = self._best.step == self.step, self._best.should_stop
             due = is_due(self.step, settings.snapshot_every, settings.steps)
+            saves = stopped or better or should_stop or due
+            if saves:
+                self._check_finite(self.step)  # in all processes, so that all end alike
             if self._processes.first:
                 self._collect(wait=False)
-                if stopped or better or should_stop or due:
+                if saves:
                     self._save()
             if stopped:
                 return False
@@ -365,10 +368,7 @@ class _Session:
 
     def _save(self) -> None:
         """Takes a snapshot, which is then written in the background."""
-        if self._handed_over == self.step:
-            return
         self._collect(wait=True)
-        self._check_finite(self.step)
         model, optimiser = self._updater.state()
         best = self._best.unsaved
         snapshot = Snapshot(
@@ -387,7 +387,6 @@ class _Session:
             },
         )
         self._saver.save(snapshot, best, self._best.step)
-        self._handed_over = self.step
 
     def _collect(self, *, wait: bool, must: bool = False) -> None:
         """Hears what became of the last snapshot: the one place where a full disk is judged."""

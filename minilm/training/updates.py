@@ -284,7 +284,10 @@ class Updater:
             finite = losses_finite and math.isfinite(norm)
             if finite or not losses_finite or self.loss_scale <= 1:
                 break
-            self._scaler.update()  # halves it
+            half = self.loss_scale / 2
+            self._scaler.update()  # halves it if a gradient is not finite
+            if self.loss_scale > half:  # all are, and their norm is not
+                self._scaler.update(half)
             self.optimiser.zero_grad()
         stop = totals.pop("stop") > 0
         rate = learning_rate(step, settings)
