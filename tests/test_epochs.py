@@ -157,6 +157,17 @@ def test_sequences_are_counted_exactly() -> None:
     assert data.count_steps(12) == sum(exact)
 
 
+def test_samples_are_counted_without_all_blocks() -> None:
+    sequences = Sequences(STORE, max_length=24, min_length=4)
+    assert data_of(sequences).count_samples() == len(sequences)
+    pairs = Counted(block_tokens=10**6)
+    assert data_of(pairs).count_samples() == len(pairs.samples(3, 0).table)
+    several = Counted()
+    counted = data_of(several).count_samples()
+    assert several.made == {(0, 0): 1}
+    assert counted == pytest.approx(len(several.samples(3, 0).table), rel=0.1)
+
+
 @pytest.mark.parametrize("workers", [0, 3])
 def test_going_on_gives_the_same_batches_in_every_process(workers: int) -> None:
     def taken(start: DataPosition, count: int, rank: int, world: int) -> list[Any]:

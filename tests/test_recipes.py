@@ -27,6 +27,7 @@ from minilm.recipes.finetuning_settings import FinetuningSettings
 from minilm.recipes.pretraining import PretrainingRecipe
 from minilm.recipes.settings import LoopSettings
 from minilm.training.settings import TrainingSettings
+from test_observers import Diary
 
 TEXT = "\n\n".join(
     f"The {animal} number {number} runs over the {place} and sees {number + 7} other animals. "
@@ -193,7 +194,10 @@ def test_what_distilbert_was_trained_with() -> None:
 
 def test_distilling_by_command_and_by_call_is_the_same_run(tmp_path: Path) -> None:
     recipe = DistillationRecipe(corpus="store", teacher="teacher", steps=3, **SMALL)
-    assert recipe.train(tmp_path / "call").finished
+    diary = Diary()
+    assert recipe.train(tmp_path / "call", observers=[diary], clean=True).finished
+    assert len(diary.steps) == 3
+    assert not (tmp_path / "call/run/snapshots").exists()
     command = ("distill", "--corpus", "store", "--teacher", "teacher", "--steps", 3, *words(SMALL))
     done = run(*command, "--output", tmp_path / "command")
     assert done.exit_code == 0, done.output

@@ -262,6 +262,7 @@ def test_dry_run_measures_and_writes_nothing(tmp_path: Path) -> None:
     plan = json.loads(done.stdout)
     assert plan["steps"] == plan["steps_per_epoch"] > 5
     assert plan["parameters"] == plan["trained"] > 1000
+    assert plan["sequences"] > plan["steps"]
     assert plan["seconds_per_step"] > 0
     assert plan["masked_loss_before"] > 0
     assert plan["evaluations"] > 1

@@ -80,6 +80,9 @@ class Cloud:
     def count_steps(self, epochs: int) -> int:
         return sum(len(self.steps(epoch)) for epoch in range(epochs))
 
+    def count_samples(self) -> int:
+        return self.size
+
     def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
         return np.array_split(samples, parts)
 

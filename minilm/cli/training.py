@@ -127,7 +127,8 @@ def run(recipe_class: type[TextRecipe], options: Mapping[str, Any]) -> None:
         if options["dry_run"]:
             say("measuring a few steps")
             measured = prepared.dry_run(settings, processes, options["output"])
-            found = {"sequences": sum(map(len, prepared.data.steps(0))), **plan(prepared, measured)}
+            found = plan(prepared, measured)
+            found = {"sequences": prepared.data.count_samples(), **found}
             print_result({**found, "precision": settings.precision}, options, processes)
             return
         say(_headline(prepared, settings, processes))

@@ -157,6 +157,10 @@ class Epoch(Sequence[Integers]):
         left = self._left[1][1].sum() / self._tokens_per_step
         return float((steps + left) * self._source.num_blocks)
 
+    def expected_samples(self) -> int:
+        """The number of samples if all blocks are like the first one; exact for a single block."""
+        return len(self._block(0).samples.lengths) * self._source.num_blocks
+
     def lengths(self, samples: Integers) -> Integers:
         """(B,) the tokens of samples, given by their numbers."""
         return np.concatenate([block.lengths[here] for block, here in self._find(samples)])

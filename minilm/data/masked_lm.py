@@ -92,6 +92,10 @@ class MaskedLMData:
             return sum(len(self.steps(epoch)) for epoch in range(epochs))
         return max(1, round(epochs * self._epochs[0].expected_steps()))
 
+    def count_samples(self) -> int:
+        """How many samples an epoch has; of pairs, as many as `count_steps` counts with."""
+        return self._epochs[0].expected_samples()
+
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
         """Samples of a step in exactly so many parts, balanced by tokens; some may be empty."""
         return split_evenly(samples, self._epochs[epoch].lengths(samples), parts)

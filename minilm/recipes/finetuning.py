@@ -182,6 +182,8 @@ def prepare(
     if unknown := [name for name in settings.options if name not in cls.option_names]:
         known = ", ".join(cls.option_names) or "none"
         raise InputError(f"{unknown[0]!r} is not an option of {task}; it has {known}.")
+    if dev is None:
+        _check_nothing_needs_dev(settings)
     train = as_records(train, "train")
     dev = None if dev is None else as_records(dev, "dev")
     if not len(train):
@@ -313,6 +315,23 @@ class _Finish:
         replace_files({directory / TASK: lambda path: path.write_bytes(content)})
 
 
+def _check_nothing_needs_dev(settings: FinetuningSettings) -> None:
+    """Raise InputError if something is asked for that takes dev records."""
+    asked = {
+        "select": settings.select not in (None, "last"),
+        "patience": settings.patience is not None,
+        "tune_thresholds": settings.options.get("tune_thresholds"),
+    }
+    if name := next((name for name, wanted in asked.items() if wanted), None):
+        raise InputError(
+            by_place(
+                python=f"{name} needs an evaluation: give dev records.",
+                command=f"--{name.replace('_', '-')} needs an evaluation: give --dev or "
+                "--hold-out.",
+            )
+        )
+
+
 def _check_select(
     name: str | None,
     task: Task[Any],
@@ -355,12 +374,6 @@ def _loop(
     warmup = own["warmup"] if settings.warmup is None else settings.warmup
     if not 0 <= warmup < 1:
         raise InputError(f"warmup is {warmup}: expected a share of all steps, from 0 to below 1.")
-    if not has_dev and (settings.patience or settings.select not in (None, "last")):
-        needs = by_place(
-            python="select and patience need an evaluation: give dev records.",
-            command="--select and --patience need an evaluation: give --dev or --hold-out.",
-        )
-        raise InputError(needs)
     select = settings.select or task.metric
     rate = own["learning_rate"] if settings.learning_rate is None else settings.learning_rate
     every, snapshot_every = settings.evaluate_every, settings.snapshot_every

@@ -13,7 +13,7 @@ import dataclasses
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from minilm.recipes.runs import Run
     from minilm.training.distributed import Processes
     from minilm.training.loop import Result
+    from minilm.training.observers import Observer
     from minilm.training.updates import TrainingData
 
 MaskingName = Literal["tokens", "whole_words", "ngrams", "rare_tokens"]
@@ -403,6 +404,8 @@ class TextRecipe(LoopSettings, ABC):
         *,
         processes: Processes | None = None,
         allow_changes: bool = False,
+        observers: Sequence[Observer] = (),
+        clean: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> Result:
         """Trains, or goes on training; what the command does.
@@ -411,6 +414,9 @@ class TextRecipe(LoopSettings, ABC):
             output: directory of the run and, at the end, of the trained checkpoint.
             processes: who takes part; None = those that torchrun started, or this one alone.
             allow_changes: go on with a run that was started with other settings.
+            observers: are told of every step, evaluation and snapshot; see `minilm.Observer`.
+            clean: once the run is finished, remove its snapshots and best weights, which take
+                several times the room of the model; the log and the settings stay.
             say: takes messages.
 
         Raises:
@@ -422,7 +428,13 @@ class TextRecipe(LoopSettings, ABC):
             run = self.prepare(output, say)
             settings = self.training_settings(run.data, joined.device)
             return run.train(
-                settings, output, processes=joined, allow_changes=allow_changes, say=say
+                settings,
+                output,
+                processes=joined,
+                allow_changes=allow_changes,
+                observers=observers,
+                clean=clean,
+                say=say,
             )
 
 

@@ -77,6 +77,10 @@ class TaskData:
         """How many steps so many epochs take."""
         return epochs * -(-len(self._samples) // self._batch_size)
 
+    def count_samples(self) -> int:
+        """How many samples an epoch has."""
+        return len(self._samples)
+
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
         """The samples of a step in exactly so many parts, balanced by tokens."""
         return split_evenly(samples, self._lengths[samples], parts)

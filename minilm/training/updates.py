@@ -102,6 +102,9 @@ class TrainingData(Protocol):
     def count_steps(self, epochs: int) -> int:
         """How many steps so many epochs take, at least about."""
 
+    def count_samples(self) -> int:
+        """How many samples an epoch has, at least about."""
+
     def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
         """The samples of a step in exactly so many parts, some perhaps empty."""
 
