@@ -158,6 +158,23 @@ def test_what_is_no_observer_is_named(tmp_path: Path) -> None:
         run(tmp_path, observers=[print])
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_fails_in_the_first_process_ends_the_others(tmp_path: Path, rank: int) -> None:
+    """They are told at the next place where they wait for it, and say so."""
+
+    class Together(Processes):
+        def agree(self, number: int) -> int:
+            asked.append(number)
+            return 1
+
+    asked: list[int] = []
+    (tmp_path / "file").write_text("")
+    message = "cannot be created" if rank == 0 else "The first process has failed"
+    with pytest.raises(TrainingError, match=message):
+        run(tmp_path / "file", processes=Together(rank, 1, ALONE.device))
+    assert asked == [1 - rank]
+
+
 SECOND = Processes(1, 1, ALONE.device)  # of a world of one, so that nobody is waited for
 
 

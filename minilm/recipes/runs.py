@@ -100,8 +100,9 @@ class Run:
                     say=say,
                 )
         output = Path(output)
-        if processes.first and not (output / RECORD).exists():
-            _check_free(output)
+        with processes.waiting_for_first():
+            if processes.first and not (output / RECORD).exists():
+                _check_free(output)
 
         def finish(directory: Path) -> None:
             self.model.save_pretrained(directory)

@@ -110,6 +110,22 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
+    @contextmanager
+    def waiting_for_first(self) -> Iterator[None]:
+        """At the end all wait for the first process; if it has failed, all fail.
+
+        Raises:
+            TrainingError: in the others, if the first raised an exception.
+        """
+        try:
+            yield
+        except Exception:
+            if self.first:
+                self.agree(1)
+            raise
+        if self.agree(0):
+            raise TrainingError("The first process has failed; its message says why.")
+
     def wait(self) -> None:
         """Returns when all have come here."""
         if self.world > 1:
