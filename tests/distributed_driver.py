@@ -26,9 +26,9 @@ from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.tasks.batches import Balance, TaskData
 from minilm.tasks.catalogue import TASKS
 from minilm.training.distributed import Processes, join
+from minilm.training.learner import Learner
 from minilm.training.loop import train
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Learner
 from task_data import RECORDS, SPECIAL, VOCABULARY, tiny_model
 from tiny import tiny
 

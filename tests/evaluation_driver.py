@@ -21,8 +21,9 @@ from minilm.models.tasks import ForMaskedLM
 from minilm.tasks.catalogue import TASKS
 from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.distributed import Processes, join
+from minilm.training.learner import Learner
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Learner, Updater
+from minilm.training.updates import Updater
 from task_data import RECORDS, save_start, tiny_model
 from tiny import tiny
 

@@ -1,6 +1,7 @@
 """Choosing the best evaluation, and ending a run that gets no better."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from minilm.errors import TrainingError
 from minilm.training.best import Best
 from minilm.training.settings import TrainingSettings
+from test_observers import Broken, Diary
 from toy import Cloud, Line, Points, run
 
 WEIGHTS = "linear.weight"
@@ -177,6 +179,17 @@ def test_weights_of_the_best_evaluation_that_are_gone_are_an_error(tmp_path: Pat
     (tmp_path / "run/best/step-00000004/model.safetensors").unlink()
     with pytest.raises(TrainingError, match=r"best evaluation, after step 4, cannot be read"):
         run(tmp_path, Scripted(0.9, 0.1, 0.1), **options)
+
+
+def test_weights_that_are_gone_are_missed_before_a_run_goes_on(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"evaluate_every": 4, "select": "skill"}
+    with pytest.raises(TrainingError, match="Broken"):
+        run(tmp_path, Scripted(0.9), observers=[Broken("on_step", 5)], **options)
+    shutil.rmtree(tmp_path / "run/best")
+    diary = Diary()
+    with pytest.raises(TrainingError, match=r"after step 4, cannot be read.*Restore them from"):
+        run(tmp_path, Scripted(0.1, 0.1), observers=[diary], **options)
+    assert diary.steps == []
 
 
 def test_a_score_that_is_not_given(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from minilm.learners.distillation import DistillationLearner
 from minilm.learners.masked_lm import MaskedLMLearner
 from minilm.losses.distillation import DistillationLoss
 from minilm.models.tasks import ForMaskedLM
+from minilm.training.learner import Learner
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Learner, Outcome, Updater
+from minilm.training.updates import Outcome, Updater
 from tiny import tiny
 
 LENGTHS = (7, 3, 1, 7, 5)

@@ -19,7 +19,7 @@ from minilm.learners.masked_lm import MaskedLMLearner
 from minilm.losses.distillation import DistillationLoss, distillation_terms
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
-from minilm.training.updates import Learner
+from minilm.training.learner import Learner
 from tiny import tiny
 
 V = 61

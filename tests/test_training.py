@@ -12,6 +12,7 @@ from torch import nn
 
 import toy
 from minilm.errors import MinilmError, TrainingError
+from minilm.training.learner import Learner
 from minilm.training.optimiser import (
     build_optimiser,
     clip_gradients,
@@ -21,7 +22,7 @@ from minilm.training.optimiser import (
 from minilm.training.record import check_record
 from minilm.training.schedules import learning_rate
 from minilm.training.settings import Schedule, TrainingSettings
-from minilm.training.updates import Learner, Updater
+from minilm.training.updates import Updater
 from tiny import ALL_CLASSES, tiny
 
 
@@ -182,6 +183,7 @@ def test_the_norm_shows_that_a_gradient_is_not_finite(bad: float) -> None:
         ({"learning_rate": math.nan}, "learning_rate is nan"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"betas": (0.9, 1.0)}, "betas is 1.0"),
+        ({"betas": (0.9,)}, r"betas is \(0.9,\): expected two numbers"),
         ({"schedule": "cos"}, "linear, cosine, wsd, polynomial, constant"),
         ({"schedule": "wsd", "warmup": 6, "decay": 0.5}, "take 6 and 5 steps"),
         ({"decay": 0.0}, "decay is 0.0"),

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from minilm.files.arrays import Integers
 from minilm.training.distributed import Processes
+from minilm.training.learner import Learner
 from minilm.training.loop import Result, train
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Learner
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 

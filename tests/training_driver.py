@@ -41,9 +41,9 @@ from minilm.losses.distillation import DistillationLoss
 from minilm.models.tasks import ForMaskedLM
 from minilm.training import loop, saving
 from minilm.training.distributed import join
+from minilm.training.learner import Learner
 from minilm.training.settings import TrainingSettings
 from minilm.training.snapshots import Snapshot, save_snapshot
-from minilm.training.updates import Learner
 from tiny import tiny
 
 PATIENCE = 120.0  # seconds after which a child counts as hanging

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minilm.models.pretrained import PretrainedModel
-from minilm.training.updates import Learner
+from minilm.training.learner import Learner
 
 
 class ModelLearner(Learner):

@@ -22,13 +22,13 @@ from minilm.recipes.identity import frozen_parameters, weights_digest
 from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.distributed import Processes, join
 from minilm.training.dry_run import DryRun, dry_run
+from minilm.training.learner import Learner, TrainingBatch, TrainingData
 from minilm.training.log import LOG
 from minilm.training.loop import Result, train
 from minilm.training.observers import Observer
 from minilm.training.record import SETTINGS
 from minilm.training.saving import SNAPSHOTS
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import Learner, TrainingBatch, TrainingData
 
 RECORD = LOG.with_name(SETTINGS)  # in the directory of a run
 
@@ -138,9 +138,6 @@ class Run:
         """Measures a few steps; the learner is changed, nothing is left on the disk."""
         place = None if output is None else Path(output).absolute()
         return dry_run(self.learner, self.data, settings, processes, self.held_out, place)
-
-
-Recipe = Run  # its older name
 
 
 def masked_lm(

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from minilm.recipes.corpus import CorpusSettings
     from minilm.recipes.runs import Run
     from minilm.training.distributed import Processes
+    from minilm.training.learner import TrainingData
     from minilm.training.loop import Result
     from minilm.training.observers import Observer
-    from minilm.training.updates import TrainingData
 
 MaskingName = Literal["tokens", "whole_words", "ngrams", "rare_tokens"]
 

@@ -20,7 +20,7 @@ Balance = Literal["none", "weights", "sampling"]
 
 
 class TaskData:
-    """Samples in steps of so many; see `minilm.training.updates.TrainingData`.
+    """Samples in steps of so many; see `minilm.training.learner.TrainingData`.
 
     Args:
         task: whose samples they are.

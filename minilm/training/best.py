@@ -113,7 +113,7 @@ class Best:
         except (CheckpointError, OSError) as problem:
             raise TrainingError(
                 f"The weights of the best evaluation, after step {self.step:,}, cannot be read: "
-                f"{problem}"
+                f"{problem} Restore them from a backup, or train in another output."
             ) from problem
 
     def state(self) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import torch
 
 from minilm.errors import TrainingError
 from minilm.training.distributed import Processes
+from minilm.training.learner import Learner, TrainingBatch, TrainingData
 from minilm.training.saving import copied
 from minilm.training.settings import TrainingSettings
 from minilm.training.snapshots import Snapshot, write_snapshot
 from minilm.training.steps import is_due, prepared_steps
-from minilm.training.updates import Learner, TrainingBatch, TrainingData, Updater
+from minilm.training.updates import Updater
 
 LEAST_SECONDS = 2.0  # steps are measured for so long,
 MOST_STEPS = 20  # or so many of them

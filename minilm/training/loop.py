@@ -28,6 +28,7 @@ from minilm.files.atomic import make_directory
 from minilm.training.best import Best
 from minilm.training.distributed import Processes
 from minilm.training.finished import Finished, clean_up, finished_before
+from minilm.training.learner import Learner, TrainingBatch, TrainingData
 from minilm.training.lock import locked
 from minilm.training.log import LOG
 from minilm.training.observers import Observer
@@ -37,7 +38,7 @@ from minilm.training.session import Session
 from minilm.training.settings import TrainingSettings
 from minilm.training.signals import StopRequest
 from minilm.training.snapshots import Snapshot, newest_snapshot
-from minilm.training.updates import Learner, TrainingBatch, TrainingData, Updater
+from minilm.training.updates import Updater
 
 
 @dataclass(frozen=True)

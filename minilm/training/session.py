@@ -14,6 +14,7 @@ from torch import Tensor
 from minilm.errors import TrainingError, setting
 from minilm.training.best import Best, from_json, to_json
 from minilm.training.distributed import Processes
+from minilm.training.learner import TrainingBatch, TrainingData
 from minilm.training.log import LOG, Log
 from minilm.training.observers import Observer, Observers
 from minilm.training.progress import Progress
@@ -22,7 +23,7 @@ from minilm.training.settings import TrainingSettings
 from minilm.training.signals import StopRequest
 from minilm.training.snapshots import Snapshot
 from minilm.training.steps import DataPosition, is_due, prepared_steps
-from minilm.training.updates import Outcome, TrainingBatch, TrainingData, Updater
+from minilm.training.updates import Outcome, Updater
 
 
 class Session:
@@ -96,6 +97,9 @@ class Session:
             self.scores, self._evaluated = {}, 0
             if self._processes.first:
                 self._say("the evaluation differs: earlier scores are left out")
+        with self._processes.waiting_for_first():
+            if self._processes.first and self._best.step is not None:
+                self._best.weights()  # if they are lost, that is said now, not at the end
         if self._processes.first:
             self._saver.trust(snapshot.step)
             if self.step == self._settings.steps or self._best.should_stop:

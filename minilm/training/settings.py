@@ -119,6 +119,8 @@ class TrainingSettings:
                 _check_number(name, getattr(self, name), below=math.inf)
         for name in ("decay", "layer_decay"):
             _check_share(name, getattr(self, name))
+        if len(self.betas) != 2:
+            raise TrainingError(f"betas is {self.betas!r}: expected two numbers.")
         for beta in self.betas:
             _check_number("betas", beta, below=1.0)
         for name, choices in (

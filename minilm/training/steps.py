@@ -10,8 +10,9 @@ from itertools import count
 from minilm.errors import TrainingError
 from minilm.files.arrays import Integers
 from minilm.training.distributed import Processes
+from minilm.training.learner import TrainingData
 from minilm.training.settings import TrainingSettings
-from minilm.training.updates import MicroBatch, TrainingData, sample_keys
+from minilm.training.updates import MicroBatch, sample_keys
 
 AHEAD = 2  # steps whose batches each worker prepares in advance
 

@@ -1,17 +1,11 @@
-"""One update of the weights: micro-batches, gradients, checks, optimiser.
-
-The engine knows no model and no data set, only what a `Learner` and `TrainingData` promise: the one
-turns a batch into loss terms, the other says which samples make a step and makes batches of them.
-"""
+"""One update of the weights: micro-batches, gradients, checks, optimiser."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -22,6 +16,7 @@ from minilm.blocks.sample_dropout import sample_dropout
 from minilm.errors import TrainingError, setting
 from minilm.files.arrays import Doubles, Floats, Integers
 from minilm.training.distributed import Processes
+from minilm.training.learner import Learner, TrainingBatch
 from minilm.training.optimiser import (
     build_optimiser,
     clip_gradients,
@@ -33,24 +28,6 @@ from minilm.training.settings import Precision, TrainingSettings
 
 # the loss scale of float16 among the optimiser's tensors, and for how many steps it has held
 LOSS_SCALE, SINCE_OVERFLOW = "loss_scale", "loss_scale.steps"
-
-
-class TrainingBatch(Protocol):
-    """Some samples, ready for a learner.
-
-    Where samples have several sequences, an attribute `rows`, (B,), says how many each has.
-    """
-
-    @property
-    def samples(self) -> Integers:
-        """(B,) the numbers of the samples in it, for messages and for dropout."""
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it has."""
-
-    def to(self, device: torch.device) -> Self:
-        """The same batch on a device."""
 
 
 @dataclass(frozen=True)
@@ -84,106 +61,6 @@ def sample_keys(parts: Sequence[Integers]) -> list[Integers]:
     copy = np.empty_like(numbers)
     copy[order] = np.arange(len(numbers)) - np.searchsorted(ordered, ordered)
     return np.split(numbers + (copy << 40), np.cumsum([len(part) for part in parts])[:-1])
-
-
-class TrainingData(Protocol):
-    """What is learned from. All randomness is a function of (seed, epoch, sample)."""
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """JSON values that a run which goes on must find again."""
-
-    def steps(self, epoch: int) -> Sequence[Integers]:
-        """The samples of every step of an epoch; independent of the number of processes.
-
-        Steps may be made when they are asked for; to ask for their number may make them all.
-        """
-
-    def count_steps(self, epochs: int) -> int:
-        """How many steps so many epochs take, at least about."""
-
-    def count_samples(self) -> int:
-        """How many samples an epoch has, at least about."""
-
-    def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
-        """The samples of a step in exactly so many parts, some perhaps empty."""
-
-    def batch(self, epoch: int, samples: Integers) -> Any:
-        """A `TrainingBatch` of these samples."""
-
-
-class Learner(nn.Module):
-    """What is trained. Its parameters and state are the student's alone, without any teacher."""
-
-    @abstractmethod
-    def counts(self, batch: Any) -> Mapping[str, int]:
-        """How many items of a batch each kind of term is a mean over."""
-
-    @abstractmethod
-    def forward(self, batch: Any, counts: Mapping[str, float]) -> dict[str, Tensor]:
-        """The loss terms of a micro-batch, scalars.
-
-        "loss" carries the gradient, the others are for the log. Each is the batch's sum divided by
-        `counts`, the numbers of the whole step over all micro-batches and processes, so that they
-        add up to the step's means. A batch without samples gives zeros that every trained
-        parameter takes part in.
-
-        In training, dropout draws for every sample alone, so models are to be called with the
-        sequences in the order of the batch, all of them. What else draws random numbers gets others
-        when a step is shared out in another way.
-        """
-
-    @property
-    @abstractmethod
-    def metric_names(self) -> tuple[str, ...]:
-        """The names that `eval_step` gives."""
-
-    @abstractmethod
-    def eval_step(self, batch: Any) -> Mapping[str, tuple[float, float]]:
-        """One batch, in eval mode and without gradients: name to (sum, number of items)."""
-
-    def cause_of_nonfinite(self, batch: Any) -> str | None:
-        """What else than the step itself made the terms of a batch not finite, and what to do.
-
-        Called before a run ends because of them, without gradients.
-
-        Returns:
-            Sentences for the message; None = nothing that the learner knows of.
-        """
-        return None
-
-    def eval_outputs(
-        self, batch: Any
-    ) -> tuple[Mapping[str, tuple[float, float]], Mapping[int, Floats]]:
-        """One batch: what `eval_step` gives, and what `eval_scores` needs beside it.
-
-        Returns:
-            Name to (sum, number of items), for `metric_names`; and float32 arrays of any shapes, by
-            numbers that no other batch has, such as those of its samples.
-        """
-        return self.eval_step(batch), {}
-
-    def eval_scores(
-        self, means: Mapping[str, float], outputs: Mapping[int, Floats]
-    ) -> dict[str, float]:
-        """The scores, also those that are no means over batches, such as F1.
-
-        Args:
-            means: over all batches, of what `eval_outputs` gave, for names that any asks
-                for.
-            outputs: of all batches, in every process.
-        """
-        return dict(means)
-
-    def evaluate(self, batches: Iterator[Any]) -> dict[str, float] | None:
-        """Scores of learners that look at all batches in every process themselves.
-
-        None = processes share the batches out, see `eval_outputs`; which is the usual.
-
-        Args:
-            batches: all held-out batches, in every process.
-        """
-        return None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,134 @@
+"""What the engine knows of a model and of a data set: only what these promise.
+
+A `Learner` turns a batch into loss terms; `TrainingData` says which samples make a step, and makes
+batches of them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from minilm.files.arrays import Floats, Integers
+
+
+class TrainingBatch(Protocol):
+    """Some samples, ready for a learner.
+
+    Where samples have several sequences, an attribute `rows`, (B,), says how many each has.
+    """
+
+    @property
+    def samples(self) -> Integers:
+        """(B,) the numbers of the samples in it, for messages and for dropout."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on a device."""
+
+
+class TrainingData(Protocol):
+    """What is learned from. All randomness is a function of (seed, epoch, sample)."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON values that a run which goes on must find again."""
+
+    def steps(self, epoch: int) -> Sequence[Integers]:
+        """The samples of every step of an epoch; independent of the number of processes.
+
+        Steps may be made when they are asked for; to ask for their number may make them all.
+        """
+
+    def count_steps(self, epochs: int) -> int:
+        """How many steps so many epochs take, at least about."""
+
+    def count_samples(self) -> int:
+        """How many samples an epoch has, at least about."""
+
+    def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
+        """The samples of a step in exactly so many parts, some perhaps empty."""
+
+    def batch(self, epoch: int, samples: Integers) -> Any:
+        """A `TrainingBatch` of these samples."""
+
+
+class Learner(nn.Module):
+    """What is trained. Its parameters and state are the student's alone, without any teacher."""
+
+    @abstractmethod
+    def counts(self, batch: Any) -> Mapping[str, int]:
+        """How many items of a batch each kind of term is a mean over."""
+
+    @abstractmethod
+    def forward(self, batch: Any, counts: Mapping[str, float]) -> dict[str, Tensor]:
+        """The loss terms of a micro-batch, scalars.
+
+        "loss" carries the gradient, the others are for the log. Each is the batch's sum divided by
+        `counts`, the numbers of the whole step over all micro-batches and processes, so that they
+        add up to the step's means. A batch without samples gives zeros that every trained
+        parameter takes part in.
+
+        In training, dropout draws for every sample alone, so models are to be called with the
+        sequences in the order of the batch, all of them. What else draws random numbers gets others
+        when a step is shared out in another way.
+        """
+
+    @property
+    @abstractmethod
+    def metric_names(self) -> tuple[str, ...]:
+        """The names that `eval_step` gives."""
+
+    @abstractmethod
+    def eval_step(self, batch: Any) -> Mapping[str, tuple[float, float]]:
+        """One batch, in eval mode and without gradients: name to (sum, number of items)."""
+
+    def cause_of_nonfinite(self, batch: Any) -> str | None:
+        """What else than the step itself made the terms of a batch not finite, and what to do.
+
+        Called before a run ends because of them, without gradients.
+
+        Returns:
+            Sentences for the message; None = nothing that the learner knows of.
+        """
+        return None
+
+    def eval_outputs(
+        self, batch: Any
+    ) -> tuple[Mapping[str, tuple[float, float]], Mapping[int, Floats]]:
+        """One batch: what `eval_step` gives, and what `eval_scores` needs beside it.
+
+        Returns:
+            Name to (sum, number of items), for `metric_names`; and float32 arrays of any shapes, by
+            numbers that no other batch has, such as those of its samples.
+        """
+        return self.eval_step(batch), {}
+
+    def eval_scores(
+        self, means: Mapping[str, float], outputs: Mapping[int, Floats]
+    ) -> dict[str, float]:
+        """The scores, also those that are no means over batches, such as F1.
+
+        Args:
+            means: over all batches, of what `eval_outputs` gave, for names that any asks
+                for.
+            outputs: of all batches, in every process.
+        """
+        return dict(means)
+
+    def evaluate(self, batches: Iterator[Any]) -> dict[str, float] | None:
+        """Scores of learners that look at all batches in every process themselves.
+
+        None = processes share the batches out, see `eval_outputs`; which is the usual.
+
+        Args:
+            batches: all held-out batches, in every process.
+        """
+        return None
