@@ -2,16 +2,19 @@
 
 import json
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import toy
 from minilm.errors import MinilmError, TrainingError
+from minilm.training.distributed import join
 from minilm.training.learner import Learner
 from minilm.training.optimiser import (
     build_optimiser,
@@ -403,3 +406,17 @@ def test_what_another_environment_changes_is_said(
     (note,) = said
     assert note.startswith(f"note: {key} was ")
     assert what in note
+
+
+def test_the_first_process_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It evaluates the finished model alone, for longer than the half an hour of gloo."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "init_process_group", lambda name, **more: asked.update(more))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: asked.update(left=True))
+    with join("cpu") as processes:
+        assert (processes.rank, processes.world, processes.first) == (1, 2, False)
+    assert asked["timeout"] >= timedelta(hours=2)
+    assert asked["left"]

@@ -34,7 +34,7 @@ from minilm.tasks.catalogue import task_class
 from minilm.tasks.fields import check_dictionaries
 from minilm.tasks.layouts import SETTINGS
 from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
-from minilm.tasks.task import Scores, Task
+from minilm.tasks.task import Scores, Task, TaskBatch
 from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.best import from_json
 from minilm.training.distributed import Processes, join
@@ -202,15 +202,7 @@ def prepare(
 
     with seeded(settings.seed):
         instructor = None if teacher is None else load_teacher(teacher, made, tokenizer)
-        origin: dict[str, Any]
-        if layers is None:
-            network = with_head(start, made)
-            origin = loaded_start(network, settings.seed)
-        else:
-            assert instructor is not None
-            network = student_of(instructor, layers, made)
-            depth = instructor.config.num_hidden_layers
-            origin = {"layers": list(chosen_layers(layers, depth)), "seed": settings.seed}
+        network, origin = _network(start, made, instructor, layers, settings.seed)
         if tokenizer.vocab_size > network.config.vocab_size:
             network.resize_token_embeddings(tokenizer.vocab_size)
     settings.checkpoint_gradients(network)
@@ -226,7 +218,7 @@ def prepare(
     own = defaults(network, task)
     batch_size = settings.batch_size or own["batch_size"]
     data = TaskData(made, samples, batch_size, settings.seed, settings.balance)
-    held_out = []
+    held_out: list[TaskBatch] = []
     dev_examples: list[Any] = []
     if dev is not None:
         dev_examples = made.examples(dev, skips, labelled=True)
@@ -237,12 +229,7 @@ def prepare(
         for text in said["dev"]:
             if text not in said["training"][1:]:
                 say(f"dev: {text}")
-        if strange := made.unknown(dev_examples):
-            some = ", ".join(list(strange)[:8]) + (", ..." if len(strange) > 8 else "")
-            say(
-                f"dev: {strange.total():,} labels that training does not have ({some}): they are "
-                "counted as wrong"
-            )
+        _say_strange(made, dev_examples, say)
         _check_select(settings.select, made, dev_examples, tokenizer, network)
         held_out = learner.hold_out(dev_examples, dev_samples, TOKENS_PER_BATCH)
     if skips.count or skips.repaired:
@@ -265,6 +252,22 @@ def prepare(
     finish = _Finish(made, network, tokenizer, dev_examples, said)
     run = Run(learner, data, held_out, network, tokenizer, description, evaluation, finish)
     return run, _loop(settings, own, data, made, network, bool(held_out)), finish
+
+
+def _network(
+    start: Path,
+    task: Task[Any],
+    teacher: PretrainedModel | None,
+    layers: LayerChoice | None,
+    seed: int,
+) -> tuple[PretrainedModel, dict[str, Any]]:
+    """What is trained, and what identifies its initial weights."""
+    if layers is None:
+        network = with_head(start, task)
+        return network, loaded_start(network, seed)
+    assert teacher is not None
+    chosen = chosen_layers(layers, teacher.config.num_hidden_layers)
+    return student_of(teacher, layers, task), {"layers": list(chosen), "seed": seed}
 
 
 def defaults(model: PretrainedModel, task: str) -> dict[str, Any]:
@@ -358,6 +361,16 @@ def _counts(task: Task[Any], examples: Sequence[Any], samples: Sequence[Any]) ->
     if cut := task.truncated(samples):
         text += f", {cut:,} of them cut at {task.limit} tokens"
     return text
+
+
+def _say_strange(task: Task[Any], dev: Sequence[Any], say: Callable[[str], None]) -> None:
+    """How many labels of dev records training does not have."""
+    if unknown := task.unknown(dev):
+        some = ", ".join(list(unknown)[:8]) + (", ..." if len(unknown) > 8 else "")
+        say(
+            f"dev: {unknown.total():,} labels that training does not have ({some}): they are "
+            "counted as wrong"
+        )
 
 
 def _loop(

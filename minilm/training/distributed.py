@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from torch import Tensor
 
 from minilm.errors import TrainingError
 from minilm.files.arrays import Doubles, Floats
+
+# for how long processes wait for each other: the first one evaluates and writes the model alone
+PATIENCE = timedelta(hours=3)
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ def join(device: str | torch.device | None = None) -> Iterator[Processes]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), device)
     finally:
