@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ class Scripted(Line):
         self.at: dict[int, Tensor] = {}
         self.asked = 0
 
-    def evaluate(self, batches: Iterator[Points]) -> dict[str, float]:
-        assert len(list(batches)) == 2  # all held-out batches
+    def eval_scores(self, means: Any, outputs: Any) -> dict[str, float]:
         self.asked += 1
         self.at[self.asked] = self.linear.weight.detach().clone()
         return {"skill": self.script[self.asked]}
@@ -51,8 +50,8 @@ def test_the_best_weights_are_the_result(tmp_path: Path) -> None:
 
 def test_of_a_loss_the_lowest_is_the_best(tmp_path: Path) -> None:
     class Loss(Scripted):
-        def evaluate(self, batches: Iterator[Points]) -> dict[str, float]:
-            return {"skill_loss": super().evaluate(batches)["skill"]}
+        def eval_scores(self, means: Any, outputs: Any) -> dict[str, float]:
+            return {"skill_loss": super().eval_scores(means, outputs)["skill"]}
 
     assert run(tmp_path, Loss(3, 1, 2), evaluate_every=4, select="skill_loss").chosen == 8
 
@@ -69,8 +68,8 @@ class WithLoss(Scripted):
         super().__init__(*skills)
         self.losses = losses
 
-    def evaluate(self, batches: Iterator[Points]) -> dict[str, float]:
-        scores = super().evaluate(batches)
+    def eval_scores(self, means: Any, outputs: Any) -> dict[str, float]:
+        scores = super().eval_scores(means, outputs)
         loss = self.losses[self.asked - 1]
         return scores if loss is None else {**scores, "loss": loss}
 
@@ -155,8 +154,8 @@ def test_a_killed_run_goes_on_to_the_same_choice(
     """Killed after any evaluation, before or after its snapshot."""
 
     class Mortal(Scripted):
-        def evaluate(self, batches: Iterator[Points]) -> dict[str, float]:
-            scores = super().evaluate(batches)
+        def eval_scores(self, means: Any, outputs: Any) -> dict[str, float]:
+            scores = super().eval_scores(means, outputs)
             if self.asked == moment:
                 raise KilledError
             return scores

@@ -4,7 +4,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ def test_a_run_goes_on_from_a_snapshot_with_such_a_score(tmp_path: Path) -> None
         pass
 
     class Mortal(Scripted):
-        def evaluate(self, batches: Iterator[Points]) -> dict[str, float]:
-            scores = super().evaluate(batches)
+        def eval_scores(self, means: Any, outputs: Any) -> dict[str, float]:
+            scores = super().eval_scores(means, outputs)
             if self.asked == 3:
                 raise Killed
             return scores
@@ -76,8 +76,8 @@ def test_a_run_goes_on_from_a_snapshot_with_such_a_score(tmp_path: Path) -> None
 
 def test_a_run_whose_loss_is_no_number_says_that_it_diverged(tmp_path: Path) -> None:
     class Diverging(Scripted):
-        def evaluate(self, batches: Iterator[Points]) -> dict[str, float]:
-            return {"loss": super().evaluate(batches)["skill"]}
+        def eval_scores(self, means: Any, outputs: Any) -> dict[str, float]:
+            return {"loss": super().eval_scores(means, outputs)["skill"]}
 
     said: list[str] = []
     run(tmp_path, Diverging(1.0, NAN, NAN), evaluate_every=4, said=said)

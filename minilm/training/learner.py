@@ -7,7 +7,7 @@ batches of them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import torch
@@ -122,13 +122,3 @@ class Learner(nn.Module):
             outputs: of all batches, in every process.
         """
         return dict(means)
-
-    def evaluate(self, batches: Iterator[Any]) -> dict[str, float] | None:
-        """Scores of learners that look at all batches in every process themselves.
-
-        None = processes share the batches out, see `eval_outputs`; which is the usual.
-
-        Args:
-            batches: all held-out batches, in every process.
-        """
-        return None

@@ -84,10 +84,6 @@ class Outcome:
     stop: bool
 
 
-class _Stopped(Exception):  # noqa: N818 - no error
-    """A signal came between two batches of an evaluation."""
-
-
 class Updater:
     """The learner, its optimiser and how they take a step together.
 
@@ -237,45 +233,32 @@ class Updater:
             The learner's scores, without those that no batch asks for, or None if the evaluation
             was ended.
         """
-        processes = self._processes
-        stopped = False
-
-        def until_stopped(chosen: Sequence[TrainingBatch]) -> Iterator[TrainingBatch]:
-            for batch in chosen:
-                if stop_requested():
-                    raise _Stopped
-                yield batch.to(processes.device)
-
+        processes, stopped = self._processes, False
         names = self.learner.metric_names
         found = np.zeros((len(batches), len(names), 2))  # of each batch: sums and counts
         outputs: dict[int, Floats] = {}
-        scores = None
+        mine = slice(processes.rank, None, processes.world)
         self.learner.eval()
         try:
-            with self.autocast():
-                scores = self.learner.evaluate(until_stopped(batches))
-            if scores is None:
-                mine = slice(processes.rank, None, processes.world)
-                for row, batch in zip(found[mine], until_stopped(batches[mine]), strict=True):
-                    with self.autocast():
-                        terms, more = self.learner.eval_outputs(batch)
-                    outputs |= more
-                    for name, value in terms.items():
-                        row[names.index(name)] = value
-        except _Stopped:
-            stopped = True
+            for row, batch in zip(found[mine], batches[mine], strict=True):
+                if stopped := stop_requested():
+                    break
+                with self.autocast():
+                    terms, more = self.learner.eval_outputs(batch.to(processes.device))
+                outputs |= more
+                for name, value in terms.items():
+                    row[names.index(name)] = value
         finally:
             self.learner.train()
         if processes.sum({"stopped": float(stopped)})["stopped"]:
             return None
-        if scores is None:
-            total = _in_order(processes.sum_array(found))
-            means = {
-                n: sums / items
-                for n, (sums, items) in zip(names, total.tolist(), strict=True)
-                if items
-            }
-            scores = self.learner.eval_scores(means, processes.gather(outputs))
+        total = _in_order(processes.sum_array(found))
+        means = {
+            name: sums / items
+            for name, (sums, items) in zip(names, total.tolist(), strict=True)
+            if items
+        }
+        scores = self.learner.eval_scores(means, processes.gather(outputs))
         # rounding may differ between processes, what follows from the scores must not
         return processes.sum(scores if processes.first else dict.fromkeys(scores, 0.0))
 
