@@ -16,6 +16,7 @@ from minilm.learners.tasks import numbers_of
 from minilm.tasks.catalogue import task_class
 from minilm.tasks.fields import list_of
 from minilm.tasks.layouts import Layouts, plain
+from minilm.tasks.texts import indicator_width
 
 Record = Mapping[str, Any]
 # the field with a record's one class, or with its several classes
@@ -59,9 +60,19 @@ def split_off(
     wanted = min(max(round(share * count), 1), count - 1)
     order = np.random.default_rng([seed, count]).permutation(count).tolist()
     layouts = None if task is None else _layouts(task, records, columns or {})
+    indicators = (
+        task == "multi-label"
+        and layouts is not None
+        and not layouts.several("labels")
+        and indicator_width(records, layouts) is not None
+    )
     one = [_classes(record, CLASS_FIELDS.get(task or ""), layouts) for record in records]
     several = [
-        {name for f in SEVERAL_CLASSES.get(task or "", ()) for name in _classes(record, f, layouts)}
+        {
+            name
+            for field in SEVERAL_CLASSES.get(task or "", ())
+            for name in _classes(record, field, layouts, indicators=indicators)
+        }
         for record in records
     ]
     left = Counter(name for names in (*one, *several) for name in names)
@@ -94,8 +105,17 @@ def _layouts(task: str, records: Sequence[Record], columns: Mapping[str, Any]) -
     return layouts
 
 
-def _classes(record: Record, field: str | None, layouts: Layouts | None) -> set[tuple[str, str]]:
-    """The classes that a field of a record names, each with the field."""
+def _classes(
+    record: Record, field: str | None, layouts: Layouts | None, *, indicators: bool = False
+) -> set[tuple[str, str]]:
+    """The classes that a field of a record names, each with the field.
+
+    Args:
+        record: one of them.
+        field: with the classes.
+        layouts: of all records.
+        indicators: the field holds zeros and ones, one for each class.
+    """
     if field is None or layouts is None or not isinstance(record, Mapping):
         return set()
     try:
@@ -108,7 +128,15 @@ def _classes(record: Record, field: str | None, layouts: Layouts | None) -> set[
     value = layout.get(record, field)
     if value is None:
         return set()
-    value = value if field in CLASS_FIELDS.values() else list_of(value)
+    if field == "tags" and isinstance(value, str) and not value.strip().startswith("["):
+        value = value.split()  # as many as the words of the text
+    elif field not in CLASS_FIELDS.values():
+        try:
+            value = list_of(value)
+        except RecordError:
+            return set()
+    if indicators:
+        value = [number for number, given in enumerate(value) if str(given) in GIVEN]
     return {(field, str(name)) for name in (value if isinstance(value, list | tuple) else [value])}
 
 

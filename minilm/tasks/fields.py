@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,13 @@ from minilm.losses.elementary import IGNORED_LABEL
 from minilm.tasks.layouts import Layout, Layouts, named
 
 Record = Mapping[str, Any]
+
+_QUOTED = r"'(?:[^'\\]|\\.)*+'" + r'|"(?:[^"\\]|\\.)*+"'
+# lists that are written as texts: what numpy writes, and any part between commas
+_ITEM = re.compile(rf"{_QUOTED}|True|False|nan|None|[-+]?\.?\d[-+.\de]*+", re.DOTALL)
+_ARRAY = re.compile(rf"\[\s*(?:(?:{_ITEM.pattern})(?:\s+|(?=\])))++\]", re.DOTALL)
+_SHORTENED = re.compile(r"""['"\w.]\s\.\.\.\s['"\w-]""")
+_PART = re.compile(rf"\s*(?:{_QUOTED})\s*(?=,|\Z)|[^,]+", re.DOTALL)
 
 
 def checked(records: Sequence[Record], skips: Skips) -> Iterator[tuple[int, str, Record, Checking]]:
@@ -114,19 +122,50 @@ def label_name(value: Any) -> str:
 def list_of(value: Any) -> Any:
     """A list that is written as a text, as tables have it; anything else as it is.
 
+    Read are JSON, Python's lists and tuples, numpy's arrays (which have no commas), lists in
+    brackets without quotes, and names with bars, semicolons or commas between them.
+
+    Raises:
+        RecordError: an array that was shortened when it was written.
+
     Example:
-        >>> list_of("['a', 'b']"), list_of("a, b"), list_of([1])
-        (['a', 'b'], ['a', 'b'], [1])
+        >>> list_of("['a', 'b']"), list_of("['a' 'b']"), list_of("a, b"), list_of([1])
+        (['a', 'b'], ['a', 'b'], ['a', 'b'], [1])
     """
     if not isinstance(value, str):
         return value
     text = value.strip()
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            pass
-    return [part.strip() for part in text.split(",") if part.strip()]
+    if _ARRAY.fullmatch(text):  # Python would join strings without commas between them
+        text = f"[{', '.join(_ITEM.findall(text))}]"
+    if text[:1] + text[-1:] in ("[]", "()"):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                found = read(text)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+            if isinstance(found, list | tuple):
+                return list(found)
+    if not (text.startswith("[") and text.endswith("]")):
+        mark = next((mark for mark in "|;" if mark in text), ",")
+        return [part.strip() for part in text.split(mark) if part.strip()]
+    if _SHORTENED.search(text):
+        raise RecordError(
+            f"{text!r:.60} is a list of which only the ends were written (...).",
+            "Write the file again with lists instead of arrays (tolist()).",
+            reason="shortened list",
+        )
+    return [_item(part.strip()) for part in _PART.findall(text[1:-1]) if part.strip()]
+
+
+def _item(text: str) -> Any:
+    """A string in quotes, a number or a missing value of a list that is written as a text."""
+    if text in ("nan", "None", "null"):
+        return None
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+    return found if isinstance(found, str | int | float) else text
 
 
 def number_of(value: Any) -> float:

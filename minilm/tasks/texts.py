@@ -292,7 +292,7 @@ class Classification(TextTask):
     def tune(self, examples: Sequence[TextExample], predictions: Sequence[Prediction]) -> Self:
         if self.out_of_scope is None:
             return self
-        gold = [self.labels[example.label] for example in examples]
+        gold = [e.unknown[0] if e.unknown else self.labels[e.label] for e in examples]
         return with_min_confidence(self, gold, [p["label"] for p in predictions], predictions)
 
     def without_thresholds(self) -> Self:
@@ -308,9 +308,9 @@ class Classification(TextTask):
 class MultiLabel(TextTask):
     """Any number of labels for each text.
 
-    A record has them under "labels": a list of names, perhaps empty; one string with commas between
-    them; or zeros and ones, as many in all records, one for each class. Or it has a column of zeros
-    and ones for each label.
+    A record has them under "labels": a list of names, perhaps empty; one string with bars,
+    semicolons or commas between them; or zeros and ones, as many in all records, one for each
+    class. Or it has a column of zeros and ones for each label.
 
     Options of `learn`: `threshold`, or `tune_thresholds` to find the one with the highest micro F1
     on the dev records.
@@ -348,7 +348,7 @@ class MultiLabel(TextTask):
                 options = {**options, "label_column": columns}
                 layouts = cls.layouts_to_learn(records, options)
         columns = layouts.several("labels")
-        width = None if columns else _indicator_width(records, layouts)
+        width = None if columns else indicator_width(records, layouts)
         if columns:
             labels = list(columns)
         elif width is not None:
@@ -576,7 +576,7 @@ def _flag(value: Any, what: str) -> bool:
     return value not in ("0", "0.0") and bool(value)
 
 
-def _indicator_width(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> int | None:
+def indicator_width(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> int | None:
     """How many zeros and ones the labels of all records are; None if they are not."""
     widths = set()
     for record in records:
