@@ -13,6 +13,8 @@ import pytest
 from minilm.data.records.base import Skips
 from minilm.errors import DataError
 from minilm.tasks.catalogue import TASKS
+from minilm.tasks.choices import MultipleChoice
+from minilm.tasks.texts import Classification, MultiLabel
 
 Row = dict[str, Any]
 
@@ -380,3 +382,66 @@ def test_columns_of_labels_by_name() -> None:
     assert [example.label.tolist() for example in examples] == [[1, 0], [0, 1]]
     with pytest.raises(DataError, match="threat of labels is None, expected 0 or 1"):
         made.examples([{"text": "a", "toxic": 1, "threat": None}], Skips(), labelled=True)
+
+
+def test_one_label_in_a_column_of_its_own() -> None:
+    rows = [{"text": "x", "toxic": flag} for flag in ("0", "1", 1, False)]
+    task = MultiLabel.learn(rows, 8, {"label_column": "toxic"})
+    assert task.labels == ("toxic",)
+    found = [e.label.tolist() for e in task.examples(rows, Skips(), labelled=True)]
+    assert found == [[0], [1], [1], [0]]
+    again = MultiLabel.restore(task.labels, task.settings()).remember(task.settings())
+    assert [e.label.tolist() for e in again.examples(rows, Skips(), labelled=True)] == found
+    numbers = [{"text": "x", "labels": labels} for labels in ([0], [1], [0])]
+    assert MultiLabel.learn(numbers, 8, {}).labels == ("0", "1")
+
+
+def test_as_many_texts_as_in_training() -> None:
+    pairs = [{"question": "q", "passage": "p", "label": label} for label in "ab"]
+    singles = [{"review": "r", "label": label} for label in "ab"]
+    for learned in (pairs, singles, [*pairs, *singles]):
+        task = Classification.learn(learned, 8, {})
+        task = Classification.restore(task.labels, task.settings()).remember(task.settings())
+        for record in ({"title": "t", "text": "b"}, {"text": "b"}):
+            known = {2} if learned is pairs else {1} if learned is singles else {1, 2}
+            if len(record) in known:
+                (example,) = task.examples([record], Skips(), labelled=False)
+                assert (example.pair is None) == (len(record) == 1)
+            else:
+                with pytest.raises(DataError, match="training read"):
+                    task.examples([record], Skips(), labelled=False)
+        # named by our names, it is meant so
+        (example,) = task.examples([{"text": "b", "text_pair": None}], Skips(), labelled=False)
+        assert example.pair is None
+
+
+def test_columns_that_some_records_have_are_one_line() -> None:
+    rows = [
+        {"text": "x", "label": str(n % 2), **{f"k{bit}": 1 for bit in range(6) if n >> bit & 1}}
+        for n in range(64)
+    ]
+    task = Classification.learn(rows, 8, {})
+    task.examples(rows, Skips(), labelled=True)
+    (note,) = task.take_notes()
+    assert note == "text from text, label from label; not read: k0, k1, k2, k3, k4, k5"
+
+
+def test_choices_that_are_numbers_are_chosen_by_their_texts() -> None:
+    choices = ["1", "2", "3", "4"]
+    rows = [{"question": "q", "choices": choices, "answer": answer} for answer in "324"]
+    task = MultipleChoice.learn(rows, 8, {})
+    task = MultipleChoice.restore((), task.settings()).remember(task.settings())
+    assert [e.label for e in task.examples(rows, Skips(), labelled=True)] == [2, 1, 3]
+    numbered = [{**row, "answer": int(row["answer"]) - 1} for row in rows]
+    task = MultipleChoice.learn(numbered, 8, {})
+    assert [e.label for e in task.examples(numbered, Skips(), labelled=True)] == [2, 1, 3]
+    floats = [{**row, "answer": float(row["answer"])} for row in numbered]
+    assert [e.label for e in task.examples(floats, Skips(), labelled=True)] == [2, 1, 3]
+
+
+@pytest.mark.parametrize("mark", [-1, "-"])
+def test_a_class_that_may_mean_none_is_said(mark: int | str) -> None:
+    rows = [{"text": "x", "label": label} for label in ("a", "b", mark)]
+    task = Classification.learn(rows, 8, {})
+    assert any("take them out" in note for note in task.take_notes())
+    assert not Classification.learn(rows[:2], 8, {}).take_notes()

@@ -171,6 +171,8 @@ def classify(
     predictor = _load(model, options, "classification", "multi-label", "regression", "utterances")
     if pair is not None and predictor.task.name == "utterances":
         raise InputError("utterances takes one text, not a pair.")
+    if pair is None and predictor.task.texts == (2,):
+        raise InputError(f"{model} was trained on pairs of texts: give the second one with --pair.")
     columns = 1 if predictor.task.name in ("multi-label", "regression") else 2  # before the text
 
     def show(item: Input, prediction: dict[str, Any]) -> Iterable[str]:

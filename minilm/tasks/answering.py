@@ -17,8 +17,9 @@ from minilm.errors import InputError, argument
 from minilm.files.arrays import Flags, Floats, Integers
 from minilm.metrics.answers import squad_v1, squad_v2
 from minilm.models.pretrained import PretrainedModel
+from minilm.tasks.column_names import CONTEXTS, QUESTIONS
 from minilm.tasks.fields import checked, text_of
-from minilm.tasks.layouts import CONTEXTS, QUESTIONS, Field, Layout
+from minilm.tasks.layouts import Field, Layout
 from minilm.tasks.task import (
     Prediction,
     Sample,

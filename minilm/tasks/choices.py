@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -15,16 +16,9 @@ from minilm.data.records.base import RecordError, Skips
 from minilm.files.arrays import Floats
 from minilm.metrics.classification import accuracy
 from minilm.models.pretrained import PretrainedModel
+from minilm.tasks.column_names import CHOICES, ONE_CHOICE_A_COLUMN, PROMPTS, RIGHT_CHOICE
 from minilm.tasks.fields import checked, list_of, text_of
-from minilm.tasks.layouts import (
-    CHOICES,
-    ONE_CHOICE_A_COLUMN,
-    PROMPTS,
-    RIGHT_CHOICE,
-    Field,
-    Layout,
-    plain,
-)
+from minilm.tasks.layouts import Field, Layout, plain
 from minilm.tasks.task import (
     Prediction,
     Sample,
@@ -82,6 +76,8 @@ class MultipleChoice(Task[ChoiceExample]):
     Attributes:
         first: the number of the first choice in the records of training: 1 where no label is 0 and
             one in twenty or more is as large as there are choices.
+        by_text: every label of training was the text of one of its choices, so "3" among the
+            choices 1, 2, 3 and 4 is the third one.
 
     References: Devlin et al. 2019, section 4.4 (SWAG); Lan et al. 2020, appendix A.3 (RACE).
     """
@@ -95,6 +91,7 @@ class MultipleChoice(Task[ChoiceExample]):
         Field("label", RIGHT_CHOICE, "label_column", kind="scalar", labelled=True),
     )
     first: int = 0
+    by_text: bool = False
 
     @classmethod
     def learn(
@@ -103,18 +100,25 @@ class MultipleChoice(Task[ChoiceExample]):
         layouts = cls.layouts_to_learn(records, options)
         task = cls((), max_length).name_columns(options).read_from(layouts)
         labels, largest = [], 0
+        texts = Counter[bool]()  # whether labels are texts of choices
         for record in records:
             try:
                 layout = layouts.of(record)
                 keys, choices = _choices(layout, record)
             except RecordError:
                 continue
-            number = _whole(layout.get(record, "label"))
+            label = layout.get(record, "label")
+            if label is not None:
+                name = label.strip() if isinstance(label, str) else None
+                texts[not keys and list(choices).count(name) == 1] += 1
+            number = _whole(label)
             if number is not None and not keys:
                 labels.append(number)
                 largest += number == len(choices)
         # a few labels that are too large are faults
-        if labels and min(labels) == 1 and largest >= max(2, len(labels) / 20):
+        if texts[True] and not texts[False]:
+            task.by_text = True
+        elif labels and min(labels) == 1 and largest >= max(2, len(labels) / 20):
             task.first = 1
             task.note("labels count the choices from 1")
         return task
@@ -123,10 +127,11 @@ class MultipleChoice(Task[ChoiceExample]):
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
         task = cls((), settings["max_length"])
         task.first = int(settings.get("first", 0))
+        task.by_text = bool(settings.get("by_text", False))
         return task
 
     def settings(self) -> dict[str, Any]:
-        return {**super().settings(), "first": self.first}
+        return {**super().settings(), "first": self.first, "by_text": self.by_text}
 
     def config(self) -> dict[str, Any]:
         return {}
@@ -147,7 +152,11 @@ class MultipleChoice(Task[ChoiceExample]):
                 texts = tuple(text_of(choice, "a choice") for choice in choices)
                 label = None
                 if labelled:
-                    label = _label(layout.get(record, "label"), keys, texts, self.first)
+                    given = layout.get(record, "label")
+                    if self.by_text and given in texts:
+                        label = texts.index(given)
+                    else:
+                        label = _label(given, keys, texts, self.first)
                 found.append(ChoiceExample(prompt, texts, label, " ".join(rest)))
         self.note(*layouts.describe())
         return found
@@ -274,5 +283,7 @@ def _label(label: Any, keys: Sequence[str], choices: Sequence[str], first: int) 
 def _whole(label: Any) -> int | None:
     """A whole number, perhaps written as text; None for anything else."""
     if isinstance(label, str) and label.strip().isdecimal():
+        return int(label)
+    if isinstance(label, float) and label.is_integer():  # beside missing ones, pandas has no other
         return int(label)
     return label if isinstance(label, int) and not isinstance(label, bool) else None

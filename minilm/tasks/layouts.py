@@ -17,6 +17,7 @@ columns, and what was read and what was not is said once a run (`Layout.describe
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,78 +25,13 @@ from typing import Any, Literal
 
 from minilm.data.records.base import RecordError
 from minilm.errors import InputError, setting
+from minilm.tasks.column_names import MARKED_WORDS, TEXTS
 
 Record = Mapping[str, Any]
 Columns = Mapping[str, tuple[str, ...]]
 
-# --- the usual names ---
-
-# texts, in the order in which two of them are read
-TEXTS = (
-    *("question", "query", "question1", "q1", "question_title"),
-    *("title", "headline", "review_title", "parent_comment"),
-    *("sentence1", "sent1", "premise", "text1", "text_a", "sentence_a", "s1", "1_string", "anchor"),
-    "claim",
-    *("text", "sentence", "tweet", "review", "comment", "comment_text", "message", "sms", "input"),
-    *("utterance", "document", "abstract", "article", "paragraph", "passage", "context"),
-    *(
-        "content",
-        "description",
-        "body",
-        "review_body",
-        "review_text",
-        "question_content",
-        "question_body",
-    ),
-    *("answer", "best_answer", "response", "evidence", "summary"),
-    *("text_pair", "sentence2", "sent2", "hypothesis", "question2", "q2", "text2", "text_b"),
-    *("sentence_b", "s2", "2_string", "positive", "aspect", "aspect_term", "term"),
-)
-# columns that say which words of the texts are meant: what nothing here reads
-MARKED_WORDS = (("span1_text", "span2_text"), ("word", "start1", "start2"))
-CLASSES = (
-    *("labels", "class", "intent", "score", "target", "category", "gold_label", "label_name"),
-    *("coarse_label", "fine_label", "label_coarse", "label_fine", "sentiment", "emotion", "stars"),
-    *(
-        "rating",
-        "class_index",
-        "is_duplicate",
-        "quality",
-        "entailment_judgment",
-        "stance",
-        "answer",
-        "label_text",
-    ),
-)
-VALUES = (
-    *("score", "similarity", "similarity_score", "relatedness", "relatedness_score", "target"),
-    *("value", "rating", "stars", "labels"),
-)
-LABEL_SETS = ("label", "tags", "topics", "categories", "genres", "emotions", "classes", "intents")
-WORDS = ("words", "token", "word")
-# kinds of tags, the first one is meant
-TAGS = (
-    *("ner_tags", "ner", "ner_labels", "iob_tags", "slots", "slot_labels", "labels", "label"),
-    *("upos", "upos_tags", "pos", "pos_tags", "xpos", "chunk_tags"),
-)
-INTENTS = ("label", "intents", "intent_label", "class", "category")
-QUESTIONS = ("query",)
-CONTEXTS = ("passage", "paragraph", "article", "document", "text")
-# what comes before the choices, in the order in which it is read
-PROMPTS = (
-    *("article", "passage", "paragraph", "context", "ctx", "document", "story", "premise", "sent1"),
-    *("text", "sentence", "question", "query", "question_stem", "stem", "goal", "sent2"),
-)
-CHOICES = ("endings", "options", "candidates", "candidate_answers", "answers")
-RIGHT_CHOICE = (
-    *("answerkey", "answer_key", "answer", "correct_answer_id", "correct_answer_idx"),
-    *("correct_option", "answer_idx", "answer_index", "gold"),
-)
-ONE_CHOICE_A_COLUMN = re.compile(
-    r"(?:ending|choice|option|answer|sol|solution|alternative|candidate)_?([0-9]|[a-h])"
-)
-
 FLAGS = (0, 1, "0", "1", "0.0", "1.0")  # of a label that is given or not; also booleans
+SHOWN = 20  # columns that a message lists
 PAIR = "text_pair"  # the field of a second text
 # settings that name columns
 SETTINGS = ("text_column", "pair_column", "label_column")
@@ -184,13 +120,12 @@ class Layout:
             )
         return value
 
-    def describe(self) -> str:
-        """Which column is read as what, and which are not read."""
-        read = ", ".join(
-            f"{name} from {' + '.join(map(str, c))}" for name, c in self.columns.items()
+    def describe(self, names: Iterable[str] | None = None) -> str:
+        """Which column each of these fields is read from; None = of all fields."""
+        return ", ".join(
+            f"{name} from {' + '.join(map(str, self.columns[name]))}"
+            for name in (self.columns if names is None else names)
         )
-        left = f"; not read: {', '.join(map(str, self.others))}" if self.others else ""
-        return f"{read}{left}"
 
 
 def named(name: str) -> str:
@@ -212,6 +147,7 @@ class Layouts:
         fields: of the task.
         chosen: columns that the user named, by field.
         known: columns that training read, by field.
+        texts: how many texts training records had, 1 or 2 or both; () = not known.
         labelled: fields of labels are read too.
     """
 
@@ -222,12 +158,13 @@ class Layouts:
         *,
         chosen: Columns | None = None,
         known: Columns | None = None,
+        texts: Sequence[int] = (),
         labelled: bool,
     ) -> None:
         self._fields = [field for field in fields if labelled or not field.labelled]
         # so that what is a label is not a text, though it is not read
         self._labels = [field for field in fields if field.labelled]
-        self._chosen, self._known = chosen or {}, known or {}
+        self._chosen, self._known, self._texts_known = chosen or {}, known or {}, texts
         self._settings: dict[str, str] = {}
         for field in fields:
             self._settings[field.name] = field.setting
@@ -256,6 +193,13 @@ class Layouts:
         """Whether most records have a field."""
         layout = self.common()
         return layout is not None and name in layout.columns
+
+    def texts(self) -> tuple[int, ...]:
+        """How many texts records have: 1, 2, or both; () for a task without pairs."""
+        names = {"text", PAIR}
+        found = {len(names & set(layout.columns)) for _, layout in self._readable()}
+        paired = any(field.several == "pair" for field in self._fields)
+        return tuple(sorted(found - {0})) if paired else ()
 
     def several(self, name: str) -> tuple[str, ...]:
         """The columns that a field is together read from; () for one column or none."""
@@ -296,14 +240,33 @@ class Layouts:
         return max(readable, key=lambda pair: pair[0])[1] if readable else None
 
     def describe(self) -> list[str]:
-        """What was read as what, the layout of most records first."""
-        counted: dict[str, int] = {}
+        """What was read as what, from most records first, and which columns were not read."""
+        counted: Counter[str] = Counter()
+        others: dict[str, dict[str, None]] = {}  # in their order
         for count, layout in self._readable():
-            counted[layout.describe()] = counted.get(layout.describe(), 0) + count
-        if len(counted) <= 1:
-            return list(counted)
-        ordered = sorted(counted.items(), key=lambda pair: -pair[1])
-        return [f"{text} (of {count:,} records)" for text, count in ordered]
+            read = layout.describe()
+            counted[read] += count
+            others.setdefault(read, {}).update(dict.fromkeys(map(str, layout.others)))
+        return [
+            f"{read}{_not_read(list(others[read]))}"
+            + (f" (of {count:,} records)" if len(counted) > 1 else "")
+            for read, count in counted.most_common()
+        ]
+
+    def guesses(self, record: Record) -> str:
+        """Which fields of a record are read from a column that only its name speaks for.
+
+        Nobody named it, training did not read it, and its name is not ours; "" for none.
+
+        Raises:
+            RecordError: as for `of`.
+        """
+        layout = self.of(record)
+        return layout.describe(
+            name
+            for name, columns in layout.columns.items()
+            if columns not in ((name,), self._chosen.get(name), self._known.get(name))
+        )
 
     def _readable(self) -> list[tuple[int, Layout]]:
         """How many records have each layout."""
@@ -413,7 +376,10 @@ class Layouts:
         usable = [column for column in self._usable(field, columns) if column not in pair]
         if len(usable) + len(pair) > 2:
             raise self._unclear(field, usable)
-        return tuple(usable) + pair
+        texts = tuple(usable) + pair
+        if texts and self._texts_known and len(texts) not in self._texts_known:
+            raise self._as_in_training(field, texts, known)
+        return texts
 
     def _usable(self, field: Field, columns: Iterable[str]) -> list[str]:
         """Columns of the field's names and kind, in the order of its names."""
@@ -423,6 +389,21 @@ class Layouts:
         found = [column for column in columns if usual(column) in order]
         fitting = [column for column in found if _fits(self._samples.get(column), field.kind)]
         return sorted(fitting or found, key=lambda column: order[usual(column)])
+
+    def _as_in_training(
+        self, field: Field, columns: Sequence[str], known: Sequence[str]
+    ) -> RecordError:
+        names, before = (", ".join(map(repr, some)) for some in (columns, known))
+        if len(columns) == 2:
+            problem = f"{names} are two texts, and training read one, {before}."
+            advice = f"Say which it is ({named(field.setting)}), or call it {field.name!r}."
+        else:
+            problem = f"{names} is one text, and training read two, {before}."
+            advice = (
+                f"Say where the second one is ({named('pair_column')}), or call it {PAIR!r}; null "
+                "if there is none."
+            )
+        return RecordError(problem, advice, reason="not as many texts as in training")
 
     def _unclear(self, field: Field, columns: Sequence[str]) -> RecordError:
         names = ", ".join(map(repr, columns))
@@ -438,6 +419,13 @@ class Layouts:
             f"Say which field it is ({options}).",
             reason=f"no single {field.name}",
         )
+
+
+def _not_read(columns: Sequence[str]) -> str:
+    if not columns:
+        return ""
+    more = f" and {len(columns) - SHOWN:,} more" if len(columns) > SHOWN else ""
+    return f"; not read: {', '.join(columns[:SHOWN])}{more}"
 
 
 def _is_flag(value: Any) -> bool:

@@ -110,6 +110,10 @@ class Predictor:
             raise InputError("Multiple choice needs choices: use predict([{...}]).")
         elif pair is not None and self.task.name in ("tagging", "utterances"):
             raise InputError(f"{self.task.name} takes one text, not a pair.")
+        elif pair is None and self.task.texts == (2,):
+            raise InputError(
+                "The model was trained on pairs of texts: give the second one, too (pair=...)."
+            )
         else:
             record = {"text": text} if pair is None else {"text": text, "text_pair": pair}
         return self.predict([record])[0]

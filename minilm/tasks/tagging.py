@@ -27,8 +27,9 @@ from minilm.losses.elementary import IGNORED_LABEL
 from minilm.metrics.classification import accuracy, precision_recall_f1
 from minilm.metrics.entities import entities, entity_scores
 from minilm.tasks.balance import weights_of_classes
+from minilm.tasks.column_names import TAGS, TEXTS, WORDS
 from minilm.tasks.fields import checked, class_names, in_order, labels_in, list_of, text_of
-from minilm.tasks.layouts import TAGS, TEXTS, WORDS, Field, Layout, Layouts
+from minilm.tasks.layouts import Field, Layout, Layouts
 from minilm.tasks.task import Prediction, Sample, Scores, Task, TaskBatch, Term, softmax
 from minilm.tasks.windows import cut, max_context_window
 from minilm.tasks.words import word_spans

@@ -140,6 +140,7 @@ class Task(ABC, Generic[Example]):
         tune_thresholds: fine-tuning sets them to what is best for the dev records.
         chosen: columns that the user named, by field.
         known: columns that training read, by field.
+        texts: how many texts training records had, 1 or 2 or both; () = not known, or no pairs.
     """
 
     name: ClassVar[str]
@@ -158,6 +159,7 @@ class Task(ABC, Generic[Example]):
         self.numbers = {label: number for number, label in enumerate(self.labels)}
         self.chosen: Columns = {}  # columns that the user named, by field
         self.known: Columns = {}  # columns that training read
+        self.texts: tuple[int, ...] = ()
         self._notes: list[str] = []
 
     @classmethod
@@ -171,7 +173,12 @@ class Task(ABC, Generic[Example]):
     def layouts(self, records: Sequence[Mapping[str, Any]], *, labelled: bool) -> Layouts:
         """Which columns of these records are read as what."""
         return Layouts(
-            records, self.fields, chosen=self.chosen, known=self.known, labelled=labelled
+            records,
+            self.fields,
+            chosen=self.chosen,
+            known=self.known,
+            texts=self.texts,
+            labelled=labelled,
         )
 
     def name_columns(self, options: Mapping[str, Any]) -> Self:
@@ -189,7 +196,7 @@ class Task(ABC, Generic[Example]):
     def read_from(self, layouts: Layouts) -> Self:
         """This task, which knows what training read, for records to come."""
         if (common := layouts.common()) is not None:
-            self.known = common.columns
+            self.known, self.texts = common.columns, layouts.texts()
         return self
 
     def remember(self, settings: Mapping[str, Any]) -> Self:
@@ -205,6 +212,7 @@ class Task(ABC, Generic[Example]):
             str(name): tuple(map(str, columns))
             for name, columns in dict(settings.get("fields", {})).items()
         }
+        self.texts = tuple(map(int, settings.get("texts", ())))
         return self
 
     def note(self, *texts: str) -> None:
@@ -245,7 +253,8 @@ class Task(ABC, Generic[Example]):
     def settings(self) -> dict[str, Any]:
         """JSON values that `restore` needs beside the labels."""
         fields = {name: list(columns) for name, columns in self.known.items()}
-        return {"max_length": self.max_length, "fields": fields, **self.thresholds}
+        texts = {"texts": list(self.texts)} if self.texts else {}
+        return {"max_length": self.max_length, "fields": fields, **texts, **self.thresholds}
 
     @property
     def thresholds(self) -> dict[str, float]:

@@ -31,6 +31,7 @@ from minilm.metrics.classification import (
 from minilm.metrics.correlation import pearson, spearman
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.balance import weights_of_classes, weights_of_positives
+from minilm.tasks.column_names import CLASSES, LABEL_SETS, TEXTS, VALUES
 from minilm.tasks.fields import (
     checked,
     class_order,
@@ -41,18 +42,7 @@ from minilm.tasks.fields import (
     text_of,
     unknown_label,
 )
-from minilm.tasks.layouts import (
-    CLASSES,
-    FLAGS,
-    LABEL_SETS,
-    PAIR,
-    TEXTS,
-    VALUES,
-    Field,
-    Layout,
-    Layouts,
-    plain,
-)
+from minilm.tasks.layouts import FLAGS, PAIR, Field, Layout, Layouts, plain
 from minilm.tasks.long_texts import WINDOW_OPTIONS, LongTexts
 from minilm.tasks.scope import SCOPE_OPTIONS, set_scope, with_min_confidence
 from minilm.tasks.task import (
@@ -70,6 +60,7 @@ from minilm.tokenization.tokenizer import Tokenizer
 
 Target = TypeVar("Target")
 TEXT = Field("text", TEXTS, "text_column", several="pair", kind="text")
+NO_CLASS = ("-1", "-")  # what some data sets have where a label is missing
 SHOWN = 10  # classes for which a prediction lists the probability
 
 
@@ -228,6 +219,11 @@ class Classification(TextTask):
         task = cls(ordered, max_length).name_columns(options).read_from(layouts)
         task.long_texts = LongTexts.of(options)
         set_scope(task, options, labels)
+        if len(labels) > 2 and (mark := next((m for m in NO_CLASS if m in labels), None)):
+            task.note(
+                f"{mark!r} is learned as a class like any other; where it marks records without a "
+                "label, take them out"
+            )
         return task
 
     @classmethod
@@ -310,7 +306,7 @@ class MultiLabel(TextTask):
 
     A record has them under "labels": a list of names, perhaps empty; one string with bars,
     semicolons or commas between them; or zeros and ones, as many in all records, one for each
-    class. Or it has a column of zeros and ones for each label.
+    class. Or it has a column of zeros and ones for each label, perhaps for one alone.
 
     Options of `learn`: `threshold`, or `tune_thresholds` to find the one with the highest micro F1
     on the dev records.
@@ -347,7 +343,7 @@ class MultiLabel(TextTask):
             if len(columns) > 1:
                 options = {**options, "label_column": columns}
                 layouts = cls.layouts_to_learn(records, options)
-        columns = layouts.several("labels")
+        columns = layouts.several("labels") or _only_flags(records, layouts)
         width = None if columns else indicator_width(records, layouts)
         if columns:
             labels = list(columns)
@@ -377,7 +373,7 @@ class MultiLabel(TextTask):
 
     def label(self, layout: Layout, record: Mapping[str, Any]) -> tuple[Floats, tuple[str, ...]]:
         columns = layout.columns.get("labels", ())
-        if len(columns) > 1:
+        if len(columns) > 1 or columns == self.labels:
             names = [
                 column for column in columns if _flag(plain(record.get(column)), f"{column} of")
             ]
@@ -574,6 +570,23 @@ def _flag(value: Any, what: str) -> bool:
             f"{what} labels is {value!r:.60}, expected 0 or 1.", reason="no list of labels"
         )
     return value not in ("0", "0.0") and bool(value)
+
+
+def _only_flags(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> tuple[str, ...]:
+    """The one column of the labels, if it has nothing but zeros and ones; else ()."""
+    columns = set()
+    for record in records:
+        try:
+            layout = layouts.of(record)
+        except RecordError:
+            continue
+        value = layout.get(record, "labels")
+        if value is None:
+            continue
+        if isinstance(value, list | tuple) or value not in FLAGS:
+            return ()
+        columns.add(layout.columns["labels"])
+    return columns.pop() if len(columns) == 1 else ()
 
 
 def indicator_width(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> int | None:

@@ -20,8 +20,9 @@ from minilm.errors import DataError
 from minilm.files.arrays import Floats, Integers
 from minilm.losses.elementary import IGNORED_LABEL
 from minilm.tasks.balance import weights_of_classes
+from minilm.tasks.column_names import INTENTS, TAGS
 from minilm.tasks.fields import class_order, label_name, labels_in
-from minilm.tasks.layouts import INTENTS, TAGS, Field, Layout
+from minilm.tasks.layouts import Field, Layout
 from minilm.tasks.scope import SCOPE_OPTIONS, set_scope, with_min_confidence
 from minilm.tasks.tagging import Tagging, WordsExample, WordWindow, tags_in
 from minilm.tasks.task import Prediction, Sample, Scores, TaskBatch, Term, softmax
