@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 from collections.abc import Iterator
@@ -291,3 +292,42 @@ def test_device_threads_and_precision(
     assert dtypes == [torch.bfloat16]
     wrong = run(*command, "--device", "nonsense")
     assert (wrong.exit_code, "--device nonsense cannot be used here" in wrong.stderr) == (2, True)
+
+
+def test_predict_says_which_columns_it_guesses(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text("title,review,text,stars\nred,a thing,,5\n")
+    assert run("predict", "classes", path).stderr.startswith("error:")
+    path.write_text("title,review,stars\nred,a thing,5\nblue,a thing,1\n")
+    result = run("predict", "classes", path)
+    assert result.stderr == f"{path}, line 2: text from title, text_pair from review\n"
+    assert [row["line"] for row in objects(result.stdout)] == [2, 3]
+    for own in ("classes --text-column review", "classes --text-column title --pair-column review"):
+        assert run("predict", *own.split()[:1], path, *own.split()[1:]).stderr == ""
+    assert run("predict", "classes", "-", stdin="red\n").stderr == ""
+
+
+def test_predictions_for_parquet_say_which_row(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    path = tmp_path / "table.parquet"
+    days = pandas.to_datetime(["2020-01-01", "2020-01-02"])
+    pandas.DataFrame({"text": ["red", "blue"], "id": days}).to_parquet(path)
+    found = objects(done("predict", "classes", path))
+    assert [(row["row"], row["id"][:10]) for row in found] == [(1, "2020-01-01"), (2, "2020-01-02")]
+    path = tmp_path / "list.json"
+    path.write_text('[{"text": "red"}, {"text": "blue"}]')
+    assert [row["record"] for row in objects(done("predict", "classes", path))] == [1, 2]
+
+
+@pytest.mark.parametrize("command", [("predict", "classes"), ("classify", "classes", "-f")])
+def test_texts_compressed_by_bzip2(command: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt.BZ2"
+    path.write_bytes(bz2.compress(b"red\nblue\n"))
+    assert len(done(*command, path).splitlines()) == 2
+
+
+def test_notes_on_columns_do_not_pile_up(home: Path) -> None:
+    predictor = Predictor.from_pretrained(home / "classes")
+    rows = [{"text": "red", f"key{n}": n} for n in range(20)]
+    assert len(list(predictor.predict_each(rows))) == len(predictor.predict(rows)) == 20
+    assert predictor.task.take_notes() == []

@@ -329,3 +329,9 @@ def test_readers_need_nothing_but_python() -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_options_that_a_format_has_are_those_of_the_command(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,b\n")
+    with pytest.raises(InputError, match="it has: delimiter, header, quoting, escape, encoding."):
+        read_records(tmp_path / "a.csv", usual_delimiter=";")

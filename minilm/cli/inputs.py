@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from minilm.cli.record_options import read
 from minilm.data.records.base import RecordError, Records, Skips
 from minilm.data.records.json_lines import strict_json
-from minilm.data.records.lines import numbered_lines, read_text, suffix_of
+from minilm.data.records.lines import is_compressed, numbered_lines, read_text, suffix_of
 from minilm.errors import InputError
 from minilm.tasks.layouts import SETTINGS
 from minilm.tasks.prediction import Input
+
+if TYPE_CHECKING:
+    from minilm.tasks.task import Task
 
 STDIN = "standard input"
 RECORDS_ONLY = ("answering", "choice")  # tasks for which a text alone says too little
@@ -51,7 +55,7 @@ def text_lines(path: str, encoding: str | None = None) -> Iterator[str]:
     """The lines of a text file, or of standard input if it is "-"."""
     if path == "-":
         yield from read_lines(sys.stdin.buffer, STDIN)
-    elif encoding is None and Path(path).suffix not in (".gz", ".xz"):  # need not be held whole
+    elif encoding is None and not is_compressed(Path(path)):  # need not be held whole
         with open(path, "rb") as file:
             yield from read_lines(file, path)
     else:
@@ -165,7 +169,25 @@ def _of_file(path: Path, options: Mapping[str, Any]) -> list[Input]:
     ]
 
 
-def line_of(item: Input) -> int | None:
-    """The number of the line that an input is from; None if it is from no line."""
-    found = re.search(r", line (\d+)$", item.place)
-    return int(found[1]) if found else None
+def line_of(item: Input) -> dict[str, int]:
+    """Where an input is from: {"line": n}, or {"row": n} or {"record": n} where that is counted.
+
+    Empty for one that is known by its id, and for a text of the command line.
+    """
+    found = re.search(r", (line|row|record) (\d+)$", item.place)
+    return {found[1]: int(found[2])} if found else {}
+
+
+def saying_guesses(inputs: Iterable[Input], task: Task[Any]) -> Iterator[Input]:
+    """The same inputs; says which columns are read, where nothing but their names speaks for it."""
+    kinds, said = set(), {""}
+    for item in inputs:
+        record = item.record
+        if isinstance(record, Mapping) and (columns := frozenset(record)) not in kinds:
+            kinds.add(columns)
+            with suppress(RecordError):  # which is said in the record's place
+                guesses = task.layouts([record], labelled=False).guesses(record)
+                if guesses not in said:
+                    click.echo(f"{item.place}: {guesses}", err=True)
+                    said.add(guesses)
+        yield item

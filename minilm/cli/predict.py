@@ -51,10 +51,11 @@ def command(model: str, data: str, batch_size: int | None, **options: Any) -> No
     --format text) with one text a line; "-" is standard input: plain texts, one a line, or with
     --format jsonl JSON objects, one a line.
 
-    Output is one JSON object for each record, in the same order, with the "line" it is from and
-    the record's own "id" if it has one. A blank line, or a record that was skipped, has "error". At
-    a bad record the command stops after the predictions of those before it, unless --on-bad-record
-    is skip.
+    Output is one JSON object for each record, in the same order, with the "line" it is from (the
+    "row" of Parquet, the "record" of a JSON list) and the record's own "id" if it has one. A blank
+    line, or a record that was skipped, has "error". At a bad record the command stops after the
+    predictions of those before it, unless --on-bad-record is skip. Which columns are read is
+    printed where they are neither named nor those of training.
 
     \b
     Examples:
@@ -62,7 +63,8 @@ def command(model: str, data: str, batch_size: int | None, **options: Any) -> No
       minilm predict sentiment reviews.txt
       echo "What a film!" | minilm predict sentiment
     """
-    from minilm.cli.inputs import line_of, of_data
+    from minilm.cli.inputs import line_of, of_data, saying_guesses
+    from minilm.tasks.layouts import plain
     from minilm.tasks.prediction import Predictor
 
     predictor = Predictor.from_pretrained(model, **loading(options))
@@ -71,12 +73,17 @@ def command(model: str, data: str, batch_size: int | None, **options: Any) -> No
 
     def show(item: Input, prediction: dict[str, Any]) -> Iterable[str]:
         record = item.record if isinstance(item.record, Mapping) else {}
-        found = {"line": line_of(item), "id": record.get("id")}
-        known = {name: value for name, value in found.items() if value is not None}
-        yield json.dumps({**known, **prediction}, ensure_ascii=False)
+        name = plain(record.get("id"))
+        known = {} if name is None else {"id": name}
+        # an id from Parquet may be a time or bytes
+        line = {**line_of(item), **known, **prediction}
+        yield json.dumps(line, ensure_ascii=False, default=str)
 
     inputs = of_data(data, options, predictor.task.name)
-    write(predictor, inputs, show, policy=options["on_bad_record"], batch_size=batch_size)
+    total = len(inputs) if isinstance(inputs, Sized) else None
+    inputs = saying_guesses(inputs, predictor.task)
+    policy = options["on_bad_record"]
+    write(predictor, inputs, show, policy=policy, batch_size=batch_size, total=total)
 
 
 def write(
@@ -86,6 +93,7 @@ def write(
     *,
     policy: Policy = "raise",
     batch_size: int | None = None,
+    total: int | None = None,
 ) -> None:
     """Prints what `show` makes of every prediction, as soon as there are any.
 
@@ -95,12 +103,12 @@ def write(
         show: see `Show`.
         policy: what becomes of bad records.
         batch_size: the most inputs to read before something is printed; None = 1 on a terminal.
+        total: how many inputs there are, if that is known.
     """
     from tqdm.auto import tqdm
 
     if batch_size is None:
-        batch_size = CHUNK if isinstance(inputs, Sized) or not sys.stdin.isatty() else 1
-    total = len(inputs) if isinstance(inputs, Sized) else None
+        batch_size = CHUNK if total is not None or not sys.stdin.isatty() else 1
     skipped = blank = 0
     with tqdm(
         total=total, unit=" records", file=sys.stderr, disable=not is_watched(), delay=2
@@ -133,10 +141,9 @@ def _load(model: str, options: dict[str, Any], *tasks: str) -> Predictor:
 def _json(item: Input, prediction: Mapping[str, Any]) -> str:
     from minilm.cli.inputs import line_of
 
-    line, record = line_of(item), item.record
+    record = item.record
     text = record["text"] if isinstance(record, Mapping) else ""
-    where = {} if line is None else {"line": line}
-    return json.dumps({**where, "text": text, **prediction}, ensure_ascii=False)
+    return json.dumps({**line_of(item), "text": text, **prediction}, ensure_ascii=False)
 
 
 @click.command()

@@ -145,7 +145,9 @@ class Predictor:
         for chunk in _chunks(records):
             if not isinstance(records, Records):  # whose reader has counted them
                 skips.total += len(chunk)
-            yield from cuts.count(self._decode(self.task.examples(chunk, skips, labelled=False)))
+            examples = self.task.examples(chunk, skips, labelled=False)
+            self.task.take_notes()  # which are for whoever trains or evaluates
+            yield from cuts.count(self._decode(examples))
         cuts.warn()
 
     def predict_each(
@@ -217,7 +219,9 @@ class Predictor:
             raise DataError(f"{item.place}: {item.record}")
         source, _, place = item.place.rpartition(", ")
         one = Records([item.record], [place], source or "input")  # type: ignore[list-item]
-        return list(self.task.examples(one, Skips(), labelled=False))
+        examples = list(self.task.examples(one, Skips(), labelled=False))
+        self.task.take_notes()  # which are for whoever trains or evaluates
+        return examples
 
     def evaluate(
         self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None

@@ -89,7 +89,8 @@ class Tagging(Task[WordsExample]):
     such as parts of speech, numbers, or types without letters, are scored word by word.
 
     A record has "tokens" and "tags", or, for predictions, a "text", which is split into words and
-    signs of punctuation. A word whose tag is -100, None or empty has none; among tags of entities
+    signs of punctuation (`minilm.tasks.words`; give "tokens" where words have no blanks between
+    them, as in Thai). A word whose tag is -100, None or empty has none; among tags of entities
     that is what "X" and "[PAD]" mean too.
     """
 

@@ -28,7 +28,9 @@ def word_spans(text: str) -> list[tuple[int, int]]:
 
     A combining mark, a joiner, a soft hyphen or another character that cannot be seen belongs to
     the word that it stands in or behind, so a text has the same words whether its letters and marks
-    are composed (NFC) or not (NFD). Before a word such characters belong to nothing.
+    are composed (NFC) or not (NFD). Before a word such characters belong to nothing. In scripts
+    without blanks between words, such as Thai, Lao, Khmer and kana, a run of letters is one word
+    here: only a dictionary could cut it.
 
     Example:
         >>> [text[start:end] for start, end in word_spans(text := "Don't, हिन्दी!")]

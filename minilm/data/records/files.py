@@ -91,11 +91,7 @@ def read_records(
         reader = _READERS[format]
     else:
         raise InputError(f"no format {format!r:.80}; {_known()}.")
-    known = [
-        name
-        for name in inspect.signature(reader).parameters
-        if name not in ("path", "task", "skips")
-    ]
+    known = [name for name in inspect.signature(reader).parameters if name not in _INTERNAL]
     unknown = [name for name in options if name not in known]
     if unknown:
         name = unknown[0]

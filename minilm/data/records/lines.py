@@ -39,6 +39,11 @@ _MARKS = {
 }
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether `read_text` unpacks a file, by its name."""
+    return path.suffix.lower() in _DECOMPRESS
+
+
 def suffix_of(path: Path) -> str:
     """The suffix that tells the format: ".csv" of both a.csv and A.CSV.GZ."""
     name = Path(path.name.lower())

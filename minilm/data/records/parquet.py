@@ -61,6 +61,8 @@ def _label_names(schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
     features = json.loads(stored).get("info", {}).get("features", {})
     found = {}
     for column, feature in features.items():
+        if isinstance(feature, list) and len(feature) == 1:  # of older versions
+            feature = feature[0]
         inner = feature.get("feature", feature) if isinstance(feature, Mapping) else feature
         if isinstance(inner, Mapping) and inner.get("_type") == "ClassLabel":
             found[column] = _names(inner["names"])
