@@ -119,6 +119,18 @@ def test_the_problem_is_guessed_as_transformers_does(
     torch.testing.assert_close(sequence_loss(logits, labels), expected, check_dtype=False)
 
 
+@pytest.mark.parametrize("wrong", [-100.0, 1.5, -0.1, torch.nan])
+def test_several_labels_are_numbers_from_0_to_1(wrong: float) -> None:
+    model = tiny("BertForSequenceClassification", num_labels=3)
+    ids = torch.tensor([[5, 6, 7], [6, 7, 8]])
+    for right in (torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.0]]), torch.ones(2, 3).bool()):
+        assert model(ids, labels=right).loss.isfinite()
+    labels = torch.zeros(2, 3)
+    labels[1, 2] = wrong
+    with pytest.raises(InputError, match=r"expected numbers in \[0, 1\], one for each label"):
+        model(ids, labels=labels)
+
+
 def test_an_unknown_problem_is_refused() -> None:
     with pytest.raises(InputError, match="problem_type is 'multi': expected one of regression, si"):
         sequence_loss(logits_of(4, 3), torch.rand(4, 3), "multi")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from minilm.files.progress import is_watched
+from minilm.tasks import prediction
+from task_data import save_start
 
 
 class Stream(io.StringIO):
@@ -32,3 +35,16 @@ def test_who_watches(terminal: bool, shell: str, monkeypatch: pytest.MonkeyPatch
         module.get_ipython = lambda: found  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "IPython", module)
     assert is_watched() == (terminal or shell == "notebook")
+
+
+def test_an_evaluation_shows_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save_start(tmp_path / "model", head="ForSequenceClassification", num_labels=3)
+    predictor = prediction.Predictor.from_pretrained(path)
+    records = [{"text": text, "label": "LABEL_1"} for text in ("the red thing", "a thing")]
+    monkeypatch.setattr(prediction, "DELAY", 0)
+    silent = predictor.evaluate(records)
+    assert capsys.readouterr().err == ""
+    assert predictor.evaluate(records, progress=True) == silent
+    assert "100%" in capsys.readouterr().err

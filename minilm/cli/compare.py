@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from minilm.checkpoints.hub import SHIPPED
+from minilm.cli.model_options import threads_option
 
 count = click.IntRange(min=1)
 
@@ -47,7 +48,7 @@ count = click.IntRange(min=1)
     type=count,
     help="Number of timing rounds; the median is reported.",
 )
-@click.option("--threads", type=count, help="Number of CPU threads. Default: torch's choice.")
+@threads_option()
 @click.option(
     "--no-memory",
     is_flag=True,
@@ -71,7 +72,7 @@ def command(
     as_markdown: bool,
     html: Path | None,
 ) -> None:
-    """Compare checkpoints: parameters, files, memory, speed, and what they get right.
+    """Compare checkpoints on the CPU: parameters, files, memory, speed, what they get right.
 
     That is masked words, for models with a head for them, and the answers to a task, for models
     that were fine-tuned for it.

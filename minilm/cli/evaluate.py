@@ -13,6 +13,7 @@ from minilm.cli.model_options import loading, model_options, set_thresholds, thr
 from minilm.cli.record_options import read, record_options
 from minilm.data.records.base import Skips
 from minilm.files.json_file import without_nan
+from minilm.files.progress import is_watched
 
 # tasks with a confusion matrix: what the names of its scores begin with
 CONFUSED = {"classification": "", "utterances": "intent_"}
@@ -59,11 +60,12 @@ def command(
         raise click.UsageError(f"--confusion: {predictor.task.name} has no confusion matrix.")
     records = read(data, options, skips)
     if tune_thresholds:
-        predictor.tune(records, skips=Skips(options["on_bad_record"]))
+        skipped = Skips(options["on_bad_record"])
+        predictor.tune(records, skips=skipped, progress=is_watched())
         predictor.save_thresholds(model)
         for name, value in predictor.task.thresholds.items():
             click.echo(f"{name} {value:.4f}, stored with {model}", err=True)
-    scores = predictor.evaluate(records, skips=skips)
+    scores = predictor.evaluate(records, skips=skips, progress=is_watched())
     for note in predictor.task.take_notes():
         click.echo(note, err=True)
     if skips.count or skips.repaired:

@@ -44,11 +44,7 @@ def model_options() -> Option[Any]:
                 "--device",
                 help="Device to run the model on, such as cpu or cuda. Default: the CPU.",
             ),
-            click.option(
-                "--threads",
-                type=click.IntRange(min=1),
-                help="Number of CPU threads. Default: torch's choice.",
-            ),
+            threads_option(),
             click.option(
                 "--precision",
                 "--dtype",
@@ -59,6 +55,15 @@ def model_options() -> Option[Any]:
                 help="Number format of the model's weights; auto = as stored.",
             ),
         ]
+    )
+
+
+def threads_option() -> Option[Any]:
+    """--threads alone, of commands that run on the CPU in a precision of their own."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Number of CPU threads. Default: torch's choice.",
     )
 
 

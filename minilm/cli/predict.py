@@ -13,7 +13,7 @@ from minilm.cli.model_options import loading, model_options, set_thresholds, thr
 from minilm.cli.record_options import record_options
 from minilm.data.records.base import Policy
 from minilm.errors import InputError
-from minilm.files.progress import is_watched
+from minilm.files.progress import DELAY, is_watched
 
 if TYPE_CHECKING:
     from minilm.tasks.prediction import Input, Predictor
@@ -111,7 +111,7 @@ def write(
         batch_size = CHUNK if total is not None or not sys.stdin.isatty() else 1
     skipped = blank = 0
     with tqdm(
-        total=total, unit=" records", file=sys.stderr, disable=not is_watched(), delay=2
+        total=total, unit=" records", file=sys.stderr, disable=not is_watched(), delay=DELAY
     ) as bar:
         for item, prediction in predictor.predict_inputs(inputs, policy, chunk=batch_size):
             blank += item.record is None

@@ -6,7 +6,9 @@ import json
 import math
 
 import click
+import torch
 
+from minilm.cli.model_options import threads_option
 from minilm.parity import verify
 from minilm.parity.reference_values import verify_as
 
@@ -36,6 +38,7 @@ from minilm.parity.reference_values import verify_as
     "the published digits allow.",
 )
 @click.option("--seed", default=0, show_default=True, help="Random seed of the inputs.")
+@threads_option()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every comparison.")
 @click.pass_context
 def command(
@@ -45,13 +48,14 @@ def command(
     class_name: str | None,
     tolerance: float | None,
     seed: int,
+    threads: int | None,
     as_json: bool,
 ) -> None:
     """Compare MODEL with transformers, module by module, on the same weights.
 
     Both libraries load the files of MODEL. Every layer, the pooler and every head that is stored
-    are compared in float64 and float32, with ragged masks of every kind, as padded and packed
-    calls. Prints the largest |difference| of each module and the first module that diverges.
+    are compared on the CPU in float64 and float32, with ragged masks of every kind, as padded and
+    packed calls. Prints the largest |difference| of each module and the first module that diverges.
 
     Exit code: 0 = equal within the tolerances, 1 = different, 2 = cannot be compared.
 
@@ -62,10 +66,12 @@ def command(
     """
     if tolerance is not None and math.isnan(tolerance):
         raise click.UsageError("--tolerance is not a number.")
+    if threads is not None:
+        torch.set_num_threads(threads)
     if name is None:
         report = verify(model, class_name=class_name, tolerance=tolerance, seed=seed, progress=True)
     elif class_name is None:
-        report = verify_as(model, name, tolerance=tolerance)
+        report = verify_as(model, name, tolerance=tolerance, progress=True)
     else:
         raise click.UsageError(
             "--class cannot be combined with --as: published values name their class."

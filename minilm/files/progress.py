@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+DELAY = 2.0  # seconds before a progress bar appears
+
 
 def is_watched() -> bool:
     """Whether a progress bar has a reader: stderr is a terminal, or this runs in a notebook."""

@@ -225,6 +225,22 @@ def check_labels(name: str, labels: Tensor, classes: int, shape: tuple[int, ...]
         )
 
 
+def check_shares(name: str, labels: Tensor) -> None:
+    """Raise InputError unless all labels are numbers in [0, 1].
+
+    Only on the CPU: elsewhere the values are not looked at, for which all of the device's work
+    would have to be waited for.
+    """
+    if labels.device.type != "cpu" or kernels.recording(labels):
+        return
+    bad = ~((labels >= 0) & (labels <= 1))  # NaN too
+    if bool(bad.any()):
+        raise InputError(
+            f"{name} contains {labels[bad][0].item()}: expected numbers in [0, 1], one for each "
+            "label; there is no mark for labels that are not known, such as -100."
+        )
+
+
 def _not_one(input_ids: object, inputs_embeds: object) -> InputError:
     if (input_ids is None) == (inputs_embeds is None):
         return InputError("Give exactly one of input_ids and inputs_embeds.")

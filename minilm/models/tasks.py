@@ -19,7 +19,7 @@ from minilm.config import EncoderConfig
 from minilm.errors import InputError
 from minilm.losses.heads import problem_type, sequence_loss, span_loss, token_loss
 from minilm.models.encoder import EncoderModel, EncoderOptions
-from minilm.models.inputs import check_labels, pack_labels
+from minilm.models.inputs import check_labels, check_shares, pack_labels
 from minilm.models.pretrained import PretrainedModel
 from minilm.outputs import EncoderOutput, HeadOutput, ModelOutput, QuestionAnsweringOutput
 
@@ -224,13 +224,17 @@ class ForSequenceClassification(TaskModel):
         """Classify each sequence.
 
         Args:
-            labels: (B,) int64 classes; (B, C) numbers for regression or several labels, (B,)
-                where C is 1.
+            labels: (B,) int64 classes; (B, C) numbers for regression or, in [0, 1], for several
+                labels; (B,) where C is 1.
             others: as in `EncoderModel.forward`.
 
         Returns:
             logits (B, C); loss, the mean over sequences, by `config.problem_type` or, if that is
             None, by the kind of labels (see `sequence_loss`).
+
+        Raises:
+            InputError: labels that do not fit. Whether several labels are in [0, 1] is looked at on
+                the CPU alone: on other devices the call would have to wait for the values.
         """
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoded: EncoderOutput = self.encoder(*tokens, reads="first", **options)
@@ -240,7 +244,9 @@ class ForSequenceClassification(TaskModel):
             kind = problem_type(self.config.problem_type, logits, labels)
             if kind == "single_label_classification":
                 check_labels("labels", labels, self.config.num_labels, (logits.shape[0],))
-            loss = {"loss": sequence_loss(logits, labels, kind)}
+            loss = {"loss": sequence_loss(logits, labels, kind)}  # which looks at the shape
+            if kind == "multi_label_classification":
+                check_shares("labels", labels)
         rest = encoded.records() if len(encoded) > 1 else {}
         output = HeadOutput(**loss, logits=logits, **rest)
         return output if return_dict is not False else output.to_tuple()

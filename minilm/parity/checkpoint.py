@@ -17,14 +17,13 @@ from minilm.checkpoints.names import ARCHITECTURES, architecture_of
 from minilm.checkpoints.weights import open_weights
 from minilm.config import EncoderConfig
 from minilm.errors import CheckpointError, DependencyError, InputError
+from minilm.files.progress import DELAY
 from minilm.loader import CLASSES, STEMS, missing_tensors, stored_heads
 from minilm.models.pretrained import PretrainedModel
 from minilm.parity.comparison import Tolerances, compare_rows
 from minilm.parity.inputs import MASKS, ragged_inputs
 from minilm.parity.observation import Observation, run_reference
 from minilm.parity.report import ParityReport
-
-DELAY = 2.0  # seconds before a progress bar appears
 
 
 def reference_model(directory: Path, class_name: str, dtype: torch.dtype) -> Any:

@@ -24,9 +24,11 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from minilm.checkpoints.hub import resolve
 from minilm.errors import CheckpointError, InputError
+from minilm.files.progress import DELAY
 from minilm.loader import CLASSES, missing_tensors
 from minilm.parity import ParityReport, Row, max_difference, stored_classes
 
@@ -559,7 +561,11 @@ REFERENCES: Mapping[str, tuple[Case, ...]] = {
 
 
 def verify_as(
-    path: str | os.PathLike[str], name: str, *, tolerance: float | None = None
+    path: str | os.PathLike[str],
+    name: str,
+    *,
+    tolerance: float | None = None,
+    progress: bool = False,
 ) -> ParityReport:
     """Compare a checkpoint's outputs with what others published about it.
 
@@ -567,6 +573,7 @@ def verify_as(
         path: a checkpoint directory, or a hub name.
         name: a key of `REFERENCES`; "owner/name" means the same as "name".
         tolerance: the largest |difference| allowed, instead of each case's own.
+        progress: show a progress bar on stderr if it takes longer than two seconds.
 
     Returns:
         The report, one row a case; `report.passed` is the verdict.
@@ -588,7 +595,8 @@ def verify_as(
     sources = ", ".join(dict.fromkeys(case.source for case in cases))
     report = ParityReport(str(directory), f"published values of {key} ({sources})")
     stored = stored_classes(directory)[0].config_class.model_type
-    for model_name, of_model in groupby(cases, lambda case: case.model):
+    watched = tqdm(cases, delay=DELAY, desc="verify", disable=None if progress else True)
+    for model_name, of_model in groupby(watched, lambda case: case.model):
         cls = CLASSES[model_name]
         if stored != cls.config_class.model_type:
             raise CheckpointError(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from minilm.checkpoints.hub import resolve
 from minilm.data.records.base import Policy, RecordError, Records, Skips
@@ -21,6 +22,7 @@ from minilm.files.arrays import Floats
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
 from minilm.files.json_file import json_bytes, read_json
+from minilm.files.progress import DELAY
 from minilm.loader import check_vocabulary, load_finetuned
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.batches import batches
@@ -224,9 +226,18 @@ class Predictor:
         return examples
 
     def evaluate(
-        self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None
+        self,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        skips: Skips | None = None,
+        progress: bool = False,
     ) -> Scores:
         """Scores on records whose answers are known.
+
+        Args:
+            records: as the task has them, with labels.
+            skips: what becomes of bad records; None = they are errors.
+            progress: show a progress bar on stderr if it takes longer than two seconds.
 
         Returns:
             What the task measures, "examples", how many there were, "truncated", how many of them
@@ -241,7 +252,7 @@ class Predictor:
         examples = self.task.examples(records, skips, labelled=True)
         if not examples:
             raise InputError(f"There is nothing to evaluate on. {skips.summary()}")
-        predictions = self._decode(examples)
+        predictions = self._decode(examples, progress)
         scores = self.task.scores(examples, predictions)
         truncated = sum("truncated" in prediction for prediction in predictions)
         unknown = self.task.unknown(examples).total()
@@ -252,8 +263,17 @@ class Predictor:
             **({"unknown_labels": unknown} if unknown else {}),
         }
 
-    def tune(self, records: Sequence[Mapping[str, Any]], *, skips: Skips | None = None) -> None:
+    def tune(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        *,
+        skips: Skips | None = None,
+        progress: bool = False,
+    ) -> None:
         """Sets the task's thresholds to what is best for records whose answers are known.
+
+        Args:
+            records, skips, progress: as for `evaluate`.
 
         Raises:
             InputError: the task has no threshold, or no record is usable.
@@ -269,7 +289,7 @@ class Predictor:
             raise InputError(f"There is nothing to tune thresholds on. {skips.summary()}")
         samples = self.task.samples(examples, self.tokenizer)
         likeliest = self.task.without_thresholds()
-        found = likeliest.decode(examples, samples, self.outputs(samples))
+        found = likeliest.decode(examples, samples, self.outputs(samples, progress))
         self.task = self.task.tune(examples, found)
 
     def save_thresholds(self, directory: str | os.PathLike[str]) -> None:
@@ -289,23 +309,27 @@ class Predictor:
         replace_files({path: lambda file: file.write_bytes(content)})
 
     @torch.inference_mode()
-    def _decode(self, examples: Sequence[Any]) -> list[Prediction]:
+    def _decode(self, examples: Sequence[Any], progress: bool = False) -> list[Prediction]:
         samples = self.task.samples(examples, self.tokenizer)
-        predictions = self.task.decode(examples, samples, self.outputs(samples))
+        predictions = self.task.decode(examples, samples, self.outputs(samples, progress))
         for sample in samples:
             if self.task.is_truncated(sample):
                 predictions[sample.example]["truncated"] = True
         return predictions
 
     @torch.inference_mode()
-    def outputs(self, samples: Sequence[Sample]) -> list[Floats]:
+    def outputs(self, samples: Sequence[Sample], progress: bool = False) -> list[Floats]:
         """What the model gives for samples, in their order."""
         results: list[Floats] = [np.zeros(0, np.float32)] * len(samples)
-        for batch in batches(self.task, samples, TOKENS_PER_BATCH):
-            moved = batch.to(self.model.device)
-            logits = self.task.logits(self.model, moved)
-            for number, output in zip(batch.samples, self.task.outputs(logits, moved), strict=True):
-                results[number] = output
+        tokens = sum(sample.tokens for sample in samples)
+        with tqdm(total=tokens, unit=" tokens", delay=DELAY, disable=not progress) as bar:
+            for batch in batches(self.task, samples, TOKENS_PER_BATCH):
+                moved = batch.to(self.model.device)
+                logits = self.task.logits(self.model, moved)
+                outputs = self.task.outputs(logits, moved)
+                for number, output in zip(batch.samples, outputs, strict=True):
+                    results[number] = output
+                bar.update(batch.tokens)
         return results
 
 
