@@ -439,6 +439,15 @@ def test_choices_that_are_numbers_are_chosen_by_their_texts() -> None:
     assert [e.label for e in task.examples(floats, Skips(), labelled=True)] == [2, 1, 3]
 
 
+def test_a_column_for_each_choice_may_be_named() -> None:
+    row = {"question": "q", "A": "x", "B": "y", "C": "z", "answer": "C"}
+    with pytest.raises(DataError, match="pair_column"):
+        MultipleChoice.learn([row], 8, {}).examples([row], Skips(), labelled=True)
+    task = MultipleChoice.learn([row], 8, {"pair_column": "A, B, C"})
+    (example,) = task.examples([row], Skips(), labelled=True)
+    assert (example.choices, example.label) == (("x", "y", "z"), 2)
+
+
 @pytest.mark.parametrize("mark", [-1, "-"])
 def test_a_class_that_may_mean_none_is_said(mark: int | str) -> None:
     rows = [{"text": "x", "label": label} for label in ("a", "b", mark)]

@@ -13,7 +13,7 @@ from minilm.errors import DataError
 from minilm.metrics.entities import entity_scores
 from minilm.tasks.catalogue import TASKS
 from minilm.tasks.prediction import Predictor
-from minilm.tasks.tagging import WordWindow
+from minilm.tasks.tagging import Tagging, WordWindow
 from minilm.tasks.task import Sample
 from task_data import quick, save_start
 
@@ -177,3 +177,17 @@ def test_checkpoints_from_elsewhere_in_other_schemes(labels: str) -> None:
     ]
     found = made.scores([example], [prediction])
     assert (found["f1"], found["token_accuracy"]) == (1, 1)
+
+
+@pytest.mark.parametrize("other", ["X", "[CLS]", "misc"])
+@pytest.mark.parametrize("tags", [("O", "B-PER", "I-PER"), ("O", "B-PER", "E-PER", "S-PER")])
+def test_outputs_of_other_heads_that_are_no_tags(tags: tuple[str, ...], other: str) -> None:
+    task = Tagging([*tags, other], 16)
+    record = {"tokens": ["a", "b", "c"], "tags": ["B-PER", "O", "O"]}
+    examples = task.examples([record], Skips(), labelled=True)
+    output = np.full((5, len(task.labels)), -5.0, np.float32)
+    output[[1, 2, 3], [1, len(tags), 0]] = 5
+    where = WordWindow(np.arange(3), np.arange(1, 4), True)
+    (found,) = task.decode(examples, [Sample(0, (), None, where)], [output])
+    assert [(e["text"], e["type"]) for e in found["entities"]] == [("a", "PER")]
+    assert task.scores(examples, [found])["f1"] == 1

@@ -34,7 +34,7 @@ def record_options() -> Option[Any]:
             click.option(
                 "--pair-column",
                 help="Column with the second text of a pair (context, choices). Default: found "
-                "by its name.",
+                "by its name. choice: perhaps a column for each, with commas between them.",
             ),
             click.option(
                 "--label-column",

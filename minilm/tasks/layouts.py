@@ -463,8 +463,8 @@ def chosen_columns(fields: Sequence[Field], options: Mapping[str, Any], task: st
 
     Args:
         fields: of the task.
-        options: of a run; `SETTINGS` among them name columns, "label_column" perhaps several with
-            commas between them.
+        options: of a run; `SETTINGS` among them name columns, "label_column" of several labels and
+            "pair_column" of choices perhaps several with commas between them.
         task: for messages.
 
     Raises:
@@ -481,7 +481,7 @@ def chosen_columns(fields: Sequence[Field], options: Mapping[str, Any], task: st
         if not names:
             raise InputError(f"{named(name)}: {task} has no such field.")
         chosen = tuple(column) if isinstance(column, list | tuple) else (str(column),)
-        if names == ["labels"]:
+        if names in (["labels"], ["choices"]):
             chosen = tuple(part.strip() for column in chosen for part in column.split(","))
         found |= dict.fromkeys(names, chosen)
     return found

@@ -109,8 +109,12 @@ class Tagging(Task[WordsExample]):
         tags = [label for label in self.labels if self._is_tag(label)]
         self.has_entities = are_entities(tags)
         self.tags = tuple(map(canonical, tags)) if self.has_entities and _all_read(tags) else tags
-        # a checkpoint from elsewhere; what is learned here is IOB2
-        self.marks_ends = self.has_entities and any(tag[:1] in ("E", "S") for tag in self.tags)
+        # A checkpoint from elsewhere may mark ends, or have outputs that are no tags, such as
+        # "[CLS]", which are outside of entities. What is learned here is IOB2.
+        self.entity_tags = {tag: _tag_or_outside(tag) for tag in self.tags}
+        self.marks_ends = self.has_entities and any(
+            tag[:1] in ("E", "S") for tag in self.entity_tags.values()
+        )
         self.tag_numbers = {tag: number for number, tag in enumerate(self.tags)}
         if not self.has_entities and self.metric == "f1":
             self.metric = "token_accuracy"
@@ -258,7 +262,7 @@ class Tagging(Task[WordsExample]):
                 sure[sample.example][word] = row.max()
         tags = [self._filled(found) for found in tags]
         if self.marks_ends:
-            tags = [to_iob2(found, "BIOES") for found in tags]
+            tags = [to_iob2([self.entity_tags[tag] for tag in found], "BIOES") for found in tags]
         return [self._prediction(*found) for found in zip(examples, tags, sure, strict=True)]
 
     def _filled(self, tags: Sequence[str]) -> list[str]:
@@ -295,7 +299,7 @@ class Tagging(Task[WordsExample]):
                     "end": end,
                     "confidence": float(sure[entity.start : entity.end].min()),
                 }
-                for entity in entities(tags)
+                for entity in entities([self.entity_tags.get(tag, tag) for tag in tags])
                 for start, end in [
                     (example.spans[entity.start][0], example.spans[entity.end - 1][1])
                 ]
@@ -323,6 +327,7 @@ class Tagging(Task[WordsExample]):
                 "macro_f1": precision_recall_f1(right, guessed, len(names), "macro").f1,
                 "classes": {name: asdict(part) for name, part in zip(names, each, strict=True)},
             }
+        found = [[self.entity_tags.get(tag, tag) for tag in tags] for tags in found]
         entity = entity_scores(gold, found)
         return {
             "f1": entity.micro.f1,
@@ -438,6 +443,13 @@ def _all_read(tags: Sequence[str]) -> bool:
         return len(set(map(canonical, tags))) == len(tags)
     except InputError:
         return False
+
+
+def _tag_or_outside(tag: str) -> str:
+    try:
+        return canonical(tag)
+    except InputError:
+        return OUTSIDE
 
 
 def _are_numbers(tags: Sequence[str]) -> bool:
