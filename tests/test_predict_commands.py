@@ -214,9 +214,9 @@ def test_many_texts_go_through_the_model_together(
     sizes: list[int] = []
     outputs = Predictor.outputs
 
-    def counting(self: Predictor, samples: Any) -> Any:
+    def counting(self: Predictor, samples: Any, progress: bool) -> Any:
         sizes.append(len(samples))
-        return outputs(self, samples)
+        return outputs(self, samples, progress)
 
     monkeypatch.setattr(Predictor, "outputs", counting)
     (tmp_path / "many.txt").write_text("the red thing\n" * 200)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from minilm.errors import DataError, DependencyError, by_place, setting
+from minilm.errors import DataError, by_place, setting
+from minilm.files.pyarrow_library import pyarrow_for
 
 EncodingErrors: TypeAlias = Literal["strict", "replace", "ignore"]
 Record: TypeAlias = Mapping[str, Any]
@@ -116,13 +117,7 @@ def parquet_records(
         DataError: it is no Parquet file, is damaged, or has no such column of strings.
         DependencyError: pyarrow is not installed.
     """
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as problem:
-        raise DependencyError(
-            f"{path}: to read Parquet files, install pyarrow: pip install 'minilm[parquet]'."
-        ) from problem
+    arrow, parquet = pyarrow_for(path)
     done = 0
     try:
         with parquet.ParquetFile(path) as file, path.open("rb") as raw:

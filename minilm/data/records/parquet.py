@@ -1,4 +1,7 @@
-"""Parquet, as pandas, `datasets` and the hub write it, through pyarrow."""
+"""Labelled data in Parquet, as pandas, `datasets` and the hub write it; read whole.
+
+Corpora, of which one column is read a few rows at a time, are in minilm/data/text_records.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minilm.data.records.base import Record, Records, Skips, collect
-from minilm.errors import DataError, DependencyError
+from minilm.errors import DataError
+from minilm.files.pyarrow_library import pyarrow_for
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,19 +32,13 @@ def read_parquet(path: str | Path, *, skips: Skips | None = None) -> Records:
         DataError: the file cannot be read or has no rows.
         DependencyError: pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as problem:
-        raise DependencyError(
-            "Parquet files are read with pyarrow: pip install 'minilm[parquet]'."
-        ) from problem
     path = Path(path)
+    arrow, parquet = pyarrow_for(path)
     try:
-        table = pq.ParquetFile(path).read()
+        table = parquet.ParquetFile(path).read()
     except FileNotFoundError as problem:
         raise DataError(f"{path} does not exist.") from problem
-    except (OSError, pa.ArrowException) as problem:
+    except (OSError, arrow.ArrowException) as problem:
         raise DataError(f"{path} is damaged, or no Parquet: {problem}.") from problem
     rows: list[Record] = table.to_pylist()
     index = [name for name in table.column_names if name.startswith("__index_level_")]
