@@ -274,6 +274,8 @@ def _dry_run(
     prepared: Any, output: Path, seeds: int, options: Mapping[str, Any], processes: Processes
 ) -> None:
     run, loop, _ = prepared
+    if processes.first:
+        click.echo("measuring an evaluation, a few steps and a snapshot", err=True)
     measured = run.dry_run(loop, processes, output)
     # at the end the scores of the chosen weights are computed
     found = plan(run, measured, evaluations_at_the_end=int(bool(run.held_out)))

@@ -53,9 +53,9 @@ def _count(value: int | None) -> str:
 def command(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
     """Draw the curves of training RUNS into one picture, and print their last and best figures.
 
-    RUNS are the output directories of `minilm pretrain` and `minilm distill`, going on or finished.
-    Loss and its terms are drawn as logged (faint) and smoothed, beside the held-out scores. Needs
-    the extra `plots`.
+    RUNS are the output directories of `minilm pretrain`, `distill` and `finetune`, going on or
+    finished. Loss and its terms are drawn as logged (faint) and smoothed, beside the held-out
+    scores. Needs the extra `plots`.
 
     \b
     Example:

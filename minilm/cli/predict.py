@@ -44,7 +44,8 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one 
 @model_options()
 @threshold_options()
 @BATCH
-def command(model: str, data: str, batch_size: int | None, **options: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, hidden=True)  # the output is JSON in any case
+def command(model: str, data: str, batch_size: int | None, as_json: bool, **options: Any) -> None:
     """Predict with MODEL, a fine-tuned checkpoint, for every record of DATA.
 
     DATA is a file as `minilm finetune` takes it, labels not needed, or a text file (.txt, or

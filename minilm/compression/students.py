@@ -75,7 +75,8 @@ def init_student(
     if not isinstance(source, BertModel):
         raise InputError(
             f"teacher is a {type(teacher).__name__}: expected a BERT, such as BertForMaskedLM, "
-            "BertForPreTraining or BertModel."
+            "BertForPreTraining or BertModel. Layers of other models cannot start a DistilBERT; in "
+            "fine-tuning, name the student's own model instead of layers."
         )
     source_head = getattr(teacher, "masked_lm_head", None)
     if masked_lm and source_head is None:

@@ -50,8 +50,14 @@ def copy_companions(source: Path, destination: Path) -> None:
 
 
 def check_directory(directory: Path) -> None:
-    """Raises CheckpointError for anything but an existing directory."""
+    """Raises CheckpointError for anything but a directory, or for one of several seeds."""
     if directory.is_dir():
+        seeds = sorted(path.parent.name for path in directory.glob(f"seed-*/{CONFIG}"))
+        if seeds and not (directory / CONFIG).exists():
+            raise CheckpointError(
+                f"{directory} holds {len(seeds)} models, one for each seed: {', '.join(seeds)}. "
+                f"Name one of them: {directory / seeds[0]}"
+            )
         return
     if directory.exists():
         raise CheckpointError(

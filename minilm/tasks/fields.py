@@ -11,7 +11,7 @@ from typing import Any
 
 from minilm.data.records.base import RecordError, Records, Skips, where
 from minilm.data.records.frames import Rows
-from minilm.errors import DataError
+from minilm.errors import DataError, by_place
 from minilm.losses.elementary import IGNORED_LABEL
 from minilm.tasks.layouts import Layout, Layouts, named
 
@@ -181,6 +181,12 @@ def number_of(value: Any) -> float:
     if not math.isfinite(number) or isinstance(value, bool):
         raise RecordError(
             f"The target is {value!r:.60}, expected a finite number.",
+            by_place(
+                python="Classes are learned by the task 'classification'.",
+                command="Classes are learned by --task classification.",
+            )
+            if isinstance(value, str)
+            else "",
             reason="target is not a number",
         )
     return number

@@ -33,6 +33,8 @@ Columns = Mapping[str, tuple[str, ...]]
 FLAGS = (0, 1, "0", "1", "0.0", "1.0")  # of a label that is given or not; also booleans
 SHOWN = 20  # columns that a message lists
 PAIR = "text_pair"  # the field of a second text
+# a number, a long name, or one of six words or more
+_LOOKS_LIKE_DATA = re.compile(r"^-?[\d.]+$|.{60}|(?:\S+\s+){5}\S", re.DOTALL)
 # settings that name columns
 SETTINGS = ("text_column", "pair_column", "label_column")
 
@@ -111,11 +113,28 @@ class Layout:
             RecordError: it is not.
         """
         value = self.get(record, name)
-        if value is None:
-            has = ", ".join(map(repr, record)) or "nothing"
+        if value is None and (columns := self.columns.get(name)):
+            where = " + ".join(map(shown, columns))
             raise RecordError(
-                f"There is no {name!r}; the record has {has}.",
-                _advice(name, self.settings[name]),
+                f"{name!r} is missing: {where} holds nothing here (null).",
+                "Fill it in, remove the record or skip it.",
+                reason=f"no {name}",
+            )
+        if value is None:
+            has = ", ".join(map(shown, record)) or "nothing"
+            before = list(self.settings)[: list(self.settings).index(name)]
+            # those that the next message would be about are named with it
+            missing = [name] + [
+                other
+                for other in before
+                if other not in self.columns
+                and other != PAIR
+                and self.settings[other] in SETTINGS
+                and self.settings[name] in SETTINGS
+            ]
+            raise RecordError(
+                f"There is no {' and no '.join(map(repr, missing))}; the record has {has}.",
+                _advice(missing, self.settings) + _header_advice(record),
                 reason=f"no {name}",
             )
         return value
@@ -133,10 +152,29 @@ def named(name: str) -> str:
     return setting(name) if name in SETTINGS else name
 
 
-def _advice(name: str, option: str) -> str:
-    if option in SETTINGS:
-        return f"Say which field it is ({named(option)})."
-    return f"Give the field that holds it the name {name!r}."
+def shown(column: object, *, most: int = 40) -> str:
+    """The name of a column in quotes, cut where it is long."""
+    text = str(column)
+    return repr(text if len(text) <= most else f"{text[: most - 3]}...")
+
+
+def _advice(names: Sequence[str], settings: Mapping[str, str]) -> str:
+    options = [settings[name] for name in names]
+    if options[0] not in SETTINGS:
+        return f"Give the field that holds it the name {names[0]!r}."
+    if len(options) == 1:
+        return f"Say which field it is ({named(options[0])})."
+    return f"Say which fields they are ({', '.join(map(named, options))})."
+
+
+def _header_advice(columns: Iterable[object]) -> str:
+    """What to do where the names of columns look like data: a number, or a whole sentence."""
+    names = list(map(str, columns))
+    numbered = names == [str(number) for number in range(1, len(names) + 1)]
+    if numbered or not any(map(_LOOKS_LIKE_DATA.search, names)):
+        return ""
+    option = setting("header", False, option="--no-header")
+    return f" If the first line is data, say so ({option}): the columns are then called 1, 2, ..."
 
 
 class Layouts:

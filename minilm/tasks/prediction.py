@@ -106,6 +106,12 @@ class Predictor:
             InputError: the task needs more than texts, or takes no pair.
             DataError: a text is empty.
         """
+        if not isinstance(text, str):
+            raise InputError(
+                f"A {type(text).__name__} is not a text. Many texts: "
+                'predict([{"text": text} for text in texts]); records of a data frame or data set: '
+                "predict(records)."
+            )
         if self.task.name == "answering":
             record = {"question": text, "context": pair}
         elif self.task.name == "choice":

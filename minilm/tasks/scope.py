@@ -34,16 +34,22 @@ def set_scope(task: Scoped, options: Mapping[str, Any], labels: Collection[str])
     """
     name = options.get("out_of_scope")
     if name is not None and name not in labels:
+        some = ", ".join(map(str, list(labels)[:8])) + (", ..." if len(labels) > 8 else "")
         raise DataError(
-            f"{argument('out_of_scope')} is {name!r}, but no training record has this label."
+            f"{argument('out_of_scope')} is {name!r}, but no training record has this label. They "
+            f"have {some}."
         )
     task.out_of_scope = name
     task.set_thresholds(options)
     task.tune_thresholds = bool(options.get("tune_thresholds"))
     if name is None and (task.min_confidence or task.tune_thresholds):
+        given = (
+            setting("min_confidence") if task.min_confidence else setting("tune_thresholds", True)
+        )
         raise InputError(
-            f"{argument('min_confidence')} decides which predictions are out of scope: name the "
-            f"label of those, too ({setting('out_of_scope')})."
+            f"{given} is about a smallest confidence, below which a text belongs to none of the "
+            f"classes. Say which label such texts have ({setting('out_of_scope')}), or leave "
+            f"it out."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minilm.data.records.base import RecordError, Skips
-from minilm.errors import DataError
+from minilm.errors import DataError, by_place
 from minilm.files.arrays import Doubles, Flags, Floats, Integers
 from minilm.losses.elementary import IGNORED_LABEL
 from minilm.losses.soft_targets import Kind
@@ -61,6 +62,7 @@ from minilm.tokenization.tokenizer import Tokenizer
 Target = TypeVar("Target")
 TEXT = Field("text", TEXTS, "text_column", several="pair", kind="text")
 NO_CLASS = ("-1", "-")  # what some data sets have where a label is missing
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
 SHOWN = 10  # classes for which a prediction lists the probability
 
 
@@ -217,6 +219,8 @@ class Classification(TextTask):
         labels = labels_in(records, layouts, _class_of, field="label")
         ordered = class_order(labels, records, layouts, "label")
         task = cls(ordered, max_length).name_columns(options).read_from(layouts)
+        if numbers := _as_measured(ordered):
+            task.note(numbers)
         task.long_texts = LongTexts.of(options)
         set_scope(task, options, labels)
         if len(labels) > 2 and (mark := next((m for m in NO_CLASS if m in labels), None)):
@@ -435,6 +439,20 @@ class MultiLabel(TextTask):
             np.array(found), np.stack([example.label for example in examples]).astype(np.int64)
         )
         return tuned
+
+
+def _as_measured(labels: Sequence[str]) -> str:
+    """A remark where classes are numbers with decimals, as of a similarity; else ""."""
+    if len(labels) < 3 or not all(map(_NUMBER.fullmatch, labels)):
+        return ""
+    if all(float(label).is_integer() for label in labels):
+        return ""
+    some = ", ".join(labels[:4])
+    task = by_place(python="the task 'regression'", command="--task regression")
+    return (
+        f"the labels are numbers ({some}, ...), of which each becomes one of {len(labels)} classes "
+        f"without any order; {task} predicts the number itself"
+    )
 
 
 class Regression(TextTask):

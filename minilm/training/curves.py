@@ -180,6 +180,9 @@ def _find_log(run: Path) -> Path:
             return path
     if not run.exists():
         raise DataError(f"{run} does not exist. Give the directory of a run.")
+    if runs := sorted(path.parents[1] for path in run.glob(f"*/{LOG}")):
+        some = ", ".join(map(str, runs[:4]))
+        raise DataError(f"{run} is not a training run, but holds {len(runs)}. Name them: {some}.")
     raise DataError(f"{run} is not a training run: {run / LOG} does not exist.")
 
 
