@@ -196,6 +196,7 @@ def test_finetune_with_every_option(tmp_path: Path) -> None:
     assert description["balance"] == stored["data"]["balance"] == "weights"
     fields = {"label": ["label"], "text": ["text"]}
     wanted = {"fields": fields, "max_length": 30, "out_of_scope": "red", "min_confidence": 0.0}
+    wanted |= {"texts": [1]}
     assert description["settings"] == wanted
 
 
@@ -283,7 +284,7 @@ def test_columns_by_name_and_by_number(tmp_path: Path) -> None:
     assert json.loads(scores.stdout)["accuracy"] == sum(right) / 24
     refused(
         run("evaluate", "colours", tmp_path / "a.tsv", "--text-column", "Review"),
-        "a.tsv, line 2: there is no field 'Review' for text; it has 'stars', 'id', 'review'.",
+        "a.tsv, line 2: There is no field 'Review' for text; it has 'stars', 'id', 'review'.",
     )
     refused(run("evaluate", "colours", tmp_path / "a.tsv"), "a.tsv, line 2: There is no 'text'",
             "--text-column")  # fmt: skip
@@ -409,7 +410,7 @@ def test_evaluate_prints_a_table_and_the_confusion() -> None:
     assert [line.split()[0] for line in lines[at + 1 :]] == ["blue", "green", "red"]
     counts = [int(cell) for line in lines[at + 1 :] for cell in line.split()[1:]]
     assert (len(counts), sum(counts)) == (9, 24)
-    assert result.stderr == ""
+    assert result.stderr == "text from text, label from label\n"
     found = json.loads(done(run("evaluate", "tags", "dev.conll", "--json")).stdout)
     assert found["f1"] > 0.8
     assert set(found["classes"]) == {"COL", "LOC"}
@@ -509,7 +510,7 @@ def test_predict_leaves_out_bad_records(tmp_path: Path) -> None:
         "a.jsonl, line 2: text is empty. Remove the record or skip it."
     )
     assert '3 records skipped: see "error" in the output' in result.stderr
-    lines = '{"text": "the red thing"}\n{"id": 1, "context": "a"}\n'
+    lines = '{"text": "the red thing"}\n{"id": 1, "colour": "a"}\n'
     result = done(
         run("predict", "colours", "--format", "jsonl", "--on-bad-record", "skip", stdin=lines)
     )

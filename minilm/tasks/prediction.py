@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from minilm.checkpoints.hub import resolve
 from minilm.data.records.base import Policy, RecordError, Records, Skips
 from minilm.data.records.frames import as_records
-from minilm.errors import CheckpointError, DataError, InputError
+from minilm.errors import CheckpointError, DataError, InputError, setting
 from minilm.files.arrays import Floats
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
