@@ -120,7 +120,8 @@ class Predictor:
             raise InputError(f"{self.task.name} takes one text, not a pair.")
         elif pair is None and self.task.texts == (2,):
             raise InputError(
-                "The model was trained on pairs of texts: give the second one, too (pair=...)."
+                "The model was trained on pairs of texts: give the second one, too "
+                f"({setting('pair')})."
             )
         else:
             record = {"text": text} if pair is None else {"text": text, "text_pair": pair}
