@@ -66,7 +66,7 @@ def test_classes_given_to_regression_are_sent_to_classification():
 
 def test_out_of_scope_names_the_labels_there_are():
     records = [{"text": "a", "label": "oos"}, {"text": "b", "label": "pay"}]
-    with pytest.raises(MinilmError, match='out_of_scope="OOS".*They have .*oos'):
+    with pytest.raises(MinilmError, match="out_of_scope.*OOS.*They have .*oos"):
         learn("classification", records, out_of_scope="OOS")
     with pytest.raises(MinilmError, match="tune_thresholds=True .*out_of_scope="):
         learn("classification", records, tune_thresholds=True)
