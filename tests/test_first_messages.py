@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import minilm
+from minilm.cli.finetune import command
 from minilm.data.records.base import Skips
 from minilm.data.records.files import read_records
 from minilm.errors import MinilmError
@@ -98,3 +100,20 @@ def test_many_texts_given_as_one_are_told_the_way():
     for texts in (["a", "b"], None, {"text": "a"}):
         with pytest.raises(MinilmError, match=r"predict\("):
             predictor(texts)
+
+
+def test_options_without_effect_are_remarked_on(tmp_path: Path):
+    given = ["--task", "classification", "--model", "x", "--output", str(tmp_path / "out")]
+    given += ["--train", str(tmp_path / "nowhere.tsv")]  # ends before anything is read
+
+    def remarks(*more):
+        result = CliRunner().invoke(command, [*given, *more])
+        assert result.exit_code != 0
+        return result.stderr
+
+    found = remarks("--decay", "0.5", "--temperature", "3")
+    assert "--decay does nothing without --schedule wsd" in found
+    assert "--temperature does nothing without --teacher" in found
+    assert "does nothing" not in remarks()
+    assert "does nothing" not in remarks("--decay", "0.5", "--schedule", "wsd")
+    assert "does nothing" not in remarks("--temperature", "3", "--teacher", "t")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from minilm.cli.model_options import threshold_options
 from minilm.cli.options import LAYERS, given_fields, options_of, together
@@ -202,6 +203,8 @@ def command(
         raise click.UsageError("Give --model or --layers, not both.")
     if layers is not None and teacher is None:
         raise click.UsageError("--layers are those of a --teacher.")
+    for remark in _without_effect({**options, "teacher": teacher}):
+        click.echo(remark, err=True)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     if not options["gradient_checkpointing"]:
@@ -268,6 +271,25 @@ def command(
             scores = [run.scores for run in runs]
             summary = mean_and_deviation(scores) if seeds and dev_records is not None else scores[0]
             _print(output, runs, summary, as_json)
+
+
+def _without_effect(options: Mapping[str, Any]) -> list[str]:
+    """Remarks on options that were given and do nothing without another one."""
+    context = click.get_current_context()
+    needs = {
+        "decay": ("--schedule wsd", options["schedule"] == "wsd"),
+        "power": ("--schedule polynomial", options["schedule"] == "polynomial"),
+        "temperature": ("--teacher", options["teacher"] is not None),
+        "soft_weight": ("--teacher", options["teacher"] is not None),
+        "label_weight": ("--teacher", options["teacher"] is not None),
+    }
+    return [
+        f"{parameter.opts[0]} does nothing without {needs[parameter.name][0]}"
+        for parameter in context.command.params
+        if parameter.name in needs
+        and not needs[parameter.name][1]
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
 
 
 def _dry_run(

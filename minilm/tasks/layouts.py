@@ -386,7 +386,7 @@ class Layouts:
             return ()
         raise RecordError(
             f"There is no field {missing[0]!r} for {name}; it has "
-            f"{', '.join(map(repr, self.columns)) or 'nothing'}.",
+            f"{', '.join(map(shown, self.columns)) or 'nothing'}.",
             reason=f"no {missing[0]}",
         )
 
