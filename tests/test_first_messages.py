@@ -78,7 +78,9 @@ def test_out_of_scope_names_the_labels_there_are():
 
 def test_a_field_that_holds_nothing_is_not_called_a_missing_column():
     records = [{"sentence": "a", "label": "x"}, {"sentence": None, "label": "y"}]
-    with pytest.raises(MinilmError, match="'text' is missing: 'sentence' holds nothing") as raised:
+    with pytest.raises(
+        MinilmError, match="There is no 'text' here: 'sentence' holds nothing"
+    ) as raised:
         learn("classification", records)
     assert "text_column" not in str(raised.value)
 

@@ -108,7 +108,7 @@ def test_data_frames(start: Path, tmp_path: Path) -> None:
     predictor = Predictor.from_pretrained(out)
     assert len(predictor.predict(frame)) == 4
     assert predictor.evaluate(frame[:3])["examples"] == 3
-    with pytest.raises(DataError, match="record 3: 'label' is missing"):
+    with pytest.raises(DataError, match="record 3: There is no 'label'"):
         predictor.evaluate(frame)
     with pytest.raises(InputError, match="train is one column of a data frame"):
         quick("classification", start, frame["text"], tmp_path / "none")

@@ -116,7 +116,7 @@ class Layout:
         if value is None and (columns := self.columns.get(name)):
             where = " + ".join(map(shown, columns))
             raise RecordError(
-                f"{name!r} is missing: {where} holds nothing here (null).",
+                f"There is no {name!r} here: {where} holds nothing (null).",
                 "Fill it in, remove the record or skip it.",
                 reason=f"no {name}",
             )
