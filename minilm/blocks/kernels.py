@@ -128,7 +128,8 @@ def attend(
         if query.device.type != "cpu":
             ragged = _varlen if dropout == 0.0 and _takes_varlen(query) else _padded_inside
             return ragged(query, key, value, layout, dropout), None
-        if _prefers_formula(query, layout.lengths[-1], dropout):
+        trained = torch.is_grad_enabled() or dropout > 0
+        if trained and _prefers_formula(query, layout.lengths[-1], dropout):
             return _in_blocks(query, key, value, layout, dropout), None
 
     contexts = []
@@ -136,7 +137,7 @@ def attend(
     sizes = list(map(math.prod, layout.groups.items()))
     _, heads, size = query.shape
     parts = map(Tensor.split_with_sizes, (query, key, value), repeat(sizes))
-    places = _places(query, layout, dropout, sizes)
+    places = _places(query, layout, dropout, sizes) if dropout > 0 else repeat(None, len(sizes))
     for (length, count), q, k, v, place in zip(layout.groups.items(), *parts, places, strict=True):
         q = q.view(count, length, heads, size).transpose(1, 2)  # (count, A, length, D)
         k = k.view(count, length, heads, size).transpose(1, 2)

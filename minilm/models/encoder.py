@@ -59,7 +59,7 @@ class LayerRun:
         first_only = self.applied == self.last
         if 0 < self.last < self.applied:
             raise InputError("run_layers applies more layers than virtual_layers lists.")
-        apply = numbered(layer)
+        apply = numbered(layer) if layer.training else layer
         if self.checkpointing:
             hidden = checkpoint(
                 apply, hidden, self.layout, first_only, self.probs, use_reentrant=False

@@ -16,9 +16,9 @@ from minilm.errors import TrainingError
 from minilm.training.distributed import Processes
 from minilm.training.learner import Learner, TrainingBatch, TrainingData
 from minilm.training.saving import copied
-from minilm.training.settings import TrainingSettings
+from minilm.training.settings import TrainingSettings, is_due
 from minilm.training.snapshots import Snapshot, write_snapshot
-from minilm.training.steps import is_due, prepared_steps
+from minilm.training.steps import prepared_steps
 from minilm.training.updates import Updater
 
 LEAST_SECONDS = 2.0  # steps are measured for so long,

@@ -13,8 +13,7 @@ from typing import Any
 from minilm.errors import TrainingError
 from minilm.files.atomic import replace_files
 from minilm.training.observers import Observer
-from minilm.training.settings import TrainingSettings
-from minilm.training.steps import is_due
+from minilm.training.settings import TrainingSettings, is_due
 
 LOG = Path("run", "log.jsonl")  # in the directory of a run
 

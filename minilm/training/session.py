@@ -19,10 +19,10 @@ from minilm.training.log import LOG, Log
 from minilm.training.observers import Observer, Observers
 from minilm.training.progress import Progress
 from minilm.training.saving import Saver, copied
-from minilm.training.settings import TrainingSettings
+from minilm.training.settings import TrainingSettings, is_due
 from minilm.training.signals import StopRequest
 from minilm.training.snapshots import Snapshot
-from minilm.training.steps import DataPosition, is_due, prepared_steps
+from minilm.training.steps import DataPosition, prepared_steps
 from minilm.training.updates import Outcome, Updater
 
 

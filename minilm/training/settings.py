@@ -162,3 +162,14 @@ def _check_number(name: str, value: float, *, below: float) -> None:
 def _check_share(name: str, value: float) -> None:
     if not isinstance(value, (int, float)) or not 0 < value <= 1:
         raise TrainingError(f"{name} is {value!r}: expected a number above 0 and at most 1.")
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether something that is done `every` so many steps, and at the end, is done after `step`.
+
+    Args:
+        step: updates done.
+        every: 0 = at the end only.
+        last: updates of the whole run.
+    """
+    return step == last or (every > 0 and step % every == 0)

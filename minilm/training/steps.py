@@ -61,17 +61,6 @@ def prepared_steps(
                 future.cancel()
 
 
-def is_due(step: int, every: int, last: int) -> bool:
-    """Whether something that is done `every` so many steps, and at the end, is done after `step`.
-
-    Args:
-        step: updates done.
-        every: 0 = at the end only.
-        last: updates of the whole run.
-    """
-    return step == last or (every > 0 and step % every == 0)
-
-
 def _positions(
     data: TrainingData, start: DataPosition
 ) -> Iterator[tuple[DataPosition, int, Integers]]:

@@ -9,8 +9,7 @@ from typing import Any
 
 from minilm.errors import DependencyError
 from minilm.training.observers import Observer
-from minilm.training.settings import TrainingSettings
-from minilm.training.steps import is_due
+from minilm.training.settings import TrainingSettings, is_due
 
 EVENTS = Path("run", "tensorboard")  # in the directory of a run
 _PLACES = ("step", "epoch", "tokens", "seconds", "skipped")  # where a row is, not how well it does
