@@ -349,7 +349,7 @@ def test_bytes_of_another_encoding(tmp_path: Path) -> None:
     mixed = "\n".join(lines[:4]).encode() + b"\n" + "\n".join(lines[4:]).encode("latin-1")
     (tmp_path / "a.tsv").write_bytes(mixed)
     refused(finetune("classification", tmp_path / "a.tsv", tmp_path / "a"),
-            "a.tsv, line 5: byte 3 (0xe9) is not UTF-8", 'encoding="latin-1"')  # fmt: skip
+            "a.tsv, line 5: byte 3 (0xe9) is not UTF-8", "--encoding latin-1")  # fmt: skip
     (tmp_path / "b.tsv").write_bytes("\n".join(lines).encode("latin-1"))
     result = done(run("predict", "colours", tmp_path / "b.tsv", "--encoding", "latin-1"))
     assert len(objects(result.stdout)) == 8

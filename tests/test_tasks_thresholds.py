@@ -84,7 +84,7 @@ def test_old_models_have_the_old_thresholds() -> None:
 def test_a_confidence_needs_a_class_that_is_out_of_scope() -> None:
     rows = colour_texts(8)
     for option in ({"min_confidence": 0.5}, {"tune_thresholds": True}):
-        with pytest.raises(minilm.InputError, match="name the label of those, too"):
+        with pytest.raises(minilm.InputError, match="Say which label such texts have"):
             Classification.learn(rows, 8, option)
     task = Classification.learn(rows, 8, {"out_of_scope": "red", "min_confidence": 0.5})
     assert task.min_confidence == 0.5

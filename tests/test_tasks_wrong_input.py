@@ -47,7 +47,7 @@ def chosen(choices: Any, label: Any = 0, prompt: Any = "the thing") -> Record:
 UNREADABLE: list[tuple[str, Record, str, str]] = [
     ("classification", {"text": "", "label": "red"}, "text is empty. Remove", "empty text"),
     ("classification", {"text": " \t\u00a0\n", "label": "red"}, "text is empty", "empty text"),
-    ("classification", {"text": None, "label": "red"}, "the record has 'text', 'label'", "no text"),
+    ("classification", {"text": None, "label": "red"}, "'text' holds nothing (null)", "no text"),
     ("classification", {"label": "red"}, "Say which field it is (text_column=...)", "no text"),
     ("classification", {}, "There is no 'text'; the record has nothing", "no text"),
     ("classification", {"text": 5, "label": "red"}, "text is a int (5)", "text is not a string"),
@@ -155,7 +155,7 @@ UNLABELLED: list[tuple[str, Record, str, str]] = [
      "no proper label"),
     ("classification", {"text": "a", "label": "-100"}, "The label is -100", "no proper label"),
     ("choice", chosen(["a", "b"], True), "The label is True", "no proper label"),
-    ("choice", chosen(["a", "b"], 1.0), "The label is 1.0", "no proper label"),
+    ("choice", chosen(["a", "b"], 1.5), "The label is 1.5", "no proper label"),
     ("choice", chosen(["a", "b"], None), "The label is None", "no proper label"),
 ]  # fmt: skip
 # a label that training did not have, and how often it stands in the record

@@ -113,7 +113,8 @@ class Layout:
             RecordError: it is not.
         """
         value = self.get(record, name)
-        if value is None and (columns := self.columns.get(name)):
+        columns = [column for column in self.columns.get(name, ()) if column in record]
+        if value is None and columns:
             where = " + ".join(map(shown, columns))
             raise RecordError(
                 f"There is no {name!r} here: {where} holds nothing (null).",
