@@ -11,8 +11,9 @@ import pytest
 from minilm.data.records.base import RecordError, Skips
 from minilm.recipes.hold_out import split_off
 from minilm.tasks.fields import list_of
+from minilm.tasks.multi_label import MultiLabel
 from minilm.tasks.tagging import Tagging
-from minilm.tasks.texts import Classification, MultiLabel
+from minilm.tasks.texts import Classification
 
 WORDS = ["it's", 'say "x"', "B-PER", ", ", "[", "..."]
 

@@ -14,7 +14,8 @@ from minilm.data.records.base import Skips
 from minilm.errors import DataError
 from minilm.tasks.catalogue import TASKS
 from minilm.tasks.choices import MultipleChoice
-from minilm.tasks.texts import Classification, MultiLabel
+from minilm.tasks.multi_label import MultiLabel
+from minilm.tasks.texts import Classification
 
 Row = dict[str, Any]
 

@@ -15,8 +15,9 @@ from sklearn.metrics import f1_score
 import minilm
 from minilm.data.records.base import Skips
 from minilm.tasks.answering import QuestionAnswering
+from minilm.tasks.multi_label import MultiLabel
 from minilm.tasks.task import Task
-from minilm.tasks.texts import Classification, MultiLabel
+from minilm.tasks.texts import Classification
 from minilm.tasks.thresholds import best_f1_threshold, best_threshold
 from minilm.tasks.utterances import Utterances
 from task_data import colour_sets, colour_texts, quick, save_start

@@ -16,7 +16,7 @@ from minilm.learners.tasks import numbers_of
 from minilm.tasks.catalogue import task_class
 from minilm.tasks.fields import list_of
 from minilm.tasks.layouts import Layouts, plain
-from minilm.tasks.texts import indicator_width
+from minilm.tasks.multi_label import indicator_width
 
 Record = Mapping[str, Any]
 # the field with a record's one class, or with its several classes

@@ -12,9 +12,10 @@ from minilm.loader import find_class
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.answering import QuestionAnswering
 from minilm.tasks.choices import MultipleChoice
+from minilm.tasks.multi_label import MultiLabel
 from minilm.tasks.tagging import Tagging
 from minilm.tasks.task import Task
-from minilm.tasks.texts import Classification, MultiLabel, Regression
+from minilm.tasks.texts import Classification, Regression
 from minilm.tasks.utterances import INTENT, Utterances
 
 TASKS: dict[str, type[Task[Any]]] = {
