@@ -151,9 +151,9 @@ def distance(output: Path, other: Path) -> float:
 
 def disturbed(
     command: Sequence[str], output: Path, seconds: float, draw: random.Random, worlds: Sequence[int]
-) -> tuple[int, int]:
-    """Starts a command again and again until it ends by itself; kills, and changes of the number
-    of processes."""
+) -> tuple[int, int, float]:
+    """Starts a command again and again until it ends by itself; kills, changes of the number of
+    processes, and the seconds of an undisturbed run, as far as they are known now."""
     kills, changes, before = 0, 0, None
     while True:
         world = draw.choice(worlds)
@@ -162,11 +162,13 @@ def disturbed(
         workers = ["--workers", str(draw.choice((0, 1, 2)))]
         process = start([*command, "--output", str(output), *workers], world)
         limit = PATIENCE if kills >= 12 else draw.uniform(0, seconds * 1.1)
+        began = time.monotonic()
         status = wait_for(process, limit)
         if status is None and limit < PATIENCE:
             kills += 1
         elif status == 0:
-            return kills, changes
+            taken = time.monotonic() - began
+            return kills, changes, min(seconds, taken) if kills == 0 else seconds
         else:
             raise SystemExit(f"{' '.join(command)} ended with {status} after {kills} kills")
 
@@ -191,7 +193,9 @@ def check(kills: int, changes: int, seed: int) -> dict[str, Any]:
             kind = draw.choice(sorted(commands))
             output = directory / "disturbed"
             worlds = (1,) if killing else (1, 2)
-            dealt, changed = disturbed(commands[kind], output, seconds[kind], draw, worlds)
+            dealt, changed, seconds[kind] = disturbed(
+                commands[kind], output, seconds[kind], draw, worlds
+            )
             if killing:
                 report["kills"] += dealt
                 report["runs"] += 1

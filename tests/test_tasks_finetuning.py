@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import minilm
 from minilm.data.records.base import Records, Skips
 from minilm.errors import CheckpointError, InputError, TrainingError
-from minilm.learners.tasks import TaskLearner, freeze
+from minilm.learners.tasks import freeze
 from minilm.recipes.finetuning import (
     Finetuned,
     FinetuningSettings,
@@ -27,6 +27,7 @@ from minilm.recipes.finetuning import (
 )
 from minilm.tasks.prediction import CHUNK, Predictor
 from minilm.tasks.task import Scores
+from minilm.training.updates import Updater
 from task_data import (
     ARCHITECTURES,
     RECORDS,
@@ -323,15 +324,15 @@ def test_a_stopped_run_goes_on(
     arguments: dict[str, Any] = {"dev": tagged_words(10, seed=9), "epochs": 3}
     train = tagged_words(40)
     whole = quick("tagging", start, train, tmp_path / "whole", **arguments)
-    evaluate, calls = TaskLearner.evaluate, []
+    evaluate, calls = Updater.evaluate, []
 
-    def stopping(self: TaskLearner, batches: Iterator[Any]) -> dict[str, float]:
+    def stopping(self: Updater, *arguments: Any) -> dict[str, float] | None:
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(self, batches)
+        return evaluate(self, *arguments)
 
-    monkeypatch.setattr(TaskLearner, "evaluate", stopping)
+    monkeypatch.setattr(Updater, "evaluate", stopping)
     stopped = quick("tagging", start, train, tmp_path / "out", **arguments)
     assert (stopped.finished, stopped.exit_code, stopped.scores) == (False, 143, {})
     assert stopped.steps < 15

@@ -244,7 +244,7 @@ def test_tags_of_every_scheme_are_read_as_iob2() -> None:
     assert example.tags == ("B-X", "I-X", "B-X", "O")
     numbers: list[Record] = [
         {"tokens": ["a", "b"], "ner_tags": [1, 0]},
-        {"words": ["c"], "tags": ["10"]},
+        {"words": ["c"], "ner_tags": ["10"]},
     ]
     plain = Tagging.learn(numbers, 16, {})
     assert set(plain.labels) == {"0", "1", "10"}
@@ -253,7 +253,8 @@ def test_tags_of_every_scheme_are_read_as_iob2() -> None:
         plain.examples(numbers, Skips(), labelled=True),
         [{"tags": ["1", "1"]}, {"tags": ["10"]}],
     )
-    assert found == pytest.approx({"f1": 2 / 3, "token_accuracy": 2 / 3})
+    assert found["token_accuracy"] == pytest.approx(2 / 3)
+    assert "f1" not in found
 
 
 def test_an_utterance_has_its_intent_in_its_first_window_only(
@@ -262,7 +263,7 @@ def test_an_utterance_has_its_intent_in_its_first_window_only(
     words = ["the", "red", "thing", "is", "in", "paris", "here"]
     records = [
         {"tokens": words, "tags": ["O", "B-X", *["O"] * 5], "intent": "tell"},
-        {"tokens": ["is", "it"], "tags": ["O", "O"], "label": "ask"},
+        {"tokens": ["is", "it"], "tags": ["O", "O"], "intent": "ask"},
     ]
     task = Utterances.learn(records, 6, {})
     assert task.labels == ("O", "B-X", "I-X", "intent=ask", "intent=tell")

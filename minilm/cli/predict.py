@@ -44,7 +44,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one 
 @model_options()
 @threshold_options()
 @BATCH
-@click.option("--json", "as_json", is_flag=True, hidden=True)  # the output is JSON in any case
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as this command always does.")
 def command(model: str, data: str, batch_size: int | None, as_json: bool, **options: Any) -> None:
     """Predict with MODEL, a fine-tuned checkpoint, for every record of DATA.
 
