@@ -308,7 +308,8 @@ def test_predict_says_which_columns_it_guesses(tmp_path: Path) -> None:
 
 
 def test_predictions_for_parquet_say_which_row(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     path = tmp_path / "table.parquet"
     days = pandas.to_datetime(["2020-01-01", "2020-01-02"])
     pandas.DataFrame({"text": ["red", "blue"], "id": days}).to_parquet(path)

@@ -90,9 +90,8 @@ PANDAS: dict[str, tuple[str, Callable[[Any, Path], None], dict[str, Any]]] = {
 @pytest.mark.filterwarnings(QUIET)
 @pytest.mark.parametrize("case", PANDAS)
 def test_what_pandas_writes(tmp_path: Path, case: str) -> None:
-    pandas = pytest.importorskip("pandas")
-    if case == "parquet":
-        pytest.importorskip("pyarrow")
+    import pandas
+
     name, write, options = PANDAS[case]
     write(pandas.DataFrame(ROWS), tmp_path / name)
     assert texts_and_labels(tmp_path / name, **options) == ROWS
@@ -266,7 +265,7 @@ def test_plain_text_keeps_the_place_of_blank_lines(tmp_path: Path) -> None:
 
 
 def test_parquet_of_datasets_has_names_for_classes(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     label = {"_type": "ClassLabel", "names": ["bad", "good"]}

@@ -30,13 +30,16 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hub(columns: dict[str, Any], **features: Any) -> Any:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     given = datasets.Dataset.from_dict(columns).features
     return datasets.Dataset.from_dict(columns, features=datasets.Features({**given, **features}))
 
 
 def classes(*names: str) -> Any:
-    return pytest.importorskip("datasets").ClassLabel(names=list(names))
+    import datasets
+
+    return datasets.ClassLabel(names=list(names))
 
 
 def sentiment() -> Any:
@@ -71,7 +74,8 @@ def test_class_names_of_a_data_set_name_the_labels(
 
 
 def test_class_names_in_lists(start: Path, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     names = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
     tags = hub(
         {"tokens": WORDS, "ner_tags": [[3, 0, 0], [0, 1]], "pos_tags": [[1, 2, 3], [4, 5]]},
@@ -99,7 +103,8 @@ def test_labels_that_are_not_published_are_missing() -> None:
 
 
 def test_data_frames(start: Path, tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     frame = pandas.DataFrame({"text": TEXTS, "label": ["b", "a", "b", None]}, index=[5, 5, 7, 9])
     assert as_records(frame, "train")[3] == {"text": TEXTS[3], "label": None}
     out = tmp_path / "out"
@@ -118,8 +123,8 @@ def test_data_frames(start: Path, tmp_path: Path) -> None:
 
 
 def test_lists_of_a_parquet_file(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
+    import pandas
+
     frame = pandas.DataFrame({"tokens": WORDS, "tags": [["B-X", "O", "O"], ["O", "O"]]})
     frame.to_parquet(tmp_path / "a.parquet")
     records = as_records(pandas.read_parquet(tmp_path / "a.parquet"), "train")
@@ -192,7 +197,8 @@ def test_other_things_that_hold_records() -> None:
 
 
 def test_all_splits_at_once_are_refused() -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     splits = datasets.DatasetDict({"train": sentiment(), "test": sentiment()})
     with pytest.raises(InputError, match="a DatasetDict of 'train', 'test'. Give one of its spl"):
         as_records(splits, "train")
@@ -202,7 +208,9 @@ def test_all_splits_at_once_are_refused() -> None:
 @pytest.mark.parametrize("kind", ["stream", "stream without features", "filtered", "frame"])
 def test_training_on_what_is_no_list(tmp_path: Path, start: Path, kind: str) -> None:
     """Data sets that are read once, and data frames, are the same run as a list is."""
-    datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
+    import datasets
+    import pandas
+
     rows = colour_texts(16)
     names = sorted({row["label"] for row in rows})
     numbered = [{**row, "label": names.index(row["label"])} for row in rows]
@@ -225,13 +233,15 @@ def test_training_on_what_is_no_list(tmp_path: Path, start: Path, kind: str) -> 
 
 
 def test_all_splits_of_a_stream_are_refused(tmp_path: Path, start: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     splits = datasets.IterableDatasetDict({"train": sentiment().to_iterable_dataset()})
     with pytest.raises(InputError, match="IterableDatasetDict of 'train'"):
         minilm.finetune("classification", start, splits, tmp_path / "out")
 
 
 def test_a_column_of_a_frame_is_refused(tmp_path: Path, start: Path) -> None:
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     with pytest.raises(InputError, match="train is one column of a data frame: expected the data"):
         minilm.finetune("classification", start, pandas.Series(TEXTS), tmp_path / "out")

@@ -18,12 +18,6 @@ from task_data import colour_texts, save_start
 from toy import run
 
 
-@pytest.fixture
-def installed() -> None:
-    """Skips the test where the package is not installed, and names it."""
-    pytest.importorskip("tensorboard")
-
-
 def curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows of a directory: steps and values by the name of the curve."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -48,7 +42,6 @@ def logged(output: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-@pytest.mark.usefixtures("installed")
 def test_the_curves_are_those_of_the_log(tmp_path: Path) -> None:
     observer = minilm.TensorBoard(tmp_path / "curves")
     run(tmp_path / "a", observers=[observer], evaluate_every=5, log_every=4)
@@ -58,7 +51,6 @@ def test_the_curves_are_those_of_the_log(tmp_path: Path) -> None:
     assert [step for step, _ in shown["held_out/squared_error"]] == [5, 10, 12]
 
 
-@pytest.mark.usefixtures("installed")
 def test_a_run_that_goes_on_continues_its_curves(tmp_path: Path) -> None:
     """What was written after the snapshot is dropped, as in the log."""
 
@@ -80,7 +72,6 @@ def test_a_run_that_goes_on_continues_its_curves(tmp_path: Path) -> None:
     assert len(list(place.iterdir())) == files  # a finished run has nothing to add
 
 
-@pytest.mark.usefixtures("installed")
 def test_a_full_disk_ends_the_curves_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
@@ -100,7 +91,6 @@ def test_a_full_disk_ends_the_curves_alone(tmp_path: Path, monkeypatch: pytest.M
     assert "curves cannot be written (No space left on device)" in said[0]
 
 
-@pytest.mark.usefixtures("installed")
 def test_a_directory_that_cannot_be_made_ends_the_curves_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said: list[str] = []
@@ -127,7 +117,6 @@ def test_the_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert not output.exists()
 
 
-@pytest.mark.usefixtures("installed")
 def test_the_commands_write_them_into_the_run(tmp_path: Path) -> None:
     save_start(tmp_path / "start")
     records = tmp_path / "records.jsonl"

@@ -47,8 +47,9 @@ def same(one: TokenStore, other: TokenStore) -> bool:
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     parquet.write_table(arrow.Table.from_pylist(rows), path, **options)
     return path
 
@@ -185,7 +186,8 @@ def test_texts_give_the_same_store_as_files(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of datasets about its own parts
 def test_datasets_give_the_same_store_as_files(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     plain = from_lines(tmp_path)
     whole = datasets.Dataset.from_list(records("body"))
     for number, rows in enumerate((whole, whole.to_iterable_dataset(), whole.with_format("numpy"))):

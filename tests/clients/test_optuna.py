@@ -14,7 +14,8 @@ README = Path(__file__).parents[2] / "README.md"
 
 def test_the_sweep_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials run at the same time, each in its own output, and the best one is found."""
-    optuna = pytest.importorskip("optuna")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found = re.search(r"```text\n([^`]*optuna\.create_study[^`]*)```", README.read_text())
     assert found is not None
