@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,46 +89,36 @@ class Run:
         """
         if not any(parameter.requires_grad for parameter in self.learner.parameters()):
             raise InputError("All parameters are frozen: there is nothing to train.")
-        if processes is None:
-            with join() as joined:
-                return self.train(
-                    settings,
-                    output,
-                    processes=joined,
-                    allow_changes=allow_changes,
-                    observers=observers,
-                    clean=clean,
-                    say=say,
-                )
         output = Path(output)
-        with processes.waiting_for_first():
-            if processes.first and not (output / RECORD).exists():
-                _check_free(output)
+        with join() if processes is None else nullcontext(processes) as joined:
+            with joined.waiting_for_first():
+                if joined.first and not (output / RECORD).exists():
+                    _check_free(output)
 
-        def finish(directory: Path) -> None:
-            self.model.save_pretrained(directory)
-            self.tokenizer.save_pretrained(directory)
-            self.also(directory)
+            def finish(directory: Path) -> None:
+                self.model.save_pretrained(directory)
+                self.tokenizer.save_pretrained(directory)
+                self.also(directory)
 
-        def reload(directory: Path) -> None:
-            self.model.load_state_dict(type(self.model).from_pretrained(directory).state_dict())
+            def reload(directory: Path) -> None:
+                self.model.load_state_dict(type(self.model).from_pretrained(directory).state_dict())
 
-        return train(
-            self.learner,
-            self.data,
-            settings,
-            output,
-            processes=processes,
-            finish=finish,
-            held_out=self.held_out,
-            description=self.description,
-            evaluation=self.evaluation,
-            allow_changes=allow_changes,
-            observers=observers,
-            clean=clean,
-            reload=reload,
-            say=say,
-        )
+            return train(
+                self.learner,
+                self.data,
+                settings,
+                output,
+                processes=joined,
+                finish=finish,
+                held_out=self.held_out,
+                description=self.description,
+                evaluation=self.evaluation,
+                allow_changes=allow_changes,
+                observers=observers,
+                clean=clean,
+                reload=reload,
+                say=say,
+            )
 
     def dry_run(
         self,

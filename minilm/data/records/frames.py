@@ -74,7 +74,8 @@ def as_records(data: Any, name: str) -> Sequence[Mapping[str, Any]]:
         )
     if isinstance(data, str | bytes) or hasattr(data, "__fspath__"):
         raise InputError(
-            f"{name} is {data!r:.80}: expected records. Read a file with read_records first."
+            f"{name} is {data!r:.80}: expected records. Read a file first, with "
+            "minilm.data.records.files.read_records."
         )
     if hasattr(data, "features"):
         return _of_data_set(data)
