@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from statistics import fmean
 from typing import Any
 
@@ -14,15 +15,11 @@ from minilm.data.records.frames import Rows
 from minilm.errors import InputError
 from minilm.learners.tasks import numbers_of
 from minilm.tasks.catalogue import task_class
-from minilm.tasks.fields import list_of
-from minilm.tasks.layouts import Layouts, plain
-from minilm.tasks.multi_label import indicator_width
+from minilm.tasks.layouts import SETTINGS
 
 Record = Mapping[str, Any]
-# the field with a record's one class, or with its several classes
-CLASS_FIELDS = {"classification": "label", "utterances": "intent"}
-GIVEN = ("1", "1.0", "True")  # a label of a column of its own
-SEVERAL_CLASSES = {"multi-label": ("labels",), "tagging": ("tags",), "utterances": ("tags",)}
+Class = tuple[str, str]  # the same name may be a class of the whole and another one
+LENGTH = 128  # of rows, which no class depends on
 
 
 def split_off(
@@ -50,6 +47,7 @@ def split_off(
     Raises:
         InputError: the share is out of range, there are fewer than two records, or every record is
             the only one of some class.
+        DataError: the task cannot be learned from these records.
     """
     count = len(records)
     if not 0 < share < 1 or count < 2:
@@ -59,22 +57,7 @@ def split_off(
         )
     wanted = min(max(round(share * count), 1), count - 1)
     order = np.random.default_rng([seed, count]).permutation(count).tolist()
-    layouts = None if task is None else _layouts(task, records, columns or {})
-    indicators = (
-        task == "multi-label"
-        and layouts is not None
-        and not layouts.several("labels")
-        and indicator_width(records, layouts) is not None
-    )
-    one = [_classes(record, CLASS_FIELDS.get(task or ""), layouts) for record in records]
-    several = [
-        {
-            name
-            for field in SEVERAL_CLASSES.get(task or "", ())
-            for name in _classes(record, field, layouts, indicators=indicators)
-        }
-        for record in records
-    ]
+    one, several = _classes(records, task, columns or {})
     left = Counter(name for names in (*one, *several) for name in names)
     taken: set[int] = set()
     for number in _stratified(order, one):
@@ -96,54 +79,30 @@ def split_off(
     return [records[n] for n in numbers[0]], [records[n] for n in numbers[1]]
 
 
-def _layouts(task: str, records: Sequence[Record], columns: Mapping[str, Any]) -> Layouts:
-    cls = task_class(task)
-    layouts = cls.layouts_to_learn(records, columns)
-    if task == "multi-label" and not layouts.has("labels"):
-        flags = layouts.flags(records)
-        layouts = cls.layouts_to_learn(records, {**columns, "label_column": flags or None})
-    return layouts
-
-
 def _classes(
-    record: Record, field: str | None, layouts: Layouts | None, *, indicators: bool = False
-) -> set[tuple[str, str]]:
-    """The classes that a field of a record names, each with the field.
-
-    Args:
-        record: one of them.
-        field: with the classes.
-        layouts: of all records.
-        indicators: the field holds zeros and ones, one for each class.
-    """
-    if field is None or layouts is None or not isinstance(record, Mapping):
-        return set()
-    try:
-        layout = layouts.of(record)
-    except RecordError:  # said when the record is used
-        return set()
-    columns = layout.columns.get(field, ())
-    if len(columns) > 1:  # of zeros and ones
-        return {(field, column) for column in columns if str(plain(record.get(column))) in GIVEN}
-    value = layout.get(record, field)
-    if value is None:
-        return set()
-    if field == "tags" and isinstance(value, str) and not value.strip().startswith("["):
-        value = value.split()  # as many as the words of the text
-    elif field not in CLASS_FIELDS.values():
-        try:
-            value = list_of(value)
-        except RecordError:
-            return set()
-    if indicators:
-        value = [number for number, given in enumerate(value) if str(given) in GIVEN]
-    return {(field, str(name)) for name in (value if isinstance(value, list | tuple) else [value])}
+    records: Sequence[Record], task: str | None, columns: Mapping[str, Any]
+) -> tuple[list[set[Class]], list[set[Class]]]:
+    """Of every record the class of the whole, in a set of at most one, and its other classes."""
+    one: list[set[Class]] = [set() for _ in records]
+    several: list[set[Class]] = [set() for _ in records]
+    if task is None:
+        return one, several
+    named = {name: columns.get(name) for name in SETTINGS}
+    made = task_class(task).learn(records, LENGTH, named)
+    layouts = made.layouts(records, labelled=True)
+    for number, record in enumerate(records):
+        # what is wrong with a record is said when it is used
+        with suppress(RecordError):
+            whole, others = made.classes_of(layouts.of(record), record)
+            one[number] = {("whole", name) for name in whole}
+            several[number] = {("other", name) for name in others}
+    return one, several
 
 
-def _stratified(order: Sequence[int], classes: Sequence[set[tuple[str, str]]]) -> list[int]:
+def _stratified(order: Sequence[int], classes: Sequence[set[Class]]) -> list[int]:
     """The same records, so that any first few have about the same share of each class."""
     sizes = Counter(name for names in classes for name in names)
-    seen: Counter[tuple[str, str]] = Counter()
+    seen: Counter[Class] = Counter()
     places = []
     for number in order:
         name = next(iter(classes[number]), None)

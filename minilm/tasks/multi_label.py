@@ -79,7 +79,7 @@ class MultiLabel(TextTask):
                 options = {**options, "label_column": columns}
                 layouts = cls.layouts_to_learn(records, options)
         columns = layouts.several("labels") or _only_flags(records, layouts)
-        width = None if columns else indicator_width(records, layouts)
+        width = None if columns else _indicator_width(records, layouts)
         if columns:
             labels = list(columns)
         elif width is not None:
@@ -105,6 +105,10 @@ class MultiLabel(TextTask):
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "indicator": self.indicator}
+
+    def classes_of(self, layout: Layout, record: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+        row, _ = self.label(layout, record)
+        return set(), {self.labels[number] for number in np.flatnonzero(row)}
 
     def label(self, layout: Layout, record: Mapping[str, Any]) -> tuple[Floats, tuple[str, ...]]:
         columns = layout.columns.get("labels", ())
@@ -211,7 +215,7 @@ def _only_flags(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> tuple
     return columns.pop() if len(columns) == 1 else ()
 
 
-def indicator_width(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> int | None:
+def _indicator_width(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> int | None:
     """How many zeros and ones the labels of all records are; None if they are not."""
     widths = set()
     for record in records:

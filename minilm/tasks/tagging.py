@@ -182,6 +182,10 @@ class Tagging(Task[WordsExample]):
         tags = _tags_of(layout, record, len(words), scheme) if labelled else None
         return WordsExample(" ".join(words), spans, tags)
 
+    def classes_of(self, layout: Layout, record: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+        tags = _tags_of(layout, record, None, None)
+        return set(), {tag for tag in tags if tag is not None}
+
     def unknown(self, examples: Sequence[WordsExample]) -> Counter[str]:
         return Counter(
             tag

@@ -29,7 +29,7 @@ from minilm.errors import InputError
 from minilm.files.arrays import Doubles, Floats, Integers
 from minilm.losses.soft_targets import Kind
 from minilm.models.pretrained import PretrainedModel
-from minilm.tasks.layouts import Columns, Field, Layouts, chosen_columns
+from minilm.tasks.layouts import Columns, Field, Layout, Layouts, chosen_columns
 from minilm.tokenization.tokenizer import Batch, Joined, Tokenizer
 
 Prediction = dict[str, Any]
@@ -359,6 +359,14 @@ class Task(ABC, Generic[Example]):
     def without_thresholds(self) -> Self:
         """The task that gives its likeliest answer whatever its confidence."""
         return self
+
+    def classes_of(self, layout: Layout, record: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+        """The classes that a labelled record names: that of the whole, if it has one, and others.
+
+        Raises:
+            RecordError: it has no usable label.
+        """
+        return set(), set()
 
     def imbalance(self, samples: Sequence[Sample]) -> Integers:
         """(N,) the class of every sample, for drawing all classes equally often.

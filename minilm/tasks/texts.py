@@ -94,6 +94,9 @@ class Classification(TextTask):
             )
         return task
 
+    def classes_of(self, layout: Layout, record: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+        return set(_class_of(layout, record)), set()
+
     @classmethod
     def restore(cls, labels: Sequence[str], settings: Mapping[str, Any]) -> Self:
         task = super().restore(labels, settings)

@@ -113,6 +113,9 @@ class Utterances(Tagging):
         (intent,) = _intent_of(layout, record)
         return WordsExample(example.text, example.spans, example.tags, intent)
 
+    def classes_of(self, layout: Layout, record: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+        return set(_intent_of(layout, record)), super().classes_of(layout, record)[1]
+
     def unknown(self, examples: Sequence[WordsExample]) -> Counter[str]:
         intents = (str(example.intent) for example in examples)
         unknown = Counter(intent for intent in intents if intent not in self.intent_numbers)
