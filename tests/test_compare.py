@@ -2,12 +2,15 @@
 
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import assume, given, strategies as st
 
 import minilm
 from minilm.cli import main
@@ -15,6 +18,7 @@ from minilm.cli.compare import _task_names
 from minilm.compare.measure import CompareSettings, compare, component_sizes
 from minilm.compare.page import page
 from minilm.compare.report import markdown, table, table_rows
+from minilm.compare.scatter import LEFT, _ticks, scatter
 from minilm.compare.text_scores import help_topics, score_text
 from minilm.errors import CheckpointError, InputError
 from minilm.models.pretrained import PretrainedModel
@@ -150,16 +154,69 @@ def test_every_figure_is_in_every_form(result: dict[str, Any]) -> None:
     assert html.count("class='track'") == 3 * 5
 
 
+def test_the_picture_shows_every_model_where_its_figures_are(result: dict[str, Any]) -> None:
+    drawn = scatter(result)
+    assert drawn is not None
+    root = ElementTree.fromstring(drawn)
+    name = "{http://www.w3.org/2000/svg}"
+    dots = [dot for dot in root.iter(f"{name}circle") if dot.get("class") is None]
+    models = sorted(result["models"], key=lambda m: -m["scores"]["masked_accuracy"])
+    assert len(dots) == len(models) == 3
+    labels = [text.text for text in root.iter(f"{name}text") if text.get("class") is None]
+    assert labels == [model["name"] for model in models]
+    for dot, model in zip(dots, models, strict=True):
+        told = dot[0].text
+        assert told is not None
+        assert told.startswith(f"{model['name']}: {model['parameters'] / 1e6:.2f} million")
+    widths = [float(dot.get("cx", "")) - LEFT for dot in dots]
+    for one, other in combinations(range(3), 2):  # linear from zero
+        assert widths[one] / widths[other] == pytest.approx(
+            models[one]["parameters"] / models[other]["parameters"], rel=0.01
+        )
+        radii = [float(dots[n].get("r", "")) ** 2 for n in (one, other)]
+        speeds = [models[n]["tokens_per_second"] for n in (one, other)]
+        assert radii[0] / radii[1] == pytest.approx(speeds[0] / speeds[1], rel=0.05)
+    heights = [float(dot.get("cy", "")) for dot in dots]
+    assert heights == sorted(heights)  # the best on top
+    assert drawn in page(result)
+
+
+def test_no_picture_of_a_single_score(result: dict[str, Any]) -> None:
+    models = [{**model, "scores": None} for model in result["models"][1:]]
+    alone = {**result, "models": [result["models"][0], *models]}
+    assert scatter(alone) is None
+    assert "<svg" not in page(alone)
+
+
+@given(st.floats(0, 1e8), st.floats(1e-4, 1e8))
+def test_ticks_are_few_and_inside(low: float, width: float) -> None:
+    high = low + width
+    assume(high > low * (1 + 1e-6))
+    ticks = _ticks(low, high)
+    assert 1 <= len(ticks) <= 10
+    slack = 1e-6 * (high - low) + 1e-9
+    assert low - slack <= min(ticks) <= max(ticks) <= high + slack
+    assert len(set(ticks)) == len(ticks)
+
+
 def test_the_command(place: Path, tmp_path: Path) -> None:
     models = [place / name for name in ("teacher", "student", "shared")]
     html = tmp_path / "page.html"
-    done = run(*models, *FAST, "--json", "--html", html, "--text", place / "text.txt")
+    svg = tmp_path / "picture.svg"
+    pictures = ("--html", html, "--svg", svg)
+    done = run(*models, *FAST, "--json", *pictures, "--text", place / "text.txt")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert [model["name"] for model in found["models"]] == ["teacher", "student", "shared"]
     assert found["workload"]["source"] == "text.txt"
     assert "speed" in done.stderr
     assert html.read_text().startswith("<!doctype html>")
+    assert svg.read_text().startswith("<svg")
+    assert svg.read_text() in html.read_text()
+    done = run(models[0], *FAST, "--svg", tmp_path / "none.svg")
+    assert done.exit_code == 2
+    assert "two models" in done.stderr
+    assert not (tmp_path / "none.svg").exists()
     done = run(models[0], *FAST, "--markdown")
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("| | teacher |\n")

@@ -59,6 +59,12 @@ count = click.IntRange(min=1)
 @click.option(
     "--html", type=click.Path(path_type=Path), help="Also write one HTML page with charts."
 )
+@click.option(
+    "--svg",
+    type=click.Path(path_type=Path),
+    help="Also write the picture of that page alone: parameters against masked-LM accuracy (or "
+    "the score of the first task), the area of a dot for speed.",
+)
 def command(
     models: tuple[str, ...],
     text: Path | None,
@@ -71,6 +77,7 @@ def command(
     as_json: bool,
     as_markdown: bool,
     html: Path | None,
+    svg: Path | None,
 ) -> None:
     """Compare checkpoints on the CPU: parameters, files, memory, speed, what they get right.
 
@@ -91,8 +98,10 @@ def command(
     from minilm.compare.measure import CompareSettings, compare
     from minilm.compare.page import page
     from minilm.compare.report import markdown, table
+    from minilm.compare.scatter import scatter
     from minilm.compare.text_scores import help_topics
     from minilm.data.text_files import read_documents
+    from minilm.errors import InputError
     from minilm.files.atomic import replace_files
 
     if as_json and as_markdown:
@@ -116,6 +125,14 @@ def command(
     )
     if html is not None:
         replace_files({html: lambda path: path.write_text(page(result), encoding="utf-8")})
+    if svg is not None:
+        picture = scatter(result)
+        if picture is None:
+            raise InputError(
+                "--svg needs two models with the same kind of score: two with a masked-LM head, or "
+                "two that are fine-tuned for a --task."
+            )
+        replace_files({svg: lambda path: path.write_text(picture, encoding="utf-8")})
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from minilm.compare.report import UNKNOWN, remarks, table_rows, task_titles
+from minilm.compare.scatter import scatter
 from minilm.metrics.score_table import score_named
 
 STYLE = """
@@ -21,6 +22,7 @@ body { margin: 0; background: var(--paper); color: var(--ink);
 main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .75rem; }
 p { margin: .4rem 0; color: var(--soft); }
+.plot { display: block; width: 100%; max-width: 44rem; margin: 1rem 0; }
 .charts { display: grid; gap: 0 2.5rem;
   grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); }
 .bar { margin: 0 0 .8rem; }
@@ -69,7 +71,8 @@ def page(result: Mapping[str, Any]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n{text}\n<div class='charts'>\n{_charts(result)}</div>\n"
+        f"<h1>{escape(title)}</h1>\n{scatter(result) or ''}{text}\n"
+        f"<div class='charts'>\n{_charts(result)}</div>\n"
         f"<h2>All figures</h2>\n{_table(result, names)}\n</main>\n</body>\n</html>\n"
     )
 
