@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -125,3 +126,44 @@ class LoadReport:
             if len(alike) > SHOWN:
                 lines.append(f"    ... and {len(alike) - SHOWN} more for the same reason")
         return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+@dataclass(frozen=True)
+class StudentReport:
+    """What a student was made of. `print(report)` shows all of it.
+
+    Attributes:
+        teacher, student: the names of the classes.
+        layers: for each layer of the student's own, the teacher's layers that it is the mean of;
+            none if it was drawn at random.
+        taken: part of the student -> what it holds of the teacher.
+        fresh: part of the student -> why it was drawn at random.
+        retained_energy: by table of embeddings, the share of the squared numbers that is left, 0
+            to 1, where embeddings have another width; else nothing.
+    """
+
+    teacher: str
+    student: str
+    layers: tuple[tuple[int, ...], ...]
+    taken: Mapping[str, str]
+    fresh: Mapping[str, str]
+    retained_energy: Mapping[str, float]
+
+    def __str__(self) -> str:
+        lines = [f"{self.student} from {self.teacher}, taken from the teacher:"]
+        lines += _parts(self.taken)
+        if self.retained_energy:
+            shares = (f"{share:.1%} of {name}" for name, share in self.retained_energy.items())
+            lines.append(f"  energy kept in the embeddings: {', '.join(shares)}")
+        if self.fresh:
+            lines += ["drawn at random:", *_parts(self.fresh)]
+        return "\n".join(lines)
+
+
+def _parts(notes: Mapping[str, str]) -> list[str]:
+    """A line for each part, those with the same note together."""
+    alike: dict[str, list[str]] = {}
+    for name, note in notes.items():
+        alike.setdefault(note, []).append(name)
+    shown = {note: names[:SHOWN] + ["..."] * (len(names) > SHOWN) for note, names in alike.items()}
+    return [f"  {', '.join(names)}: {note}" for note, names in shown.items()]

@@ -79,7 +79,7 @@ def _option(field: dataclasses.Field[Any], words: Mapping[str, object]) -> Optio
         )
     required = field.default is dataclasses.MISSING
     shown = rule["none"] if field.default is None else field.default
-    if rule["choices"]:
+    if rule["choices"] and rule["of"] is not list:
         shown = str(shown).replace("_", "-")
     return click.option(
         *flags,
@@ -94,12 +94,12 @@ def _option(field: dataclasses.Field[Any], words: Mapping[str, object]) -> Optio
 
 
 def _kind(rule: Mapping[str, Any]) -> Any:
+    if rule["of"] is list:
+        return LAYERS_OR_NUMBER if "N" in rule["choices"] else LAYERS
     if rule["choices"]:
         return _Choice(rule["choices"], rule["none"])
     if rule["of"] is tuple:
         return (float, float)
-    if rule["of"] is list:
-        return LAYERS
     if rule["of"] is os.PathLike:
         return click.Path(path_type=Path)
     if rule["of"] not in (int, float):
@@ -144,18 +144,26 @@ class _Choice(click.ParamType):  # type: ignore[type-arg]  # generic since click
 
 
 class _Names(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """A rule's name, or a list of numbers."""
+    """A rule's name, or a list of numbers; with `number`, one without a comma is a number alone."""
 
     name = "text"
 
+    def __init__(self, *, number: bool = False) -> None:
+        self._number = number
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | list[int]:
+    ) -> str | int | list[int]:
         if not isinstance(value, str):
             return list(value)
         parts = [part.strip() for part in value.split(",")]
+        if self._number and len(parts) == 2 and not parts[1]:
+            parts.pop()  # "5,", a list of one
+        elif self._number and value.isascii() and value.isdecimal():
+            return int(value)
         numbers = all(part.isascii() and part.isdecimal() for part in parts)
         return [int(part) for part in parts] if numbers else value
 
 
 LAYERS = _Names()
+LAYERS_OR_NUMBER = _Names(number=True)

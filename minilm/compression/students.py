@@ -1,181 +1,252 @@
-"""A student made of some of its teacher's layers.
+"""A student of any architecture and shape, made of what fits of its teacher.
 
-References: Sanh et al. 2019, section 3; scripts/extract_distilbert.py of the released code.
+References: Sanh et al. 2019, section 3; scripts/extract_distilbert.py of the released code. For
+students that share layers: Bae et al. 2024, Relaxed Recursive Transformers.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
 
 from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.initialisation import materialize, on_meta
-from minilm.config import DistilBertConfig
+from minilm.blocks.transformer import TransformerLayer
+from minilm.compression.starts import STARTS, LayerChoice, Start, chosen_layers, sources_of
+from minilm.compression.transfer import Transfer
+from minilm.config import AlbertConfig, BertConfig, DistilBertConfig, EncoderConfig
 from minilm.errors import ConfigError, InputError, setting
-from minilm.models.bert import BertModel
+from minilm.models.albert import AlbertForMaskedLM, AlbertModel
+from minilm.models.bert import BertForMaskedLM, BertModel
 from minilm.models.distilbert import DistilBertForMaskedLM, DistilBertModel
+from minilm.models.encoder import EncoderModel
 from minilm.models.pretrained import PretrainedModel
 
-LayerChoice = Literal["every_other", "published"] | list[int] | tuple[int, ...] | range
-
-# what the released DistilBERT was made of; the paper says "one layer out of two"
-PUBLISHED_LAYERS = (0, 2, 4, 7, 9, 11)
-PUBLISHED_DEPTH = 12
+Architecture = Literal["distilbert", "albert", "bert"]
+_CLASSES: dict[str, tuple[type[EncoderModel], type[PretrainedModel], type[EncoderConfig]]] = {
+    "distilbert": (DistilBertModel, DistilBertForMaskedLM, DistilBertConfig),
+    "albert": (AlbertModel, AlbertForMaskedLM, AlbertConfig),
+    "bert": (BertModel, BertForMaskedLM, BertConfig),
+}
+# what a student has like its teacher, unless it is given
+_SAME = (
+    "vocab_size",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "max_position_embeddings",
+    "layer_norm_eps",
+    "initializer_range",
+    "initializer",
+    "pad_token_id",
+)
 
 
 @torch.no_grad()
 def init_student(
     teacher: PretrainedModel,
-    layers: LayerChoice = "every_other",
+    layers: LayerChoice | None = None,
     *,
+    student: Architecture = "distilbert",
+    start: Start | Sequence[int] | None = None,
     fold_token_types: bool = True,
     copy_mlm_transform: bool = True,
     freeze_position_embeddings: bool = False,
     masked_lm: bool | None = None,
-) -> DistilBertForMaskedLM | DistilBertModel:
-    """Build a DistilBERT from a BERT of any depth.
+    **shape: Any,
+) -> PretrainedModel:
+    """Build a student of any architecture and shape from what fits of its teacher.
 
-    The embeddings, the chosen layers and the masked-LM head are copies, equal to the teacher's to
-    the bit (except for the fold). A DistilBERT has no token types, pooler or other heads.
+    Parts of the same shape are copies, equal to the teacher's to the bit: layers, embeddings (but
+    for the fold) and the masked-LM head. Embeddings of another width are the teacher's on the
+    directions that say most (see `minilm.compression.factorisation`), with the head folded
+    accordingly. What nothing of the teacher fits is drawn at random. `student.student_report` names
+    all of it.
+
+    An ALBERT has `inner_group_num` times `num_hidden_groups` layers of its own and applies
+    `num_hidden_layers` times `inner_group_num`: 3 layers used 4 times are `inner_group_num=3,
+    num_hidden_layers=4`, in the order 0, 1, 2, 0, 1, 2, ...; with `num_hidden_groups=3,
+    num_hidden_layers=12` the order is 0, 0, 0, 0, 1, 1, 1, 1, ....
 
     Args:
-        teacher: a BertModel, or a BERT with any head.
-        layers: which of the teacher's layers, counted from 0: "every_other" = 0, 2, 4, ...;
-            "published" = 0, 2, 4, 7, 9, 11, what the released DistilBERT was made of (12 layers
-            only); or numbers, in the student's order.
-        fold_token_types: add the teacher's vector of token type 0 to every position vector. The
-            student's embeddings then compute what the teacher's do for a single segment. Differs
-            from the released script, which leaves that vector out.
-        copy_mlm_transform: copy the dense layer and norm of the masked-LM head; otherwise they
+        teacher: a BERT, DistilBERT or ALBERT, with any head or none.
+        layers: which of the teacher's layers the student's are made of, counted from 0:
+            "every_other" = 0, 2, 4, ...; "published" = 0, 2, 4, 7, 9, 11, what the released
+            DistilBERT was made of (12 layers only); or numbers, in the student's order. So many
+            layers the student then has. None = "every_other", but for an ALBERT and where
+            `num_hidden_layers` is given.
+        student: its architecture.
+        start: which of the teacher's layers the student's start from, if their number is settled
+            by the shape: "interval" = at equal distances, the first and the last among them;
+            "average" = the mean of all layers that a shared one stands for; "random" = none; or
+            numbers, one for each. None = "interval".
+        fold_token_types: if the student has no token types, add the teacher's vector of token type
+            0 to every position vector. The student's embeddings then compute what the teacher's do
+            for a single segment. Differs from the released script, which leaves that vector out.
+        copy_mlm_transform: take the dense layer and norm of the masked-LM head over; otherwise they
             start fresh, as in the released script by default. Its bias is always copied.
         freeze_position_embeddings: do not train the position table of this student, as in the
             released training. Nothing of it is saved: who loads the student trains all of it.
         masked_lm: True = with a masked-LM head, which the teacher must have; False = without;
             None = as the teacher has it.
+        **shape: fields of the student's configuration, such as `num_hidden_layers`, `hidden_size`,
+            `num_attention_heads`, `intermediate_size`, `max_position_embeddings`, `vocab_size`,
+            and of an ALBERT `embedding_size`, `inner_group_num`, `num_hidden_groups`. Others are
+            as the teacher has them; an ALBERT applies as many layers as its teacher, and has one,
+            unless the numbers are given. The first entries of another vocabulary, and the first
+            positions, are the teacher's.
 
     Returns:
-        The student in eval mode, with the teacher's device, dropouts and activation. Its weights
-        are float32, or float64 if the teacher's are: a student of a float16 or bfloat16 teacher
-        holds the same numbers in float32, because an optimiser's small steps are lost in 16 bits.
-        For inference alone convert it: `student.half()`.
+        The student in eval mode, `…ForMaskedLM` or, without a head, `…Model`, with the teacher's
+        device, dropouts and activation. Its weights are float32, or float64 if the teacher's are: a
+        student of a float16 or bfloat16 teacher holds the same numbers in float32, because an
+        optimiser's small steps are lost in 16 bits. For inference alone convert it:
+        `student.half()`.
 
     Raises:
-        InputError: the teacher is not a BERT or lacks the head, or a layer that does not exist.
-        ConfigError: the teacher's `layer_norm_eps` is not DistilBERT's, 1e-12.
+        InputError: the teacher is no model of minilm or lacks the head, a layer that does not
+            exist, or numbers that contradict each other.
+        ConfigError: a field that the student's configuration does not have or cannot take; or the
+            teacher's `layer_norm_eps` is not DistilBERT's, 1e-12.
 
     Example:
         >>> teacher = minilm.BertForMaskedLM(minilm.BertConfig(num_hidden_layers=4))
         >>> student = minilm.init_student(teacher)
         >>> student.config.num_hidden_layers, student.num_parameters() < teacher.num_parameters()
         (2, True)
+        >>> shared = minilm.init_student(teacher, student="albert", embedding_size=128)
+        >>> shared.student_report.layers
+        ((2,),)
     """
-    source = teacher.base if isinstance(teacher, PretrainedModel) else None
-    if not isinstance(source, BertModel):
+    if not isinstance(teacher, PretrainedModel):
         raise InputError(
-            f"teacher is a {type(teacher).__name__}: expected a BERT, such as BertForMaskedLM, "
-            "BertForPreTraining or BertModel. Layers of other models cannot start a DistilBERT; in "
-            "fine-tuning, name the student's own model instead of layers."
+            f"teacher is a {type(teacher).__name__}: expected a model of minilm, such as "
+            "BertForMaskedLM; minilm.load reads one from a directory or hub name."
+        )
+    if student not in _CLASSES:
+        raise InputError(
+            f"student is {student!r}: expected one of {', '.join(map(repr, _CLASSES))}."
         )
     source_head = getattr(teacher, "masked_lm_head", None)
     if masked_lm and source_head is None:
         raise InputError(
             f"The teacher, a {type(teacher).__name__}, has no masked-LM head to copy. Load it as "
-            "BertForMaskedLM or BertForPreTraining, or leave masked_lm out for a DistilBertModel."
+            "BertForMaskedLM or BertForPreTraining, or leave masked_lm out for a student without."
         )
-    chosen = chosen_layers(layers, len(source.layers))
-    config = _config(source, len(chosen))
+    taught = cast("list[TransformerLayer]", list(teacher.base.virtual_layers()))
+    chosen, config = _planned(teacher, layers, student, start, shape, len(taught))
 
+    base_class, masked_lm_class, _ = _CLASSES[student]
     with_head = isinstance(source_head, MaskedLMHead) and masked_lm is not False
-    student: DistilBertForMaskedLM | DistilBertModel
+    pooled = teacher.base.pooler is not None and student != "distilbert"
     with on_meta():
-        student = DistilBertForMaskedLM(config) if with_head else DistilBertModel(config)
-    materialize(student, torch.promote_types(teacher.dtype, torch.float32), teacher.device)
+        if with_head:
+            made: PretrainedModel = masked_lm_class(config)
+        else:
+            made = base_class(config, add_pooling_layer=pooled)
+    materialize(made, torch.promote_types(teacher.dtype, torch.float32), teacher.device)
 
-    target = student.base
-    assert isinstance(target, DistilBertModel)
-    for part in ("word", "position", "norm"):
-        _copy(getattr(source.embeddings, part), getattr(target.embeddings, part))
-    if fold_token_types:
-        assert source.embeddings.token_type is not None
-        target.embeddings.position.weight.add_(source.embeddings.token_type.weight[0])
-    for copy, number in zip(target.layers, chosen, strict=True):
-        _copy(source.layers[number], copy)
-    if isinstance(student, DistilBertForMaskedLM):
-        assert isinstance(source_head, MaskedLMHead)
-        head = student.masked_lm_head
-        _copy(source_head, head)
-        if not copy_mlm_transform:
-            student._initialise(head.dense)
-            student._initialise(head.norm)
-    target.embeddings.position.weight.requires_grad_(not freeze_position_embeddings)
-    return student.eval()
+    transfer = Transfer(teacher, made)
+    mapped = transfer.embeddings(fold_token_types)
+    sources = sources_of(chosen, list(made.base.virtual_layers()), len(taught))
+    transfer.layers(taught, sources)
+    if isinstance(source_head, MaskedLMHead) and with_head:
+        transfer.masked_lm_head(source_head, mapped, taught[-1], copy_mlm_transform)
+    transfer.pooler()
+    made.student_report = transfer.report(sources, mapped)
+    made.base.embeddings.position.weight.requires_grad_(not freeze_position_embeddings)
+    return made.eval()
 
 
-def chosen_layers(layers: LayerChoice, depth: int) -> tuple[int, ...]:
-    """The numbers of the teacher's layers that a choice means.
-
-    Args:
-        layers: as for `init_student`.
-        depth: how many layers the teacher has.
-
-    Raises:
-        InputError: names what exists.
-    """
-    if isinstance(layers, str):
-        if layers == "every_other":
-            return tuple(range(0, depth, 2))
-        if layers == "published":
-            return _published(depth)
-    elif isinstance(layers, list | tuple | range) and len(layers) > 0:
-        for number in layers:
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < depth:
-                raise InputError(
-                    f"layers contains {number!r}: the teacher has layers 0 to {depth - 1}."
-                )
-        return tuple(layers)
-    raise InputError(
-        f"layers is {layers!r}: expected 'every_other', 'published' or numbers from 0 to "
-        f"{depth - 1}, at least one."
-    )
-
-
-def _published(depth: int) -> tuple[int, ...]:
-    if depth != PUBLISHED_DEPTH:
+def _planned(
+    teacher: PretrainedModel,
+    layers: LayerChoice | None,
+    student: Architecture,
+    start: Start | Sequence[int] | None,
+    shape: dict[str, Any],
+    depth: int,
+) -> tuple[Start | tuple[int, ...], EncoderConfig]:
+    """What the student's layers start from, and its configuration."""
+    if layers is not None and start is not None:
         raise InputError(
-            f"layers is 'published', which is {PUBLISHED_LAYERS} of {PUBLISHED_DEPTH} layers; the "
-            f"teacher has {depth}. Use 'every_other' or give numbers."
+            f"layers is {layers!r} and start is {start!r}: give one of the two. layers says how "
+            "many layers the student has, too; beside start the shape does."
         )
-    return PUBLISHED_LAYERS
-
-
-def _config(source: BertModel, depth: int) -> DistilBertConfig:
-    """The teacher's configuration, as far as a DistilBERT has the same fields."""
-    if source.config.layer_norm_eps != 1e-12:
-        raise ConfigError(
-            f"The teacher's layer_norm_eps is {source.config.layer_norm_eps}, a DistilBERT has "
-            "1e-12 and its config.json no key for another. If so small a difference does no harm, "
-            f"load the teacher with {setting('layer_norm_eps', 1e-12)}."
+    if isinstance(start, str) and start not in STARTS:
+        raise InputError(
+            f"start is {start!r}: expected {', '.join(map(repr, STARTS))}, or numbers of the "
+            f"teacher's layers, 0 to {depth - 1}."
         )
-    shared = (
-        "vocab_size",
-        "hidden_size",
-        "num_attention_heads",
-        "intermediate_size",
-        "hidden_act",
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "max_position_embeddings",
-        "initializer_range",
-        "initializer",
-        "pad_token_id",
-    )
-    return DistilBertConfig(
-        **{name: getattr(source.config, name) for name in shared},
-        num_hidden_layers=depth,
-    )
+    shape = dict(shape)
+    for name in ("num_hidden_layers", "num_hidden_groups", "inner_group_num"):
+        if name in shape:  # numbers before they are counted with
+            _CLASSES[student][2](**{name: shape[name]})
+    if layers is None and start is None and student != "albert":
+        layers = None if "num_hidden_layers" in shape else "every_other"
+    chosen: Start | tuple[int, ...]
+    if layers is not None:
+        chosen = chosen_layers(layers, depth)
+    elif start is not None and not isinstance(start, str):
+        chosen = chosen_layers(cast(LayerChoice, start), depth, "start")
+    else:
+        chosen = cast(Start, start or "interval")
+    given = None if isinstance(chosen, str) else len(chosen)
+
+    if student == "albert":
+        groups = shape.setdefault("num_hidden_groups", 1)
+        inner = shape.setdefault("inner_group_num", max(1, (given or 1) // max(1, groups)))
+        if "num_hidden_layers" not in shape:
+            if depth % inner:
+                raise InputError(
+                    f"The teacher has {depth} layers, no multiple of inner_group_num {inner}: give "
+                    "num_hidden_layers, how often the student applies them."
+                )
+            shape["num_hidden_layers"] = depth // inner
+        count = groups * inner
+        if groups > shape["num_hidden_layers"]:
+            raise InputError(
+                f"num_hidden_groups is {groups}, but there are only "
+                f"{shape['num_hidden_layers']} applications (num_hidden_layers): some groups "
+                "would never be applied."
+            )
+    else:
+        count = shape.setdefault("num_hidden_layers", given or depth)
+    config = _config(teacher, student, shape)
+    if given is not None and given != count:
+        raise InputError(
+            f"{given} layers of the teacher are chosen, and the student has {count} of its own: "
+            "choose one for each."
+        )
+    return chosen, config
 
 
-def _copy(source: nn.Module, target: nn.Module) -> None:
-    target.load_state_dict(source.state_dict())
+def _config(
+    teacher: PretrainedModel, student: Architecture, shape: dict[str, Any]
+) -> EncoderConfig:
+    """The teacher's configuration, as far as the student has the same fields, and what is given."""
+    source, config_class = teacher.config, _CLASSES[student][2]
+    values = {name: getattr(source, name) for name in _SAME}
+    hidden = shape.get("hidden_size", source.hidden_size)
+    if hidden != source.hidden_size:
+        # heads as wide as the teacher's, feed-forward blocks in the same proportion
+        width = source.hidden_size // source.num_attention_heads
+        if hidden % width == 0:
+            values["num_attention_heads"] = hidden // width
+        values["intermediate_size"] = source.intermediate_size * hidden // source.hidden_size
+    if config_class is DistilBertConfig and "layer_norm_eps" not in shape:
+        if source.layer_norm_eps != 1e-12:
+            raise ConfigError(
+                f"The teacher's layer_norm_eps is {source.layer_norm_eps}, a DistilBERT has 1e-12 "
+                "and its config.json no key for another. If so small a difference does no harm, "
+                f"load the teacher with {setting('layer_norm_eps', 1e-12)}."
+            )
+    if config_class is not DistilBertConfig:
+        values["type_vocab_size"] = getattr(source, "type_vocab_size", 2)
+    if isinstance(source, AlbertConfig) and config_class is AlbertConfig:
+        values["embedding_size"] = source.embedding_size
+    return config_class(**{**values, **shape})

@@ -27,7 +27,7 @@ from minilm.checkpoints.loading import (
     translate_state_dict,
 )
 from minilm.checkpoints.names import ENCODER, HubNames
-from minilm.checkpoints.report import LoadReport
+from minilm.checkpoints.report import LoadReport, StudentReport
 from minilm.checkpoints.weights import open_directory, save_directory
 from minilm.config import EncoderConfig, remarks
 from minilm.errors import CheckpointError, ConfigError, InputError, setting
@@ -57,6 +57,7 @@ class PretrainedModel(nn.Module):
     Attributes:
         config: what the model is made of.
         load_report: what became of every tensor, if the model came from a checkpoint.
+        student_report: what was taken from the teacher, if `init_student` made the model.
         name_or_path: the directory or hub name it came from; "" if from none.
     """
 
@@ -77,6 +78,7 @@ class PretrainedModel(nn.Module):
             )
         self.config = config
         self.load_report: LoadReport | None = None
+        self.student_report: StudentReport | None = None
         self.name_or_path = ""
 
     @property

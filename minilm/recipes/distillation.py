@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from minilm.recipes.settings import MaskingName, TextRecipe, option, other_default
+from minilm.recipes.students import StudentRecipe
 
 if TYPE_CHECKING:
-    from minilm.models.distilbert import DistilBertForMaskedLM
-    from minilm.models.pretrained import PretrainedModel
     from minilm.recipes.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillationRecipe(TextRecipe):
+class DistillationRecipe(StudentRecipe):
     """Distillation of DistilBERT from BERT with the triple loss.
 
     The fields are the options of `minilm distill`, whose help explains each of them. The defaults
@@ -26,8 +25,8 @@ class DistillationRecipe(TextRecipe):
     for the size of a step (there up to 4,000 sequences), the layers (every other one, as the paper
     says) and the token types (folded into the positions, which is exact); see `released`.
 
-    `layers` is as for `minilm.init_student`. What is frozen is frozen in this run alone: the
-    student's files do not say it.
+    The student may have any architecture and shape, see `minilm.init_student`. What is frozen is
+    frozen in this run alone: the student's files do not say it.
 
     Example:
         >>> recipe = DistillationRecipe(corpus="store", teacher="bert-base-uncased", epochs=3)
@@ -40,42 +39,9 @@ class DistillationRecipe(TextRecipe):
 
     teacher: str | os.PathLike[str] = option(
         dataclasses.MISSING,
-        "Teacher: a BERT with a masked-LM head, as a directory or hub name.",
+        "Teacher: a BERT, DistilBERT or ALBERT, as a directory or hub name.",
         str,
         metavar="MODEL",
-    )
-    layers: str | Sequence[int] = option(
-        "every_other",
-        "Teacher layers to initialise the student from: every_other, published "
-        "(0,2,4,7,9,11), or a list such as 0,5,11.",
-        list,
-    )
-    from_scratch: bool = option(
-        False,
-        "Initialise the student with random weights instead of the teacher's; the shape "
-        "stays the same.",
-        bool,
-    )
-    fold_token_types: bool = option(
-        True,
-        "Add the teacher's embedding of token type 0 to the student's position embeddings, "
-        "or leave it out.",
-        bool,
-        flags="--fold-token-types/--drop-token-types",
-    )
-    copy_mlm_transform: bool = option(
-        True,
-        "Copy the dense layer and norm of the teacher's masked-LM head, or initialise them "
-        "at random.",
-        bool,
-        flags="--copy-mlm-transform/--fresh-mlm-transform",
-    )
-    freeze_positions: bool = option(
-        True,
-        "Keep the teacher's position embeddings fixed, as the released DistilBERT did, or "
-        "train them; with --from-scratch they are always trained.",
-        bool,
-        flags="--freeze-positions/--train-positions",
     )
     temperature: float = option(
         2.0,
@@ -124,7 +90,7 @@ class DistillationRecipe(TextRecipe):
         Args:
             **given: `corpus`, `teacher` and whatever is to be different.
         """
-        released = {"layers": "published", "fold_token_types": False}
+        released = {"layers": "published", "fold_token_types": False, "freeze_positions": True}
         epochs = {} if "steps" in given else {"epochs": 3}
         return cls(**{**released, **epochs, **given})
 
@@ -137,7 +103,7 @@ class DistillationRecipe(TextRecipe):
 
         directory = resolve(self.teacher)
         teacher = load_masked_lm(directory)
-        student, start = self._student(teacher)
+        student, start = self.build_student(teacher, say)
         self.checkpoint_gradients(student)
         loss = DistillationLoss(
             temperature=self.temperature,
@@ -150,28 +116,3 @@ class DistillationRecipe(TextRecipe):
         corpus = self.corpus_settings(student, teacher)
         tokenizer = Tokenizer.from_pretrained(directory)
         return distillation(student, teacher, loss, corpus, tokenizer, start=start, say=say)
-
-    def _student(self, teacher: PretrainedModel) -> tuple[DistilBertForMaskedLM, dict[str, Any]]:
-        """The student, and what its weights are made from."""
-        from minilm.compression.students import chosen_layers, init_student
-        from minilm.models.distilbert import DistilBertForMaskedLM
-
-        layers: Any = self.layers
-        student = init_student(
-            teacher,
-            layers=layers,
-            fold_token_types=self.fold_token_types,
-            copy_mlm_transform=self.copy_mlm_transform,
-            freeze_position_embeddings=self.freeze_positions,
-            masked_lm=True,
-        )
-        assert isinstance(student, DistilBertForMaskedLM)
-        if self.from_scratch:
-            student = DistilBertForMaskedLM(student.config).to(student.device, student.dtype)
-            return student, {"from_scratch": True, "seed": self.seed}
-        start: dict[str, Any] = {
-            "layers": list(chosen_layers(layers, teacher.config.num_hidden_layers)),
-            "fold_token_types": self.fold_token_types,
-            "copy_mlm_transform": self.copy_mlm_transform,
-        }
-        return student, start if self.copy_mlm_transform else {**start, "seed": self.seed}

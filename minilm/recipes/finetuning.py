@@ -13,7 +13,7 @@ import torch
 
 from minilm.blocks.initialisation import seeded
 from minilm.checkpoints.hub import resolve
-from minilm.compression.students import LayerChoice, chosen_layers
+from minilm.compression.starts import LayerChoice, chosen_layers
 from minilm.config import AlbertConfig
 from minilm.data.records.base import Skips
 from minilm.data.records.frames import as_records

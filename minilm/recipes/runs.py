@@ -219,7 +219,7 @@ def _language_model(
 
 
 def distillation(
-    student: ForMaskedLM,
+    student: PretrainedModel,
     teacher: PretrainedModel,
     loss: DistillationLoss,
     corpus: CorpusSettings,

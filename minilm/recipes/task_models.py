@@ -8,7 +8,8 @@ from typing import Any
 
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.weights import open_directory
-from minilm.compression.students import LayerChoice, init_student
+from minilm.compression.starts import LayerChoice
+from minilm.compression.students import init_student
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
 from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class, load_finetuned

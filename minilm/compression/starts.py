@@ -1,0 +1,160 @@
+"""Which of the teacher's layers the layers of a student start from.
+
+A student that shares its layers has fewer of them than it applies: each stands at several depths.
+There are three ways to start it. "interval" takes teacher layers at equal distances, the first and
+the last among them (0, 6 and 11 of 12 for three); "average" takes the mean of all the layers that
+a shared one stands for; "random" takes none.
+
+References: Bae et al. 2024, Relaxed Recursive Transformers, section 2.2 ("Stepwise" is "interval"
+here); Sanh et al. 2019, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from minilm.blocks.transformer import TransformerLayer
+from minilm.errors import InputError
+
+LayerChoice = Literal["every_other", "published"] | list[int] | tuple[int, ...] | range
+Start = Literal["interval", "average", "random"]
+STARTS: tuple[str, ...] = get_args(Start)
+
+# what the released DistilBERT was made of; the paper says "one layer out of two"
+PUBLISHED_LAYERS = (0, 2, 4, 7, 9, 11)
+PUBLISHED_DEPTH = 12
+
+# each block goes with the norm after it
+BLOCKS = (("attention", "attention_norm"), ("feed_forward", "feed_forward_norm"))
+
+
+def chosen_layers(layers: LayerChoice, depth: int, name: str = "layers") -> tuple[int, ...]:
+    """The numbers of the teacher's layers that a choice means.
+
+    Args:
+        layers: as for `init_student`.
+        depth: how many layers the teacher has.
+        name: of the argument, for the message.
+
+    Raises:
+        InputError: names what exists.
+    """
+    if isinstance(layers, str):
+        if layers == "every_other":
+            return tuple(range(0, depth, 2))
+        if layers == "published":
+            return _published(depth)
+    elif isinstance(layers, list | tuple | range) and len(layers) > 0:
+        for number in layers:
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < depth:
+                raise InputError(
+                    f"{name} contains {number!r}: the teacher has layers 0 to {depth - 1}."
+                )
+        return tuple(layers)
+    raise InputError(
+        f"{name} is {layers!r}: expected 'every_other', 'published' or numbers from 0 to "
+        f"{depth - 1}, at least one."
+    )
+
+
+def _published(depth: int) -> tuple[int, ...]:
+    if depth != PUBLISHED_DEPTH:
+        raise InputError(
+            f"layers is 'published', which is {PUBLISHED_LAYERS} of {PUBLISHED_DEPTH} layers; the "
+            f"teacher has {depth}. Use 'every_other' or give numbers."
+        )
+    return PUBLISHED_LAYERS
+
+
+def layers_at_interval(count: int, depth: int) -> tuple[int, ...]:
+    """So many layers at equal distances, the first and the last among them.
+
+    Args:
+        count: of layers to choose; if it is greater than `depth`, layers are chosen twice.
+        depth: how many there are.
+
+    Returns:
+        Their numbers from 0; a single one is the middle layer.
+
+    Example:
+        >>> layers_at_interval(3, 12), layers_at_interval(6, 12), layers_at_interval(1, 12)
+        ((0, 6, 11), (0, 2, 4, 7, 9, 11), (6,))
+    """
+    if count == 1:
+        return (depth // 2,)
+    # in whole numbers, halves rounded up
+    return tuple((2 * i * (depth - 1) + count - 1) // (2 * (count - 1)) for i in range(count))
+
+
+def layers_stood_for(places: Sequence[int], applications: int, depth: int) -> tuple[int, ...]:
+    """The teacher's layers whose work a student's layer does.
+
+    Student and teacher are laid beside each other, both stretched to the same length: a layer
+    stands for those that it overlaps.
+
+    Args:
+        places: where the student applies the layer, from 0.
+        applications: how many layers the student applies.
+        depth: how many layers the teacher applies.
+
+    Example:
+        >>> layers_stood_for([0, 3, 6, 9], 12, 12), layers_stood_for([0], 3, 12)
+        ((0, 3, 6, 9), (0, 1, 2, 3))
+    """
+    return tuple(
+        number
+        for number in range(depth)
+        if any(
+            place * depth < (number + 1) * applications
+            and number * applications < (place + 1) * depth
+            for place in places
+        )
+    )
+
+
+def sources_of(
+    start: Start | Sequence[int], applied: Sequence[nn.Module], depth: int
+) -> list[tuple[int, ...]]:
+    """For each layer of a student, the teacher's layers that it starts from.
+
+    Args:
+        start: a name, or the number of a teacher's layer for each of the student's.
+        applied: the student's layers in the order it applies them.
+        depth: how many layers the teacher applies.
+
+    Returns:
+        In the order in which the layers are first applied; nothing for a random start.
+    """
+    unique = list(dict.fromkeys(applied))
+    if start == "random":
+        return [() for _ in unique]
+    if start == "average":
+        places = [[i for i, layer in enumerate(applied) if layer is each] for each in unique]
+        return [layers_stood_for(found, len(applied), depth) for found in places]
+    chosen = layers_at_interval(len(unique), depth) if start == "interval" else start
+    return [(int(number),) for number in chosen]
+
+
+@torch.no_grad()
+def start_block(
+    target: TransformerLayer, sources: Sequence[TransformerLayer], parts: Sequence[str]
+) -> None:
+    """Give parts of a layer the values of another layer, or the mean of several.
+
+    Args:
+        target: the student's layer.
+        sources: of the teacher, at least one, with the same shapes.
+        parts: names of modules of a layer, such as those in `BLOCKS`.
+    """
+    for part in parts:
+        states = [source.get_submodule(part).state_dict() for source in sources]
+        for name, value in target.get_submodule(part).state_dict().items():
+            if len(states) == 1:
+                value.copy_(states[0][name])
+            else:
+                mean = torch.stack([state[name].double() for state in states]).mean(0)
+                value.copy_(mean)
