@@ -8,7 +8,7 @@ import click
 
 from minilm.cli.options import given_flags
 from minilm.cli.training import recipe_options, run
-from minilm.recipes.pretraining import ALBERT_SHAPE, SHAPE, PretrainingRecipe
+from minilm.recipes.pretraining import ALBERT_SHAPE, PAIRS, SHAPE, PretrainingRecipe
 
 
 @click.command()
@@ -41,7 +41,7 @@ def _check_options(objective: str, model: str, start: str | None) -> None:
         raise click.UsageError(f"--from brings a model with its own shape: leave out {names}.")
     if model != "albert" and (names := given_flags(*ALBERT_SHAPE)):
         raise click.UsageError(f"{names}: of --model albert only.")
-    if objective == "mlm" and (names := given_flags("sop_mode", "short_sequences")):
+    if objective == "mlm" and (names := given_flags(*PAIRS)):
         raise click.UsageError(f"{names}: of pairs only, so not of --objective mlm.")
     if objective == "mlm+nsp" and (names := given_flags("sop_mode")):
         raise click.UsageError(f"{names}: of --objective mlm+sop only.")

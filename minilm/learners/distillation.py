@@ -4,57 +4,84 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from minilm.data.batches import TokenBatch
-from minilm.errors import InputError
+from minilm.errors import InputError, setting
 from minilm.learners.base import ModelLearner
+from minilm.learners.pairs import PAIR_SCORES, count_pairs, pair_loss, pair_scores
 from minilm.learners.tokens import (
     MASKED_LM_SCORES,
     check_masked_lm,
     encode,
+    layer_sizes,
     masked_lm_scores,
     masked_positions,
     masked_ratio,
     states,
     token_counts,
 )
-from minilm.losses.distillation import DistillationLoss, States
+from minilm.losses.distillation import DistillationLoss
+from minilm.losses.states import States
 from minilm.losses.vocabulary import fused_vocab_losses
+from minilm.models.encoder import EncoderModel
 from minilm.models.pretrained import PretrainedModel
-from minilm.models.tasks import ForMaskedLM
+from minilm.models.tasks import ForMaskedLM, ForPreTraining
+from minilm.outputs import EncoderOutput
+
+Student = ForMaskedLM | ForPreTraining | EncoderModel
+SharedEntries = Tensor | Literal["first"] | None
 
 
 class DistillationLearner(ModelLearner):
     """Trains a student on the terms of a `DistillationLoss`.
 
-    Both models see the same masked tokens, without token types.
+    Both models see the same masked tokens. The teacher sees no token types; the student sees them
+    where it learns the order of segments.
+
+    A token id must mean the same to both models, or be translated by `shared_entries`, of which
+    sizes of vocabularies say nothing. Where the teacher has more entries than the student, logits
+    are compared on the student's: both distributions are over these.
 
     Args:
-        student: with a masked-LM head; of any of the three architectures.
-        teacher: with the student's vocabulary and, unless only states are compared, a masked-LM
-            head.
+        student: of any of the three architectures, with a masked-LM head; where no term reads the
+            student's logits also without (`AlbertModel`), and for `sentence_order` with a head for
+            pairs, too (`AlbertForPreTraining`).
+        teacher: with a masked-LM head, unless only states are compared.
         loss: terms and weights. The learner has a copy of it: what is trained belongs to the
             learner alone, and one loss can be given to any number of learners. If the widths
             differ, the copy gets a fresh projection, trained with the student
             (`learner.loss.projection`).
+        shared_entries: which entry of the teacher's vocabulary is which of the student's. None =
+            the vocabularies are the same; "first" = the student's is the beginning of the
+            teacher's; or (V of the student,) int64, the teacher's entry for each of the student's.
 
     Raises:
         InputError: student and teacher do not fit together.
     """
 
     def __init__(
-        self, student: ForMaskedLM, teacher: PretrainedModel, loss: DistillationLoss
+        self,
+        student: Student,
+        teacher: PretrainedModel,
+        loss: DistillationLoss,
+        *,
+        shared_entries: SharedEntries = None,
     ) -> None:
-        check_masked_lm("student", student)
-        _check_fit(student, teacher, loss)
+        _check_student(student, loss)
+        _check_fit(student, teacher, loss, shared_entries)
         super().__init__(student.device, teacher)
         self.student = student
         self.loss = copy.deepcopy(loss)
         self.loss.fit_widths(student.config.hidden_size, teacher.config.hidden_size)
         self.loss.to(device=student.device, dtype=student.dtype)
+        if self.loss.compares_layers:
+            self.loss.fit_layers(layer_sizes(student), layer_sizes(teacher))
+        self._shared = shared_entries
 
     @property
     def teacher(self) -> PretrainedModel:
@@ -62,37 +89,59 @@ class DistillationLearner(ModelLearner):
         return self._unregistered[0]
 
     def counts(self, batch: TokenBatch) -> dict[str, int]:
-        """How many tokens there are ("attended"), and how many to predict ("masked")."""
-        return token_counts(batch)
+        """What terms are means over: how many tokens there are ("attended"), and how many to
+        predict ("masked"); where a term asks for it, how many "sequences" and labelled "pairs"."""
+        found = token_counts(batch)
+        if self.loss.pooled > 0 or self.loss.pooled_mse > 0:
+            found["sequences"] = batch.lengths.shape[0]
+        if self.loss.sentence_order > 0:
+            found["pairs"] = count_pairs(batch)
+        return found
 
     def forward(self, batch: TokenBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
-        """ "loss", every term with a weight ("kl", "mlm", "cosine", "mse"), and "masked_share"."""
+        """ "loss", every term with a weight ("kl", "mlm", "cosine", ...), and "masked_share"."""
         if batch.tokens == 0:
             return self.empty_terms(*self.loss.terms, "masked_share")
-        encoded = encode(self.student, batch, None)
+        encoded, student = self._encode_student(batch)
         labels = encoded.layout.pack(batch.labels)
-        teacher = self._teacher_states(batch) if self.loss.needs_teacher else None
-        terms: dict[str, Tensor] = self.loss(states(self.student, encoded), teacher, labels, counts)
+        teacher = self._learn_from(batch) if self.loss.needs_teacher else None
+        pairs = None
+        if self.loss.sentence_order > 0:
+            assert isinstance(self.student, ForPreTraining)
+            pairs = pair_loss(self.student, encoded, batch)
+        terms: dict[str, Tensor] = self.loss(student, teacher, labels, counts, pairs)
+        if not isinstance(self.student, ForMaskedLM):  # a pooler may be read by no term
+            terms["loss"] = terms["loss"] + self.empty_terms()["loss"]
         return {**terms, "masked_share": masked_ratio(labels, counts)}
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """See `eval_step`."""
-        return (*MASKED_LM_SCORES, *(["masked_kl"] if self.loss.compares_logits else []))
+        if isinstance(self.student, EncoderModel):
+            return self.loss.terms
+        pairs = PAIR_SCORES if isinstance(self.student, ForPreTraining) else ()
+        return (*MASKED_LM_SCORES, *(["masked_kl"] if self.loss.compares_logits else []), *pairs)
 
     @torch.no_grad()
     def eval_step(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
         """masked_loss, masked_accuracy and, where logits are compared, masked_kl.
 
-        All are over masked tokens; masked_kl is at the loss's temperature, times its square.
+        All are over masked tokens; masked_kl is at the loss's temperature, times its square. Of
+        pairs sentence_order_accuracy or next_sentence_accuracy, of a student with a head for them.
+        Of a student without a masked-LM head instead the terms of the loss, over tokens or
+        sequences.
         """
+        if isinstance(self.student, EncoderModel):
+            return self._term_scores(batch)
+        if batch.sentence_labels is not None and isinstance(self.student, ForPreTraining):
+            return pair_scores(self.student, batch)
         encoded = encode(self.student, batch, None)
         labels = encoded.layout.pack(batch.labels)
         student = states(self.student, encoded)
         scores = masked_lm_scores(student, labels)
         if self.loss.compares_logits:
             where = masked_positions(labels)
-            teacher = self._teacher_states(batch)
+            teacher = self._learn_from(batch)
             sums = fused_vocab_losses(
                 student.logit_inputs(where),
                 teacher.logit_inputs(where),
@@ -102,16 +151,51 @@ class DistillationLearner(ModelLearner):
             scores["masked_kl"] = (float(sums.kl), where.shape[0])
         return scores
 
+    def _term_scores(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
+        encoded, student = self._encode_student(batch)
+        labels = encoded.layout.pack(batch.labels)
+        counts = self.counts(batch)
+        terms = self.loss(student, self._learn_from(batch), labels, counts)
+        items = {name: counts[self.loss.items(name)] for name in self.loss.terms}
+        return {name: (float(terms[name]) * count, count) for name, count in items.items()}
+
+    def _encode_student(self, batch: TokenBatch) -> tuple[EncoderOutput, States]:
+        types = batch.token_type_ids if self.loss.sentence_order > 0 else None
+        reads = self.loss.layers.student_reads if self.loss.compares_layers else None
+        encoded = encode(self.student, batch, types, layers=reads is not None)
+        return encoded, states(self.student, encoded, reads)
+
     @torch.no_grad()
     def _teacher_states(self, batch: TokenBatch) -> States:
-        """In the same order as the student's: the layout depends on the lengths alone."""
-        return states(self.teacher, encode(self.teacher, batch, None))
+        """Everything that the loss reads of the teacher.
+
+        In the same order as the student's: the layout depends on the lengths alone.
+        """
+        reads = self.loss.layers.teacher_reads if self.loss.compares_layers else None
+        encoded = encode(self.teacher, batch, None, layers=reads is not None)
+        return states(self.teacher, encoded, reads)
+
+    @torch.no_grad()
+    def _learn_from(self, batch: TokenBatch) -> States:
+        """The teacher's states, of tokens and on entries as the student numbers them."""
+        if self._shared is None:
+            return self._teacher_states(batch)
+        if self._shared == "first":
+            found = self._teacher_states(batch)
+            entries = torch.arange(self.student.config.vocab_size, device=found.matrix.device)
+        else:
+            entries = self._shared.to(batch.input_ids.device)
+            found = self._teacher_states(replace(batch, input_ids=entries[batch.input_ids]))
+        if found.bias is None:
+            return found
+        matrix, bias = (x.index_select(0, entries) for x in (found.matrix, found.bias))
+        return replace(found, matrix=matrix, bias=bias)
 
     def teacher_outputs(self, batch: TokenBatch) -> dict[str, Tensor]:
         """Its hidden states, and a number that is finite where its logits are."""
         if batch.tokens == 0:
             return {}
-        teacher = self._teacher_states(batch)
+        teacher = self._learn_from(batch)
         outputs = {"hidden states": teacher.hidden}
         if self.loss.compares_logits:
             inputs = teacher.logit_inputs(None)
@@ -120,18 +204,62 @@ class DistillationLearner(ModelLearner):
         return outputs
 
 
-def _check_fit(student: ForMaskedLM, teacher: PretrainedModel, loss: DistillationLoss) -> None:
-    names = f"{type(student).__name__} (student) and {type(teacher).__name__} (teacher)"
-    sizes = student.config.vocab_size, teacher.config.vocab_size
-    if sizes[0] != sizes[1]:
+def _check_student(student: PretrainedModel, loss: DistillationLoss) -> None:
+    """Raise InputError unless the terms train all of the student's heads, and it has them."""
+    kind = type(student).__name__
+    if loss.sentence_order > 0:
+        if not isinstance(student, ForPreTraining):
+            raise InputError(
+                f"student is a {kind}, which has no head for pairs of segments, but sentence_order "
+                "has a weight: expected AlbertForPreTraining or BertForPreTraining. Or set the "
+                "weight to 0."
+            )
+        return
+    if isinstance(student, ForPreTraining):
         raise InputError(
-            f"{names} have vocabularies of {sizes[0]} and {sizes[1]} entries: they must be the "
-            "same. Build the student with init_student, or with the teacher's vocab_size."
+            f"student is a {kind}, and no term trains its head for pairs of segments: give "
+            f"{setting('sentence_order')} a weight, or distil a "
+            f"{kind.removesuffix('PreTraining')}MaskedLM."
+        )
+    if loss.predicts_words or not isinstance(student, EncoderModel):
+        check_masked_lm("student", student)
+
+
+def _check_fit(
+    student: Student,
+    teacher: PretrainedModel,
+    loss: DistillationLoss,
+    shared_entries: SharedEntries,
+) -> None:
+    names = f"{type(student).__name__} (student) and {type(teacher).__name__} (teacher)"
+    own, theirs = student.config.vocab_size, teacher.config.vocab_size
+    if isinstance(shared_entries, Tensor):
+        _check_entries(shared_entries, own, theirs)
+    elif own != theirs and (shared_entries is None or own > theirs):
+        raise InputError(
+            f"{names} have vocabularies of {own} and {theirs} entries: they must be the same. "
+            "Build the student with init_student, or with the teacher's vocab_size; or, if the "
+            "same tokens have the same numbers as far as the student's vocabulary reaches, give "
+            "shared_entries='first', and otherwise the teacher's entry for each of the student's."
         )
     if loss.compares_logits and not hasattr(teacher, "masked_lm_head"):
         raise InputError(
             f"The teacher is a {type(teacher).__name__}, which has no masked-LM head, but kl or "
-            "mse compare logits. Load it as BertForMaskedLM, or set both weights to 0."
+            "mse compare logits. Load it as BertForMaskedLM, or set both weights to 0: states can "
+            "be compared without a head."
         )
     if teacher is student:
         raise InputError("student and teacher are the same model.")
+
+
+def _check_entries(entries: Tensor, own: int, theirs: int) -> None:
+    if tuple(entries.shape) != (own,) or entries.dtype != torch.int64:
+        raise InputError(
+            f"shared_entries: expected ({own},) int64, one entry of the teacher for each of the "
+            f"student's; got {tuple(entries.shape)} {entries.dtype}."
+        )
+    if bool(((entries < 0) | (entries >= theirs)).any()):
+        raise InputError(
+            f"shared_entries has numbers from {int(entries.min())} to {int(entries.max())}: the "
+            f"teacher has entries 0 to {theirs - 1}."
+        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from minilm.data.batches import SentenceTask, TokenBatch
-from minilm.errors import InputError
+from minilm.errors import InputError, argument
 from minilm.learners.base import ModelLearner
 from minilm.learners.tokens import (
     MASKED_LM_SCORES,
@@ -19,37 +20,48 @@ from minilm.learners.tokens import (
     states,
     token_counts,
 )
-from minilm.losses.elementary import cross_entropy
+from minilm.losses.elementary import LossSum, cross_entropy
 from minilm.models.tasks import ForPreTraining
+from minilm.outputs import EncoderOutput
+
+PAIR_SCORES = ("sentence_order_accuracy", "next_sentence_accuracy")
 
 
 class PretrainingLearner(ModelLearner):
-    """Learns masked tokens and a label for each pair of segments, with equal weights.
+    """Learns masked tokens and a label for each pair of segments.
 
     Args:
         model: AlbertForPreTraining or BertForPreTraining; either can learn either task.
         task: what the labels of the pairs mean.
+        pair_weight: of the pairs' loss; that of the masked tokens is 1. Both papers add the two.
 
     Raises:
-        InputError: the model is another one.
+        InputError: the model is another one, or the weight is not above 0.
 
     References: Devlin et al. 2019, section 3.1; Lan et al. 2020, section 3.1.
     """
 
-    def __init__(self, model: ForPreTraining, task: SentenceTask) -> None:
+    def __init__(
+        self, model: ForPreTraining, task: SentenceTask, *, pair_weight: float = 1.0
+    ) -> None:
         if not isinstance(model, ForPreTraining):
             raise InputError(
                 f"model is a {type(model).__name__}: expected AlbertForPreTraining or "
                 "BertForPreTraining."
             )
+        if not 0 < pair_weight < math.inf:
+            raise InputError(
+                f"{argument('pair_weight')} is {pair_weight!r}: expected a finite number above 0. "
+                "For masked tokens alone there is masked_lm."
+            )
         super().__init__(model.device)
         self.model = model
         self.task = task
+        self.pair_weight = pair_weight
 
     def counts(self, batch: TokenBatch) -> dict[str, int]:
         """How many tokens there are, how many to predict, and how many pairs have a label."""
-        labels = batch.sentence_labels
-        return {**token_counts(batch), "pairs": 0 if labels is None else labels.shape[0]}
+        return {**token_counts(batch), "pairs": count_pairs(batch)}
 
     def forward(self, batch: TokenBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
         """ "loss", its two terms "mlm" and the task's name, and "masked_share"."""
@@ -58,11 +70,9 @@ class PretrainingLearner(ModelLearner):
         encoded = encode(self.model, batch, batch.token_type_ids)
         labels = encoded.layout.pack(batch.labels)
         mlm = masked_lm_loss(states(self.model, encoded), labels, counts)
-        assert batch.sentence_labels is not None
-        answers = self.model.pair_logits(encoded)  # (B, 2)
-        pairs = cross_entropy(answers, batch.sentence_labels).sum / max(counts["pairs"], 1)
+        pairs = pair_loss(self.model, encoded, batch).sum / max(counts["pairs"], 1)
         return {
-            "loss": mlm + pairs,
+            "loss": mlm + self.pair_weight * pairs,
             "mlm": mlm.detach(),
             self.task: pairs.detach(),
             "masked_share": masked_ratio(labels, counts),
@@ -71,7 +81,7 @@ class PretrainingLearner(ModelLearner):
     @property
     def metric_names(self) -> tuple[str, ...]:
         """See `eval_step`."""
-        return (*MASKED_LM_SCORES, "sentence_order_accuracy", "next_sentence_accuracy")
+        return (*MASKED_LM_SCORES, *PAIR_SCORES)
 
     @torch.no_grad()
     def eval_step(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
@@ -81,9 +91,40 @@ class PretrainingLearner(ModelLearner):
         next_sentence_accuracy, over pairs. One head answers both questions, whichever it was
         trained for.
         """
+        if batch.sentence_labels is not None:
+            return pair_scores(self.model, batch)
         encoded = encode(self.model, batch, batch.token_type_ids)
-        if batch.sentence_labels is None:
-            labels = encoded.layout.pack(batch.labels)
-            return masked_lm_scores(states(self.model, encoded), labels)
-        right = self.model.pair_logits(encoded).argmax(dim=1) == batch.sentence_labels
-        return {f"{batch.sentence_task}_accuracy": (float(right.sum()), right.shape[0])}
+        labels = encoded.layout.pack(batch.labels)
+        return masked_lm_scores(states(self.model, encoded), labels)
+
+
+def count_pairs(batch: TokenBatch) -> int:
+    """How many pairs of a batch have a label."""
+    return 0 if batch.sentence_labels is None else batch.sentence_labels.shape[0]
+
+
+def pair_loss(model: ForPreTraining, encoded: EncoderOutput, batch: TokenBatch) -> LossSum:
+    """Cross-entropy of the labels of pairs, over B pairs.
+
+    Args:
+        model: with a head for pairs.
+        encoded: what `encode` made of the batch, with its token types.
+        batch: of pairs.
+
+    Raises:
+        InputError: its sequences are no pairs.
+    """
+    if batch.sentence_labels is None:
+        raise InputError(
+            f"The batch has sequences of one segment, but {type(model).__name__} is to learn from "
+            "pairs: read the corpus with segments='sentence_order'."
+        )
+    return cross_entropy(model.pair_logits(encoded), batch.sentence_labels)  # of (B, 2)
+
+
+def pair_scores(model: ForPreTraining, batch: TokenBatch) -> dict[str, tuple[float, int]]:
+    """sentence_order_accuracy or next_sentence_accuracy of a batch of pairs, and their number."""
+    assert batch.sentence_labels is not None
+    answers = model.pair_logits(encode(model, batch, batch.token_type_ids))  # (B, 2)
+    right = answers.argmax(dim=1) == batch.sentence_labels
+    return {f"{batch.sentence_task}_accuracy": (float(right.sum()), right.shape[0])}

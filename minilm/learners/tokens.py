@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from minilm.blocks.heads import MaskedLMHead
+from minilm.blocks.layout import Packed
+from minilm.blocks.transformer import SelfAttention, TransformerLayer
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError
-from minilm.losses.distillation import States
 from minilm.losses.elementary import IGNORED_LABEL
+from minilm.losses.states import LayerPart, LayerReads, LayerSizes, States
 from minilm.losses.vocabulary import fused_vocab_losses, masked_scores
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM
@@ -37,21 +39,80 @@ def encode(
     model: PretrainedModel,
     batch: TokenBatch,
     token_type_ids: Tensor | None,
+    *,
+    layers: bool = False,
 ) -> EncoderOutput:
-    """The encoder's states of a batch, in the inner order of its layout."""
+    """The encoder's states of a batch, in the inner order of its layout.
+
+    Args:
+        model: any.
+        batch: what to encode.
+        token_type_ids: the numbers of the segments; None = all 0.
+        layers: also the states after the embeddings and after every layer (`hidden_states`).
+    """
     encoded: EncoderOutput = model.base(
-        batch.input_ids, None, token_type_ids, lengths=batch.lengths, reads="all"
+        batch.input_ids,
+        None,
+        token_type_ids,
+        lengths=batch.lengths,
+        reads="layers" if layers else "all",
     )
     return encoded
 
 
-def states(model: PretrainedModel, encoded: EncoderOutput) -> States:
-    """What a loss needs of a model's states, in the order they are in."""
+def states(
+    model: PretrainedModel, encoded: EncoderOutput, reads: LayerReads | None = None
+) -> States:
+    """What a loss needs of a model's states, in the order they are in.
+
+    Args:
+        model: that made them.
+        encoded: what `encode` gave; with the states of layers if any are read.
+        reads: what is read of the layers; None = nothing.
+    """
     head = getattr(model, "masked_lm_head", None)
     matrix = model.get_input_embeddings().weight
-    if not isinstance(head, MaskedLMHead):
-        return States(encoded.last_hidden_state, None, matrix, None)
-    return States(encoded.last_hidden_state, head, matrix, head.bias)
+    transform, bias = (head, head.bias) if isinstance(head, MaskedLMHead) else (None, None)
+    layout = getattr(encoded, "layout", None)
+    lengths = layout.lengths if isinstance(layout, Packed) else ()
+    layers = _layer_parts(model, encoded, reads) if reads else {}
+    return States(encoded.last_hidden_state, transform, matrix, bias, lengths, layers)
+
+
+def layer_sizes(model: PretrainedModel) -> LayerSizes:
+    """Depth, width and heads of a model."""
+    config = model.config
+    depth = len(list(model.base.virtual_layers()))
+    return LayerSizes(depth, config.hidden_size, config.num_attention_heads)
+
+
+def _layer_parts(
+    model: PretrainedModel, encoded: EncoderOutput, reads: LayerReads
+) -> dict[int, dict[LayerPart, Tensor]]:
+    """Outputs, queries, keys and values of the applications that are read.
+
+    Attention does not hand its queries, keys and values out; they are computed again, from the
+    state before the layer. That costs up to three of a layer's products where they are read, and
+    nothing elsewhere.
+    """
+    hidden, layers = encoded.hidden_states, list(model.base.virtual_layers())
+    assert hidden is not None
+    found: dict[int, dict[LayerPart, Tensor]] = {}
+    for number, parts in reads.items():
+        layer = layers[number]
+        assert isinstance(layer, TransformerLayer)
+        found[number] = {
+            part: hidden[number + 1]
+            if part == "output"
+            else _linear(layer.attention, part)(hidden[number])
+            for part in parts
+        }
+    return found
+
+
+def _linear(attention: SelfAttention, part: LayerPart) -> nn.Linear:
+    linears = {"query": attention.query, "key": attention.key, "value": attention.value}
+    return linears[part]
 
 
 def masked_lm_loss(student: States, labels: Tensor, counts: Mapping[str, float]) -> Tensor:

@@ -1,168 +1,59 @@
-"""The triple loss of DistilBERT: learn from the teacher's logits, from the text, from its states.
+"""The losses of distillation: learn from the teacher's logits, from the text, from its states.
 
-There are two ways to it. `distillation_terms` is a pure function of plain tensors, a few lines to
-read beside the paper. `DistillationLoss` computes the same for packed tokens, without ever holding
-the logits of all of them, and is what training runs use.
+The triple loss of DistilBERT is here in two ways. `distillation_terms` (triple.py) is a pure
+function of plain tensors, a few lines to read beside the paper. `DistillationLoss` computes the
+same for packed tokens, without ever holding the logits of all of them, and is what training runs
+use. It adds what later papers compare: hidden states of all layers and of whole sentences
+(layer_states.py), attention maps and relations between tokens (relations.py).
 
 References: Sanh et al. 2019, section 2; `Distiller.step` of the released code.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from inspect import signature
 
-import torch
 from torch import Tensor, nn
 
-from minilm.errors import InputError
-from minilm.losses.checks import check_classes, check_same_shape
-from minilm.losses.elementary import (
-    IGNORED_LABEL,
-    LossSum,
-    cosine_distance,
-    cross_entropy,
-    kl_divergence,
-    squared_error,
+from minilm.errors import InputError, argument
+from minilm.losses.elementary import IGNORED_LABEL, LossSum, cosine_distance
+from minilm.losses.layer_states import LayerMap, check_layer_map, pooled_cosine, pooled_mse
+from minilm.losses.layer_terms import (
+    HIDDEN_TERMS,
+    LAYER_TERMS,
+    LayerComparison,
+    RelationKinds,
+    check_relations,
 )
-from minilm.losses.vocabulary import LogitInputs, fused_vocab_losses
+from minilm.losses.states import LayerSizes, States as States
+from minilm.losses.triple import (
+    DistillationTerms as DistillationTerms,
+    Positions,
+    check_choices,
+    distillation_terms as distillation_terms,
+    is_number,
+)
+from minilm.losses.vocabulary import fused_vocab_losses
 
-Positions = Literal["attended", "masked"]
-TERMS = ("kl", "mlm", "cosine", "mse")
-
-
-@dataclass(frozen=True, eq=False)
-class DistillationTerms:
-    """Scalars of at least float32, all without weights.
-
-    Attributes:
-        kl: Kullback-Leibler divergence of the student's softened predictions from the teacher's,
-            times temperature squared; mean over the chosen positions.
-        mlm: cross-entropy of the labels; mean over labelled positions.
-        cosine: 1 - cosine between last hidden states; mean over attended positions.
-        mse: squared difference of the logits, without temperature; summed over the vocabulary, mean
-            over the chosen positions.
-    """
-
-    kl: Tensor
-    mlm: Tensor
-    cosine: Tensor
-    mse: Tensor
-
-
-def distillation_terms(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    student_hidden: Tensor | None = None,
-    teacher_hidden: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-    *,
-    temperature: float = 2.0,
-    positions: Positions = "attended",
-) -> DistillationTerms:
-    """The terms of the triple loss, from plain tensors.
-
-    Gradients flow into everything given; compute the teacher's side under `torch.no_grad()`.
-    A term that has nothing to look at is 0 with zero gradient, never NaN.
-
-    Args:
-        student_logits: (B, S, V); also (T, V), all tokens in one line.
-        teacher_logits: the same shape.
-        labels: (B, S) int64; -100 = not predicted here.
-        student_hidden: (B, S, H) last hidden states; None = no cosine term (0).
-        teacher_hidden: the same shape.
-        attention_mask: (B, S), 1 = attended; None = everywhere.
-        temperature: divides the logits of both sides in `kl`.
-        positions: where `kl` and `mse` look: at all attended tokens, [CLS] and [SEP] included, or
-            only at labelled ("masked") ones. `cosine` looks at attended tokens either way.
-
-    Returns:
-        The four terms. The paper's loss is 5 kl + 2 mlm + 1 cosine at temperature 2.
-
-    Raises:
-        InputError: shapes that do not fit, or a label where nothing is attended to.
-
-    Example:
-        >>> logits = torch.randn(2, 4, 10)
-        >>> labels = torch.full((2, 4), -100)
-        >>> float(minilm.distillation_terms(logits, logits, labels).kl)
-        0.0
-    """
-    _check_choices(temperature, positions)
-    shape = student_logits.shape[:-1]
-    check_same_shape("student_logits", student_logits, "teacher_logits", teacher_logits)
-    check_classes("labels", labels, shape)
-    if attention_mask is None:
-        attended = torch.ones_like(labels, dtype=torch.bool)
-    elif tuple(attention_mask.shape) != tuple(shape):
-        raise InputError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, the logits {tuple(shape)}."
-        )
-    else:
-        attended = attention_mask != 0
-    labelled = labels != IGNORED_LABEL
-    if bool((labelled & ~attended).any()):
-        raise InputError(
-            "labels has labels other than -100 at unattended positions (attention_mask 0): set "
-            "them to -100."
-        )
-
-    chosen = attended if positions == "attended" else labelled
-    student, teacher = student_logits[chosen], teacher_logits[chosen]  # (N, V)
-    divergence = kl_divergence(student, teacher, temperature)
-    cosine = divergence.sum.new_zeros(())
-    if student_hidden is not None and teacher_hidden is not None:
-        check_same_shape("student_hidden", student_hidden, "teacher_hidden", teacher_hidden)
-        if student_hidden.shape[:-1] != shape:
-            raise InputError(
-                f"student_hidden has shape {tuple(student_hidden.shape)}, the logits "
-                f"{tuple(student_logits.shape)}."
-            )
-        cosine = cosine_distance(student_hidden[attended], teacher_hidden[attended]).mean()
-    elif student_hidden is not None or teacher_hidden is not None:
-        raise InputError("Give both student_hidden and teacher_hidden, or neither.")
-    return DistillationTerms(
-        kl=divergence.mean(),
-        mlm=cross_entropy(student_logits[labelled], labels[labelled]).mean(),
-        cosine=cosine,
-        mse=LossSum(squared_error(student, teacher).sum, divergence.items).mean(),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class States:
-    """What a language model made of packed tokens, and how it would predict words from it.
-
-    Attributes:
-        hidden: (T, H) last hidden states.
-        transform: (N, H) -> (N, E), the part of the masked-LM head before the vocabulary; None = no
-            such head.
-        matrix: (V, E) word embeddings.
-        bias: (V,) of the vocabulary; None = no such head.
-    """
-
-    hidden: Tensor
-    transform: Callable[[Tensor], Tensor] | None
-    matrix: Tensor
-    bias: Tensor | None
-
-    def logit_inputs(self, where: Tensor | None) -> LogitInputs:
-        """What the logits of the tokens with the numbers `where` are made of; None = of all."""
-        if self.transform is None or self.bias is None:
-            raise InputError("These states come from a model without a masked-LM head.")
-        rows = self.hidden if where is None else self.hidden.index_select(0, where)
-        return LogitInputs(self.transform(rows), self.matrix, self.bias)
+TRIPLE_TERMS = ("kl", "mlm", "cosine", "mse")
+POOLED_TERMS = ("pooled", "pooled_mse")
+TERMS = (*TRIPLE_TERMS, *LAYER_TERMS, *POOLED_TERMS, "sentence_order")
+# what a term is a mean over, if not attended tokens
+ITEMS = {"pooled": "sequences", "pooled_mse": "sequences", "sentence_order": "pairs"}
 
 
 class DistillationLoss(nn.Module):
-    """The weighted triple loss over packed tokens.
+    """The weighted sum of all terms over packed tokens; by default the triple loss.
 
     Only what a term with a weight reads is computed: with `kl` and `mse` 0, vocabulary logits
     exist at labelled tokens only; with `mlm` 0 as well, nowhere. Memory does not grow with
-    tokens x vocabulary (see `minilm.losses.vocabulary`).
+    tokens x vocabulary (see `minilm.losses.vocabulary`), nor with tokens x length (see
+    `minilm.losses.relations`).
+
+    Where the widths of student and teacher differ, the terms that compare hidden states compare the
+    teacher's with one learned linear map of the student's, the same at all layers, as in TinyBERT's
+    released code.
 
     Args:
         temperature: softens both sides of the divergence; which is multiplied by its square, so
@@ -170,14 +61,38 @@ class DistillationLoss(nn.Module):
         kl, mlm, cosine, mse: weights of the terms; see `DistillationTerms`. The defaults are those
             DistilBERT was trained with.
         positions: where `kl` and `mse` look: "attended" = all tokens, "masked" = labelled ones.
+        hidden_cosine: weight of 1 - cosine between hidden states after the layers that `layer_map`
+            pairs (MiniALBERT); mean over attended tokens and pairs of layers.
+        hidden_mse: weight of their squared difference (TinyBERT); mean over tokens, numbers of a
+            state and pairs.
+        attention: weight of the divergence of attention maps at those layers; mean over tokens,
+            heads and pairs. Student and teacher must have equally many heads.
+        relations: weight of the divergence of relations between tokens in the last layer that
+            `layer_map` pairs (MiniLM); mean over tokens and relation heads, summed over the kinds.
+        pooled: weight of 1 - cosine between the mean last states of a sequence; mean over
+            sequences.
+        pooled_mse: weight of their squared difference; mean over sequences and numbers.
+        sentence_order: weight of the cross-entropy of the student's answers to "are the two
+            segments in order?" (ALBERT); mean over pairs. Needs no teacher.
+        layer_map: "uniform" = every application of a layer of the student with the teacher's at the
+            same share of the depth; "last" = the last with the last; or the teacher's layer for
+            each application of the student, counted from 0.
+        relation_kinds: "qq_kk_vv" = queries, keys and values, each with themselves (MiniLMv2);
+            "qk_vv" = queries with keys, values with values (MiniLM).
+        relation_heads: into how many parts the states are cut for `relations`, each with a table of
+            its own; it must divide both widths. None = the teacher's attention heads.
 
     Raises:
-        InputError: a weight that is negative or not finite, or no weight above 0.
+        InputError: a weight that is negative or not finite, no weight above 0, or a setting that
+            does not exist.
 
     Example:
-        >>> loss = minilm.DistillationLoss(temperature=2.0, kl=5.0, mlm=2.0, cosine=1.0)
-        >>> loss.to_dict()["positions"]
-        'attended'
+        >>> loss = minilm.DistillationLoss(temperature=2.0, kl=5.0, mlm=2.0, hidden_cosine=3.0)
+        >>> loss.terms
+        ('kl', 'mlm', 'cosine', 'hidden_cosine')
+
+    References: those of `minilm.losses.layer_states` and `minilm.losses.relations`; Lan et al.
+    2020, section 3.1, for the sentence order.
     """
 
     def __init__(
@@ -188,26 +103,47 @@ class DistillationLoss(nn.Module):
         cosine: float = 1.0,
         mse: float = 0.0,
         positions: Positions = "attended",
+        *,
+        hidden_cosine: float = 0.0,
+        hidden_mse: float = 0.0,
+        attention: float = 0.0,
+        relations: float = 0.0,
+        pooled: float = 0.0,
+        pooled_mse: float = 0.0,
+        sentence_order: float = 0.0,
+        layer_map: LayerMap = "uniform",
+        relation_kinds: RelationKinds = "qq_kk_vv",
+        relation_heads: int | None = None,
     ) -> None:
         super().__init__()
-        _check_choices(temperature, positions)
+        check_choices(temperature, positions)
         self.temperature = temperature
         self.kl, self.mlm, self.cosine, self.mse = kl, mlm, cosine, mse
         self.positions: Positions = positions
+        self.hidden_cosine, self.hidden_mse = hidden_cosine, hidden_mse
+        self.attention, self.relations = attention, relations
+        self.pooled, self.pooled_mse = pooled, pooled_mse
+        self.sentence_order = sentence_order
+        self.layer_map: LayerMap = layer_map if isinstance(layer_map, str) else list(layer_map)
+        self.relation_kinds: RelationKinds = relation_kinds
+        self.relation_heads = relation_heads
         self.projection: nn.Linear | None = None
+        self._layers: LayerComparison | None = None
         for name in TERMS:
             weight = getattr(self, name)
-            if not _is_number(weight) or weight < 0:
+            if not is_number(weight) or weight < 0:
                 raise InputError(
-                    f"{name} is {weight!r}: a weight is a finite number of at least 0."
+                    f"{argument(name)} is {weight!r}: a weight is a finite number of at least 0."
                 )
         if not self.terms:
-            raise InputError("All weights are 0: kl, mlm, cosine or mse must be above 0.")
+            raise InputError(f"All weights are 0: one of {', '.join(TERMS)} must be above 0.")
+        check_layer_map(self.layer_map)
+        check_relations(relation_kinds, relation_heads)
 
     @property
     def terms(self) -> tuple[str, ...]:
         """The names of the terms that have a weight."""
-        return tuple(name for name in TERMS if getattr(self, name) > 0)
+        return self._among(TERMS)
 
     @property
     def compares_logits(self) -> bool:
@@ -215,19 +151,43 @@ class DistillationLoss(nn.Module):
         return self.kl > 0 or self.mse > 0
 
     @property
+    def predicts_words(self) -> bool:
+        """Whether a term reads the student's vocabulary logits."""
+        return self.compares_logits or self.mlm > 0
+
+    @property
+    def compares_layers(self) -> bool:
+        """Whether a term reads more than last hidden states: `fit_layers` is then needed."""
+        return bool(self._among(LAYER_TERMS))
+
+    @property
     def compares_states(self) -> bool:
-        """Whether a term reads the teacher's hidden states."""
-        return self.cosine > 0
+        """Whether a term reads anything of the teacher but its logits."""
+        return bool(self._among(("cosine", *LAYER_TERMS, *POOLED_TERMS)))
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any term reads anything of the teacher."""
         return self.compares_logits or self.compares_states
 
-    def to_dict(self) -> dict[str, float | str]:
-        """The arguments that this loss was made with."""
-        names = ("temperature", *TERMS, "positions")
-        return {name: getattr(self, name) for name in names}
+    @staticmethod
+    def items(term: str) -> str:
+        """What a term that compares states is a mean over: "attended" tokens or "sequences"; and
+        "pairs" of the sentence order."""
+        return ITEMS.get(term, "attended")
+
+    def _among(self, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if getattr(self, name) > 0)
+
+    def to_dict(self) -> dict[str, float | str | list[int] | None]:
+        """The arguments that this loss was made with: those of the triple loss, and all others that
+        are not as by default."""
+        # a run is identified by them: one of the triple loss alone keeps the identity it had before
+        # there were other terms
+        triple = ("temperature", *TRIPLE_TERMS, "positions")
+        defaults = {name: field.default for name, field in signature(type(self)).parameters.items()}
+        values = {name: getattr(self, name) for name in defaults}
+        return {n: v for n, v in values.items() if n in triple or v != defaults[n]}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.to_dict().items())
@@ -235,20 +195,56 @@ class DistillationLoss(nn.Module):
     def fit_widths(self, student_width: int, teacher_width: int) -> bool:
         """Make hidden states of two widths comparable.
 
-        Where the widths differ, the cosine term compares the teacher's states with a learned linear
-        map of the student's. It starts out orthogonal, so that angles are those of the student.
+        Where the widths differ, the terms that compare hidden states compare the teacher's with a
+        learned linear map of the student's. It starts out orthogonal, so that angles are those of
+        the student.
 
         Args:
             student_width, teacher_width: H of both.
 
         Returns:
             Whether there is a projection, now a parameter of this module.
+
+        References: Jiao et al. 2020, section 3.1, equation 8, and the released code, which has one
+        map for all layers.
         """
         self.projection = None
-        if self.compares_states and student_width != teacher_width:
+        projected = self._among(("cosine", *HIDDEN_TERMS, *POOLED_TERMS))
+        if projected and student_width != teacher_width:
             self.projection = nn.Linear(student_width, teacher_width, bias=False)
             nn.init.orthogonal_(self.projection.weight)
         return self.projection is not None
+
+    def fit_layers(self, student: LayerSizes, teacher: LayerSizes) -> None:
+        """Find out which layers are compared, and in how many heads.
+
+        Args:
+            student, teacher: depth, width and heads of both.
+
+        Raises:
+            InputError: the layer map does not fit them, or heads that a term needs do not.
+        """
+        self._layers = LayerComparison.of(
+            student,
+            teacher,
+            terms=self._among(LAYER_TERMS),
+            layer_map=self.layer_map,
+            relation_kinds=self.relation_kinds,
+            relation_heads=self.relation_heads,
+        )
+
+    @property
+    def layers(self) -> LayerComparison:
+        """What is compared of which layers.
+
+        Raises:
+            InputError: `fit_layers` has not been called.
+        """
+        if self._layers is None:
+            raise InputError(
+                f"{', '.join(self._among(LAYER_TERMS))} compare layers: call fit_layers first."
+            )
+        return self._layers
 
     def forward(
         self,
@@ -256,6 +252,7 @@ class DistillationLoss(nn.Module):
         teacher: States | None,
         labels: Tensor,
         counts: Mapping[str, float] | None = None,
+        pairs: LossSum | None = None,
     ) -> dict[str, Tensor]:
         """The loss and its terms.
 
@@ -264,8 +261,10 @@ class DistillationLoss(nn.Module):
             teacher: the same tokens in the same order, computed without gradients; None if no term
                 reads it.
             labels: (T,) int64 in that order; -100 = not predicted.
-            counts: what to divide sums by: "attended" and "masked" tokens of the whole step, of
-                which this batch may be a part; None = those of this batch.
+            counts: what to divide sums by: "attended" and "masked" tokens, for some terms
+                "sequences" and "pairs", of the whole step, of which this batch may be a part;
+                None = those of this batch.
+            pairs: the cross-entropy of the student's answers about pairs, for `sentence_order`.
 
         Returns:
             "loss", the weighted sum, which carries the gradient; and for the log every term with a
@@ -276,17 +275,22 @@ class DistillationLoss(nn.Module):
         """
         where = (labels != IGNORED_LABEL).nonzero()[:, 0]  # (n,)
         if counts is None:
-            counts = {"attended": labels.shape[0], "masked": where.shape[0]}
+            counts = {
+                "attended": labels.shape[0],
+                "masked": where.shape[0],
+                "sequences": len(student.lengths),
+                "pairs": 0.0 if pairs is None else float(pairs.items),
+            }
         attended, masked = max(counts["attended"], 1), max(counts["masked"], 1)
         chosen = attended if self.positions == "attended" else masked
 
         means: dict[str, Tensor] = {}
-        if self.compares_logits or self.mlm > 0:
+        if self.predicts_words:
             everywhere = self.compares_logits and self.positions == "attended"
             rows = None if everywhere else where
             sums = fused_vocab_losses(
                 student.logit_inputs(rows),
-                _given(teacher).logit_inputs(rows) if self.compares_logits else None,
+                _given(teacher).targets(rows) if self.compares_logits else None,
                 labels if rows is None else labels[rows],
                 kl=self.kl / chosen,
                 mlm=self.mlm / masked,
@@ -297,22 +301,43 @@ class DistillationLoss(nn.Module):
             means = {"kl": sums.kl / chosen, "mlm": sums.mlm / masked, "mse": sums.mse / chosen}
         else:
             loss = _no_prediction(student)
-        if self.compares_states:
-            for name, found in self._state_losses(student, _given(teacher)).items():
-                mean = found.sum / attended
-                loss = loss + getattr(self, name) * mean
-                means[name] = mean.detach()
+        found = self._state_losses(student, _given(teacher)) if self.compares_states else {}
+        if self.sentence_order > 0:
+            if pairs is None:
+                raise InputError(
+                    "sentence_order needs pairs with labels: these sequences have none."
+                )
+            found["sentence_order"] = pairs
+        for name, term in found.items():
+            mean = term.sum / max(counts[self.items(name)], 1)
+            loss = loss + getattr(self, name) * mean
+            means[name] = mean.detach()
         return {"loss": loss, **{name: means[name] for name in self.terms}}
 
     def _state_losses(self, student: States, teacher: States) -> dict[str, LossSum]:
-        """The terms with a weight that compare hidden states of all attended tokens."""
-        hidden = student.hidden if self.projection is None else self.projection(student.hidden)
-        if hidden.shape != teacher.hidden.shape:
+        """The terms with a weight that compare states of all attended tokens."""
+        found: dict[str, LossSum] = {}
+        if self._among(("cosine", *POOLED_TERMS)):
+            hidden = self._projected(student.hidden, teacher.hidden)
+            if self.cosine > 0:
+                found["cosine"] = cosine_distance(hidden, teacher.hidden)
+            if self.pooled > 0:
+                found["pooled"] = pooled_cosine(hidden, teacher.hidden, student.lengths)
+            if self.pooled_mse > 0:
+                found["pooled_mse"] = pooled_mse(hidden, teacher.hidden, student.lengths)
+        if self.compares_layers:
+            found |= self.layers.losses(student, teacher, self._projected)
+        return found
+
+    def _projected(self, hidden: Tensor, like: Tensor) -> Tensor:
+        """The student's states in the width of the teacher's."""
+        found: Tensor = hidden if self.projection is None else self.projection(hidden)
+        if found.shape != like.shape:
             raise InputError(
-                f"The student's states are {tuple(hidden.shape)}, the teacher's "
-                f"{tuple(teacher.hidden.shape)}. For another width call fit_widths first."
+                f"The student's states are {tuple(found.shape)}, the teacher's "
+                f"{tuple(like.shape)}. For another width call fit_widths first."
             )
-        return {"cosine": cosine_distance(hidden, teacher.hidden)}
+        return found
 
 
 def _no_prediction(student: States) -> Tensor:
@@ -325,16 +350,7 @@ def _no_prediction(student: States) -> Tensor:
 
 def _given(teacher: States | None) -> States:
     if teacher is None:
-        raise InputError("teacher is None: kl, cosine and mse compare with a teacher's states.")
+        raise InputError(
+            "teacher is None: the terms with a weight compare with a teacher's states."
+        )
     return teacher
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_choices(temperature: float, positions: str) -> None:
-    if not _is_number(temperature) or temperature <= 0:
-        raise InputError(f"temperature is {temperature!r}: expected a finite number above 0.")
-    if positions not in get_args(Positions):
-        raise InputError(f"positions is {positions!r}: expected 'attended' or 'masked'.")

@@ -20,7 +20,7 @@ from minilm.models.inputs import LayoutChoice, prepare
 from minilm.models.pretrained import PretrainedModel
 from minilm.outputs import EncoderOutput
 
-Reads = Literal["all", "first"]
+Reads = Literal["all", "first", "layers"]
 
 
 class EncoderOptions(TypedDict, total=False):
@@ -40,8 +40,9 @@ class LayerRun:
         batch: B.
         last: the number of the last application, if it computes the first tokens alone; else 0.
         checkpointing: keep only the input of each layer for the backward pass.
-        states: the states so far, in the caller's order; None = not recorded.
+        states: the states so far; None = not recorded.
         probs: attention probabilities so far; None = not recorded.
+        inner_order: states stay in the order of the layout; else they are put in the caller's.
         applied: how many layers have been applied.
     """
 
@@ -51,6 +52,7 @@ class LayerRun:
     checkpointing: bool
     states: list[Tensor] | None
     probs: list[Tensor] | None
+    inner_order: bool = False
     applied: int = 0
 
     def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
@@ -78,6 +80,9 @@ class LayerRun:
     def record(self, hidden: Tensor) -> Tensor:
         """Keep a state. What comes back goes on from the kept one, so that it has a gradient."""
         assert self.states is not None
+        if self.inner_order:
+            self.states.append(hidden)
+            return hidden
         self.states.append(self.layout.unpack(hidden))
         return self.layout.merge(self.states[-1], hidden)
 
@@ -156,6 +161,7 @@ class EncoderModel(PretrainedModel):
             return_dict: False returns a tuple of the same values.
             reads: for heads: which last states they read. The states are then left in the order of
                 `output.layout`; with "first" they may be those of the first tokens alone, (B, H).
+                "layers" is "all", and hidden_states are returned in that order, too.
 
         Returns:
             last_hidden_state (B, S, H) or (T, H), zero at unattended positions; pooler_output
@@ -190,8 +196,9 @@ class EncoderModel(PretrainedModel):
             batch=tokens.batch,
             last=len(list(self.virtual_layers())) if only_first and not recorded else 0,
             checkpointing=self.gradient_checkpointing and self.training,
-            states=[] if output_hidden_states else None,
+            states=[] if output_hidden_states or reads == "layers" else None,
             probs=[] if output_attentions else None,
+            inner_order=reads == "layers",
         )
         hidden: Tensor = self.embeddings(
             tokens.input_ids, tokens.position_ids, tokens.token_type_ids, tokens.inputs_embeds
@@ -205,7 +212,7 @@ class EncoderModel(PretrainedModel):
         output = EncoderOutput(last_hidden_state=layout.unpack(hidden) if reads is None else hidden)
         if self.pooler is not None:
             output["pooler_output"] = self.pooler(hidden if only_first else layout.first(hidden))
-        if recorded:
+        if recorded or reads == "layers":
             output.update(run.records())
         if reads is not None:
             object.__setattr__(output, "layout", layout)  # an attribute, no item

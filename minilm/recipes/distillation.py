@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from minilm.errors import InputError, argument, setting
+from minilm.recipes.pretraining import PretrainingRecipe
 from minilm.recipes.settings import MaskingName, TextRecipe, option, other_default
 from minilm.recipes.students import StudentRecipe
 
 if TYPE_CHECKING:
+    from minilm.losses.distillation import DistillationLoss
+    from minilm.models.pretrained import PretrainedModel
     from minilm.recipes.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationRecipe(StudentRecipe):
-    """Distillation of DistilBERT from BERT with the triple loss.
+    """Distillation of a student from its teacher: by default DistilBERT's, with the triple loss.
 
     The fields are the options of `minilm distill`, whose help explains each of them. The defaults
     are those of the paper and its released code (rare tokens are masked more often, betas .9 and
@@ -73,6 +79,72 @@ class DistillationRecipe(StudentRecipe):
         str,
         choices=("attended", "masked"),
     )
+    hidden_cosine: float = option(
+        0.0,
+        "Weight of the cosine loss between hidden states of student and teacher after every layer "
+        "that --layer-map pairs.",
+        float,
+        low=0,
+    )
+    hidden_mse: float = option(
+        0.0,
+        "Weight of the squared error between these hidden states; where the widths differ, after a "
+        "learned projection.",
+        float,
+        low=0,
+    )
+    attention: float = option(
+        0.0,
+        "Weight of the KL divergence between attention maps in these layers; student and teacher "
+        "must have the same number of heads.",
+        float,
+        low=0,
+    )
+    relations: float = option(
+        0.0,
+        "Weight of the KL divergence between the relations of queries, keys and values in the last "
+        "layer that --layer-map pairs (MiniLM).",
+        float,
+        low=0,
+    )
+    pooled: float = option(
+        0.0,
+        "Weight of the cosine loss between sentence vectors: means of a sequence's last hidden "
+        "states.",
+        float,
+        low=0,
+    )
+    pooled_mse: float = option(
+        0.0, "Weight of the squared error between these sentence vectors.", float, low=0
+    )
+    sentence_order: float = option(
+        0.0,
+        "Weight of ALBERT's sentence-order loss; above 0 the corpus is read in pairs of segments, "
+        "and the student gets a head for them. The teacher sees the pairs without token types.",
+        float,
+        low=0,
+    )
+    layer_map: str | Sequence[int] = option(
+        "uniform",
+        "Teacher layers that the student's layers are compared with: uniform (at the same share of "
+        "the depth, the last with the last), last (the last ones alone), or a list such as 3,7,11 "
+        "with one teacher layer for each application of a student layer.",
+        list,
+    )
+    relation_kinds: Literal["qq_kk_vv", "qk_vv"] = option(
+        "qq_kk_vv",
+        "Relations to compare: queries, keys and values with themselves (MiniLM version 2), or "
+        "queries with keys and values with values (version 1).",
+        str,
+        choices=("qq_kk_vv", "qk_vv"),
+    )
+    relation_heads: int | None = option(
+        None,
+        "Number of relation heads, which must divide both hidden sizes. Default: the teacher's "
+        "attention heads.",
+        low=1,
+    )
+    short_sequences: float = other_default(PretrainingRecipe, "short_sequences", 0.1)
     masking: MaskingName = other_default(TextRecipe, "masking", "rare_tokens")
     learning_rate: float = other_default(TextRecipe, "learning_rate", 5e-4)
     betas: tuple[float, float] = other_default(TextRecipe, "betas", (0.9, 0.98))
@@ -94,25 +166,49 @@ class DistillationRecipe(StudentRecipe):
         epochs = {} if "steps" in given else {"epochs": 3}
         return cls(**{**released, **epochs, **given})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        default = type(self).__dataclass_fields__["short_sequences"].default
+        if self.sentence_order == 0 and self.short_sequences != default:
+            raise InputError(
+                f"{argument('short_sequences')} has no effect: it is of pairs of segments, which "
+                f"are read with {setting('sentence_order')} above 0 only."
+            )
+
     def _build(self, output: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Run:
         from minilm.checkpoints.hub import resolve
-        from minilm.loader import load_masked_lm
-        from minilm.losses.distillation import DistillationLoss
+        from minilm.compression.pair_heads import add_pair_head
+        from minilm.models.tasks import ForPreTraining
         from minilm.recipes.runs import distillation
         from minilm.tokenization.tokenizer import Tokenizer
 
+        loss = self._loss()
         directory = resolve(self.teacher)
-        teacher = load_masked_lm(directory)
+        teacher = _load_teacher(directory, loss)
         student, start = self.build_student(teacher, say)
-        self.checkpoint_gradients(student)
-        loss = DistillationLoss(
-            temperature=self.temperature,
-            kl=self.kl,
-            mlm=self.mlm,
-            cosine=self.cosine,
-            mse=self.mse,
-            positions=self.positions,
-        )
         corpus = self.corpus_settings(student, teacher)
+        if loss.sentence_order > 0:
+            if not isinstance(student, ForPreTraining):
+                student, start = add_pair_head(student), {**start, "pair_head": {"seed": self.seed}}
+            corpus = dataclasses.replace(
+                corpus, segments="sentence_order", short_probability=self.short_sequences
+            )
+        self.checkpoint_gradients(student)
         tokenizer = Tokenizer.from_pretrained(directory)
         return distillation(student, teacher, loss, corpus, tokenizer, start=start, say=say)
+
+    def _loss(self) -> DistillationLoss:
+        """The loss of the fields that are named as its arguments."""
+        from minilm.losses.distillation import DistillationLoss
+
+        names = inspect.signature(DistillationLoss).parameters
+        return DistillationLoss(**{name: getattr(self, name) for name in names})
+
+
+def _load_teacher(directory: Path, loss: DistillationLoss) -> PretrainedModel:
+    """The teacher with its masked-LM head; without one if it has none and no term reads logits."""
+    from minilm.loader import find_class, load, load_masked_lm
+    from minilm.models.tasks import ForMaskedLM, ForPreTraining
+
+    has_head = issubclass(find_class(directory), (ForMaskedLM, ForPreTraining))
+    return load_masked_lm(directory) if has_head or loss.compares_logits else load(directory)

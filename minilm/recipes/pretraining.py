@@ -25,6 +25,7 @@ SEGMENTS: dict[str, Any] = {
 SHARING = ("all", "attention", "feed_forward", "none")
 # settings of a fresh model, which a checkpoint has settled
 ALBERT_SHAPE = ("embedding_size", "sharing", "feed_forward_dropout")
+PAIRS = ("sop_mode", "pair_weight", "short_sequences")
 SHAPE = (
     "model",
     "hidden_size",
@@ -126,6 +127,12 @@ class PretrainingRecipe(TextRecipe):
         str,
         choices=("pure", "google"),
     )
+    pair_weight: float = option(
+        1.0,
+        "Weight of the loss of pairs, with mlm+sop or mlm+nsp, beside 1 for that of masked tokens.",
+        float,
+        above=0,
+    )
     short_sequences: float = option(
         0.1,
         "Fraction of documents whose pairs are cut to a shorter length than --max-length, "
@@ -182,7 +189,9 @@ class PretrainingRecipe(TextRecipe):
         if isinstance(model, ForMaskedLM):
             return masked_lm(model, corpus, tokenizer, start=start, say=say)
         assert isinstance(model, ForPreTraining)
-        return pretraining(model, corpus, tokenizer, start=start, say=say)
+        return pretraining(
+            model, corpus, tokenizer, pair_weight=self.pair_weight, start=start, say=say
+        )
 
     def _checkpoint(self, start: str | os.PathLike[str]) -> tuple[PretrainedModel, Any]:
         from minilm.checkpoints.hub import resolve
@@ -229,7 +238,7 @@ def useless(objective: str, model: str, from_checkpoint: bool) -> list[tuple[tup
     if model != "albert":
         found.append((ALBERT_SHAPE, "it is of ALBERT only"))
     if objective == "mlm":
-        found.append((("sop_mode", "short_sequences"), "it is of pairs only, not of mlm"))
+        found.append((PAIRS, "it is of pairs only, not of mlm"))
     if objective == "mlm+nsp":
         found.append((("sop_mode",), "it is of mlm+sop only"))
     return found

@@ -11,7 +11,7 @@ from typing import Any
 
 from minilm.errors import InputError, TrainingError, argument
 from minilm.files.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
-from minilm.learners.distillation import DistillationLearner
+from minilm.learners.distillation import DistillationLearner, SharedEntries, Student
 from minilm.learners.masked_lm import MaskedLMLearner
 from minilm.learners.pairs import PretrainingLearner
 from minilm.loader import check_vocabulary
@@ -159,7 +159,7 @@ def masked_lm(
             "pretraining, or segments='single'."
         )
     learner = MaskedLMLearner(model)
-    return _language_model(learner, model, "mlm", corpus, tokenizer, start, say)
+    return _language_model(learner, model, {"objective": "mlm"}, corpus, tokenizer, start, say)
 
 
 def pretraining(
@@ -167,6 +167,7 @@ def pretraining(
     corpus: CorpusSettings,
     tokenizer: Tokenizer | None = None,
     *,
+    pair_weight: float = 1.0,
     start: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Run:
@@ -177,6 +178,7 @@ def pretraining(
         corpus: what to read; `segments` says what is asked about the pairs. Its tokenizer must fit
             the model's vocabulary.
         tokenizer: the checkpoint's; the corpus must have been made with it.
+        pair_weight: of the pairs' loss, beside 1 for that of masked tokens.
         start: JSON values that identify the initial weights; None = these very numbers do.
         say: takes messages.
 
@@ -190,15 +192,17 @@ def pretraining(
             "segments is 'single', but pretraining learns from pairs: expected 'sentence_order' or "
             "'next_sentence'. For masked tokens alone there is masked_lm."
         )
-    learner = PretrainingLearner(model, corpus.segments)
-    objective = f"mlm+{corpus.segments}"
+    learner = PretrainingLearner(model, corpus.segments, pair_weight=pair_weight)
+    objective: dict[str, Any] = {"objective": f"mlm+{corpus.segments}"}
+    if pair_weight != 1:  # runs of before there was a weight go on
+        objective["pair_weight"] = pair_weight
     return _language_model(learner, model, objective, corpus, tokenizer, start, say)
 
 
 def _language_model(
     learner: Learner,
     model: PretrainedModel,
-    objective: str,
+    objective: Mapping[str, Any],
     corpus: CorpusSettings,
     tokenizer: Tokenizer | None,
     start: Mapping[str, Any] | None,
@@ -209,7 +213,7 @@ def _language_model(
     if tokenizer is not None:
         opened.store.check_tokenizer(tokenizer)
     description = {
-        "objective": objective,
+        **objective,
         "model": type(model).__name__,
         "config": model.config.to_dict(),
         "start": _start(model, start),
@@ -219,23 +223,26 @@ def _language_model(
 
 
 def distillation(
-    student: PretrainedModel,
+    student: Student,
     teacher: PretrainedModel,
     loss: DistillationLoss,
     corpus: CorpusSettings,
     tokenizer: Tokenizer | None = None,
     *,
+    shared_entries: SharedEntries = None,
     start: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Run:
-    """Distillation of a masked-LM teacher into a student with the triple loss.
+    """Distillation of a teacher into a student.
 
     Args:
         student: see `minilm.init_student`.
-        teacher: with a masked-LM head and the student's vocabulary.
+        teacher: with the student's vocabulary and, unless only states are compared, a masked-LM
+            head.
         loss: terms and weights.
-        corpus: what to read.
+        corpus: what to read; in pairs of segments if the student learns their order.
         tokenizer: the teacher's; the corpus must have been made with it.
+        shared_entries: see `DistillationLearner`.
         start: JSON values that identify the student's initial weights; None = these very numbers
             do.
         say: takes messages.
@@ -244,12 +251,13 @@ def distillation(
         InputError: teacher, student and corpus do not fit.
         DataError: the corpus was made with another tokenizer than the teacher's.
     """
+    _check_segments(loss, corpus)
     opened = open_corpus(corpus, say)
     for model in (student, teacher):
         _check_fit(model, opened.tokenizer, corpus)
     if tokenizer is not None:
         opened.store.check_tokenizer(tokenizer)
-    learner = DistillationLearner(student, teacher, loss)
+    learner = DistillationLearner(student, teacher, loss, shared_entries=shared_entries)
     description = {
         "objective": "distillation",
         "student": type(student).__name__,
@@ -260,6 +268,17 @@ def distillation(
         "loss": {**loss.to_dict(), "projection": learner.loss.projection is not None},
     }
     return _run(learner, opened, corpus, student, description)
+
+
+def _check_segments(loss: DistillationLoss, corpus: CorpusSettings) -> None:
+    """Raise InputError unless pairs are read if, and only if, their order is learned."""
+    wanted = "sentence_order" if loss.sentence_order > 0 else "single"
+    if corpus.segments != wanted:
+        raise InputError(
+            f"segments is {corpus.segments!r}, but the loss has "
+            f"{'a' if loss.sentence_order > 0 else 'no'} weight for sentence_order: expected "
+            f"segments={wanted!r}."
+        )
 
 
 def _start(model: PretrainedModel, start: Mapping[str, Any] | None) -> dict[str, Any]:

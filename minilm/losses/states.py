@@ -1,0 +1,70 @@
+"""What a distillation loss reads of a model: states of packed tokens, not the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from minilm.errors import InputError
+from minilm.losses.vocabulary import LogitInputs
+
+# of one application of a layer: the state it makes; what its attention makes of the state before
+LayerPart = Literal["output", "query", "key", "value"]
+# the application, counted from 0, and its parts that are read
+LayerReads = Mapping[int, tuple[LayerPart, ...]]
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """How a model's layers look to a loss that compares them.
+
+    Attributes:
+        depth: L, applications of layers; a shared layer counts as often as it is applied.
+        width: H.
+        heads: A, attention heads.
+    """
+
+    depth: int
+    width: int
+    heads: int
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """What a language model made of packed tokens, and how it would predict words from it.
+
+    Attributes:
+        hidden: (T, H) last hidden states.
+        transform: (N, H) -> (N, E), the part of the masked-LM head before the vocabulary; None = no
+            such head.
+        matrix: (V, E) word embeddings.
+        bias: (V,) of the vocabulary; None = no such head.
+        lengths: tokens of each sequence, in the order of the states; needed where sequences are
+            compared.
+        layers: by application, the parts of it that are read, (T, H) each.
+    """
+
+    hidden: Tensor
+    transform: Callable[[Tensor], Tensor] | None
+    matrix: Tensor
+    bias: Tensor | None
+    lengths: tuple[int, ...] = ()
+    layers: Mapping[int, Mapping[LayerPart, Tensor]] = field(default_factory=dict)
+
+    def logit_inputs(self, where: Tensor | None) -> LogitInputs:
+        """What the logits of the tokens with the numbers `where` are made of; None = of all."""
+        if self.transform is None or self.bias is None:
+            raise InputError("These states come from a model without a masked-LM head.")
+        rows = self.hidden if where is None else self.hidden.index_select(0, where)
+        return LogitInputs(self.transform(rows), self.matrix, self.bias)
+
+    def targets(self, where: Tensor | None) -> LogitInputs:
+        """What another model's predictions for these tokens are compared with."""
+        return self.logit_inputs(where)
+
+    def part(self, layer: int, part: LayerPart) -> Tensor:
+        """One part of one application, (T, H)."""
+        return self.layers[layer][part]
