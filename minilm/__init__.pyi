@@ -85,6 +85,7 @@ from .tokenization.batch import Batch as Batch
 from .tokenization.tokenizer import Tokenizer as Tokenizer
 from .tokenization.training import train_tokenizer as train_tokenizer
 from .training.lamb import Lamb as Lamb
+from .training.muon import Muon as Muon
 from .training.observers import Observer as Observer
 from .training.optimiser import parameter_groups as parameter_groups
 from .training.settings import TrainingSettings as TrainingSettings

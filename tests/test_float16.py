@@ -56,7 +56,7 @@ def steps(updater: Updater, first: int, last: int) -> list[Outcome]:
     return [updater.update(step, [batch()]) for step in range(first, last + 1)]
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "lamb"])
+@pytest.mark.parametrize("optimiser", ["adamw", "lamb", "muon"])
 @pytest.mark.parametrize("kind", ["BertForMaskedLM", "AlbertForMaskedLM", "distillation"])
 def test_it_learns_what_float32_learns(kind: str, optimiser: Any) -> None:
     found, wanted = (

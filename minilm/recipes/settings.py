@@ -129,7 +129,8 @@ class LoopSettings:
     )
     optimiser: Optimiser = option(
         TrainingSettings.optimiser,
-        "Optimiser: AdamW, or LAMB for large batches.",
+        "Optimiser: AdamW; LAMB for large batches; or Muon for the weight matrices of the layers "
+        "and AdamW for all other parameters, at the same learning rate.",
         str,
         choices=get_args(Optimiser),
     )

@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minilm.errors import TrainingError, argument
+from minilm.errors import TrainingError, argument, setting
 from minilm.training.lamb import Lamb
+from minilm.training.muon import Muon
 from minilm.training.settings import TrainingSettings
+
+# what optimisers know of a parameter; LAMB the same as AdamW
+ADAM_STATE, MUON_STATE = ("exp_avg", "exp_avg_sq", "step"), ("momentum_buffer",)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -97,21 +101,74 @@ def layer_groups(
     return divided
 
 
+def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """The matrices of layers, of attention and feed-forward blocks: what Muon is meant for.
+
+    Not among them are embeddings and their projection, poolers and heads: the rows of an embedding
+    matrix and of a classifier have meanings of their own, and of most rows of an embedding matrix a
+    step gives no gradient.
+
+    Args:
+        module: holds encoders of this package, at any depth.
+
+    Returns:
+        The trainable ones, each once, in the order of the layers.
+    """
+    found: dict[nn.Parameter, None] = {}
+    for encoder in module.modules():
+        layers = getattr(encoder, "virtual_layers", None)
+        for layer in () if layers is None else layers():
+            for part in layer.modules():
+                if not isinstance(part, nn.Embedding):
+                    found |= dict.fromkeys(
+                        p for p in part.parameters(recurse=False) if p.requires_grad and p.ndim == 2
+                    )
+    return list(found)
+
+
 def build_optimiser(module: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW or LAMB with the groups of `parameter_groups`, or `layer_groups` with a layer decay."""
+    """The optimiser of the settings, with the groups of `parameter_groups` or `layer_groups`.
+
+    Muon trains the `hidden_matrices`, AdamW what is left.
+
+    Raises:
+        TrainingError: Muon has nothing to train, or layers that share weights are to learn at
+            different rates.
+    """
     if settings.layer_decay == 1:
         groups = parameter_groups(module, settings.weight_decay)
     else:
         groups = layer_groups(module, settings.weight_decay, settings.layer_decay)
+    rates: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": settings.betas,
+        "eps": settings.epsilon,
+    }
     if settings.optimiser == "lamb":
-        return Lamb(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
-    return torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.epsilon,
-        fused=True,
-    )
+        return Lamb(groups, **rates)
+    if settings.optimiser == "muon":
+        matrices = set(hidden_matrices(module))
+        if not matrices:
+            raise TrainingError(
+                f"{argument('optimiser')} is 'muon', which trains the matrices of layers, but no "
+                f"layer is trained: use {setting('optimiser', 'adamw')}."
+            )
+        return Muon(_divided(groups, matrices), **rates)
+    return torch.optim.AdamW(groups, **rates, fused=True)
+
+
+def _divided(groups: Sequence[dict[str, Any]], matrices: set[nn.Parameter]) -> list[dict[str, Any]]:
+    """Every group in two: the matrices for Muon, the others for AdamW; none is empty."""
+    divided = [
+        {
+            **group,
+            "params": [p for p in group["params"] if (p in matrices) is chosen],
+            "orthogonalise": chosen,
+        }
+        for group in groups
+        for chosen in (True, False)
+    ]
+    return [group for group in divided if group["params"]]
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
@@ -152,10 +209,19 @@ def restore_optimiser(
 ) -> None:
     """Puts back what `optimiser_tensors` gave.
 
+    If that was another optimiser's, what this one has no use for is left out: the state of those
+    parameters begins anew.
+
     Raises:
         TrainingError: tensors of parameters that the module does not train, or of another shape.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    matrices = {
+        parameter
+        for group in optimiser.param_groups
+        if group.get("orthogonalise")
+        for parameter in group["params"]
+    }
     for full_name, value in tensors.items():
         name, _, key = full_name.rpartition(".")
         parameter = trained.get(name)
@@ -164,4 +230,5 @@ def restore_optimiser(
                 f"The snapshot holds {full_name} {tuple(value.shape)}, which fits no parameter "
                 "that is trained. It is of another model."
             )
-        optimiser.state[parameter][key] = value.to(parameter.device)
+        if key in (MUON_STATE if parameter in matrices else ADAM_STATE):
+            optimiser.state[parameter][key] = value.to(parameter.device)

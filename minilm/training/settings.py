@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from minilm.errors import TrainingError
 
 Schedule = Literal["linear", "cosine", "wsd", "polynomial", "constant"]
-Optimiser = Literal["adamw", "lamb"]
+Optimiser = Literal["adamw", "lamb", "muon"]
 Precision = Literal["float32", "bfloat16", "float16"]
 OnNonfinite = Literal["raise", "skip"]
 OnSaveError = Literal["warn", "raise"]
@@ -41,7 +41,8 @@ class TrainingSettings:
         layer_decay: layer-wise decay of the learning rate: each layer learns at the rate of the one
             above it times this number; heads have the full rate, embeddings the lowest; see
             `minilm.training.optimiser.layer_groups`. 1 = the same rate for all.
-        optimiser: "adamw", or "lamb" with Google's defaults, for large steps; see `minilm.Lamb`.
+        optimiser: "adamw"; "lamb" with Google's defaults, for large steps, see `minilm.Lamb`; or
+            "muon" for the matrices of layers and AdamW for the rest, see `minilm.Muon`.
         betas, epsilon, weight_decay: of the optimiser. Norms and biases are never decayed.
         max_gradient_norm: gradient clipping: the largest norm of the gradient; None or 0 = no
             clipping (0 is stored as None).
