@@ -74,10 +74,18 @@ class Epochs:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """A block that was made: its samples, and the steps that end in it."""
+    """A block that was made.
+
+    Attributes:
+        samples: its own.
+        steps: that end in it.
+        places: of each of its samples, the number of its step among these; those that are left for
+            the next block's first step have the number behind the last.
+    """
 
     samples: SampleBlock
     steps: list[Integers]
+    places: Integers
 
 
 class Epoch(Sequence[Integers]):
@@ -165,6 +173,15 @@ class Epoch(Sequence[Integers]):
         """(B,) the tokens of samples, given by their numbers."""
         return np.concatenate([block.lengths[here] for block, here in self._find(samples)])
 
+    def steps_of(self, samples: Integers) -> Integers:
+        """(B,) the numbers of the steps that samples are in, given by their numbers."""
+        return np.concatenate(
+            [
+                self._first_step[number] + self._block(number).places[here]
+                for number, here in self._stretches(samples)
+            ]
+        )
+
     def keys(self, samples: Integers) -> Integers:
         """(B,) the keys of samples, given by their numbers."""
         return np.concatenate([block.keys[here] for block, here in self._find(samples)])
@@ -186,13 +203,18 @@ class Epoch(Sequence[Integers]):
 
     def _find(self, samples: Integers) -> Iterator[tuple[SampleBlock, Integers]]:
         """Stretches of samples of one block, with their numbers there."""
+        for number, here in self._stretches(samples):
+            yield self._block(number).samples, here
+
+    def _stretches(self, samples: Integers) -> Iterator[tuple[int, Integers]]:
+        """Stretches of samples of one block: its number, and theirs in it."""
         while samples.max(initial=-1) >= self._first_sample[-1] and self._make_another():
             pass
         check_samples(samples, self._first_sample[-1])
         numbers = np.searchsorted(self._first_sample, samples, side="right") - 1
         for stretch in np.split(np.arange(len(samples)), np.flatnonzero(np.diff(numbers)) + 1):
             number = int(numbers[stretch[0]]) if len(stretch) else 0
-            yield self._block(number).samples, samples[stretch] - self._first_sample[number]
+            yield number, samples[stretch] - self._first_sample[number]
 
     def _make_another(self) -> bool:
         """Makes the first block that was not made yet; False if there is none."""
@@ -228,11 +250,15 @@ class Epoch(Sequence[Integers]):
             raise DataError(self._source.no_samples)
         rest = np.empty(0, np.int64) if last or not places else places.pop()
         steps = [numbers[place] for place in places]
+        step_of = np.full(len(numbers), len(steps))
+        step_of[: sum(map(len, places))] = np.repeat(np.arange(len(places)), [*map(len, places)])
         if number + 1 == len(self._first_step):  # not made before
             self._first_sample.append(behind)
             self._left.append((numbers[rest], lengths[rest]))
             self._first_step.append(self._first_step[number] + len(steps))
-        return _Block(samples, steps)
+        own = np.empty(len(order), np.int64)
+        own[order] = step_of[len(left) :]
+        return _Block(samples, steps, own)
 
 
 def _keep(kept: OrderedDict[int, Kept], number: int, found: Kept, most: int) -> None:

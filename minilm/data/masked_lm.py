@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from minilm.data.batches import (
     token_batch,
 )
 from minilm.data.epochs import Epochs
+from minilm.data.mask_ratios import ChangingRatio
 from minilm.data.masking import BERT, Corruption, Masking, mask
 from minilm.data.randomness import Stream, TokenDraw, generator
 from minilm.data.sequences import Sequences
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError
-from minilm.files.arrays import Integers
+from minilm.files.arrays import Doubles, Integers
 
 EVALUATION_SEED = 0
 
@@ -44,6 +46,8 @@ class MaskedLMData:
             its own). The last, shorter step of an epoch is kept.
         seed: of order, masks and pairs.
         corruption: what happens to the chosen positions.
+        ratio: the mask ratio, if it changes in the course of the run; None = the masking's own
+            throughout.
 
     Attributes:
         fingerprint: JSON values that a run which goes on must find again.
@@ -61,6 +65,7 @@ class MaskedLMData:
         tokens_per_step: int,
         seed: int,
         corruption: Corruption = BERT,
+        ratio: ChangingRatio | None = None,
     ) -> None:
         if tokens_per_step < 1:
             raise InputError(f"tokens_per_step must be at least 1, not {tokens_per_step}.")
@@ -68,6 +73,7 @@ class MaskedLMData:
         self._source = source
         self._masked = _Masked(source, masking, vocabulary, corruption)
         self._seed = seed
+        self._ratio = ratio
         self._epochs = Epochs(source, tokens_per_step=tokens_per_step, seed=seed)
         self.fingerprint: dict[str, Any] = {
             "sequences": source.fingerprint,
@@ -76,6 +82,8 @@ class MaskedLMData:
             "tokens_per_step": tokens_per_step,
             "seed": seed,
         }
+        if ratio is not None:  # runs of earlier versions have no such entry
+            self.fingerprint["ratio"] = ratio.fingerprint
 
     def steps(self, epoch: int) -> Sequence[Integers]:
         """The samples of every step of an epoch, made while they are taken; see `Epochs`."""
@@ -105,8 +113,24 @@ class MaskedLMData:
         found = self._epochs[epoch]
         key = (Stream.MASKS, epoch)
         return self._masked.batch(
-            samples, found.gather(samples), found.keys(samples), self._seed, key
+            samples,
+            found.gather(samples),
+            found.keys(samples),
+            self._seed,
+            key,
+            self._ratios(epoch, samples),
         )
+
+    def _ratios(self, epoch: int, samples: Integers) -> Doubles | None:
+        """(B,) the mask ratio of each sample, where it changes."""
+        if self._ratio is None:
+            return None
+        steps = self._epochs[epoch].steps_of(samples)
+        return self._ratio.at(epoch, steps, self._steps_per_epoch)
+
+    @cached_property
+    def _steps_per_epoch(self) -> float:
+        return self._epochs[0].expected_steps()
 
 
 def evaluation_batches(
@@ -185,10 +209,11 @@ class _Masked:
         keys: Integers,
         seed: int,
         key: tuple[int, ...],
+        ratios: Doubles | None = None,
     ) -> TokenBatch:
-        """A batch whose masks depend on seed, key and the key of each sample."""
+        """Masks depend on seed, key, and the key and the mask ratio of each sample."""
         draw = TokenDraw(seed, key, keys, found.lengths)
         inputs, labels = mask(
-            found.ids, found.lengths, self.masking, self.vocabulary, draw, self.corruption
+            found.ids, found.lengths, self.masking, self.vocabulary, draw, self.corruption, ratios
         )
         return token_batch(samples, found, inputs, labels, self.source.sentence_task)

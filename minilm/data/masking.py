@@ -35,13 +35,17 @@ class Masking(Protocol):
     def fingerprint(self) -> dict[str, Any]:
         """Name and numbers as JSON values."""
 
-    def choose(self, ids: Integers, lengths: Integers, draw: Draw) -> Flags:
+    def choose(
+        self, ids: Integers, lengths: Integers, draw: Draw, ratios: Doubles | None = None
+    ) -> Flags:
         """Chooses positions in a packed batch.
 
         Args:
             ids: (T,) the sequences in a row, special tokens included.
             lengths: (B,) their tokens.
             draw: uniform numbers for the tokens.
+            ratios: (B,) the share of each sequence that is predicted, between 0 and 1; None = the
+                masking's own probability.
 
         Returns:
             (T,) True where something is to be predicted.
@@ -73,9 +77,11 @@ class TokenMasking:
         self._weights = np.where(vocabulary.special, 0.0, 1.0)  # (V,)
         self.fingerprint: dict[str, Any] = {"name": "tokens", **asdict(self._budget)}
 
-    def choose(self, ids: Integers, lengths: Integers, draw: Draw) -> Flags:
+    def choose(
+        self, ids: Integers, lengths: Integers, draw: Draw, ratios: Doubles | None = None
+    ) -> Flags:
         """See `Masking`."""
-        winners = self._budget.rounded(lengths)
+        winners = self._budget.rounded(lengths, ratios)
         return _race(self._weights[ids], draw(1)[:, 0], lengths, winners)
 
 
@@ -129,9 +135,11 @@ class RareTokenMasking:
             "counts": hashlib.sha256(counts.astype("<i8").tobytes()).hexdigest(),
         }
 
-    def choose(self, ids: Integers, lengths: Integers, draw: Draw) -> Flags:
+    def choose(
+        self, ids: Integers, lengths: Integers, draw: Draw, ratios: Doubles | None = None
+    ) -> Flags:
         """See `Masking`."""
-        winners = self._budget.rounded_up(lengths)
+        winners = self._budget.rounded_up(lengths, ratios)
         return _race(self._weights[ids], draw(1)[:, 0], lengths, winners)
 
 
@@ -166,13 +174,15 @@ class WholeWordMasking:
         self._vocabulary = vocabulary
         self.fingerprint: dict[str, Any] = {"name": "whole_words", **asdict(self._budget)}
 
-    def choose(self, ids: Integers, lengths: Integers, draw: Draw) -> Flags:
+    def choose(
+        self, ids: Integers, lengths: Integers, draw: Draw, ratios: Doubles | None = None
+    ) -> Flags:
         """See `Masking`."""
         words = Words(ids, lengths, self._vocabulary)
         rows = Rows(words.counts)
         order = rows.table(draw(1)[words.starts, 0], np.inf).argsort(axis=1)  # (B, words)
         sizes = np.take_along_axis(rows.table(words.sizes, 0), order, axis=1)
-        left = self._budget.rounded(lengths)
+        left = self._budget.rounded(lengths, ratios)
         taken = np.zeros(order.shape, dtype=np.bool_)
         # one word of every sequence at a time; where a sequence has no more, the size is 0
         for rank in range(order.shape[1]):
@@ -261,6 +271,7 @@ def mask(
     vocabulary: Vocabulary,
     draw: Draw,
     corruption: Corruption = BERT,
+    ratios: Doubles | None = None,
 ) -> tuple[Integers, Integers]:
     """Masks a packed batch.
 
@@ -271,12 +282,13 @@ def mask(
         vocabulary: of the tokenizer.
         draw: uniform numbers for the tokens.
         corruption: what is seen at the chosen positions.
+        ratios: (B,) the share of each sequence that is predicted; None = the masking's own.
 
     Returns:
         What the model sees, (T,), and the labels, (T,): the original id at the chosen positions,
         -100 elsewhere.
     """
-    chosen = masking.choose(ids, lengths, draw)
+    chosen = masking.choose(ids, lengths, draw, ratios)
     fate, other = draw(2).T
     masked = chosen & (fate < corruption.mask_share)
     replaced = chosen & (fate >= corruption.mask_share + corruption.keep_share)
@@ -304,13 +316,15 @@ class Budget:
                 "limit."
             )
 
-    def rounded(self, lengths: Integers) -> Integers:
+    def rounded(self, lengths: Integers, ratios: Doubles | None = None) -> Integers:
         """(B,) the nearest number of tokens, at least 1; halves go to the even one."""
-        return self._capped(np.maximum(np.rint(self.probability * lengths), 1))
+        shares = self.probability if ratios is None else ratios
+        return self._capped(np.maximum(np.rint(shares * lengths), 1))
 
-    def rounded_up(self, lengths: Integers) -> Integers:
+    def rounded_up(self, lengths: Integers, ratios: Doubles | None = None) -> Integers:
         """(B,) the next larger number of tokens."""
-        return self._capped(np.ceil(self.probability * lengths))
+        shares = self.probability if ratios is None else ratios
+        return self._capped(np.ceil(shares * lengths))
 
     def _capped(self, numbers: Doubles) -> Integers:
         cap = np.inf if self.max_predictions is None else self.max_predictions

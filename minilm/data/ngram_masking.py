@@ -11,7 +11,7 @@ from minilm.data.masking import Budget, Rows, Words
 from minilm.data.randomness import Draw
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError
-from minilm.files.arrays import Flags, Integers
+from minilm.files.arrays import Doubles, Flags, Integers
 
 
 class NGramMasking:
@@ -62,7 +62,9 @@ class NGramMasking:
             "max_ngram": max_ngram,
         }
 
-    def choose(self, ids: Integers, lengths: Integers, draw: Draw) -> Flags:
+    def choose(
+        self, ids: Integers, lengths: Integers, draw: Draw, ratios: Doubles | None = None
+    ) -> Flags:
         """See `Masking`."""
         words = Words(ids, lengths, self._vocabulary)
         rows = Rows(words.counts)
@@ -74,7 +76,7 @@ class NGramMasking:
         before = np.zeros((len(sizes), sizes.shape[1] + 1), np.int64)
         sizes.cumsum(axis=1, out=before[:, 1:])
         stop = rows.table(words.stops, 0)  # where each word's segment ends
-        left = self._budget.rounded(lengths)
+        left = self._budget.rounded(lengths, ratios)
         taken = np.zeros(sizes.shape, dtype=np.bool_)
         row = np.arange(len(sizes))
         offsets = np.arange(self._max_ngram)

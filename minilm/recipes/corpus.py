@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from minilm.compression.warm_start import warm_start
 from minilm.data.batches import SampleSource, SentenceTask, TokenBatch
+from minilm.data.mask_ratios import ChangingRatio
 from minilm.data.masked_lm import MaskedLMData, evaluation_batches
 from minilm.data.masking import Masking, RareTokenMasking, TokenMasking, WholeWordMasking
 from minilm.data.ngram_masking import NGramMasking
@@ -46,11 +47,14 @@ class CorpusSettings:
         masking: "tokens" as BERT, "whole_words", "ngrams" as ALBERT, or "rare_tokens",
             DistilBERT's preference.
         probability: mask ratio, the share of a sequence's tokens that is predicted.
+        final_probability: to which the mask ratio goes, in a straight line over the whole run;
+            needs one of `steps` and `epochs`. None = it stays.
         max_predictions: at most so many in a sequence; None = no such limit.
         max_ngram: words of the longest n-gram.
         tokens_per_step: a step takes as many sequences as fit.
         tokens_per_evaluation: most held-out tokens to evaluate on; None = all.
         seed: of order and masks.
+        steps, epochs: of the run; see `final_probability`.
     """
 
     store: str | os.PathLike[str]
@@ -67,6 +71,9 @@ class CorpusSettings:
     tokens_per_step: int = 8192
     tokens_per_evaluation: int | None = 65536
     seed: int = 0
+    final_probability: float | None = None
+    steps: int | None = None
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ def open_corpus(settings: CorpusSettings, say: Callable[[str], None] = lambda _:
         vocabulary,
         tokens_per_step=settings.tokens_per_step,
         seed=settings.seed,
+        ratio=_ratio(settings),
     )
     held_out = _held_out(store, settings, vocabulary, say) if settings.held_out else []
     return Corpus(store, tokenizer, data, held_out)
@@ -139,6 +147,17 @@ def with_warm_start(model: PretrainedModel, settings: CorpusSettings) -> None:
     size = model.base.embeddings.word.embedding_dim
     documents = range(store.num_documents - settings.held_out)
     warm_start(model, count_word_vectors(store, size, documents=documents))
+
+
+def _ratio(settings: CorpusSettings) -> ChangingRatio | None:
+    if settings.final_probability is None:
+        return None
+    return ChangingRatio(
+        first=settings.probability,
+        last=settings.final_probability,
+        steps=settings.steps,
+        epochs=settings.epochs,
+    )
 
 
 def _source(store: TokenStore, settings: CorpusSettings, documents: range) -> SampleSource:

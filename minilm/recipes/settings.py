@@ -276,6 +276,14 @@ class TextRecipe(LoopSettings, ABC):
     mask_probability: float = option(
         0.15, "Mask ratio: fraction of tokens to predict.", float, low=0
     )
+    final_mask_probability: float | None = option(
+        None,
+        "Mask ratio at the end of the run; it changes in a straight line from --mask-probability, "
+        "for example from 0.3 to 0.15. Default: it stays the same.",
+        float,
+        above=0,
+        below=1,
+    )
     max_predictions: int | None = option(
         None,
         "Maximum number of predicted tokens in a sequence. Default: no limit.",
@@ -344,6 +352,9 @@ class TextRecipe(LoopSettings, ABC):
             tokens_per_step=self.tokens_per_step,
             tokens_per_evaluation=self.evaluation_tokens,
             seed=self.seed,
+            final_probability=self.final_mask_probability,
+            steps=None if self.final_mask_probability is None else self.steps,
+            epochs=None if self.final_mask_probability is None else self.epochs,
         )
 
     def training_settings(self, data: TrainingData, device: torch.device) -> TrainingSettings:
