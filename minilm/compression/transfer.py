@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.transformer import TransformerLayer
@@ -96,7 +95,8 @@ class Transfer:
         if not self.same_width:
             self._draw(target, self._other_width)
         elif mapped is not None:
-            assert mapped.widened is not None and mapped.bias is not None
+            assert mapped.widened is not None
+            assert mapped.bias is not None
             target.weight.copy_(mapped.widened)
             target.bias.copy_(mapped.bias)
             self.taken[self._name(target)] = "from the student's directions back to the teacher's"
