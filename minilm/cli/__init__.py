@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "tokenize": ("minilm.cli.tokenize", "Turn text files into a store of tokens to train on."),
     "pretrain": ("minilm.cli.pretrain", "Train a model to predict masked tokens."),
     "distill": ("minilm.cli.distill", "Distil DistilBERT from BERT."),
+    "ablate": ("minilm.cli.ablate", "Distil again and again with single settings changed."),
     "finetune": ("minilm.cli.finetune", "Train a model for a task on labelled data."),
     "evaluate": ("minilm.cli.evaluate", "Score a fine-tuned model."),
     "predict": ("minilm.cli.predict", "Predict with a fine-tuned model, for whole files."),
