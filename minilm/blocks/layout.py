@@ -56,6 +56,11 @@ class Padded:
         """The state of column 0 of every row, attended or not: (B, H)."""
         return hidden[:, 0]
 
+    def keep(self, sequences: Tensor, hidden: Tensor) -> tuple[Padded, Tensor]:
+        """Some of the rows alone, (N,) int64, with their states: a layout, and (N, S, ...)."""
+        mask = None if self.mask is None else self.mask.index_select(0, sequences)
+        return Padded(mask, self.explicit), hidden.index_select(0, sequences)
+
     def _like(self, values: Tensor) -> Tensor:
         assert self.mask is not None
         return self.mask.reshape(self.mask.shape + (1,) * (values.dim() - 2))
@@ -166,6 +171,24 @@ class Packed:
     def first(self, hidden: Tensor) -> Tensor:
         """The state of the first token of every sequence: (B, H). All must have one."""
         return hidden.index_select(0, self.offsets)
+
+    def keep(self, sequences: Tensor, hidden: Tensor) -> tuple[Packed, Tensor]:
+        """Some of the sequences alone, without a hole where the others were.
+
+        Args:
+            sequences: (N,) int64: which of the caller's sequences, at least one, ascending.
+            hidden: (T, ...) states in the inner order.
+
+        Returns:
+            The layout of a packed call with these sequences alone, and their states in its inner
+            order: sorting by length is stable, so their order does not change.
+        """
+        count = len(self.offsets)
+        wanted = torch.zeros(count, dtype=torch.bool, device=sequences.device)
+        tokens = wanted.index_fill_(0, sequences, True)[self.sequence].nonzero()[:, 0]  # (T',)
+        sizes = torch.bincount(self.sequence, minlength=count)[sequences].tolist()
+        layout = Packed.from_lengths(sizes, hidden.device, explicit=self.explicit)
+        return layout, hidden.index_select(0, tokens)
 
 
 Layout = Padded | Packed

@@ -238,13 +238,13 @@ def _config(
         if hidden % width == 0:
             values["num_attention_heads"] = hidden // width
         values["intermediate_size"] = source.intermediate_size * hidden // source.hidden_size
-    if config_class is DistilBertConfig and "layer_norm_eps" not in shape:
-        if source.layer_norm_eps != 1e-12:
-            raise ConfigError(
-                f"The teacher's layer_norm_eps is {source.layer_norm_eps}, a DistilBERT has 1e-12 "
-                "and its config.json no key for another. If so small a difference does no harm, "
-                f"load the teacher with {setting('layer_norm_eps', 1e-12)}."
-            )
+    given = "layer_norm_eps" in shape
+    if config_class is DistilBertConfig and not given and source.layer_norm_eps != 1e-12:
+        raise ConfigError(
+            f"The teacher's layer_norm_eps is {source.layer_norm_eps}, a DistilBERT has 1e-12 and "
+            "its config.json no key for another. If so small a difference does no harm, load the "
+            f"teacher with {setting('layer_norm_eps', 1e-12)}."
+        )
     if config_class is not DistilBertConfig:
         values["type_vocab_size"] = getattr(source, "type_vocab_size", 2)
     if isinstance(source, AlbertConfig) and config_class is AlbertConfig:

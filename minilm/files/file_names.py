@@ -26,8 +26,10 @@ PROMPTS = "config_sentence_transformers.json"
 SENTENCE_FILES = (MODULES, *TRANSFORMER, POOLING, PROMPTS)
 # What `minilm finetune` says of the task: its name, lengths and thresholds.
 TASK = "task.json"
+# The classifiers of early exit, which `minilm finetune --exits` trains.
+EXITS = "exits.safetensors"
 # Everything beside the weights that goes with a model.
-COMPANIONS = (*TOKENIZER_FILES, *SENTENCE_FILES, TASK)
+COMPANIONS = (*TOKENIZER_FILES, *SENTENCE_FILES, TASK, EXITS)
 
 MAX_INDEX_BYTES = 10_000_000
 MAX_SHARDS = 128

@@ -16,7 +16,7 @@ from minilm.learners.soft_targets import SoftTargets as SoftTargets
 from minilm.losses.soft_targets import label_loss, soft_target_loss
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.batches import Balance, NoBatch, batches
-from minilm.tasks.task import Sample, Scores, Task, TaskBatch
+from minilm.tasks.task import Sample, Scores, Task, TaskBatch, Term
 
 
 class TaskLearner(ModelLearner):
@@ -73,6 +73,23 @@ class TaskLearner(ModelLearner):
         if isinstance(batch, NoBatch):
             return self.empty_terms("labels", *(() if self.teacher is None else ("soft_targets",)))
         logits = self.task.logits(self.model, batch)
+        return self.losses(logits, batch, counts, self.teacher_terms(batch))
+
+    @torch.no_grad()
+    def teacher_terms(self, batch: TaskBatch) -> list[Term] | None:
+        """The teacher's predictions, if there is one."""
+        if self.teacher is None:
+            return None
+        return self.task.terms(self.task.logits(self.teacher, batch), batch)
+
+    def losses(
+        self,
+        logits: Tensor,
+        batch: TaskBatch,
+        counts: Mapping[str, float],
+        teacher: Sequence[Term] | None,
+    ) -> dict[str, Tensor]:
+        """What `forward` returns, for logits of the batch and what the teacher says of it."""
         terms = self.task.terms(logits, batch)
         labels = logits.new_zeros((), dtype=torch.float32)
         for term in terms:
@@ -80,10 +97,8 @@ class TaskLearner(ModelLearner):
             share = term.weight / max(counts[term.name], 1)
             weights: Tensor | None = getattr(self, f"_{term.name}_weights")
             labels = labels + share * label_loss(term.kind, term.logits, term.labels, weights).sum
-        if self.teacher is None:
+        if teacher is None:
             return {"loss": labels, "labels": labels.detach()}
-        with torch.no_grad():
-            teacher = self.task.terms(self.task.logits(self.teacher, batch), batch)
         soft = torch.zeros_like(labels)
         for own, other in zip(terms, teacher, strict=True):
             share = own.weight / max(counts[own.name], 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minilm.blocks.embeddings import Embeddings
 from minilm.blocks.heads import Pooler
-from minilm.blocks.layout import Layout
+from minilm.blocks.layout import Layout, Padded
 from minilm.blocks.sample_dropout import entered, numbered
 from minilm.config import EncoderConfig
 from minilm.errors import InputError
@@ -21,6 +21,9 @@ from minilm.models.pretrained import PretrainedModel
 from minilm.outputs import EncoderOutput
 
 Reads = Literal["all", "first", "layers"]
+# From the states of the first tokens after an application, (B, H), to the numbers of the sequences
+# that go on, (N,) int64 in ascending order; None = all do.
+AfterLayer = Callable[[Tensor], Tensor | None]
 
 
 class EncoderOptions(TypedDict, total=False):
@@ -36,14 +39,18 @@ class LayerRun:
     """One call's way through the layers: applies each and records what the caller asked for.
 
     Attributes:
-        layout: where sequences begin and end.
-        batch: B.
+        layout: where sequences begin and end; of those alone that have not left.
+        batch: B, how many these are.
         last: the number of the last application, if it computes the first tokens alone; else 0.
         checkpointing: keep only the input of each layer for the backward pass.
         states: the states so far; None = not recorded.
         probs: attention probabilities so far; None = not recorded.
         inner_order: states stay in the order of the layout; else they are put in the caller's.
+        after: is shown the first tokens after every application but the last, and says which
+            sequences go on; None = all do.
+        depth: how many applications there are, where `after` is given.
         applied: how many layers have been applied.
+        only_first: the states are those of first tokens alone.
     """
 
     layout: Layout
@@ -53,14 +60,19 @@ class LayerRun:
     states: list[Tensor] | None
     probs: list[Tensor] | None
     inner_order: bool = False
+    after: AfterLayer | None = None
+    depth: int = 0
     applied: int = 0
+    only_first: bool = False
 
     def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """(..., H) -> (..., H), or (B, H) where only first tokens are computed."""
         self.applied += 1
-        first_only = self.applied == self.last
         if 0 < self.last < self.applied:
             raise InputError("run_layers applies more layers than virtual_layers lists.")
+        if self.batch == 0:  # all have left
+            return hidden
+        self.only_first = first_only = self.applied == self.last
         apply = numbered(layer) if layer.training else layer
         if self.checkpointing:
             hidden = checkpoint(
@@ -75,7 +87,20 @@ class LayerRun:
                 f"{'probs' if obeyed else 'first_only'}: hand all arguments to the layer inside, "
                 "as TransformerLayer.forward takes them, or set model.layout = 'padded'."
             )
+        if self.after is not None and self.applied < self.depth:
+            hidden = self.leave(self.after(self.layout.first(hidden)), hidden)
         return hidden if self.states is None else self.record(hidden)
+
+    def leave(self, going_on: Tensor | None, hidden: Tensor) -> Tensor:
+        """The states of the sequences that go on, which from now on are all there are."""
+        if going_on is None:
+            return hidden
+        self.batch = len(going_on)
+        if self.batch == 0:  # no row is left, so that the next parts have nothing to do
+            self.layout, hidden = Padded(None), self.layout.first(hidden)[:0, None]  # (0, 1, H)
+        else:
+            self.layout, hidden = self.layout.keep(going_on, hidden)
+        return hidden
 
     def record(self, hidden: Tensor) -> Tensor:
         """Keep a state. What comes back goes on from the kept one, so that it has a gradient."""
@@ -138,6 +163,7 @@ class EncoderModel(PretrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         reads: Reads | None = None,
+        after: AfterLayer | None = None,
     ) -> EncoderOutput:
         """Encode a batch of texts.
 
@@ -162,6 +188,11 @@ class EncoderModel(PretrainedModel):
             reads: for heads: which last states they read. The states are then left in the order of
                 `output.layout`; with "first" they may be those of the first tokens alone, (B, H).
                 "layers" is "all", and hidden_states are returned in that order, too.
+            after: for early exit, with reads="first": is shown the states of the first tokens after
+                every application but the last, (B, H), and returns the numbers of the sequences
+                that go on, (N,) int64 in ascending order, counted among those it was shown; None =
+                all. What is returned then has the sequences alone that went on to the end, perhaps
+                none.
 
         Returns:
             last_hidden_state (B, S, H) or (T, H), zero at unattended positions; pooler_output
@@ -188,17 +219,25 @@ class EncoderModel(PretrainedModel):
             needs_rows=output_attentions,
         )
         layout, recorded = tokens.layout, output_hidden_states or output_attentions
+        if after is not None and (recorded or reads != "first"):
+            raise InputError(
+                "Early exit needs the first tokens alone: leave output_hidden_states and "
+                "output_attentions out, in the configuration, too."
+            )
         if self.training:
             entered(layout)
         only_first = reads == "first" and self.layout_choice != "padded"
+        depth = len(list(self.virtual_layers()))
         run = LayerRun(
             layout,
             batch=tokens.batch,
-            last=len(list(self.virtual_layers())) if only_first and not recorded else 0,
+            last=depth if only_first and not recorded else 0,
             checkpointing=self.gradient_checkpointing and self.training,
             states=[] if output_hidden_states or reads == "layers" else None,
             probs=[] if output_attentions else None,
             inner_order=reads == "layers",
+            after=after,
+            depth=depth,
         )
         hidden: Tensor = self.embeddings(
             tokens.input_ids, tokens.position_ids, tokens.token_type_ids, tokens.inputs_embeds
@@ -206,7 +245,8 @@ class EncoderModel(PretrainedModel):
         if run.states is not None:
             hidden = run.record(hidden)
         hidden = self.run_layers(hidden, run)
-        if only_first and run.applied != run.last:  # all were computed
+        layout = run.layout
+        if only_first and not run.only_first:  # all were computed
             hidden = layout.first(hidden)
 
         output = EncoderOutput(last_hidden_state=layout.unpack(hidden) if reads is None else hidden)

@@ -44,6 +44,9 @@ class FinetuningSettings(LoopSettings):
             "sampling", for classification.
         freeze_embeddings: do not train the embeddings.
         freeze_layers: do not train so many layers from below.
+        exits: also train a classifier after every application of a layer but the last, for early
+            exit (see `minilm.models.early_exit`); of tasks on whole texts. The loss is then the
+            mean over all depths, weighted by depth.
         resize_embeddings: give the model a new row for every token that the tokenizer has beyond
             the model's vocabulary; otherwise such tokens are an error.
         text_column, pair_column, label_column: columns of the records with the text, the second
@@ -114,6 +117,13 @@ class FinetuningSettings(LoopSettings):
     freeze_embeddings: bool = option(False, "Do not train the embeddings.", bool)
     freeze_layers: int = option(
         0, "Number of layers, from the bottom, that are not trained.", low=0
+    )
+    exits: bool = option(
+        False,
+        "Also train a classifier after every application of a layer (classification, multi-label, "
+        "regression), for early exit: predict --exit-threshold or --exit-patience. The model "
+        "itself stays one that any program loads.",
+        bool,
     )
     resize_embeddings: bool = option(
         False, "Give the model new embeddings for tokens that were added to its tokenizer.", bool

@@ -28,6 +28,7 @@ from minilm.data.records.base import Skips
 from minilm.errors import InputError
 from minilm.files.arrays import Doubles, Floats, Integers
 from minilm.losses.soft_targets import Kind
+from minilm.models.early_exit import EarlyExit, EveryExit
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.layouts import Columns, Field, Layout, Layouts, chosen_columns
 from minilm.tokenization.tokenizer import Batch, Joined, Tokenizer
@@ -419,12 +420,15 @@ def collate(task: Task[Any], samples: Sequence[Sample], numbers: Integers) -> Ta
 
 
 def run_model(
-    model: PretrainedModel, batch: TaskBatch, lengths: Tensor, names: Sequence[str] = ("logits",)
+    model: PretrainedModel | EarlyExit | EveryExit,
+    batch: TaskBatch,
+    lengths: Tensor,
+    names: Sequence[str] = ("logits",),
 ) -> list[Tensor]:
     """What the model gives for a batch.
 
     Args:
-        model: with a task's head.
+        model: with a task's head, and perhaps with exits.
         batch: packed.
         lengths: (R,), or (R, C) for questions of C choices each.
         names: of the outputs that are wanted, one for each row or one for each token.
@@ -441,7 +445,7 @@ def run_model(
     return [value[: rows if len(value) == len(lengths) else tokens] for value in values]
 
 
-def _filler(model: PretrainedModel, tokens: int) -> int:
+def _filler(model: PretrainedModel | EarlyExit | EveryExit, tokens: int) -> int:
     """How many tokens are missing to a round number.
 
     For every new number of tokens, oneDNN prepares its products in bfloat16 anew, for 10 to 30 ms
