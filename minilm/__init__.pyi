@@ -69,6 +69,11 @@ from .models.distilbert import (
     DistilBertForTokenClassification as DistilBertForTokenClassification,
     DistilBertModel as DistilBertModel,
 )
+from .models.early_exit import (
+    EarlyExit as EarlyExit,
+    ExitHeads as ExitHeads,
+    ExitRule as ExitRule,
+)
 from .recipes.corpus import CorpusSettings as CorpusSettings
 from .recipes.distillation import DistillationRecipe as DistillationRecipe
 from .recipes.finetuning import (

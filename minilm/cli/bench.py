@@ -16,6 +16,7 @@ from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS
 from minilm.checkpoints.hub import resolve
 from minilm.cli import SuggestingGroup
 from minilm.cli.bench_distill import distill
+from minilm.cli.bench_exits import exits
 from minilm.cli.bench_finetune import finetune
 from minilm.cli.bench_pretrain import pretrain
 
@@ -34,6 +35,7 @@ def command() -> None:
 
 
 command.add_command(distill)
+command.add_command(exits)
 command.add_command(finetune)
 command.add_command(pretrain)
 

@@ -9,7 +9,13 @@ from typing import Any
 import click
 
 from minilm.cli.finetune import show_scores
-from minilm.cli.model_options import loading, model_options, set_thresholds, threshold_options
+from minilm.cli.model_options import (
+    exit_options,
+    loading,
+    model_options,
+    set_thresholds,
+    threshold_options,
+)
 from minilm.cli.record_options import read, record_options
 from minilm.data.records.base import Skips
 from minilm.files.json_file import without_nan
@@ -25,6 +31,7 @@ CONFUSED = {"classification": "", "utterances": "intent_"}
 @record_options()
 @model_options()
 @threshold_options()
+@exit_options()
 @click.option(
     "--tune-thresholds",
     is_flag=True,
@@ -47,6 +54,7 @@ def command(
     Examples:
       minilm evaluate sentiment dev.tsv
       minilm evaluate topics dev.jsonl --tune-thresholds
+      minilm evaluate sentiment dev.tsv --exit-threshold 0.95
     """
     from minilm.tasks.prediction import Predictor
 

@@ -34,6 +34,7 @@ _THRESHOLDS = {
         "answer by more than this. Default: the value stored with the model.",
     ),
 }
+_EXITS = ("exit_threshold", "exit_patience", "exit_tolerance")
 
 
 def model_options() -> Option[Any]:
@@ -72,8 +73,34 @@ def threshold_options(*names: str) -> Option[Any]:
     return together([_THRESHOLDS[name] for name in names or _THRESHOLDS])
 
 
+def exit_options() -> Option[Any]:
+    """--exit-threshold, --exit-patience and --exit-tolerance."""
+    return together(
+        [
+            click.option(
+                "--exit-threshold",
+                type=click.FloatRange(0, 1),
+                help="For models with exits (finetune --exits): a text leaves the layers as soon "
+                "as its answer has a higher probability than this. Default: all layers.",
+            ),
+            click.option(
+                "--exit-patience",
+                type=click.IntRange(min=1),
+                help="For models with exits: a text leaves the layers when its answer has stayed "
+                "the same this many times in a row. Default: all layers.",
+            ),
+            click.option(
+                "--exit-tolerance",
+                type=click.FloatRange(min=0, min_open=True),
+                help="With --exit-patience, for models that predict a number: two numbers that "
+                "differ by less are the same answer.",
+            ),
+        ]
+    )
+
+
 def loading(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes the options of `model_options` out, and sets the number of threads.
+    """Takes the options of `model_options` and `exit_options` out, and sets the number of threads.
 
     Returns:
         Arguments of `from_pretrained`.
@@ -92,7 +119,8 @@ def loading(options: dict[str, Any]) -> dict[str, Any]:
         except (RuntimeError, AssertionError, NotImplementedError) as problem:
             reason = str(problem).splitlines()[0]
             raise click.UsageError(f"--device {device} cannot be used here: {reason}") from problem
-    return {"device": device, "dtype": options.pop("precision")}
+    exits = {name: options.pop(name) for name in _EXITS if name in options}
+    return {"device": device, "dtype": options.pop("precision"), **exits}
 
 
 def set_thresholds(task: Task[Any], options: Mapping[str, Any]) -> None:

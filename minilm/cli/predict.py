@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minilm.cli.model_options import loading, model_options, set_thresholds, threshold_options
+from minilm.cli.model_options import (
+    exit_options,
+    loading,
+    model_options,
+    set_thresholds,
+    threshold_options,
+)
 from minilm.cli.record_options import record_options
 from minilm.data.records.base import Policy
 from minilm.errors import InputError
@@ -43,6 +49,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one 
 @record_options()
 @model_options()
 @threshold_options()
+@exit_options()
 @BATCH
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as this command always does.")
 def command(model: str, data: str, batch_size: int | None, as_json: bool, **options: Any) -> None:
@@ -110,16 +117,25 @@ def write(
 
     if batch_size is None:
         batch_size = CHUNK if total is not None or not sys.stdin.isatty() else 1
-    skipped = blank = 0
+    skipped = blank = predicted = applied = 0
     with tqdm(
         total=total, unit=" records", file=sys.stderr, disable=not is_watched(), delay=DELAY
     ) as bar:
         for item, prediction in predictor.predict_inputs(inputs, policy, chunk=batch_size):
             blank += item.record is None
             skipped += "error" in prediction and item.record is not None
+            if "applications" in prediction:
+                predicted, applied = predicted + 1, applied + prediction["applications"]
             for line in show(item, prediction):
                 click.echo(line)
             bar.update()
+    if predicted:
+        assert predictor.early_exit is not None
+        click.echo(
+            f"layers applied to a text: {applied / predicted:.2f} of "
+            f"{predictor.early_exit.applications}, on average",
+            err=True,
+        )
     if skipped:
         click.echo(f'{skipped} records skipped: see "error" in the output', err=True)
     if blank:
@@ -154,6 +170,7 @@ def _json(item: Input, prediction: Mapping[str, Any]) -> str:
 @click.option("--pair", help="Second text, for models that classify pairs of texts.")
 @model_options()
 @threshold_options("min_confidence", "threshold")
+@exit_options()
 @BATCH
 @AS_JSON
 def classify(

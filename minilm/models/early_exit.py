@@ -272,6 +272,11 @@ class _Exiting:
         self.heads = heads
 
     @property
+    def applications(self) -> int:
+        """How many times layers are applied to a text that does not leave early."""
+        return len(self.heads.classifiers) + 1
+
+    @property
     def base(self) -> EncoderModel:
         """The encoder."""
         return self.model.base
@@ -457,7 +462,7 @@ class _Leaving:
 
     def collect(self, last: Tensor) -> ExitOutput:
         """All answers in the order of the call; `last` are those of the sequences still in."""
-        depth = len(self._exits.heads.classifiers) + 1
+        depth = self._exits.applications
         if self._present is None:
             applications = torch.full((len(last),), depth, device=last.device)
             return ExitOutput(logits=last, applications=applications)

@@ -19,10 +19,12 @@ from minilm.data.records.base import Skips
 from minilm.data.records.frames import as_records
 from minilm.errors import CheckpointError, InputError, argument, by_place
 from minilm.files.atomic import replace_files
-from minilm.files.file_names import TASK
+from minilm.files.file_names import EXITS, TASK
 from minilm.files.json_file import json_bytes, read_json, without_nan
+from minilm.learners.exits import ExitLearner
 from minilm.learners.tasks import TaskLearner, class_weights, freeze, numbers_of, tuned_scores
 from minilm.loader import check_vocabulary
+from minilm.models.early_exit import ExitHeads
 from minilm.models.pretrained import PretrainedModel
 from minilm.recipes.finetuning_settings import FinetuningSettings as FinetuningSettings
 from minilm.recipes.hold_out import mean_and_deviation as mean_and_deviation, split_off as split_off
@@ -31,6 +33,7 @@ from minilm.recipes.runs import Run
 from minilm.recipes.task_models import load_teacher, read_config, student_of, with_head
 from minilm.tasks.batches import TaskData
 from minilm.tasks.catalogue import task_class
+from minilm.tasks.exits import check_exits, scores_by_depth
 from minilm.tasks.fields import check_dictionaries
 from minilm.tasks.layouts import SETTINGS
 from minilm.tasks.prediction import TOKENS_PER_BATCH, Predictor
@@ -191,6 +194,8 @@ def prepare(
     check_dictionaries(train)
     columns = {name: getattr(settings, name) for name in SETTINGS}
     made = cls.learn(train, length, {**settings.options, **columns})
+    if settings.exits:
+        check_exits(made)
     examples = made.examples(train, skips, labelled=True)
     if not examples:
         raise InputError(f"There is nothing to train on. {skips.summary()}")
@@ -205,15 +210,19 @@ def prepare(
         network, origin = _network(start, made, instructor, layers, settings.seed)
         if tokenizer.vocab_size > network.config.vocab_size:
             network.resize_token_embeddings(tokenizer.vocab_size)
+        exits = ExitHeads(network) if settings.exits else None
     settings.checkpoint_gradients(network)
     network.to(device)
     freeze(network, embeddings=settings.freeze_embeddings, layers=settings.freeze_layers)
-    learner = TaskLearner(
-        network,
-        made,
-        teacher=instructor,
-        soft_targets=settings.soft_targets,
-        class_weights=class_weights(made, samples, settings.balance),
+    how: dict[str, Any] = {
+        "teacher": instructor,
+        "soft_targets": settings.soft_targets,
+        "class_weights": class_weights(made, samples, settings.balance),
+    }
+    learner = (
+        TaskLearner(network, made, **how)
+        if exits is None
+        else ExitLearner(network, made, exits.to(device), **how)
     )
     own = defaults(network, task)
     batch_size = settings.batch_size or own["batch_size"]
@@ -248,8 +257,10 @@ def prepare(
         "freeze_embeddings": settings.freeze_embeddings,
         "freeze_layers": settings.freeze_layers,
     }
+    if exits is not None:
+        description["exits"] = {"number": len(exits.classifiers), "seed": settings.seed}
     evaluation = {"dev": examples_digest(dev_examples)} if dev_examples else {}
-    finish = _Finish(made, network, tokenizer, dev_examples, said)
+    finish = _Finish(made, network, tokenizer, dev_examples, said, exits)
     run = Run(learner, data, held_out, network, tokenizer, description, evaluation, finish)
     return run, _loop(settings, own, data, made, network, bool(held_out)), finish
 
@@ -289,7 +300,10 @@ def defaults(model: PretrainedModel, task: str) -> dict[str, Any]:
 
 
 class _Finish:
-    """Writes task.json: what was read, thresholds that suit the dev records, scores on them."""
+    """Writes task.json: what was read, thresholds that suit the dev records, scores on them.
+
+    With exits their weights, too, beside the model's.
+    """
 
     def __init__(
         self,
@@ -298,9 +312,10 @@ class _Finish:
         tokenizer: Tokenizer,
         dev: Sequence[Any],
         said: Mapping[str, Any],
+        exits: ExitHeads | None = None,
     ) -> None:
         self._task, self._model, self._tokenizer = task, model, tokenizer
-        self._dev, self._said = dev, dict(said)
+        self._dev, self._said, self._exits = dev, dict(said), exits
         self.scores: Scores = {}
 
     def __call__(self, directory: Path) -> None:
@@ -314,8 +329,22 @@ class _Finish:
                 self.scores["unknown_labels"] = unknown
         dev = without_nan(numbers_of(self.scores))
         known = {**task.settings(), "records": self._said, "dev": dev}
+        writers: dict[Path, Callable[[Path], object]] = {}
+        if self._exits is not None:
+            known["exits"] = self._describe(self._exits, task)
+            writers[directory / EXITS] = self._exits.write
         content = json_bytes({"task": task.name, **known})
-        replace_files({directory / TASK: lambda path: path.write_bytes(content)})
+        replace_files({**writers, directory / TASK: lambda path: path.write_bytes(content)})
+
+    def _describe(self, exits: ExitHeads, task: Task[Any]) -> dict[str, Any]:
+        """What task.json says of the exits: how many applications, the score after each of them."""
+        found: dict[str, Any] = {"applications": len(exits.classifiers) + 1}
+        if self._dev:
+            samples = task.samples(self._dev, self._tokenizer)
+            exits.eval()
+            scores = scores_by_depth(self._model, exits, task, self._dev, samples, TOKENS_PER_BATCH)
+            found[f"dev {task.metric} by depth"] = [without_nan({"": s})[""] for s in scores]
+        return found
 
 
 def _check_nothing_needs_dev(settings: FinetuningSettings) -> None:

@@ -18,16 +18,18 @@ from minilm.checkpoints.hub import resolve
 from minilm.data.records.base import Policy, RecordError, Records, Skips
 from minilm.data.records.frames import as_records
 from minilm.errors import CheckpointError, DataError, InputError, setting
-from minilm.files.arrays import Floats
+from minilm.files.arrays import Floats, Integers
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
 from minilm.files.json_file import json_bytes, read_json
 from minilm.files.progress import DELAY
 from minilm.loader import check_vocabulary, load_finetuned
+from minilm.models.early_exit import EarlyExit
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.batches import batches
 from minilm.tasks.catalogue import task_of
-from minilm.tasks.task import Prediction, Sample, Scores, Task
+from minilm.tasks.exits import load_exits, rule_of
+from minilm.tasks.task import Prediction, Sample, Scores, Task, run_model
 from minilm.tokenization.tokenizer import Tokenizer
 
 CHUNK = 1024  # records that are read, sorted and packed together
@@ -56,6 +58,8 @@ class Predictor:
         model: with the task's head.
         tokenizer: the model's.
         task: see `minilm.tasks`.
+        early_exit: the same model with exits, and when texts leave; None = all go through all
+            layers. Every prediction then has "applications", how many layers its text went through.
 
     Raises:
         InputError: the tokenizer has more tokens than the model.
@@ -66,11 +70,19 @@ class Predictor:
         'spam'
     """
 
-    def __init__(self, model: PretrainedModel, tokenizer: Tokenizer, task: Task[Any]) -> None:
+    def __init__(
+        self,
+        model: PretrainedModel,
+        tokenizer: Tokenizer,
+        task: Task[Any],
+        *,
+        early_exit: EarlyExit | None = None,
+    ) -> None:
         check_vocabulary(model.config, tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.task = task
+        self.early_exit = early_exit
 
     @classmethod
     def from_pretrained(
@@ -79,6 +91,9 @@ class Predictor:
         *,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
+        exit_threshold: float | None = None,
+        exit_patience: int | None = None,
+        exit_tolerance: float | None = None,
     ) -> Predictor:
         """Loads a checkpoint that `minilm.finetune` made, or another one with a task's head.
 
@@ -86,14 +101,21 @@ class Predictor:
             path_or_repo: a directory (no network is touched), or a hub name.
             dtype: of the parameters; None = float32, "auto" = as stored.
             device: where the model runs.
+            exit_threshold, exit_patience, exit_tolerance: when a text leaves the layers early, see
+                `minilm.ExitRule`; for a checkpoint that was fine-tuned with exits.
 
         Raises:
             MinilmError: a file is missing, damaged or unsupported, or there is no head, or not all
-                of it.
+                of it; or there are no exits, though they were asked for.
         """
+        rule = rule_of(exit_threshold, exit_patience, exit_tolerance)
         directory = resolve(path_or_repo)
         model = load_finetuned(directory, dtype=dtype, device=device)
-        return cls(model, Tokenizer.from_pretrained(directory), task_of(directory, model))
+        task = task_of(directory, model)
+        early_exit = None
+        if rule is not None:
+            early_exit = EarlyExit(model, load_exits(directory, model, task), rule)
+        return cls(model, Tokenizer.from_pretrained(directory), task, early_exit=early_exit)
 
     def __call__(self, text: str, pair: str | None = None) -> Prediction:
         """The prediction for one text, or pair of texts.
@@ -247,7 +269,8 @@ class Predictor:
             progress: show a progress bar on stderr if it takes longer than two seconds.
 
         Returns:
-            What the task measures, "examples", how many there were, "truncated", how many of them
+            What the task measures, with early exit "mean_applications", how many layers a text went
+            through on average, "examples", how many there were, "truncated", how many of them
             were cut at the longest length, and, if there are any, "unknown_labels", how many labels
             training did not have: they are counted as wrong.
 
@@ -261,6 +284,8 @@ class Predictor:
             raise InputError(f"There is nothing to evaluate on. {skips.summary()}")
         predictions = self._decode(examples, progress)
         scores = self.task.scores(examples, predictions)
+        if self.early_exit is not None:
+            scores["mean_applications"] = float(np.mean([p["applications"] for p in predictions]))
         truncated = sum("truncated" in prediction for prediction in predictions)
         unknown = self.task.unknown(examples).total()
         return {
@@ -318,8 +343,11 @@ class Predictor:
     @torch.inference_mode()
     def _decode(self, examples: Sequence[Any], progress: bool = False) -> list[Prediction]:
         samples = self.task.samples(examples, self.tokenizer)
-        predictions = self.task.decode(examples, samples, self.outputs(samples, progress))
-        for sample in samples:
+        outputs, applications = self._run(samples, progress)
+        predictions = self.task.decode(examples, samples, outputs)
+        for sample, applied in zip(samples, applications.tolist(), strict=True):
+            if self.early_exit is not None:
+                predictions[sample.example]["applications"] = applied
             if self.task.is_truncated(sample):
                 predictions[sample.example]["truncated"] = True
         return predictions
@@ -327,17 +355,27 @@ class Predictor:
     @torch.inference_mode()
     def outputs(self, samples: Sequence[Sample], progress: bool = False) -> list[Floats]:
         """What the model gives for samples, in their order."""
+        return self._run(samples, progress)[0]
+
+    def _run(self, samples: Sequence[Sample], progress: bool) -> tuple[list[Floats], Integers]:
+        """The same, and after how many applications of layers each sample left, 0 = at the end."""
         results: list[Floats] = [np.zeros(0, np.float32)] * len(samples)
+        applications = np.zeros(len(samples), np.int64)
         tokens = sum(sample.tokens for sample in samples)
         with tqdm(total=tokens, unit=" tokens", delay=DELAY, disable=not progress) as bar:
             for batch in batches(self.task, samples, TOKENS_PER_BATCH):
                 moved = batch.to(self.model.device)
-                logits = self.task.logits(self.model, moved)
+                if self.early_exit is None:
+                    logits = self.task.logits(self.model, moved)
+                else:
+                    names = ("logits", "applications")
+                    logits, applied = run_model(self.early_exit, moved, moved.lengths, names)
+                    applications[batch.samples] = applied.cpu().numpy()
                 outputs = self.task.outputs(logits, moved)
                 for number, output in zip(batch.samples, outputs, strict=True):
                     results[number] = output
                 bar.update(batch.tokens)
-        return results
+        return results, applications
 
 
 class _Cuts:
