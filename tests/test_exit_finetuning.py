@@ -117,7 +117,8 @@ def test_exits_are_learned_with_the_task(
     assert trained(architecture).scores["accuracy"] > 0.6  # of three classes
     described = json.loads((output / "task.json").read_text())["exits"]
     assert described["applications"] == LAYERS
-    by_depth = described["dev accuracy by depth"]
+    assert described["dev"]["metric"] == "accuracy"
+    by_depth = described["dev"]["by_depth"]
     assert len(by_depth) == LAYERS
     assert by_depth[-1] == pytest.approx(trained(architecture).scores["accuracy"])
     assert by_depth[-2] > 0.6  # an untrained exit is right in a third of the cases

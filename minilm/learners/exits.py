@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -60,21 +60,16 @@ class ExitLearner(TaskLearner):
 
         "exits" is the mean loss of the exits before the last layer, weighted by depth.
         """
-        if isinstance(batch, NoBatch):
-            return {**super().forward(batch, counts), **self.empty_terms("exits")}
+        terms = super().forward(batch, counts)
+        return {**self.empty_terms("exits"), **terms} if isinstance(batch, NoBatch) else terms
+
+    def terms_of(
+        self, batch: TaskBatch, counts: Mapping[str, float], given: Tensor | None
+    ) -> dict[str, Tensor]:
         (found,) = run_model(EveryExit(self.model, self.exits), batch, batch.lengths)  # (B, L, C)
-        teacher = self.teacher_terms(batch)
-        *early, last = [
-            self.losses(logits, batch, counts, teacher) for logits in found.unbind(dim=1)
-        ]
+        *early, last = [self.losses(logits, batch, counts, given) for logits in found.unbind(dim=1)]
         *shares, share = depth_weights(found.shape[1])
-        exits = sum_of(shares, [terms["loss"] for terms in early])
+        parts = [weight * terms["loss"] for weight, terms in zip(shares, early, strict=True)]
+        exits = torch.stack(parts).sum()
         loss = share * last["loss"] + exits
         return {**last, "loss": loss, "exits": exits.detach() / sum(shares)}
-
-
-def sum_of(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
-    """Scalars added up, each times its weight."""
-    return torch.stack(
-        [weight * value for weight, value in zip(weights, values, strict=True)]
-    ).sum()

@@ -16,7 +16,7 @@ from minilm.learners.soft_targets import SoftTargets as SoftTargets
 from minilm.losses.soft_targets import label_loss, soft_target_loss
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.batches import Balance, NoBatch, batches
-from minilm.tasks.task import Sample, Scores, Task, TaskBatch, Term
+from minilm.tasks.task import Sample, Scores, Task, TaskBatch
 
 
 class TaskLearner(ModelLearner):
@@ -72,24 +72,18 @@ class TaskLearner(ModelLearner):
         """ "loss" and its parts: "labels", and with a teacher "soft_targets"."""
         if isinstance(batch, NoBatch):
             return self.empty_terms("labels", *(() if self.teacher is None else ("soft_targets",)))
-        logits = self.task.logits(self.model, batch)
-        return self.losses(logits, batch, counts, self.teacher_terms(batch))
+        return self.terms_of(batch, counts, self._teacher_logits(batch))
 
-    @torch.no_grad()
-    def teacher_terms(self, batch: TaskBatch) -> list[Term] | None:
-        """The teacher's predictions, if there is one."""
-        if self.teacher is None:
-            return None
-        return self.task.terms(self.task.logits(self.teacher, batch), batch)
+    def terms_of(
+        self, batch: TaskBatch, counts: Mapping[str, float], given: Tensor | None
+    ) -> dict[str, Tensor]:
+        """What `forward` returns for a batch with samples; `given` are the teacher's logits."""
+        return self.losses(self.task.logits(self.model, batch), batch, counts, given)
 
     def losses(
-        self,
-        logits: Tensor,
-        batch: TaskBatch,
-        counts: Mapping[str, float],
-        teacher: Sequence[Term] | None,
+        self, logits: Tensor, batch: TaskBatch, counts: Mapping[str, float], given: Tensor | None
     ) -> dict[str, Tensor]:
-        """What `forward` returns, for logits of the batch and what the teacher says of it."""
+        """The terms for logits of the model, or of one of its exits."""
         terms = self.task.terms(logits, batch)
         labels = logits.new_zeros((), dtype=torch.float32)
         for term in terms:
@@ -97,8 +91,9 @@ class TaskLearner(ModelLearner):
             share = term.weight / max(counts[term.name], 1)
             weights: Tensor | None = getattr(self, f"_{term.name}_weights")
             labels = labels + share * label_loss(term.kind, term.logits, term.labels, weights).sum
-        if teacher is None:
+        if given is None:
             return {"loss": labels, "labels": labels.detach()}
+        teacher = self.task.terms(given, batch)
         soft = torch.zeros_like(labels)
         for own, other in zip(terms, teacher, strict=True):
             share = own.weight / max(counts[own.name], 1)
@@ -108,11 +103,15 @@ class TaskLearner(ModelLearner):
         loss = self.soft_targets.label_weight * labels + self.soft_targets.weight * soft
         return {"loss": loss, "labels": labels.detach(), "soft_targets": soft.detach()}
 
+    @torch.no_grad()
+    def _teacher_logits(self, batch: TaskBatch) -> Tensor | None:
+        """What the teacher says of a batch, if there is one."""
+        return None if self.teacher is None else self.task.logits(self.teacher, batch)
+
     def teacher_outputs(self, batch: TaskBatch | NoBatch) -> dict[str, Tensor]:
         """Its logits."""
-        if isinstance(batch, NoBatch) or self.teacher is None:
-            return {}
-        return {"logits": self.task.logits(self.teacher, batch)}
+        logits = None if isinstance(batch, NoBatch) else self._teacher_logits(batch)
+        return {} if logits is None else {"logits": logits}
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -343,7 +343,7 @@ class _Finish:
             samples = task.samples(self._dev, self._tokenizer)
             exits.eval()
             scores = scores_by_depth(self._model, exits, task, self._dev, samples, TOKENS_PER_BATCH)
-            found[f"dev {task.metric} by depth"] = [without_nan({"": s})[""] for s in scores]
+            found["dev"] = {"metric": task.metric, "by_depth": without_nan(scores)}
         return found
 
 
