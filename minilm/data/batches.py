@@ -114,6 +114,7 @@ class TokenBatch:
         token_type_ids: (T,) int64, or None for sequences of one segment.
         sentence_labels: (B,) int64, the label of each sequence as a pair, or None.
         sentence_task: what these labels mean.
+        epoch: of which it is a part; None for batches that are the same at all times.
     """
 
     samples: Integers
@@ -123,6 +124,7 @@ class TokenBatch:
     token_type_ids: Tensor | None = None
     sentence_labels: Tensor | None = None
     sentence_task: SentenceTask | None = None
+    epoch: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -146,6 +148,7 @@ class TokenBatch:
             move(self.token_type_ids),
             move(self.sentence_labels),
             self.sentence_task,
+            self.epoch,
         )
 
 

@@ -169,6 +169,10 @@ class Epoch(Sequence[Integers]):
         """The number of samples if all blocks are like the first one; exact for a single block."""
         return len(self._block(0).samples.lengths) * self._source.num_blocks
 
+    def expected_tokens(self) -> int:
+        """The number of tokens if all blocks are like the first one; exact for a single block."""
+        return int(self._block(0).samples.lengths.sum()) * self._source.num_blocks
+
     def lengths(self, samples: Integers) -> Integers:
         """(B,) the tokens of samples, given by their numbers."""
         return np.concatenate([block.lengths[here] for block, here in self._find(samples)])

@@ -1,9 +1,9 @@
-"""Pretraining data: steps of packed sequences or pairs, masked anew in every epoch."""
+"""Pretraining data: steps of packed sequences or pairs, masked anew in every epoch or round."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from minilm.data.masking import BERT, Corruption, Masking, mask
 from minilm.data.randomness import Stream, TokenDraw, generator
 from minilm.data.sequences import Sequences
 from minilm.data.vocabulary import Vocabulary
-from minilm.errors import InputError
+from minilm.errors import InputError, argument
 from minilm.files.arrays import Doubles, Integers
 
 EVALUATION_SEED = 0
@@ -33,7 +33,9 @@ class MaskedLMData:
     """What a masked language model learns from; `minilm.training` asks it for steps and batches.
 
     An epoch is every sample once, in an order drawn from (seed, epoch). Masks are drawn from
-    (seed, epoch, the sample's key), so they do not depend on how a step is split.
+    (seed, epoch, the sample's key), so they do not depend on how a step is split. With
+    `mask_rounds` K, epoch e has the masks of epoch e mod K: what is computed for the masks of one
+    epoch can be used again K epochs later, at the price of seeing each mask more than once.
 
     Differs from the released distillation code, which draws the positions of a whole batch
     together: there the number of predictions in a sequence depends on its neighbours.
@@ -48,12 +50,18 @@ class MaskedLMData:
         corruption: what happens to the chosen positions.
         ratio: the mask ratio, if it changes in the course of the run; None = the masking's own
             throughout.
+        mask_rounds: after so many epochs the masks repeat; None = every epoch has its own.
 
     Attributes:
         fingerprint: JSON values that a run which goes on must find again.
 
     Raises:
-        InputError: an argument is out of range, or the vocabulary is not the store's.
+        InputError: an argument is out of range, the vocabulary is not the store's, or masks are to
+            repeat although their ratio changes.
+
+    References:
+        Liu et al. 2019 (RoBERTa), section 4.1: static masks, ten for each sequence, against masks
+        that are drawn anew.
     """
 
     def __init__(
@@ -66,9 +74,17 @@ class MaskedLMData:
         seed: int,
         corruption: Corruption = BERT,
         ratio: ChangingRatio | None = None,
+        mask_rounds: int | None = None,
     ) -> None:
         if tokens_per_step < 1:
             raise InputError(f"tokens_per_step must be at least 1, not {tokens_per_step}.")
+        if mask_rounds is not None and mask_rounds < 1:
+            raise InputError(f"{argument('mask_rounds')} must be at least 1, not {mask_rounds}.")
+        if mask_rounds is not None and ratio is not None:
+            raise InputError(
+                f"{argument('mask_rounds')} is {mask_rounds}, but the mask ratio changes in the "
+                "course of the run, so that no mask comes back. Leave out one of the two."
+            )
         generator(seed)  # refuses an invalid seed now rather than at the first step
         self._source = source
         self._masked = _Masked(source, masking, vocabulary, corruption)
@@ -84,6 +100,9 @@ class MaskedLMData:
         }
         if ratio is not None:  # runs of earlier versions have no such entry
             self.fingerprint["ratio"] = ratio.fingerprint
+        self._mask_rounds = mask_rounds
+        if mask_rounds is not None:
+            self.fingerprint["mask_rounds"] = mask_rounds
 
     def steps(self, epoch: int) -> Sequence[Integers]:
         """The samples of every step of an epoch, made while they are taken; see `Epochs`."""
@@ -104,6 +123,10 @@ class MaskedLMData:
         """How many samples an epoch has; of pairs, as many as `count_steps` counts with."""
         return self._epochs[0].expected_samples()
 
+    def count_tokens(self) -> int:
+        """How many tokens an epoch has; of pairs, as many as `count_steps` counts with."""
+        return self._epochs[0].expected_tokens()
+
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
         """Samples of a step in exactly so many parts, balanced by tokens; some may be empty."""
         return split_evenly(samples, self._epochs[epoch].lengths(samples), parts)
@@ -111,8 +134,8 @@ class MaskedLMData:
     def batch(self, epoch: int, samples: Integers) -> TokenBatch:
         """The masked batch of these samples in an epoch; there may be none. Threads may call it."""
         found = self._epochs[epoch]
-        key = (Stream.MASKS, epoch)
-        return self._masked.batch(
+        key = (Stream.MASKS, epoch if self._mask_rounds is None else epoch % self._mask_rounds)
+        batch = self._masked.batch(
             samples,
             found.gather(samples),
             found.keys(samples),
@@ -120,6 +143,7 @@ class MaskedLMData:
             key,
             self._ratios(epoch, samples),
         )
+        return replace(batch, epoch=epoch)
 
     def _ratios(self, epoch: int, samples: Integers) -> Doubles | None:
         """(B,) the mask ratio of each sample, where it changes."""

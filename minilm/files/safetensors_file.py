@@ -125,6 +125,25 @@ class SafetensorsFile(ExitStack):
             ) from problem
         return tensor
 
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Reads some rows of a tensor into memory of their own.
+
+        Args:
+            name: a key of `tensors`.
+            start, stop: the first row and the end; 0 <= start <= stop <= the number of rows.
+
+        Raises:
+            CheckpointError: the file was changed while it was open, or memory is short.
+        """
+        try:
+            rows: Tensor = self._file.get_slice(name)[start:stop]
+        except (SafetensorError, OSError, MemoryError) as problem:
+            raise CheckpointError(
+                f"{self.path}: rows {start} to {stop} of tensor {name!r} cannot be read: "
+                f"{problem or 'out of memory'}. Was the file changed while it was open?"
+            ) from problem
+        return rows
+
     def _info(self, name: str) -> TensorInfo:
         if not name.isprintable():
             raise CheckpointError(

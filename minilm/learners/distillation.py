@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from minilm.data.batches import TokenBatch
-from minilm.errors import InputError, setting
+from minilm.errors import InputError, argument, setting
 from minilm.learners.base import ModelLearner
+from minilm.learners.cached_teacher import CachedTeacher
 from minilm.learners.pairs import PAIR_SCORES, count_pairs, pair_loss, pair_scores
 from minilm.learners.tokens import (
     MASKED_LM_SCORES,
@@ -59,9 +60,11 @@ class DistillationLearner(ModelLearner):
         shared_entries: which entry of the teacher's vocabulary is which of the student's. None =
             the vocabularies are the same; "first" = the student's is the beginning of the
             teacher's; or (V of the student,) int64, the teacher's entry for each of the student's.
+        targets: keeps what the teacher says, so that it runs once for each sample and mask; None =
+            it runs in every step.
 
     Raises:
-        InputError: student and teacher do not fit together.
+        InputError: student and teacher do not fit together, or targets not to them.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class DistillationLearner(ModelLearner):
         loss: DistillationLoss,
         *,
         shared_entries: SharedEntries = None,
+        targets: CachedTeacher | None = None,
     ) -> None:
         _check_student(student, loss)
         _check_fit(student, teacher, loss, shared_entries)
@@ -82,6 +86,12 @@ class DistillationLearner(ModelLearner):
         if self.loss.compares_layers:
             self.loss.fit_layers(layer_sizes(student), layer_sizes(teacher))
         self._shared = shared_entries
+        self.targets = targets
+        if targets is not None and targets.stored.top_k and shared_entries is not None:
+            raise InputError(
+                "The teacher's likeliest words are kept by its own numbers, which are not the "
+                f"student's (shared_entries): leave out {argument('teacher_cache_top_k')}."
+            )
 
     @property
     def teacher(self) -> PretrainedModel:
@@ -91,6 +101,9 @@ class DistillationLearner(ModelLearner):
     def counts(self, batch: TokenBatch) -> dict[str, int]:
         """What terms are means over: how many tokens there are ("attended"), and how many to
         predict ("masked"); where a term asks for it, how many "sequences" and labelled "pairs"."""
+        # every process counts its part of a step before they agree on the sums
+        if self.targets is not None:
+            self.targets.begin(batch.epoch)
         found = token_counts(batch)
         if self.loss.pooled > 0 or self.loss.pooled_mse > 0:
             found["sequences"] = batch.lengths.shape[0]
@@ -141,7 +154,8 @@ class DistillationLearner(ModelLearner):
         scores = masked_lm_scores(student, labels)
         if self.loss.compares_logits:
             where = masked_positions(labels)
-            teacher = self._learn_from(batch)
+            kept_whole = self.targets is None or self.targets.stored.top_k is None
+            teacher = self._learn_from(batch, itself=not kept_whole)
             sums = fused_vocab_losses(
                 student.logit_inputs(where),
                 teacher.logit_inputs(where),
@@ -166,26 +180,33 @@ class DistillationLearner(ModelLearner):
         return encoded, states(self.student, encoded, reads)
 
     @torch.no_grad()
-    def _teacher_states(self, batch: TokenBatch) -> States:
+    def _teacher_states(self, batch: TokenBatch, *, itself: bool = False) -> States:
         """Everything that the loss reads of the teacher.
 
         In the same order as the student's: the layout depends on the lengths alone.
+
+        Args:
+            batch: what is asked about.
+            itself: ask the teacher, whatever is kept of it.
         """
+        if self.targets is not None and not itself:
+            return self.targets.states(batch, self.teacher)
         reads = self.loss.layers.teacher_reads if self.loss.compares_layers else None
         encoded = encode(self.teacher, batch, None, layers=reads is not None)
         return states(self.teacher, encoded, reads)
 
     @torch.no_grad()
-    def _learn_from(self, batch: TokenBatch) -> States:
+    def _learn_from(self, batch: TokenBatch, *, itself: bool = False) -> States:
         """The teacher's states, of tokens and on entries as the student numbers them."""
         if self._shared is None:
-            return self._teacher_states(batch)
+            return self._teacher_states(batch, itself=itself)
         if self._shared == "first":
-            found = self._teacher_states(batch)
+            found = self._teacher_states(batch, itself=itself)
             entries = torch.arange(self.student.config.vocab_size, device=found.matrix.device)
         else:
             entries = self._shared.to(batch.input_ids.device)
-            found = self._teacher_states(replace(batch, input_ids=entries[batch.input_ids]))
+            translated = replace(batch, input_ids=entries[batch.input_ids])
+            found = self._teacher_states(translated, itself=itself)
         if found.bias is None:
             return found
         matrix, bias = (x.index_select(0, entries) for x in (found.matrix, found.bias))
@@ -195,7 +216,7 @@ class DistillationLearner(ModelLearner):
         """Its hidden states, and a number that is finite where its logits are."""
         if batch.tokens == 0:
             return {}
-        teacher = self._learn_from(batch)
+        teacher = self._learn_from(batch, itself=True)
         outputs = {"hidden states": teacher.hidden}
         if self.loss.compares_logits:
             inputs = teacher.logit_inputs(None)

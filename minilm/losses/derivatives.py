@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from minilm.losses.elementary import IGNORED_LABEL
+from minilm.losses.top_predictions import TopPredictions
 
 
 def add_kl_divergence(
@@ -39,6 +40,36 @@ def add_kl_divergence(
     if factor is None:
         return value, gradient
     return value, _added(gradient, p.sub_(q).mul_(factor * temperature))
+
+
+def add_top_divergence(
+    student: Tensor, teacher: TopPredictions, factor: float | None, gradient: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The divergence over the teacher's likeliest words and one for the rest, see `TopPredictions`.
+
+    With r the student's softmax over the rest alone, its derivative is T (p_i - q_i) for the words
+    and T r_j (p_rest - q_rest) for the others; so one softmax is enough.
+
+    Args:
+        student: (rows, V) logits of at least float32.
+        teacher: of these rows, at its temperature T.
+        factor, gradient: see above.
+    """
+    temperature = teacher.temperature
+    student = student / temperature
+    log_q, log_q_rest = teacher.log_probabilities, teacher.rest
+    top = student.gather(1, teacher.words)  # (rows, K)
+    shares, log_rest_sum = _softmax(student.scatter_(1, teacher.words, -torch.inf))
+    log_sum = torch.logaddexp(log_rest_sum, top.logsumexp(-1))
+    log_p, log_p_rest = top - log_sum[:, None], log_rest_sum - log_sum
+    q, q_rest = log_q.exp(), log_q_rest.exp()
+    of_rest = torch.where(log_q_rest.isneginf(), 0, q_rest * (log_q_rest - log_p_rest))
+    value = temperature**2 * ((q * (log_q - log_p)).sum() + of_rest.sum())
+    if factor is None:
+        return value, gradient
+    shares.mul_((log_p_rest.exp() - q_rest)[:, None])
+    shares.scatter_(1, teacher.words, (log_p.exp() - q).to(shares.dtype))
+    return value, _added(gradient, shares.mul_(factor * temperature))
 
 
 def add_squared_error(

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from minilm.errors import InputError
+from minilm.losses.top_predictions import TopPredictions
 from minilm.losses.vocabulary import LogitInputs
 
 # of one application of a layer: the state it makes; what its attention makes of the state before
@@ -61,7 +62,7 @@ class States:
         rows = self.hidden if where is None else self.hidden.index_select(0, where)
         return LogitInputs(self.transform(rows), self.matrix, self.bias)
 
-    def targets(self, where: Tensor | None) -> LogitInputs:
+    def targets(self, where: Tensor | None) -> LogitInputs | TopPredictions:
         """What another model's predictions for these tokens are compared with."""
         return self.logit_inputs(where)
 

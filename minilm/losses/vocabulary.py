@@ -23,9 +23,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minilm.errors import InputError
-from minilm.losses.derivatives import add_cross_entropy, add_kl_divergence, add_squared_error
+from minilm.losses.derivatives import (
+    add_cross_entropy,
+    add_kl_divergence,
+    add_squared_error,
+    add_top_divergence,
+)
 from minilm.losses.elementary import IGNORED_LABEL, cross_entropy
 from minilm.losses.precision import wide_dtype
+from minilm.losses.top_predictions import TopPredictions, check_top_k, top_of_logits
 
 CHUNK_BYTES = 2**26  # of logits that exist at once, for student and teacher each
 BLOCK_BYTES = 2**20  # of logits that a softmax works on at once
@@ -72,7 +78,7 @@ class FusedVocabLosses:
 
 def fused_vocab_losses(
     student: LogitInputs,
-    teacher: LogitInputs | None = None,
+    teacher: LogitInputs | TopPredictions | None = None,
     labels: Tensor | None = None,
     *,
     kl: float = 0.0,
@@ -88,6 +94,7 @@ def fused_vocab_losses(
     Args:
         student: gets gradients, for rows, matrix and bias.
         teacher: the same rows and vocabulary, any width E; gets no gradient. For `kl` and `mse`.
+            Its likeliest words instead are enough for `kl`, at the temperature they are of.
         labels: (N,) int64, -100 = no label. For `mlm`.
         kl, mlm, mse: factors of the terms in the total, a weight divided by a count for a mean. A
             term with the factor 0 is not computed; at least one is another.
@@ -104,6 +111,8 @@ def fused_vocab_losses(
         raise InputError("kl, mlm and mse are all 0: there is nothing to compute.")
     if kl or mse:
         _check_teacher(student, teacher)
+        if isinstance(teacher, TopPredictions):
+            _check_top(teacher, mse, temperature)
     else:
         teacher = None
     if mlm:
@@ -144,6 +153,38 @@ def masked_scores(
     return loss, correct
 
 
+@torch.no_grad()
+def top_predictions(
+    inputs: LogitInputs, top_k: int, temperature: float, *, chunk_bytes: int = CHUNK_BYTES
+) -> TopPredictions:
+    """The likeliest words of rows, without gradients.
+
+    Args:
+        inputs: of the logits of N rows.
+        top_k: K, how many words; fewer than the vocabulary has.
+        temperature: divides the logits.
+        chunk_bytes: memory for logits.
+
+    Raises:
+        InputError: no such number of words.
+    """
+    check_top_k(top_k, inputs.vocab_size)
+    logits = _Logits(inputs)
+    wide = wide_dtype(logits.dtype)
+    parts = [
+        top_of_logits(block, top_k, temperature)
+        for chunk in _chunks(chunk_bytes, logits)
+        for block in (logits.compute(chunk).to(wide),)
+    ] or [top_of_logits(logits.rows.new_zeros(0, inputs.vocab_size).to(wide), top_k, temperature)]
+    return TopPredictions(
+        torch.cat([part.log_probabilities for part in parts]),
+        torch.cat([part.words for part in parts]),
+        torch.cat([part.rest for part in parts]),
+        inputs.vocab_size,
+        temperature,
+    )
+
+
 class _Logits:
     """Computes logits chunk by chunk, into one buffer.
 
@@ -181,7 +222,7 @@ class _Losses:
     """What `_FusedVocabLosses` computes. In an object of its own the teacher is out of autograd's
     sight."""
 
-    teacher: LogitInputs | None
+    teacher: LogitInputs | TopPredictions | None
     labels: Tensor | None
     kl: float
     mlm: float
@@ -204,12 +245,12 @@ class _Losses:
         return math.ldexp(1 / LARGEST_HALF, math.frexp(largest)[1])
 
     def evaluate(
-        self, student: Tensor, teacher: Tensor | None, labels: Tensor | None
+        self, student: Tensor, teacher: Tensor | TopPredictions | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """The terms of a block of rows.
 
         Args:
-            student, teacher: (rows, V) logits.
+            student, teacher: (rows, V) logits; or the teacher's likeliest words.
             labels: (rows,).
 
         Returns:
@@ -217,6 +258,10 @@ class _Losses:
         """
         sums = student.new_zeros(3)
         gradient: Tensor | None = None
+        if isinstance(teacher, TopPredictions):
+            factor = self.kl if self.with_gradient else None
+            sums[0], gradient = add_top_divergence(student, teacher, factor, gradient)
+            teacher = None
         if teacher is not None and self.kl:
             factor = self.kl if self.with_gradient else None
             sums[0], gradient = add_kl_divergence(
@@ -240,7 +285,10 @@ class _FusedVocabLosses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logits = _Logits(LogitInputs(rows, matrix, bias))
         wide, unit = wide_dtype(logits.dtype), losses.unit(logits.dtype)
-        teacher_logits = None if losses.teacher is None else _Logits(losses.teacher)
+        top = losses.teacher if isinstance(losses.teacher, TopPredictions) else None
+        teacher_logits = (
+            _Logits(losses.teacher) if isinstance(losses.teacher, LogitInputs) else None
+        )
         for_rows, for_matrix, for_bias = (
             torch.zeros_like(x, dtype=wide) if losses.with_gradient and needed else None
             for x, needed in zip((rows, matrix, bias), ctx.needs_input_grad, strict=False)
@@ -249,11 +297,12 @@ class _FusedVocabLosses(torch.autograd.Function):
         for chunk in _chunks(losses.chunk_bytes, logits, teacher_logits):
             student = logits.compute(chunk)  # (chunk, V)
             teacher = None if teacher_logits is None else teacher_logits.compute(chunk)
+            kept = None if top is None else top[chunk]
             labels = None if losses.labels is None else losses.labels[chunk]
             for block in _blocks(student, wide):
                 block_sums, gradient = losses.evaluate(
                     student[block].to(wide),
-                    None if teacher is None else teacher[block].to(wide),
+                    _block_of(teacher, kept, block, wide),
                     None if labels is None else labels[block],
                 )
                 sums += block_sums
@@ -287,6 +336,15 @@ class _FusedVocabLosses(torch.autograd.Function):
             gradient if gradient is None else (gradient if unscaled else gradient * outer).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ), None
+
+
+def _block_of(
+    logits: Tensor | None, top: TopPredictions | None, block: slice, dtype: torch.dtype
+) -> Tensor | TopPredictions | None:
+    """What a teacher says of the rows of a block, in either way."""
+    if top is not None:
+        return top[block]
+    return None if logits is None else logits[block].to(dtype)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, unit: float) -> None:
@@ -330,7 +388,19 @@ def _slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
-def _check_teacher(student: LogitInputs, teacher: LogitInputs | None) -> None:
+def _check_top(teacher: TopPredictions, mse: float, temperature: float) -> None:
+    if mse:
+        raise InputError(
+            "The squared error (mse) compares all logits, of which the likeliest words were kept."
+        )
+    if teacher.temperature != temperature:
+        raise InputError(
+            f"The likeliest words were kept at the temperature {teacher.temperature:g}, and cannot "
+            f"be compared at {temperature:g}."
+        )
+
+
+def _check_teacher(student: LogitInputs, teacher: LogitInputs | TopPredictions | None) -> None:
     if teacher is None:
         raise InputError("A divergence or squared difference needs a teacher: none was given.")
     if teacher.vocab_size != student.vocab_size:
@@ -338,10 +408,9 @@ def _check_teacher(student: LogitInputs, teacher: LogitInputs | None) -> None:
             f"The student's vocabulary has {student.vocab_size} entries, the teacher's "
             f"{teacher.vocab_size}: logits can be compared only over the same vocabulary."
         )
-    if teacher.rows.shape[0] != student.rows.shape[0]:
-        raise InputError(
-            f"The student has {student.rows.shape[0]} rows, the teacher {teacher.rows.shape[0]}."
-        )
+    rows = len(teacher) if isinstance(teacher, TopPredictions) else teacher.rows.shape[0]
+    if rows != student.rows.shape[0]:
+        raise InputError(f"The student has {student.rows.shape[0]} rows, the teacher {rows}.")
 
 
 def _check_labels(inputs: LogitInputs, labels: Tensor | None) -> None:

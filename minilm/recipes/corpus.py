@@ -55,6 +55,7 @@ class CorpusSettings:
         tokens_per_evaluation: most held-out tokens to evaluate on; None = all.
         seed: of order and masks.
         steps, epochs: of the run; see `final_probability`.
+        mask_rounds: after so many epochs the masks repeat; None = every epoch has its own.
     """
 
     store: str | os.PathLike[str]
@@ -74,6 +75,7 @@ class CorpusSettings:
     final_probability: float | None = None
     steps: int | None = None
     epochs: int | None = None
+    mask_rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def open_corpus(settings: CorpusSettings, say: Callable[[str], None] = lambda _:
         tokens_per_step=settings.tokens_per_step,
         seed=settings.seed,
         ratio=_ratio(settings),
+        mask_rounds=settings.mask_rounds,
     )
     held_out = _held_out(store, settings, vocabulary, say) if settings.held_out else []
     return Corpus(store, tokenizer, data, held_out)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from minilm.errors import InputError, TrainingError, argument
 from minilm.files.file_names import COMPANIONS, CONFIG, INDEX, WEIGHTS
+from minilm.learners.cached_teacher import CachedTeacher, kept
 from minilm.learners.distillation import DistillationLearner, SharedEntries, Student
 from minilm.learners.masked_lm import MaskedLMLearner
 from minilm.learners.pairs import PretrainingLearner
@@ -20,6 +21,7 @@ from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.recipes.corpus import Corpus, CorpusSettings, open_corpus
 from minilm.recipes.identity import frozen_parameters, weights_digest
+from minilm.recipes.teacher_cache import TeacherCacheSettings, open_teacher_cache
 from minilm.tokenization.tokenizer import Tokenizer
 from minilm.training.distributed import Processes, join
 from minilm.training.dry_run import DryRun, dry_run
@@ -47,6 +49,7 @@ class Run:
         description: JSON values that identify what is trained on what.
         evaluation: JSON values that identify what it is evaluated on.
         also: writes what else belongs to the checkpoint into its directory.
+        targets: what is kept of a teacher; None = nothing.
     """
 
     learner: Learner
@@ -57,6 +60,7 @@ class Run:
     description: dict[str, Any]
     evaluation: dict[str, Any] = field(default_factory=dict)
     also: Callable[[Path], None] = lambda _: None
+    targets: CachedTeacher | None = None
 
     def train(
         self,
@@ -103,22 +107,23 @@ class Run:
             def reload(directory: Path) -> None:
                 self.model.load_state_dict(type(self.model).from_pretrained(directory).state_dict())
 
-            return train(
-                self.learner,
-                self.data,
-                settings,
-                output,
-                processes=joined,
-                finish=finish,
-                held_out=self.held_out,
-                description=self.description,
-                evaluation=self.evaluation,
-                allow_changes=allow_changes,
-                observers=observers,
-                clean=clean,
-                reload=reload,
-                say=say,
-            )
+            with kept(self.targets, say):
+                return train(
+                    self.learner,
+                    self.data,
+                    settings,
+                    output,
+                    processes=joined,
+                    finish=finish,
+                    held_out=self.held_out,
+                    description=self.description,
+                    evaluation=self.evaluation,
+                    allow_changes=allow_changes,
+                    observers=observers,
+                    clean=clean,
+                    reload=reload,
+                    say=say,
+                )
 
     def dry_run(
         self,
@@ -128,6 +133,8 @@ class Run:
     ) -> DryRun:
         """Measures a few steps; the learner is changed, nothing is left on the disk."""
         place = None if output is None else Path(output).absolute()
+        if self.targets is not None:
+            self.targets.writes = False
         return dry_run(self.learner, self.data, settings, processes, self.held_out, place)
 
 
@@ -231,6 +238,7 @@ def distillation(
     *,
     shared_entries: SharedEntries = None,
     start: Mapping[str, Any] | None = None,
+    cache: TeacherCacheSettings | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Run:
     """Distillation of a teacher into a student.
@@ -245,11 +253,13 @@ def distillation(
         shared_entries: see `DistillationLearner`.
         start: JSON values that identify the student's initial weights; None = these very numbers
             do.
+        cache: where to keep what the teacher says; None = it runs in every step.
         say: takes messages.
 
     Raises:
         InputError: teacher, student and corpus do not fit.
-        DataError: the corpus was made with another tokenizer than the teacher's.
+        DataError: the corpus was made with another tokenizer than the teacher's; or the cache is
+            of something else, or damaged.
     """
     _check_segments(loss, corpus)
     opened = open_corpus(corpus, say)
@@ -257,7 +267,12 @@ def distillation(
         _check_fit(model, opened.tokenizer, corpus)
     if tokenizer is not None:
         opened.store.check_tokenizer(tokenizer)
-    learner = DistillationLearner(student, teacher, loss, shared_entries=shared_entries)
+    targets = None
+    if cache is not None:
+        targets = open_teacher_cache(cache, loss, teacher, opened.data, corpus, say)
+    learner = DistillationLearner(
+        student, teacher, loss, shared_entries=shared_entries, targets=targets
+    )
     description = {
         "objective": "distillation",
         "student": type(student).__name__,
@@ -267,7 +282,9 @@ def distillation(
         "teacher": weights_digest(teacher),
         "loss": {**loss.to_dict(), "projection": learner.loss.projection is not None},
     }
-    return _run(learner, opened, corpus, student, description)
+    if targets is not None and not targets.stored.is_exact:
+        description["targets"] = {"dtype": targets.stored.dtype, "top_k": targets.stored.top_k}
+    return replace(_run(learner, opened, corpus, student, description), targets=targets)
 
 
 def _check_segments(loss: DistillationLoss, corpus: CorpusSettings) -> None:
