@@ -23,53 +23,38 @@ import json
 import secrets
 import shutil
 import time
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from minilm.errors import CheckpointError, DataError, InputError, argument
+from minilm.data.teacher_parts import (
+    DIGEST,
+    Columns,
+    Place,
+    Rows,
+    check_columns,
+    check_rows,
+    open_part,
+    read_places,
+    read_rows,
+    write_part,
+)
+from minilm.errors import CheckpointError, DataError, argument
 from minilm.files.arrays import Flags, Integers
 from minilm.files.atomic import ABANDONED, make_directory, replace_files
 from minilm.files.json_file import json_bytes, read_json
-from minilm.files.safetensors_file import SafetensorsFile, write_tensors
 
 MANIFEST = "cache.json"
 VERSION = 1
 PRECISION = "precision"  # the one part of an identity that may be settled late
 PART_BYTES = 2**26  # a part is written when it has so many bytes of targets,
 PART_SECONDS = 120.0  # or when its first target has waited for so long
-DIGEST = 16  # bytes
-
-Rows: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 _MAX_BYTES = 2**20  # of cache.json
 _OPEN = 256  # parts that are held open at once
-_OWN = ("cache", "digests", "sizes", "checksums")  # what a part holds beside its columns
-
-
-@dataclass(frozen=True)
-class Column:
-    """One kind of number that is stored for every row of a sample.
-
-    Attributes:
-        dtype: as it is stored: float32, float16, uint16 or int32.
-        shape: of the numbers of one row.
-    """
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...] = ()
-
-    @property
-    def bytes(self) -> int:
-        """Of one row."""
-        return int(self.dtype.itemsize * np.prod(self.shape, dtype=np.int64))
 
 
 def sample_digests(ids: Integers, lengths: Integers, chosen: Flags | None = None) -> list[bytes]:
@@ -120,6 +105,7 @@ class TeacherCache:
             file.
 
     Example:
+        >>> from minilm.data.teacher_parts import Column
         >>> cache = TeacherCache(
         ...     Path("targets"), {"teacher": "f00d"}, {"hidden": Column(np.dtype("f4"), (4,))}
         ... )
@@ -132,26 +118,24 @@ class TeacherCache:
         self,
         directory: Path,
         identity: Mapping[str, Any],
-        columns: Mapping[str, Column],
+        columns: Columns,
         *,
         part_bytes: int = PART_BYTES,
         part_seconds: float = PART_SECONDS,
     ) -> None:
-        if set(columns) & set(_OWN):
-            raise InputError(f"A column cannot be called {' or '.join(_OWN)}.")
+        check_columns(columns)
         self.directory = directory
         self.columns = dict(columns)
         self._identity = {"version": VERSION, **identity}
         self._part_bytes, self._part_seconds = part_bytes, part_seconds
-        self._parts: list[Path] = []
-        self._known: set[str] = set()  # names of parts
-        self._places: dict[bytes, tuple[int, int, int, int]] = {}  # part, rows, checksum
+        self._parts: set[Path] = set()
+        self._places: dict[bytes, Place] = {}
         self._waiting: dict[bytes, Rows] = {}
         self._waiting_bytes = 0
         self._waiting_since = 0.0
         self._seen = 0  # when the directory was changed, at the last look
         self._mark = b""  # of the parts of this cache; empty as long as there is none
-        self._opened = lru_cache(_OPEN)(self._open)
+        self._opened = lru_cache(_OPEN)(open_part)
         self._check_directory()
         self._check_identity()
         self.look_again()
@@ -190,12 +174,12 @@ class TeacherCache:
         """
         try:
             changed = self.directory.stat().st_mtime_ns
-            names = {path.name for path in self.directory.glob("part-*.safetensors")}
+            parts = set(self.directory.glob("part-*.safetensors"))
         except FileNotFoundError:
             return
         self._seen = changed
-        for name in sorted(names - self._known):
-            self._take_in(self.directory / name)
+        for part in sorted(parts - self._parts):
+            self._take_in(part)
 
     def may_have_grown(self) -> bool:
         """Whether something was written into the directory since it was last looked at."""
@@ -214,19 +198,8 @@ class TeacherCache:
         waiting = self._waiting.get(digest)
         if waiting is not None:
             return waiting
-        number, start, stop, checksum = self._places[digest]
-        path = self._parts[number]
-        try:
-            file = self._opened(number)
-            rows = {name: file.read_rows(name, start, stop).numpy() for name in self.columns}
-        except CheckpointError as problem:
-            raise DataError(f"{problem} {_again(path)}") from problem
-        if _checksum(rows) != checksum:
-            raise DataError(
-                f"{path} is damaged: the numbers of rows {start} to {stop} are not those that were "
-                f"written. {_again(path)}"
-            )
-        return rows
+        place = self._places[digest]
+        return read_rows(self._opened(place.part), self.columns, digest, place)
 
     def add(self, digest: bytes, rows: Rows) -> None:
         """Takes the targets of a sample; they are written with those of others, a part at a time.
@@ -241,13 +214,7 @@ class TeacherCache:
         """
         if digest in self:
             return
-        for name, column in self.columns.items():
-            array = rows[name]
-            if array.dtype != column.dtype or array.shape[1:] != column.shape:
-                raise InputError(
-                    f"{name} is {array.dtype} {array.shape}, expected {column.dtype} (rows, "
-                    f"{', '.join(map(str, column.shape))})."
-                )
+        check_rows(self.columns, rows)
         if not self._waiting:
             self._waiting_since = time.monotonic()
         # copies: a view would keep the whole batch in memory
@@ -267,23 +234,10 @@ class TeacherCache:
             return
         waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
         path = self.directory / f"part-{secrets.token_hex(8)}.safetensors"
-        tensors = {
-            name: torch.from_numpy(np.concatenate([rows[name] for rows in waiting.values()]))
-            for name in self.columns
-        }
-        sizes = [len(next(iter(rows.values()))) for rows in waiting.values()]
-        digests = np.frombuffer(b"".join(waiting), np.uint8).reshape(-1, DIGEST)
-        checksums = [_checksum(rows) for rows in waiting.values()]
         try:
             make_directory(self.directory)
             self._claim()
-            tensors |= {
-                "cache": torch.frombuffer(bytearray(self._mark), dtype=torch.uint8),
-                "digests": torch.from_numpy(digests.copy()),
-                "sizes": torch.tensor(sizes),
-                "checksums": torch.tensor(checksums),
-            }
-            replace_files({path: lambda temporary: write_tensors(temporary, tensors)})
+            write_part(path, self.columns, waiting, self._mark)
         except (CheckpointError, OSError) as problem:
             reason = (
                 problem
@@ -348,53 +302,11 @@ class TeacherCache:
             replace_files({path: lambda temporary: temporary.write_bytes(content)})
         self._check_identity()
 
-    def _open(self, number: int) -> SafetensorsFile:
-        return SafetensorsFile(self._parts[number])
-
-    def _take_in(self, path: Path) -> None:
-        """Notes where the targets of a part are."""
-        try:
-            with SafetensorsFile(path) as file:
-                self._check_part(file)
-                own = {name: file.read(name).numpy() for name in _OWN}
-        except CheckpointError as problem:
-            raise DataError(f"{problem} {_again(path)}") from problem
-        digests, sizes, checksums = own["digests"], own["sizes"], own["checksums"]
-        rows = file.tensors[next(iter(self.columns))].shape[0]
-        fits = len(digests) == len(sizes) == len(checksums) and int(sizes.sum()) == rows
-        if not fits or sizes.min(initial=0) < 0:
-            raise DataError(f"{path} is damaged: its samples do not add up. {_again(path)}")
-        if own["cache"].tobytes() != self._mark:
-            raise DataError(
-                f"{path} belongs to another teacher cache than {MANIFEST} beside it. Move it away."
-            )
-        number = len(self._parts)
-        self._parts.append(path)
-        self._known.add(path.name)
-        stop = 0
-        for digest, size, checksum in zip(
-            map(bytes, digests), sizes.tolist(), checksums.tolist(), strict=True
-        ):
-            start, stop = stop, stop + size
-            self._places.setdefault(digest, (number, start, stop, checksum))
-
-    def _check_part(self, file: SafetensorsFile) -> None:
-        wanted = {name: (column.dtype, column.shape) for name, column in self.columns.items()}
-        rows = None
-        for name, (dtype, shape) in wanted.items():
-            info = file.tensors.get(name)
-            kind = None if info is None else _numpy_dtype(info.dtype)
-            if info is None or kind != dtype or info.shape[1:] != shape:
-                raise CheckpointError(
-                    f"{file.path} holds other targets than this run reads: {name} is "
-                    f"{'missing' if info is None else f'{kind} {info.shape}'}."
-                )
-            if rows is not None and rows != info.shape[0]:
-                raise CheckpointError(f"{file.path} is damaged: its columns differ in length.")
-            rows = info.shape[0]
-        missing = [name for name in _OWN if name not in file.tensors]
-        if missing:
-            raise CheckpointError(f"{file.path} is no part of a teacher cache: no {missing[0]}.")
+    def _take_in(self, part: Path) -> None:
+        """Notes where the targets of a part are; of a sample that is known, the first ones stay."""
+        for digest, place in read_places(part, self.columns, self._mark).items():
+            self._places.setdefault(digest, place)
+        self._parts.add(part)
 
 
 def stored_identity(directory: Path) -> dict[str, Any] | None:
@@ -413,22 +325,6 @@ def free_bytes(directory: Path) -> int:
     """The room on the disk on which a directory is, or would be made."""
     there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
-
-
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any] | None:
-    name = str(dtype).removeprefix("torch.")
-    return np.dtype(name) if name in ("float32", "float16", "uint16", "int32") else None
-
-
-def _checksum(rows: Rows) -> int:
-    value = 0
-    for name in sorted(rows):
-        value = zlib.crc32(np.ascontiguousarray(rows[name]).data, value)
-    return value
-
-
-def _again(path: Path) -> str:
-    return f"Remove {path.name}: its targets are computed again."
 
 
 def _short(value: Any) -> str:

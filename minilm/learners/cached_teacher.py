@@ -22,13 +22,8 @@ from torch import Tensor
 
 from minilm.blocks.layout import Packed
 from minilm.data.batches import TokenBatch
-from minilm.data.teacher_cache import (
-    Column,
-    Rows,
-    TeacherCache,
-    sample_digests,
-    stored_identity,
-)
+from minilm.data.teacher_cache import TeacherCache, sample_digests, stored_identity
+from minilm.data.teacher_parts import Column, Rows
 from minilm.errors import DataError, InputError, argument, setting
 from minilm.files.arrays import Flags, Integers
 from minilm.learners.tokens import encode, states
@@ -188,6 +183,7 @@ class CachedTeacher:
             self.cache.flush()
             self._epoch, self._stale = epoch, True
 
+    @torch.no_grad()
     def states(self, batch: TokenBatch, teacher: PretrainedModel) -> States:
         """The teacher's side of the loss, in the inner order of a packed batch.
 
@@ -258,10 +254,11 @@ class CachedTeacher:
         place = torch.arange(part.tokens, device=part.input_ids.device)
         inner = encoded.layout.pack(place).argsort()[torch.from_numpy(wanted).to(place.device)]
         tensors = self._targets(states(teacher, encoded), inner)
-        arrays = {
-            name: values.cpu().numpy().astype(self.cache.columns[name].dtype)
-            for name, values in tensors.items()
-        }
+        with np.errstate(over="ignore"):  # it is looked at below
+            arrays = {
+                name: values.cpu().numpy().astype(self.cache.columns[name].dtype)
+                for name, values in tensors.items()
+            }
         finite = all(np.isfinite(array).all() for array in arrays.values())
         if not finite and all(bool(values.isfinite().all()) for values in tensors.values()):
             raise DataError(
