@@ -420,3 +420,38 @@ def test_the_first_process_may_take_its_time(monkeypatch: pytest.MonkeyPatch) ->
         assert (processes.rank, processes.world, processes.first) == (1, 2, False)
     assert asked["timeout"] >= timedelta(hours=2)
     assert asked["left"]
+
+
+@pytest.mark.parametrize(
+    ("class_name", "changes", "shared"),
+    [
+        ("AlbertForMaskedLM", {}, 6),  # one layer, applied three times
+        ("AlbertForMaskedLM", {"num_hidden_groups": 3, "inner_group_num": 1}, 0),
+        ("BertForMaskedLM", {}, 0),
+    ],
+)
+def test_what_is_applied_several_times_has_a_decay_of_its_own(
+    class_name: str, changes: dict[str, Any], shared: int
+) -> None:
+    model = tiny(class_name, **changes)
+    plain = parameter_groups(model, 0.1)
+    if not shared:
+        with pytest.raises(TrainingError, match="no layers share weights"):
+            parameter_groups(model, 0.1, 0.01)
+        return
+    decayed, several, others = parameter_groups(model, 0.1, 0.01)
+    assert [group["weight_decay"] for group in (decayed, several, others)] == [0.1, 0.01, 0.0]
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = [names[id(p)] for p in several["params"]]
+    assert len(found) == shared
+    assert all(".groups.0.layers.0." in name and name.endswith(".weight") for name in found)
+    together = {id(p) for group in (decayed, several) for p in group["params"]}
+    assert together == {id(p) for p in plain[0]["params"]}
+    # and it reaches every optimiser
+    for optimiser in ("adamw", "lamb", "muon"):
+        settings = TrainingSettings(
+            steps=1, weight_decay=0.1, shared_weight_decay=0.01, optimiser=optimiser
+        )
+        groups = build_optimiser(model, settings).param_groups
+        decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+        assert {decays[id(p)] for p in several["params"]} == {0.01}

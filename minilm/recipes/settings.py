@@ -152,6 +152,22 @@ class LoopSettings:
         float,
         low=0,
     )
+    shared_weight_decay: float | None = option(
+        TrainingSettings.shared_weight_decay,
+        "Weight decay of matrices that are applied more than once, as those of the layer that "
+        "ALBERT shares. Default: that of --weight-decay.",
+        float,
+        low=0,
+    )
+    average_weights: float | None = option(
+        TrainingSettings.average_weights,
+        "Average the weights over the updates and evaluate and save the average: decay of the "
+        "exponential moving average, for example 0.999 for about the last 1000 updates. Default: "
+        "no average.",
+        float,
+        above=0,
+        below=1,
+    )
     max_gradient_norm: float | None = option(
         TrainingSettings.max_gradient_norm,
         "Gradient clipping: the largest norm of the gradient; 0 = no clipping.",

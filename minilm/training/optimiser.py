@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from minilm.training.settings import TrainingSettings
 ADAM_STATE, MUON_STATE = ("exp_avg", "exp_avg_sq", "step"), ("momentum_buffer",)
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    module: nn.Module, weight_decay: float, shared_weight_decay: float | None = None
+) -> list[dict[str, Any]]:
     """Two groups for an optimiser: what is decayed, and norms and biases, which are not.
 
     Differs from the released DistilBERT code, which looks for "LayerNorm.weight" in names and so
@@ -26,11 +29,16 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     Args:
         module: any; a parameter used in several places counts once.
         weight_decay: of the first group.
+        shared_weight_decay: of a group of its own, in between, of those that layers share: what is
+            applied several times in each pass. None = they are in the first group.
 
     Returns:
         `[{"params": [...], "weight_decay": weight_decay, "adapt": True},
         {"params": [...], "weight_decay": 0.0, "adapt": False}]` with the trainable parameters in
         the order of `module.named_parameters()`; only `minilm.Lamb` reads "adapt".
+
+    Raises:
+        TrainingError: there is a `shared_weight_decay`, but no layers share weights.
     """
     in_norms = {
         id(parameter)
@@ -44,14 +52,47 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
         if parameter.requires_grad:
             bias = name.rpartition(".")[2] == "bias"
             (others if bias or id(parameter) in in_norms else decayed).append(parameter)
-    return [
+    groups = [
         {"params": decayed, "weight_decay": weight_decay, "adapt": True},
         {"params": others, "weight_decay": 0.0, "adapt": False},
     ]
+    if shared_weight_decay is not None:
+        several = _applied_several_times(module)
+        shared = [parameter for parameter in decayed if parameter in several]
+        if not shared:
+            raise TrainingError(
+                f"{argument('shared_weight_decay')} is {shared_weight_decay}, but no layers share "
+                f"weights that are trained: use {argument('weight_decay')} alone."
+            )
+        groups[0]["params"] = [parameter for parameter in decayed if parameter not in several]
+        groups.insert(1, {"params": shared, "weight_decay": shared_weight_decay, "adapt": True})
+    return groups
+
+
+def _applied_several_times(module: nn.Module) -> set[nn.Parameter]:
+    """The parameters that are in more than one of an encoder's layers, as they are applied."""
+    applied = Counter(
+        parameter
+        for _, layers in _encoders(module)
+        for layer in layers
+        for parameter in layer.parameters()
+    )
+    return {parameter for parameter, times in applied.items() if times > 1}
+
+
+def _encoders(module: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Module]]]:
+    """The encoders in a module, each with its layers as they are applied."""
+    for encoder in module.modules():
+        layers = getattr(encoder, "virtual_layers", None)
+        if layers is not None:
+            yield encoder, list(layers())
 
 
 def layer_groups(
-    module: nn.Module, weight_decay: float, layer_decay: float
+    module: nn.Module,
+    weight_decay: float,
+    layer_decay: float,
+    shared_weight_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """The groups of `parameter_groups`, divided by the depth of their parameters.
 
@@ -63,7 +104,7 @@ def layer_groups(
 
     Args:
         module: holds encoders of this package, at any depth.
-        weight_decay: as for `parameter_groups`.
+        weight_decay, shared_weight_decay: as for `parameter_groups`.
         layer_decay: above 0 and at most 1.
 
     Returns:
@@ -76,11 +117,7 @@ def layer_groups(
         Classification", section 3.2; optimization.py of google-research/electra.
     """
     factors: dict[int, float] = {}
-    for encoder in module.modules():
-        layers = getattr(encoder, "virtual_layers", None)
-        if layers is None:
-            continue
-        stack: list[nn.Module] = list(layers())
+    for encoder, stack in _encoders(module):
         lowest: nn.Module = encoder.embeddings  # type: ignore[assignment]
         for depth, part in enumerate([lowest, *stack]):
             factor = layer_decay ** (len(stack) + 1 - depth)
@@ -92,7 +129,7 @@ def layer_groups(
                         f"set {argument('layer_decay')} to 1."
                     )
     divided = []
-    for group in parameter_groups(module, weight_decay):
+    for group in parameter_groups(module, weight_decay, shared_weight_decay):
         by_factor: dict[float, list[nn.Parameter]] = {}
         for parameter in group["params"]:
             by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
@@ -115,14 +152,12 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
         The trainable ones, each once, in the order of the layers.
     """
     found: dict[nn.Parameter, None] = {}
-    for encoder in module.modules():
-        layers = getattr(encoder, "virtual_layers", None)
-        for layer in () if layers is None else layers():
-            for part in layer.modules():
-                if not isinstance(part, nn.Embedding):
-                    found |= dict.fromkeys(
-                        p for p in part.parameters(recurse=False) if p.requires_grad and p.ndim == 2
-                    )
+    for _, layers in _encoders(module):
+        for part in (part for layer in layers for part in layer.modules()):
+            if not isinstance(part, nn.Embedding):
+                found |= dict.fromkeys(
+                    p for p in part.parameters(recurse=False) if p.requires_grad and p.ndim == 2
+                )
     return list(found)
 
 
@@ -135,10 +170,11 @@ def build_optimiser(module: nn.Module, settings: TrainingSettings) -> torch.opti
         TrainingError: Muon has nothing to train, or layers that share weights are to learn at
             different rates.
     """
+    decays = settings.weight_decay, settings.shared_weight_decay
     if settings.layer_decay == 1:
-        groups = parameter_groups(module, settings.weight_decay)
+        groups = parameter_groups(module, *decays)
     else:
-        groups = layer_groups(module, settings.weight_decay, settings.layer_decay)
+        groups = layer_groups(module, decays[0], settings.layer_decay, decays[1])
     rates: dict[str, Any] = {
         "lr": settings.learning_rate,
         "betas": settings.betas,

@@ -136,7 +136,11 @@ class Session:
             ) from failure.__cause__
 
     def choose(self) -> int:
-        """Goes back to the best weights if the settings say so; the step they are of."""
+        """Goes to the average, or back to the best weights, if the settings say so.
+
+        Returns:
+            The step that the weights are of.
+        """
         chosen = self.step
         if self._best.step is not None:
             chosen, self.scores = self._best.step, self._best.scores
@@ -144,6 +148,8 @@ class Session:
                 if self._processes.first:
                     self._updater.restore(self._best.weights(), {})
             self._processes.share(self._updater.state()[0].values())
+        else:
+            self._updater.apply_average()
         self._check_finite(chosen)
         return chosen
 
@@ -210,7 +216,8 @@ class Session:
         self.scores, self._evaluated = scores, self.step
         self._observers.on_evaluation(self.step, scores)
         self._warn_of_no_numbers(scores)
-        self._best.update(self.step, scores, lambda: copied(self._updater.state()[0]))
+        with self._updater.averaged():
+            self._best.update(self.step, scores, lambda: copied(self._updater.state()[0]))
         return True
 
     def _warn_of_no_numbers(self, scores: Mapping[str, float]) -> None:
@@ -243,10 +250,11 @@ class Session:
         self._collect(wait=True)
         model, optimiser = self._updater.state()
         best = self._best.unsaved
+        # the best weights were copied a moment ago, if they are those of this step, no averages
+        same = best is not None and best.step == self.step and not self._updater.averages
         snapshot = Snapshot(
             self.step,
-            # the best weights were copied a moment ago, if they are of this step
-            best.model if best is not None and best.step == self.step else copied(model),
+            best.model if best is not None and same else copied(model),
             copied(optimiser),
             {
                 "epoch": self._position.epoch,

@@ -44,6 +44,12 @@ class TrainingSettings:
         optimiser: "adamw"; "lamb" with Google's defaults, for large steps, see `minilm.Lamb`; or
             "muon" for the matrices of layers and AdamW for the rest, see `minilm.Muon`.
         betas, epsilon, weight_decay: of the optimiser. Norms and biases are never decayed.
+        shared_weight_decay: of matrices that are applied more than once, as those of ALBERT's
+            layer; None = as `weight_decay`.
+        average_weights: the decay of an exponential moving average of the weights, above 0 and
+            below 1, such as 0.999 for about the last thousand updates. The average is what is
+            evaluated and what the run ends with; see `minilm.training.averaging.WeightAverage`.
+            None = no average.
         max_gradient_norm: gradient clipping: the largest norm of the gradient; None or 0 = no
             clipping (0 is stored as None).
         accumulation: gradient accumulation: micro-batches that a process divides its part of a
@@ -79,6 +85,8 @@ class TrainingSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-6
     weight_decay: float = 0.01
+    shared_weight_decay: float | None = None
+    average_weights: float | None = None
     max_gradient_norm: float | None = 1.0
     accumulation: int = 1
     precision: Precision = "float32"
@@ -115,9 +123,18 @@ class TrainingSettings:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise TrainingError(f"{name} is {value!r}: expected a whole number from {low}.")
-        for name in ("learning_rate", "power", "epsilon", "weight_decay", "max_gradient_norm"):
-            if (name, getattr(self, name)) != ("max_gradient_norm", None):
+        for name in ("learning_rate", "power", "epsilon", "weight_decay"):
+            _check_number(name, getattr(self, name), below=math.inf)
+        for name in ("max_gradient_norm", "shared_weight_decay"):
+            if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), below=math.inf)
+        if self.average_weights is not None and not (
+            isinstance(self.average_weights, float) and 0 < self.average_weights < 1
+        ):
+            raise TrainingError(
+                f"average_weights is {self.average_weights!r}: expected a number above 0 and below "
+                "1, the decay of the average, such as 0.999."
+            )
         for name in ("decay", "layer_decay"):
             _check_share(name, getattr(self, name))
         if len(self.betas) != 2:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from minilm.blocks.sample_dropout import sample_dropout
 from minilm.errors import TrainingError, setting
 from minilm.files.arrays import Doubles, Floats, Integers
+from minilm.training.averaging import PREFIX, WeightAverage
 from minilm.training.distributed import Processes
 from minilm.training.learner import Learner, TrainingBatch
 from minilm.training.optimiser import (
@@ -107,6 +108,9 @@ class Updater:
             processes.device.type, enabled=settings.precision == "float16"
         )
         self._trained = [p for p in learner.parameters() if p.requires_grad]
+        self._average = None
+        if settings.average_weights is not None:
+            self._average = WeightAverage(learner, settings.average_weights)
         self._wrapped: nn.Module = learner
         if processes.world > 1:
             self._wrapped = DistributedDataParallel(learner)
@@ -171,6 +175,8 @@ class Updater:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate * group.get("rate_factor", 1.0)
             self._scaler.step(self.optimiser)
+            if self._average is not None:
+                self._average.update()
         self._scaler.update()
         self.optimiser.zero_grad()
         if not finite and settings.on_nonfinite == "raise":
@@ -216,11 +222,25 @@ class Updater:
                 terms[name] = terms.get(name, 0.0) + value
         return terms, culprits
 
+    @property
+    def averages(self) -> bool:
+        """Whether the weights that are evaluated are averages, others than those that learn."""
+        return self._average is not None
+
+    def averaged(self) -> AbstractContextManager[object]:
+        """The learner has the weights that are evaluated, while this is open."""
+        return nullcontext() if self._average is None else self._average.applied()
+
+    def apply_average(self) -> None:
+        """The learner ends with the weights that are evaluated; no step can follow."""
+        if self._average is not None:
+            self._average.apply()
+
     @torch.no_grad()
     def evaluate(
         self, batches: Sequence[TrainingBatch], stop_requested: Callable[[], bool] = lambda: False
     ) -> dict[str, float] | None:
-        """The learner's scores on held-out batches.
+        """The learner's scores on held-out batches, with averaged weights if the settings say so.
 
         They do not depend on the number of processes: what each finds in its batches is gathered,
         and added up in the order of the batches.
@@ -233,6 +253,12 @@ class Updater:
             The learner's scores, without those that no batch asks for, or None if the evaluation
             was ended.
         """
+        with self.averaged():
+            return self._evaluate(batches, stop_requested)
+
+    def _evaluate(
+        self, batches: Sequence[TrainingBatch], stop_requested: Callable[[], bool]
+    ) -> dict[str, float] | None:
         processes, stopped = self._processes, False
         names = self.learner.metric_names
         found = np.zeros((len(batches), len(names), 2))  # of each batch: sums and counts
@@ -263,8 +289,10 @@ class Updater:
         return processes.sum(scores if processes.first else dict.fromkeys(scores, 0.0))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The learner's and the optimiser's tensors, by name."""
+        """The learner's tensors and the optimiser's, with those of the average, by name."""
         optimiser = optimiser_tensors(self.optimiser, self.learner)
+        if self._average is not None:
+            optimiser |= self._average.state()
         if self._scaler.is_enabled():
             state = self._scaler.state_dict()
             values = {LOSS_SCALE: state["scale"], SINCE_OVERFLOW: state["_growth_tracker"]}
@@ -281,7 +309,10 @@ class Updater:
             self.learner.load_state_dict(dict(model))
         except RuntimeError as problem:
             raise TrainingError(f"The snapshot is of another model: {problem}") from problem
-        optimiser = dict(optimiser)
+        average = {name: x for name, x in optimiser.items() if name.startswith(PREFIX)}
+        optimiser = {name: x for name, x in optimiser.items() if name not in average}
+        if self._average is not None:
+            self._average.restore(average)
         scale, since = (optimiser.pop(name, None) for name in (LOSS_SCALE, SINCE_OVERFLOW))
         if scale is not None and since is not None and self._scaler.is_enabled():
             found = {"scale": float(scale), "_growth_tracker": int(since)}
