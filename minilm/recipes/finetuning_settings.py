@@ -24,9 +24,9 @@ class FinetuningSettings(LoopSettings):
     """Settings of a fine-tuning run. None = what `defaults` says for the model and the task.
 
     Beside those below there are the fields of the loop: schedule, power, decay, layer_decay,
-    optimiser, betas, epsilon, weight_decay, max_gradient_norm, accumulation,
-    gradient_checkpointing, precision, log_every, keep_snapshots, workers, on_nonfinite, max_skips
-    and on_save_error, as in `minilm.TrainingSettings`.
+    optimiser, betas, epsilon, weight_decay, shared_weight_decay, average_weights,
+    max_gradient_norm, accumulation, gradient_checkpointing, precision, log_every, keep_snapshots,
+    workers, on_nonfinite, max_skips and on_save_error, as in `minilm.TrainingSettings`.
 
     Attributes:
         epochs: passes over the training samples.
