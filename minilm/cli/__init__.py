@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "tag": ("minilm.cli.predict:tag", "Find the entities in texts."),
     "answer": ("minilm.cli.predict:answer", "Answer a question from a text."),
     "compare": ("minilm.cli.compare", "Compare checkpoints: size, speed, memory, scores."),
-    "plot": ("minilm.cli.plot", "Draw the curves of training runs."),
+    "plot": ("minilm.cli.plot", "Draw the curves of training runs, or what layers do."),
     "bench": ("minilm.cli.bench", "Measure speed and memory, side by side with other engines."),
 }
 

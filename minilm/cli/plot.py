@@ -1,14 +1,20 @@
-"""`minilm plot`: the curves of training runs."""
+"""`minilm plot`: the curves of training runs, and what the layers of models do."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from minilm.cli import SuggestingGroup
+from minilm.cli.model_options import threads_option
 from minilm.training.curves import RunCurves, read_runs
 from minilm.training.drawing import draw
+
+if TYPE_CHECKING:
+    from minilm.compare.similarity import Similarity
 
 
 def table(runs: list[RunCurves]) -> str:
@@ -39,7 +45,31 @@ def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
-@click.command()
+class _PlotGroup(SuggestingGroup):
+    """A group whose arguments are those of its command `curves` unless they name another."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {"--help", *ctx.help_option_names}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = ["curves", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_PlotGroup)
+def command() -> None:
+    """Draw the curves of training runs, or what the layers of models do.
+
+    Without a command it is `curves`. A run whose directory has the name of a command is written
+    with its path, as in `minilm plot ./similarity`.
+
+    \b
+    Examples:
+      minilm plot runs/small-lr runs/large-lr -o learning-rates.png
+      minilm plot similarity bert-mini albert-mini -o layers.svg
+    """
+
+
+@command.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -50,7 +80,7 @@ def _count(value: int | None) -> str:
     help="The PNG file to write.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
+def curves(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
     """Draw the curves of training RUNS into one picture, and print their last and best figures.
 
     RUNS are the output directories of `minilm pretrain`, `distill` and `finetune`, going on or
@@ -59,13 +89,110 @@ def command(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
 
     \b
     Example:
-      minilm plot runs/small-lr runs/large-lr -o learning-rates.png
+      minilm plot curves runs/small-lr runs/large-lr -o learning-rates.png
     """
-    curves = read_runs(runs)
-    draw(curves, output)
+    found = read_runs(runs)
+    draw(found, output)
     if as_json:
-        found = {"picture": str(output), "runs": [run.summary() for run in curves]}
-        click.echo(json.dumps(found, indent=2))
+        result = {"picture": str(output), "runs": [run.summary() for run in found]}
+        click.echo(json.dumps(result, indent=2))
         return
-    click.echo(table(curves))
+    click.echo(table(found))
     click.echo(f"\n{output}")
+
+
+@command.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL [MODEL]...")
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    help="Text to run the models on: one paragraph a line, a blank line between documents (.txt or "
+    ".jsonl, perhaps .gz or .xz). Default: Python's help topics.",
+)
+@click.option(
+    "--max-tokens",
+    default=2048,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Maximum number of tokens of the text to run the models on.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="similarity.png",
+    show_default=True,
+    help="PNG or SVG file to write.",
+)
+@threads_option()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def similarity(
+    models: tuple[str, ...],
+    text: Path | None,
+    max_tokens: int,
+    output: Path,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Draw what the layers of models do to the same text, and which of them do the same.
+
+    Of every MODEL: L2 distance and angle between input and output of each application of a layer
+    (ALBERT's figure 1). Of the first MODEL and each of the others, a teacher and its students:
+    linear CKA of their states (Kornblith et al. 2019), and correlation of their attention weights,
+    averaged over heads. They must have the same tokenizer. Needs the extra `plots`.
+
+    \b
+    Example:
+      minilm plot similarity bert-mini distilbert-mini albert-mini -o layers.svg
+    """
+    from minilm.compare.similarity_picture import check_destination, draw_similarity
+
+    check_destination(output)
+    import torch
+
+    from minilm.compare.similarity import compare_layers
+    from minilm.compare.text_scores import help_topics
+    from minilm.data.text_files import read_documents
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    documents = (
+        help_topics() if text is None else [document.text for document in read_documents(text)]
+    )
+    found = compare_layers(
+        models,
+        [line for document in documents for line in document.splitlines()],
+        max_tokens=max_tokens,
+        say=lambda line: click.echo(line, err=True),
+    )
+    draw_similarity(found, output)
+    if as_json:
+        click.echo(json.dumps({"picture": str(output), **found.to_json()}, indent=2))
+        return
+    click.echo(similarity_table(found))
+    click.echo(f"\n{output}")
+
+
+def similarity_table(found: Similarity) -> str:
+    """A line for every application of a layer of every model.
+
+    Args:
+        found: the figures of `minilm.compare.similarity.similarity`.
+    """
+    matches = {pair.student: pair.matches() for pair in found.pairs}
+    width = max(len("model"), *map(len, found.steps))
+    lines = [f"{'model':<{width}}{'layer':>7}{'L2 distance':>13}{'angle':>9}"]
+    if matches:
+        lines[0] += f"   most like state of {found.pairs[0].teacher} (CKA)"
+    for name, steps in found.steps.items():
+        for number, (distance, angle) in enumerate(
+            zip(steps.distance, steps.angle, strict=True), 1
+        ):
+            label = name if number == 1 else ""
+            line = f"{label:<{width}}{number:>7}{distance:>13.2f}{angle:>8.1f}°"
+            if name in matches:
+                state, cka = matches[name][number]
+                line += f"   {state:>2} ({cka:.2f})"
+            lines.append(line)
+    lines.append(f"\n{found.texts} texts, {found.tokens:,} tokens")
+    return "\n".join(lines)

@@ -25,7 +25,7 @@ Style: TypeAlias = Literal["-", "--", ":"]
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; without their yellow, too pale for
 # lines. Beyond seven runs the lines are dashed, then dotted.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES: tuple[Style, ...] = ("-", "--", ":")
 
 # of what a step logs; held-out scores are in minilm.metrics.score_table
@@ -80,7 +80,7 @@ def draw(runs: Sequence[RunCurves], destination: str | os.PathLike[str]) -> None
     right = _union(name for run in runs for name in run.held_out)
     small = [name for name in _SCHEDULE if any(name in run.training for run in runs)]
     looks = [
-        Look(_COLOURS[index % len(_COLOURS)], _STYLES[index // len(_COLOURS) % len(_STYLES)])
+        Look(COLOURS[index % len(COLOURS)], _STYLES[index // len(COLOURS) % len(_STYLES)])
         for index in range(len(runs))
     ]
     upper = 2.0 * max(len(left) + 1, len(right), 3)  # inches; the loss is as high as two terms
