@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from click.core import ParameterSource
 
 from minilm.cli.model_options import threshold_options
 from minilm.cli.options import LAYERS, given_fields, options_of, together
-from minilm.cli.record_options import read, record_options
+from minilm.cli.record_options import read, read_unlabelled, record_options
 from minilm.cli.training import OUTPUT, execution_options, observers, plan, print_result
 from minilm.data.records.base import Skips
 from minilm.files.json_file import without_nan
@@ -76,6 +78,12 @@ TASK_OPTIONS = (
     "--teacher",
     metavar="MODEL",
     help="Fine-tuned model to distil from: the student also learns its predictions.",
+)
+@click.option(
+    "--unlabelled",
+    type=click.Path(path_type=Path),
+    help="With --teacher: file of further records to learn from, whose labels are not read: the "
+    "teacher's predictions stand for them. A file as for --train, or a text file (.txt).",
 )
 @click.option(
     "--layers",
@@ -165,6 +173,7 @@ def command(
     hold_out: float | None,
     output: Path,
     teacher: str | None,
+    unlabelled: Path | None,
     layers: str | list[int] | None,
     seeds: int | None,
     as_json: bool,
@@ -185,6 +194,8 @@ def command(
         --output entities
       minilm finetune --task classification --teacher sentiment-bert --layers every_other \\
         --train train.tsv --dev dev.tsv --output sentiment-small --seeds 3
+      minilm finetune --task classification --model small --teacher large --train few.tsv \\
+        --unlabelled many.txt --dev dev.tsv --output taught
     """
     import torch
 
@@ -203,7 +214,12 @@ def command(
         raise click.UsageError("Give --model or --layers, not both.")
     if layers is not None and teacher is None:
         raise click.UsageError("--layers are those of a --teacher.")
-    for remark in _without_effect({**options, "teacher": teacher}):
+    if unlabelled is not None and teacher is None:
+        raise click.UsageError(
+            "--unlabelled needs a --teacher, whose predictions stand for the labels: fine-tune one "
+            "on the labelled records first."
+        )
+    for remark in _without_effect({**options, "teacher": teacher, "unlabelled": unlabelled}):
         click.echo(remark, err=True)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
@@ -213,6 +229,7 @@ def command(
     skips = Skips(options["on_bad_record"])
     records = read(train, options, skips)
     dev_records = None if dev is None else read(dev, options, skips)
+    more = None if unlabelled is None else read_unlabelled(unlabelled, train, options, skips)
     if hold_out is not None:
         records, dev_records = split_off(records, hold_out, seed=0, task=task, columns=options)
     runs: list[Finetuned] = []
@@ -230,6 +247,7 @@ def command(
                     records,
                     dev=dev_records,
                     teacher=teacher,
+                    unlabelled=more,
                     layers=layers,  # type: ignore[arg-type]
                     settings=_settings(options),
                     skips=skips,
@@ -255,6 +273,7 @@ def command(
                     place,
                     dev=dev_records,
                     teacher=teacher,
+                    unlabelled=more,
                     layers=layers,  # type: ignore[arg-type]
                     settings=_settings(options),
                     skips=deepcopy(skips),  # of this run alone, beside what the readers counted
@@ -282,6 +301,7 @@ def _without_effect(options: Mapping[str, Any]) -> list[str]:
         "temperature": ("--teacher", options["teacher"] is not None),
         "soft_weight": ("--teacher", options["teacher"] is not None),
         "label_weight": ("--teacher", options["teacher"] is not None),
+        "labelled_share": ("--unlabelled", options["unlabelled"] is not None),
     }
     return [
         f"{parameter.opts[0]} does nothing without {needs[parameter.name][0]}"
@@ -298,9 +318,19 @@ def _dry_run(
     run, loop, _ = prepared
     if processes.first:
         click.echo("measuring an evaluation, a few steps and a snapshot", err=True)
+    # the teacher's predictions are made once, not in the steps that are measured
+    predictions, teacher = run.learner.predictions, run.learner.teacher
+    began = time.monotonic()
+    of_teacher = 0.0 if predictions is None else predictions.estimate(teacher) / processes.world
+    estimating = time.monotonic() - began
     measured = run.dry_run(loop, processes, output)
+    measured = replace(measured, seconds_measuring=measured.seconds_measuring + estimating)
     # at the end the scores of the chosen weights are computed
     found = plan(run, measured, evaluations_at_the_end=int(bool(run.held_out)))
+    if predictions is not None:
+        found["seconds"] = round(found["seconds"] + of_teacher, 1)
+        found["hours"] = round(found["seconds"] / 3600, 3)
+        found["seconds_of_teacher"] = round(of_teacher, 4)
     if seeds > 1:
         found |= {"runs": seeds, "seconds_of_all_runs": round(seeds * found["seconds"], 1)}
     print_result({**found, "precision": loop.precision}, options, processes)

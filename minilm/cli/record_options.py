@@ -11,10 +11,15 @@ import click
 from minilm.cli.options import Option, together
 from minilm.data.records.base import Skips
 from minilm.data.records.files import format_of, read_records
+from minilm.data.records.lines import suffix_of
 from minilm.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+# options that are not for every format
+_OF_FORMATS = ("quoting", "escape", "token_column", "tag_column", "delimiter")
 
 
 def record_options() -> Option[Any]:
@@ -123,6 +128,29 @@ def read(
     if unlabelled and not labelled:
         given[unlabelled] = False
     return read_records(path, format=format, skips=skips, **given)
+
+
+def read_unlabelled(
+    path: Path, train: Path, options: Mapping[str, Any], skips: Skips
+) -> Sequence[Mapping[str, Any]]:
+    """Records without labels that go with labelled ones.
+
+    They are read as those are; a text file (.txt) that stands beside records of another format has
+    one text a line.
+
+    Args:
+        path: the file.
+        train: the file of labelled records.
+        options: of the command.
+        skips: what becomes of bad records.
+    """
+    form = options["format"] or format_of(train)
+    own = "text" if suffix_of(path) == ".txt" and suffix_of(train) != ".txt" else None
+    own = own or options["format"] or format_of(path)
+    if own != form:  # what says how to read the other format says nothing here
+        other = {name: None for name in _OF_FORMATS if name in options}
+        options = {**options, **other, "no_header": False, "repair_offsets": False}
+    return read(path, {**options, "format": own}, skips, labelled=False)
 
 
 def _number_or_name(column: str) -> int | str:

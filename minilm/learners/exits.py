@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minilm.learners.tasks import SoftTargets, TaskLearner
+from minilm.learners.teacher_predictions import TeacherPredictions
 from minilm.models.early_exit import EveryExit, ExitHeads
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.batches import NoBatch
@@ -37,7 +38,8 @@ class ExitLearner(TaskLearner):
         model: with the task's head.
         task: what is learned: one of those on whole texts.
         exits: the model's exits, trained with it.
-        teacher, soft_targets, class_weights: as for `TaskLearner`; all depths learn from them.
+        teacher, soft_targets, class_weights, predictions: as for `TaskLearner`; all depths learn
+            from them.
     """
 
     def __init__(
@@ -49,9 +51,15 @@ class ExitLearner(TaskLearner):
         teacher: PretrainedModel | None = None,
         soft_targets: SoftTargets | None = None,
         class_weights: Mapping[str, Tensor] | None = None,
+        predictions: TeacherPredictions | None = None,
     ) -> None:
         super().__init__(
-            model, task, teacher=teacher, soft_targets=soft_targets, class_weights=class_weights
+            model,
+            task,
+            teacher=teacher,
+            soft_targets=soft_targets,
+            class_weights=class_weights,
+            predictions=predictions,
         )
         self.exits = exits
 

@@ -13,10 +13,13 @@ from minilm.errors import InputError
 from minilm.files.arrays import Floats
 from minilm.learners.base import ModelLearner
 from minilm.learners.soft_targets import SoftTargets as SoftTargets
+from minilm.learners.teacher_predictions import TeacherPredictions
 from minilm.losses.soft_targets import label_loss, soft_target_loss
 from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.batches import Balance, NoBatch, batches
 from minilm.tasks.task import Sample, Scores, Task, TaskBatch
+
+SOFT = "soft_"  # begins the names of counts of a teacher's predictions
 
 
 class TaskLearner(ModelLearner):
@@ -29,6 +32,8 @@ class TaskLearner(ModelLearner):
         soft_targets: how to learn from the teacher.
         class_weights: for terms of the loss, by name, (C,); see the function `class_weights`. The
             loss on held-out samples stays without weights.
+        predictions: of the teacher, for all training samples; None = it is asked anew for every
+            batch, and must have the student's vocabulary.
     """
 
     def __init__(
@@ -39,8 +44,10 @@ class TaskLearner(ModelLearner):
         teacher: PretrainedModel | None = None,
         soft_targets: SoftTargets | None = None,
         class_weights: Mapping[str, Tensor] | None = None,
+        predictions: TeacherPredictions | None = None,
     ) -> None:
         super().__init__(model.device, teacher)
+        self.predictions = predictions
         self.model = model
         self.task = task
         self.soft_targets = soft_targets or SoftTargets()
@@ -63,13 +70,21 @@ class TaskLearner(ModelLearner):
         return batches(self.task, samples, tokens_per_batch)
 
     def counts(self, batch: TaskBatch | NoBatch) -> Mapping[str, int]:
-        """How many predictions each term has."""
+        """How many predictions each term has: with a label, and with a teacher's prediction."""
+        nothing = dict.fromkeys(self.task.parts, 0)
         if isinstance(batch, NoBatch):  # the same names as in processes that have one
-            return dict.fromkeys(self.task.parts, 0)
-        return self.task.counts(batch)
+            return nothing if self.teacher is None else nothing | _soft(nothing)
+        counts = self.task.counts(batch)
+        return counts if self.teacher is None else counts | _soft(self.task.counts(batch.whole()))
 
     def forward(self, batch: TaskBatch | NoBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
-        """ "loss" and its parts: "labels", and with a teacher "soft_targets"."""
+        """ "loss" and its parts: "labels", and with a teacher "soft_targets".
+
+        "labels" is the mean over the predictions of the step that have a label, 0 where none has;
+        "soft_targets" is the mean over all of them.
+        """
+        if self.predictions is not None and self.teacher is not None:
+            self.predictions.make(self.teacher)
         if isinstance(batch, NoBatch):
             return self.empty_terms("labels", *(() if self.teacher is None else ("soft_targets",)))
         return self.terms_of(batch, counts, self._teacher_logits(batch))
@@ -87,16 +102,15 @@ class TaskLearner(ModelLearner):
         terms = self.task.terms(logits, batch)
         labels = logits.new_zeros((), dtype=torch.float32)
         for term in terms:
-            assert term.labels is not None
             share = term.weight / max(counts[term.name], 1)
             weights: Tensor | None = getattr(self, f"_{term.name}_weights")
-            labels = labels + share * label_loss(term.kind, term.logits, term.labels, weights).sum
-        if given is None:
+            labels = labels + share * label_loss(term.kind, *term.of_labels(), weights).sum
+        if self.teacher is None:
             return {"loss": labels, "labels": labels.detach()}
-        teacher = self.task.terms(given, batch)
+        teacher = self.task.terms(logits.detach() if given is None else given, batch)
         soft = torch.zeros_like(labels)
         for own, other in zip(terms, teacher, strict=True):
-            share = own.weight / max(counts[own.name], 1)
+            share = own.weight / max(counts[SOFT + own.name], 1)
             temperature = self.soft_targets.temperature
             found = soft_target_loss(own.kind, own.logits, other.logits, temperature)
             soft = soft + share * found.sum
@@ -105,7 +119,9 @@ class TaskLearner(ModelLearner):
 
     @torch.no_grad()
     def _teacher_logits(self, batch: TaskBatch) -> Tensor | None:
-        """What the teacher says of a batch, if there is one."""
+        """What the teacher says of a batch; None without one, or if that was left out."""
+        if self.predictions is not None:
+            return self.predictions.logits(batch)
         return None if self.teacher is None else self.task.logits(self.teacher, batch)
 
     def teacher_outputs(self, batch: TaskBatch | NoBatch) -> dict[str, Tensor]:
@@ -152,6 +168,11 @@ class TaskLearner(ModelLearner):
             **numbers_of(scores),
             "loss": sum(means.get(name, 0.0) for name in self.task.parts),
         }
+
+
+def _soft(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts of predictions under the names that those of a teacher have."""
+    return {SOFT + name: count for name, count in counts.items()}
 
 
 def tuned_scores(

@@ -23,10 +23,12 @@ from minilm.files.file_names import EXITS, TASK
 from minilm.files.json_file import json_bytes, read_json, without_nan
 from minilm.learners.exits import ExitLearner
 from minilm.learners.tasks import TaskLearner, class_weights, freeze, numbers_of, tuned_scores
+from minilm.learners.teacher_predictions import TeacherPredictions
 from minilm.loader import check_vocabulary
 from minilm.models.early_exit import ExitHeads
 from minilm.models.pretrained import PretrainedModel
 from minilm.recipes.finetuning_settings import FinetuningSettings as FinetuningSettings
+from minilm.recipes.finetuning_unlabelled import check_unlabelled, read_unlabelled
 from minilm.recipes.hold_out import mean_and_deviation as mean_and_deviation, split_off as split_off
 from minilm.recipes.identity import examples_digest, loaded_start, weights_digest
 from minilm.recipes.runs import Run
@@ -79,6 +81,7 @@ def finetune(
     *,
     dev: Sequence[Record] | None = None,
     teacher: str | os.PathLike[str] | None = None,
+    unlabelled: Sequence[Record] | None = None,
     layers: LayerChoice | None = None,
     settings: FinetuningSettings | None = None,
     skips: Skips | None = None,
@@ -102,6 +105,9 @@ def finetune(
         output: a new directory.
         dev: records to evaluate on; the best evaluation's weights are kept.
         teacher: a checkpoint fine-tuned for the same task, whose predictions are learned from too.
+            They are made once, before the first step.
+        unlabelled: more records to learn from, whose labels are not read: the teacher's predictions
+            stand for them.
         layers: instead of `model`: which of the teacher's layers to start from, as for
             `minilm.init_student`.
         settings: numbers of the run.
@@ -128,10 +134,12 @@ def finetune(
             train,
             dev=dev,
             teacher=teacher,
+            unlabelled=unlabelled,
             layers=layers,
             settings=settings or FinetuningSettings(),
             skips=skips or Skips(),
             device=joined.device,
+            processes=joined,
             say=say,
         )
         result = run.train(
@@ -164,6 +172,8 @@ def prepare(
     skips: Skips,
     device: torch.device,
     say: Callable[[str], None],
+    unlabelled: Sequence[Record] | None = None,
+    processes: Processes | None = None,
 ) -> tuple[Run, TrainingSettings, _Finish]:
     """Everything before the first step; see `finetune`."""
     cls = task_class(task)
@@ -171,6 +181,8 @@ def prepare(
         raise InputError("Give either a model to start from, or layers of a teacher.")
     if layers is not None and teacher is None:
         raise InputError("layers are those of a teacher: give one.")
+    if unlabelled is not None:
+        check_unlabelled(teacher, settings)
     start = Path(resolve(model if model is not None else teacher))  # type: ignore[arg-type]
     tokenizer = Tokenizer.from_pretrained(start)
     config = read_config(start)
@@ -204,10 +216,18 @@ def prepare(
     said: dict[str, Any] = {"training": [_counts(made, examples, samples), *made.take_notes()]}
     for text in said["training"]:
         say(f"training: {text}")
+    labelled = samples
+    if unlabelled is not None:
+        more, more_samples = read_unlabelled(made, unlabelled, skips, tokenizer)
+        said["unlabelled"] = [_counts(made, more, more_samples), *made.take_notes()]
+        for text in said["unlabelled"]:
+            say(f"unlabelled: {text}")
+        examples, samples = [*examples, *more], [*labelled, *more_samples]
 
     with seeded(settings.seed):
         instructor = None if teacher is None else load_teacher(teacher, made, tokenizer)
-        network, origin = _network(start, made, instructor, layers, settings.seed)
+        taught_by = None if instructor is None else instructor.model
+        network, origin = _network(start, made, taught_by, layers, settings.seed)
         if tokenizer.vocab_size > network.config.vocab_size:
             network.resize_token_embeddings(tokenizer.vocab_size)
         exits = ExitHeads(network) if settings.exits else None
@@ -215,10 +235,13 @@ def prepare(
     network.to(device)
     freeze(network, embeddings=settings.freeze_embeddings, layers=settings.freeze_layers)
     how: dict[str, Any] = {
-        "teacher": instructor,
+        "teacher": taught_by,
         "soft_targets": settings.soft_targets,
-        "class_weights": class_weights(made, samples, settings.balance),
+        "class_weights": class_weights(made, labelled, settings.balance),
     }
+    if instructor is not None:
+        read = instructor.samples(examples, samples)
+        how["predictions"] = TeacherPredictions(instructor.task, read, processes)
     learner = (
         TaskLearner(network, made, **how)
         if exits is None
@@ -226,7 +249,11 @@ def prepare(
     )
     own = defaults(network, task)
     batch_size = settings.batch_size or own["batch_size"]
-    data = TaskData(made, samples, batch_size, settings.seed, settings.balance)
+    data = TaskData(
+        made, samples, batch_size, settings.seed, settings.balance, settings.labelled_share
+    )
+    if unlabelled is not None:
+        say(f"{data.labelled_share:.1%} of the samples of an epoch have labels")
     held_out: list[TaskBatch] = []
     dev_examples: list[Any] = []
     if dev is not None:
@@ -251,7 +278,7 @@ def prepare(
         "model": type(network).__name__,
         "config": network.config.to_dict(),
         "start": origin,
-        "teacher": None if instructor is None else weights_digest(instructor),
+        "teacher": None if taught_by is None else weights_digest(taught_by),
         "soft_targets": learner.description,
         "balance": settings.balance,
         "freeze_embeddings": settings.freeze_embeddings,

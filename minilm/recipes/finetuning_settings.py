@@ -42,6 +42,8 @@ class FinetuningSettings(LoopSettings):
         balance: what makes up for classes of unequal frequency: "none"; "weights" of the loss, for
             classification, tagging, utterances and multi-label (see `minilm.tasks.balance`); or
             "sampling", for classification.
+        labelled_share: which part of an epoch has labels, where there are unlabelled records too:
+            the labelled ones are repeated until they are so many. None = each comes once.
         freeze_embeddings: do not train the embeddings.
         freeze_layers: do not train so many layers from below.
         exits: also train a classifier after every application of a layer but the last, for early
@@ -113,6 +115,14 @@ class FinetuningSettings(LoopSettings):
         "utterances, multi-label), sampling = draw all classes equally often (classification).",
         str,
         choices=("none", "weights", "sampling"),
+    )
+    labelled_share: float | None = option(
+        None,
+        "With --unlabelled: fraction of the samples of an epoch that have labels; the labelled "
+        "records are repeated until they are so many. Default: every record comes once.",
+        float,
+        above=0,
+        below=1,
     )
     freeze_embeddings: bool = option(False, "Do not train the embeddings.", bool)
     freeze_layers: int = option(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from minilm.config import EncoderConfig
 from minilm.errors import InputError
 from minilm.loader import CLASSES, STEMS, check_vocabulary, find_class, load_finetuned
 from minilm.models.pretrained import PretrainedModel
-from minilm.tasks.task import Task
+from minilm.tasks.task import Sample, Task
 from minilm.tokenization.tokenizer import Tokenizer
 
 
@@ -41,13 +44,46 @@ def student_of(teacher: PretrainedModel, layers: LayerChoice, task: Task[Any]) -
     return student
 
 
-def load_teacher(
-    path: str | os.PathLike[str], task: Task[Any], tokenizer: Tokenizer
-) -> PretrainedModel:
-    """A teacher, which must fit the task and the student's tokenizer.
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A teacher for a task.
+
+    Attributes:
+        model: with the task's head.
+        task: the student's; its rows are not longer than the teacher can read.
+        tokenizer: of the teacher; None = it reads the same tokens as the student.
+    """
+
+    model: PretrainedModel
+    task: Task[Any]
+    tokenizer: Tokenizer | None
+
+    def samples(self, examples: Sequence[Any], samples: Sequence[Sample]) -> Sequence[Sample]:
+        """What the teacher reads of examples.
+
+        Args:
+            examples: of the task.
+            samples: what the student reads of them.
+
+        Returns:
+            As many as those of the student, each for the same one.
+        """
+        return samples if self.tokenizer is None else self.task.samples(examples, self.tokenizer)
+
+
+def load_teacher(path: str | os.PathLike[str], task: Task[Any], tokenizer: Tokenizer) -> Teacher:
+    """A teacher, which must fit the task.
+
+    Where there is one prediction for each example, as of whole texts, it may have another
+    vocabulary than the student; where there is one for each token, it may not.
+
+    Args:
+        path: of its checkpoint.
+        task: of the student.
+        tokenizer: of the student.
 
     Raises:
-        InputError: another head, other labels or another vocabulary.
+        InputError: another head, other labels or a vocabulary that does not fit.
     """
     directory = resolve(path)
     model = load_finetuned(directory)
@@ -64,8 +100,17 @@ def load_teacher(
         )
     teachers = Tokenizer.from_pretrained(directory)
     check_vocabulary(model.config, teachers)
-    if teachers.backend.get_vocab(with_added_tokens=True) != tokenizer.backend.get_vocab(
-        with_added_tokens=True
-    ):
-        raise InputError(f"The teacher {path} has another vocabulary than the student.")
-    return model
+    vocabularies = (
+        each.backend.get_vocab(with_added_tokens=True) for each in (teachers, tokenizer)
+    )
+    if len({frozenset(vocabulary.items()) for vocabulary in vocabularies}) == 1:
+        return Teacher(model, task, None)
+    if not task.of_examples:
+        raise InputError(
+            f"The teacher {path} has another vocabulary than the student: for {task.name} it "
+            "predicts token by token, so both must read the same tokens. Give a student with the "
+            "teacher's vocabulary."
+        )
+    own = copy(task)
+    own.max_length = min(task.max_length, model.config.max_position_embeddings)
+    return Teacher(model, own, teachers)

@@ -230,19 +230,22 @@ class QuestionAnswering(Task[QuestionExample]):
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor([sample.label for sample in samples])
 
+    def without_label(self, sample: Sample) -> tuple[int, int]:
+        return NO_ANSWER
+
     def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
         names = ("start_logits", "end_logits")
         return torch.stack(run_model(model, batch, batch.lengths, names), dim=-1)  # (T, 2)
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
-        return {"start": len(batch.samples), "end": len(batch.samples)}
+        return dict.fromkeys(self.parts, batch.count_known())
 
     def terms(self, logits: Tensor, batch: TaskBatch) -> list[Term]:
         start, end = as_rows(logits.float(), batch.lengths).unbind(-1)  # (B, S) each
         assert batch.labels is not None
         return [
-            Term("start", "classes", start, batch.labels[:, 0], 0.5),
-            Term("end", "classes", end, batch.labels[:, 1], 0.5),
+            Term("start", "classes", start, batch.labels[:, 0], 0.5, batch.known),
+            Term("end", "classes", end, batch.labels[:, 1], 0.5, batch.known),
         ]
 
     def outputs(self, logits: Tensor, batch: TaskBatch) -> list[Floats]:

@@ -11,7 +11,7 @@ import torch
 
 from minilm.data.batches import split_evenly
 from minilm.data.randomness import Stream, generator
-from minilm.errors import InputError
+from minilm.errors import InputError, argument
 from minilm.files.arrays import Integers
 from minilm.sentence.encoder import pack
 from minilm.tasks.task import Sample, Task, TaskBatch, collate
@@ -24,14 +24,17 @@ class TaskData:
 
     Args:
         task: whose samples they are.
-        samples: with labels.
+        samples: with labels; those without, which a teacher knows about, come last.
         batch_size: samples of a step. The last step of an epoch may have fewer.
         seed: of the order.
         balance: "sampling" draws, with replacement, all classes equally often; an epoch still has
             as many samples.
+        labelled_share: which part of an epoch has labels: those samples are repeated until they are
+            so many, while the others come once. None = every sample comes once.
 
     Raises:
-        InputError: no samples, or a batch_size below 1.
+        InputError: no samples, a batch_size below 1, or a share out of range or without samples
+            that have no label.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class TaskData:
         batch_size: int,
         seed: int,
         balance: Balance = "none",
+        labelled_share: float | None = None,
     ) -> None:
         if not samples:
             raise InputError("There is nothing to train on: no record was usable.")
@@ -51,35 +55,60 @@ class TaskData:
         self._lengths = np.array([sample.tokens for sample in samples])
         self._batch_size = batch_size
         self._seed = seed
-        self._classes = task.imbalance(samples) if balance == "sampling" else None
+        labelled = [sample for sample in samples if sample.known]
+        self._labelled = self._drawn = len(labelled)  # how many there are, and in an epoch
+        unlabelled = samples[self._labelled :]
+        if labelled_share is not None:
+            if not 0 < labelled_share < 1 or not unlabelled:
+                raise InputError(
+                    f"{argument('labelled_share')} is {labelled_share}: expected a part of an "
+                    "epoch between 0 and 1, and unlabelled records for the rest."
+                )
+            wanted = round(len(unlabelled) * labelled_share / (1 - labelled_share))
+            self._drawn = max(wanted, 1)
+        self._classes = task.imbalance(labelled) if balance == "sampling" else None
         self.fingerprint: dict[str, Any] = {
-            "samples": samples_digest(samples),
+            "samples": samples_digest(labelled),
             "batch_size": batch_size,
             "seed": seed,
             "balance": balance,
         }
+        if unlabelled:
+            self.fingerprint["unlabelled"] = samples_digest(unlabelled)
+            self.fingerprint["labelled_share"] = labelled_share
 
     def steps(self, epoch: int) -> Sequence[Integers]:
         """The samples of every step of an epoch."""
         random = generator(self._seed, Stream.ORDER, epoch)
-        count = len(self._samples)
+        order = self._draw_labelled(random)
+        if self._labelled < len(self._samples):
+            unlabelled = np.arange(self._labelled, len(self._samples))
+            order = random.permutation(np.concatenate([order, unlabelled]))
+        size = self._batch_size
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def _draw_labelled(self, random: np.random.Generator) -> Integers:
+        """The samples with labels of an epoch, in random order."""
         if self._classes is None:
-            order = random.permutation(count)
-        else:
-            _, number, frequency = np.unique(self._classes, return_inverse=True, return_counts=True)
-            chance = 1 / (len(frequency) * frequency[number])
-            order = random.choice(count, size=count, p=chance)
-        return [
-            order[start : start + self._batch_size] for start in range(0, count, self._batch_size)
-        ]
+            rounds = -(-self._drawn // self._labelled)
+            orders = [random.permutation(self._labelled) for _ in range(rounds)]
+            return np.concatenate(orders)[: self._drawn]
+        _, number, frequency = np.unique(self._classes, return_inverse=True, return_counts=True)
+        chance = 1 / (len(frequency) * frequency[number])
+        return random.choice(self._labelled, size=self._drawn, p=chance)
 
     def count_steps(self, epochs: int) -> int:
         """How many steps so many epochs take."""
-        return epochs * -(-len(self._samples) // self._batch_size)
+        return epochs * -(-self.count_samples() // self._batch_size)
 
     def count_samples(self) -> int:
         """How many samples an epoch has."""
-        return len(self._samples)
+        return self._drawn + len(self._samples) - self._labelled
+
+    @property
+    def labelled_share(self) -> float:
+        """Which part of an epoch, and of a step on average, has labels."""
+        return self._drawn / self.count_samples()
 
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
         """The samples of a step in exactly so many parts, balanced by tokens."""

@@ -90,6 +90,7 @@ class MultipleChoice(Task[ChoiceExample]):
         Field("choices", CHOICES, "pair_column", kind="list", pattern=ONE_CHOICE_A_COLUMN),
         Field("label", RIGHT_CHOICE, "label_column", kind="scalar", labelled=True),
     )
+    of_examples: ClassVar[bool] = True
     first: int = 0
     by_text: bool = False
 
@@ -185,21 +186,27 @@ class MultipleChoice(Task[ChoiceExample]):
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor([sample.label for sample in samples])
 
+    def without_label(self, sample: Sample) -> int:
+        return 0
+
     def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
         # questions of one choice: the scores, one by one
         (scores,) = run_model(model, batch, batch.lengths[:, None])  # (R, 1)
         return as_rows(scores[:, 0], batch.rows)  # (B, C)
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
-        return {"label": len(batch.samples)}
+        return {"label": batch.count_known()}
 
     def terms(self, logits: Tensor, batch: TaskBatch) -> list[Term]:
-        return [Term("label", "classes", logits, batch.labels)]
+        return [Term("label", "classes", logits, batch.labels, known=batch.known)]
 
     def outputs(self, logits: Tensor, batch: TaskBatch) -> list[Floats]:
         counts = batch.rows.tolist()
         rows = logits.float().cpu().numpy()
         return [row[:count] for row, count in zip(rows, counts, strict=True)]
+
+    def logits_of(self, outputs: Sequence[Floats], batch: TaskBatch) -> Tensor:
+        return as_rows(super().logits_of(outputs, batch).to(batch.rows.device), batch.rows)
 
     def decode(
         self,

@@ -134,6 +134,9 @@ class MultiLabel(TextTask):
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.from_numpy(np.stack([sample.label for sample in samples]))
 
+    def without_label(self, sample: Sample) -> Floats:
+        return np.zeros(len(self.labels), np.float32)
+
     def class_weights(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         return {"label": weights_of_positives(np.stack([sample.label for sample in samples]))}
 

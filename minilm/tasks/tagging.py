@@ -234,17 +234,27 @@ class Tagging(Task[WordsExample]):
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.from_numpy(np.concatenate([sample.label for sample in samples]))
 
+    def without_label(self, sample: Sample) -> Integers:
+        labels = np.full(len(sample.rows[0].ids), IGNORED_LABEL)
+        labels[sample.decode_info.tokens] = 0
+        return labels
+
     def class_weights(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         labels = np.concatenate([sample.label for sample in samples])
         return {"tag": weights_of_classes(labels[labels != IGNORED_LABEL], len(self.labels))}
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
-        return {"tag": 0 if batch.labels is None else int((batch.labels != IGNORED_LABEL).sum())}
+        if batch.labels is None:
+            return {"tag": 0}
+        tagged, known = batch.labels != IGNORED_LABEL, batch.known_tokens
+        return {"tag": int((tagged if known is None else tagged & known).sum())}
 
     def terms(self, logits: Tensor, batch: TaskBatch) -> list[Term]:
         assert batch.labels is not None
         where = (batch.labels != IGNORED_LABEL).nonzero()[:, 0]
-        return [Term("tag", "classes", logits[where], batch.labels[where])]
+        known = batch.known_tokens
+        known = None if known is None else known[where]
+        return [Term("tag", "classes", logits[where], batch.labels[where], known=known)]
 
     def outputs(self, logits: Tensor, batch: TaskBatch) -> list[Floats]:
         rows = torch.split(logits.float().cpu(), batch.lengths.tolist())

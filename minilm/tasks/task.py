@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -50,12 +50,14 @@ class Sample:
         rows: sequences of tokens.
         label: whatever the task makes of the label; None without one.
         decode_info: what the task needs to decode the outputs of this sample.
+        known: False = nobody said what is right: `label` is a stand-in, see `Task.without_label`.
     """
 
     example: int
     rows: tuple[Joined, ...]
     label: Any = None
     decode_info: Any = None
+    known: bool = True
 
     @property
     def tokens(self) -> int:
@@ -74,6 +76,8 @@ class TaskBatch:
         lengths: (R,) int64 tokens of each row; they sum to T.
         rows: (B,) int64 rows of each sample; they sum to R.
         labels: of the task's own shape; None without labels.
+        known: (B,) bool, which samples have labels that somebody gave; those of the others are
+            stand-ins. None = all of them.
     """
 
     samples: Integers
@@ -82,11 +86,28 @@ class TaskBatch:
     lengths: Tensor
     rows: Tensor
     labels: Tensor | None
+    known: Tensor | None = None
 
     @property
     def tokens(self) -> int:
         """T."""
         return self.input_ids.shape[0]
+
+    @property
+    def known_tokens(self) -> Tensor | None:
+        """(T,) bool, which tokens are of samples with labels; None = all of them."""
+        if self.known is None:
+            return None
+        rows = self.known.repeat_interleave(self.rows)  # (R,)
+        return rows.repeat_interleave(self.lengths)
+
+    def count_known(self) -> int:
+        """How many samples have labels."""
+        return len(self.samples) if self.known is None else int(self.known.sum())
+
+    def whole(self) -> TaskBatch:
+        """The same batch with all its predictions, as a teacher makes them."""
+        return self if self.known is None else replace(self, known=None)
 
     def to(self, device: torch.device) -> TaskBatch:
         """The same batch on a device."""
@@ -97,6 +118,7 @@ class TaskBatch:
             self.lengths.to(device),
             self.rows.to(device),
             None if self.labels is None else self.labels.to(device),
+            None if self.known is None else self.known.to(device),
         )
 
 
@@ -110,6 +132,7 @@ class Term:
         logits: (N, C).
         labels: see `label_loss`; None without labels.
         weight: of their mean in the loss.
+        known: (N,) bool, which predictions have a label; None = all of them.
     """
 
     name: str
@@ -117,6 +140,14 @@ class Term:
     logits: Tensor
     labels: Tensor | None
     weight: float = 1.0
+    known: Tensor | None = None
+
+    def of_labels(self) -> tuple[Tensor, Tensor]:
+        """The logits of predictions with a label, and these labels."""
+        assert self.labels is not None
+        if self.known is None:
+            return self.logits, self.labels
+        return self.logits[self.known], self.labels[self.known]
 
 
 class Task(ABC, Generic[Example]):
@@ -136,6 +167,8 @@ class Task(ABC, Generic[Example]):
         threshold_names: attributes that decide between answers: with the lowest and the highest
             value of each. They are stored with the model.
         fields: what is read of a record.
+        of_examples: there is one prediction for each example, whatever its tokens, so that a model
+            with another vocabulary can make the same ones.
 
     Attributes:
         tune_thresholds: fine-tuning sets them to what is best for the dev records.
@@ -153,6 +186,7 @@ class Task(ABC, Generic[Example]):
     threshold_names: ClassVar[Mapping[str, tuple[float, float]]] = {}
     tune_thresholds: bool = False
     fields: ClassVar[tuple[Field, ...]]
+    of_examples: ClassVar[bool] = False
 
     def __init__(self, labels: Sequence[str], max_length: int) -> None:
         self.labels = tuple(labels)
@@ -322,13 +356,23 @@ class Task(ABC, Generic[Example]):
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         """The labels of a batch, of samples that have some."""
 
+    @abstractmethod
+    def without_label(self, sample: Sample) -> Any:
+        """A label that says where the predictions of a sample are, and not what is right."""
+
+    def unlabelled(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Samples without labels, for learning from a teacher alone."""
+        return [
+            replace(sample, label=self.without_label(sample), known=False) for sample in samples
+        ]
+
     def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
         """What the model gives: (B, C), (T, C) or, for spans, (T, 2)."""
         return run_model(model, batch, batch.lengths)[0]
 
     @abstractmethod
     def counts(self, batch: TaskBatch) -> dict[str, int]:
-        """How many predictions each term of a batch has, by its name."""
+        """How many predictions with a label each term of a batch has, by its name."""
 
     @abstractmethod
     def terms(self, logits: Tensor, batch: TaskBatch) -> list[Term]:
@@ -337,6 +381,10 @@ class Task(ABC, Generic[Example]):
     @abstractmethod
     def outputs(self, logits: Tensor, batch: TaskBatch) -> list[Floats]:
         """What is kept of the logits, for each sample."""
+
+    def logits_of(self, outputs: Sequence[Floats], batch: TaskBatch) -> Tensor:
+        """The logits of a batch in float32, from what `outputs` kept for each of its samples."""
+        return torch.from_numpy(np.concatenate(outputs))
 
     @abstractmethod
     def decode(
@@ -409,6 +457,7 @@ def collate(task: Task[Any], samples: Sequence[Sample], numbers: Integers) -> Ta
     chosen = [samples[number] for number in numbers.tolist()]
     rows = [row for sample in chosen for row in sample.rows]
     labelled = all(sample.label is not None for sample in chosen)
+    known = [sample.known for sample in chosen]
     return TaskBatch(
         numbers,
         torch.from_numpy(np.concatenate([row.ids for row in rows])),
@@ -416,6 +465,7 @@ def collate(task: Task[Any], samples: Sequence[Sample], numbers: Integers) -> Ta
         torch.tensor([len(row.ids) for row in rows]),
         torch.tensor([len(sample.rows) for sample in chosen]),
         task.labels_of(chosen) if labelled else None,
+        None if all(known) else torch.tensor(known),
     )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from minilm.data.records.base import Skips
@@ -61,6 +63,7 @@ class TextTask(Task[TextExample]):
     problem_type: ClassVar[str]
     kind: ClassVar[Kind]
     option_names: ClassVar[tuple[str, ...]] = WINDOW_OPTIONS
+    of_examples: ClassVar[bool] = True
     long_texts: LongTexts | None = None
 
     @classmethod
@@ -145,10 +148,13 @@ class TextTask(Task[TextExample]):
         return bool(sample.decode_info)
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
-        return {"label": len(batch.samples)}
+        return {"label": batch.count_known()}
 
     def terms(self, logits: Tensor, batch: TaskBatch) -> list[Term]:
-        return [Term("label", self.kind, logits, batch.labels)]
+        return [Term("label", self.kind, logits, batch.labels, known=batch.known)]
 
     def outputs(self, logits: Tensor, batch: TaskBatch) -> list[Floats]:
         return list(logits.float().cpu().numpy())
+
+    def logits_of(self, outputs: Sequence[Floats], batch: TaskBatch) -> Tensor:
+        return torch.from_numpy(np.stack(outputs))  # (B, C)

@@ -122,10 +122,14 @@ class Classification(TextTask):
     def counts(self, batch: TaskBatch) -> dict[str, int]:
         if batch.labels is None:
             return super().counts(batch)
-        return {"label": int((batch.labels != IGNORED_LABEL).sum())}
+        has_label = batch.labels != IGNORED_LABEL
+        return {"label": int((has_label if batch.known is None else has_label & batch.known).sum())}
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor([sample.label for sample in samples])
+
+    def without_label(self, sample: Sample) -> int:
+        return 0
 
     def decode(
         self,
@@ -212,6 +216,9 @@ class Regression(TextTask):
 
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor([sample.label for sample in samples], dtype=torch.float32)
+
+    def without_label(self, sample: Sample) -> float:
+        return 0.0
 
     def decode(
         self,

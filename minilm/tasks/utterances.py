@@ -127,6 +127,12 @@ class Utterances(Tagging):
             labels[0] = self.numbers.get(f"{INTENT}{example.intent}", IGNORED_LABEL)
         return labels
 
+    def without_label(self, sample: Sample) -> Integers:
+        labels = super().without_label(sample)
+        if sample.decode_info.first:
+            labels[0] = self.slots  # the first intent
+        return labels
+
     def class_weights(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         labels = np.concatenate([sample.label for sample in samples])
         labels = labels[labels != IGNORED_LABEL]
@@ -137,10 +143,13 @@ class Utterances(Tagging):
         }
 
     def counts(self, batch: TaskBatch) -> dict[str, int]:
-        assert batch.labels is not None
+        labels, known = batch.labels, batch.known_tokens
+        assert labels is not None
+        if known is not None:
+            labels = labels[known]
         return {
-            "tag": int(((batch.labels != IGNORED_LABEL) & (batch.labels < self.slots)).sum()),
-            "intent": int((batch.labels >= self.slots).sum()),
+            "tag": int(((labels != IGNORED_LABEL) & (labels < self.slots)).sum()),
+            "intent": int((labels >= self.slots).sum()),
         }
 
     def terms(self, logits: Tensor, batch: TaskBatch) -> list[Term]:
@@ -148,13 +157,24 @@ class Utterances(Tagging):
         assert labels is not None
         words = ((labels != IGNORED_LABEL) & (labels < self.slots)).nonzero()[:, 0]
         firsts = (labels >= self.slots).nonzero()[:, 0]
+        known = batch.known_tokens
+        known_words, known_firsts = (
+            None if known is None else known[places] for places in (words, firsts)
+        )
         return [
-            Term("tag", "classes", logits[words][:, : self.slots], labels[words]),
+            Term(
+                "tag",
+                "classes",
+                logits[words][:, : self.slots],
+                labels[words],
+                known=known_words,
+            ),
             Term(
                 "intent",
                 "classes",
                 logits[firsts][:, self.slots :],
                 labels[firsts] - self.slots,
+                known=known_firsts,
             ),
         ]
 
