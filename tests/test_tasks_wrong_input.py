@@ -403,9 +403,9 @@ def test_teachers_that_do_not_fit(models: dict[str, Path], start: Path, tmp_path
         taught(models["classification"], RECORDS["tagging"](8), "tagging")
     vocabulary = [*VOCABULARY[:-1], "extra"]
     base = save_start(tmp_path / "base", vocabulary=vocabulary)
-    quick("classification", base, colour_texts(8), tmp_path / "stranger")
+    quick("tagging", base, RECORDS["tagging"](8), tmp_path / "stranger")
     with pytest.raises(InputError, match="stranger has another vocabulary than the student"):
-        taught(tmp_path / "stranger", colour_texts(8))
+        taught(tmp_path / "stranger", RECORDS["tagging"](8), "tagging")
     assert not (tmp_path / "out").exists()
 
 
