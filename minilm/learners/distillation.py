@@ -51,7 +51,8 @@ class DistillationLearner(ModelLearner):
     Args:
         student: of any of the three architectures, with a masked-LM head; where no term reads the
             student's logits also without (`AlbertModel`), and for `sentence_order` with a head for
-            pairs, too (`AlbertForPreTraining`).
+            pairs, too (`AlbertForPreTraining`). Without that term such a head and its pooler stay
+            as they are.
         teacher: with a masked-LM head, unless only states are compared.
         loss: terms and weights. The learner has a copy of it: what is trained belongs to the
             learner alone, and one loss can be given to any number of learners. If the widths
@@ -226,7 +227,7 @@ class DistillationLearner(ModelLearner):
 
 
 def _check_student(student: PretrainedModel, loss: DistillationLoss) -> None:
-    """Raise InputError unless the terms train all of the student's heads, and it has them."""
+    """Raise InputError unless the student has the heads that the terms read."""
     kind = type(student).__name__
     if loss.sentence_order > 0:
         if not isinstance(student, ForPreTraining):
@@ -236,13 +237,8 @@ def _check_student(student: PretrainedModel, loss: DistillationLoss) -> None:
                 "weight to 0."
             )
         return
-    if isinstance(student, ForPreTraining):
-        raise InputError(
-            f"student is a {kind}, and no term trains its head for pairs of segments: give "
-            f"{setting('sentence_order')} a weight, or distil a "
-            f"{kind.removesuffix('PreTraining')}MaskedLM."
-        )
-    if loss.predicts_words or not isinstance(student, EncoderModel):
+    encoder = isinstance(student, EncoderModel) and not loss.predicts_words
+    if not encoder and not isinstance(student, ForPreTraining):
         check_masked_lm("student", student)
 
 
