@@ -52,6 +52,40 @@ def given_fields(settings: type, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in names}
 
 
+def field_value(settings: type, name: str, given: object) -> Any:
+    """The value of a field as its option would read it.
+
+    Args:
+        settings: as for `options_of`.
+        name: of a field that is an option.
+        given: text as on the command line, or a value from a JSON or TOML file. "none", or the
+            word that the option has for it, is None where that is the default.
+
+    Raises:
+        click.BadParameter: the option would refuse it; the message names no option.
+
+    Example:
+        >>> field_value(DistillationRecipe, "betas", "0.9,0.98")
+        (0.9, 0.98)
+    """
+    (field,) = (field for field in dataclasses.fields(settings) if field.name == name)
+    rule = field.metadata
+    if rule["of"] is list and isinstance(given, list):
+        return given
+    text = ",".join(map(str, given)) if isinstance(given, list) else str(given)
+    if field.default is None and text.lower() == "none":
+        return None
+    if rule["of"] is bool:
+        return click.BOOL.convert(text, None, None)
+    kind = click.types.convert_type(_kind(rule))
+    if rule["of"] is tuple:
+        parts = text.split(",")
+        if len(parts) != kind.arity:
+            raise click.BadParameter(f"{text!r} is not {kind.arity} numbers with a comma between.")
+        return kind.convert(parts, None, None)
+    return kind.convert(text, None, None)
+
+
 def given_flags(*names: str) -> str:
     """Those of the running command's options that the user wrote, as a list for a message."""
     context = click.get_current_context()
@@ -167,35 +201,3 @@ class _Names(click.ParamType):  # type: ignore[type-arg]  # generic since click 
 
 LAYERS = _Names()
 LAYERS_OR_NUMBER = _Names(number=True)
-
-
-def field_value(settings: type, name: str, given: object) -> Any:
-    """The value of a field as its option would read it.
-
-    Args:
-        settings: as for `options_of`.
-        name: of a field that is an option.
-        given: text as on the command line, or a value from a JSON or TOML file. "none", or the
-            word that the option has for it, is None where that is the default.
-
-    Raises:
-        click.BadParameter: the option would refuse it; the message names no option.
-
-    Example:
-        >>> field_value(DistillationRecipe, "betas", "0.9,0.98")
-        (0.9, 0.98)
-    """
-    (field,) = (field for field in dataclasses.fields(settings) if field.name == name)
-    rule = field.metadata
-    text = ",".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
-    if field.default is None and text.lower() == "none":
-        return None
-    if rule["of"] is bool:
-        return click.BOOL.convert(text, None, None)
-    kind = click.types.convert_type(_kind(rule))
-    if rule["of"] is tuple:
-        parts = text.split(",")
-        if len(parts) != kind.arity:
-            raise click.BadParameter(f"{text!r} is not {kind.arity} numbers with a comma between.")
-        return kind.convert(parts, None, None)
-    return kind.convert(text, None, None)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minilm.data.batches import TokenBatch
-from minilm.errors import InputError, argument, setting
+from minilm.errors import InputError, argument
 from minilm.learners.base import ModelLearner
 from minilm.learners.cached_teacher import CachedTeacher
 from minilm.learners.pairs import PAIR_SCORES, count_pairs, pair_loss, pair_scores

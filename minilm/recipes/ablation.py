@@ -370,7 +370,7 @@ class Ablation:
         for variant in self.variants:
             recipe = variant.of(self.base, self.base.seed)
             with _named(variant):
-                run = recipe.prepare(None, lambda _: None)
+                run = recipe.prepare(None, say)
                 recipe.training_settings(run.data, processes.device)
             if teacher is None:
                 teacher = _teacher_scores(run, recipe, processes)
@@ -459,14 +459,17 @@ def _teacher_scores(
 
 
 def _questions(held_out: Sequence[TrainingBatch]) -> tuple[int, str]:
-    """How many tokens of the held-out batches are to be predicted, and a digest of all of them."""
+    """How many tokens of the held-out batches are to be predicted, and a digest of the batches."""
     from minilm.data.batches import TokenBatch
     from minilm.losses.elementary import IGNORED_LABEL
 
     masked, summary = 0, hashlib.blake2b(digest_size=16)
     for batch in held_out:
         assert isinstance(batch, TokenBatch)
-        masked += int((batch.labels != IGNORED_LABEL).sum())
+        asked = int((batch.labels != IGNORED_LABEL).sum())
+        if not asked:  # pairs, which only some variants may learn from
+            continue
+        masked += asked
         for start, stop in itertools.pairwise([0, *itertools.accumulate(batch.lengths.tolist())]):
             row = [batch.input_ids[start:stop].tolist(), batch.labels[start:stop].tolist()]
             summary.update(json.dumps(row).encode())
