@@ -1,4 +1,4 @@
-"""`minilm distill --teacher-cache`: what is refused by name, what is said, what identifies a run."""
+"""`minilm distill --teacher-cache`: what is refused, what is said, what identifies a run."""
 
 from __future__ import annotations
 
