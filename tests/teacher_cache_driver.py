@@ -133,7 +133,7 @@ def run(
     """Two epochs with the same masks, or what `loop` and `data` say."""
     made, held_out = make_data()
     data = data or made
-    learner = DistillationLearner(*models, loss, targets)
+    learner = DistillationLearner(*models, loss, targets=targets)
     settings = {"steps": data.count_steps(2), "learning_rate": 1e-3, "evaluate_every": 3, **loop}
     with kept(targets, lambda _: None):
         return train(

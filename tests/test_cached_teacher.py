@@ -183,7 +183,9 @@ def test_a_rehearsal_leaves_nothing(tmp_path: Path) -> None:
     targets = open_cache(tmp_path / "cache", loss, models[1], part_bytes=1)
     targets.writes = False
     data, _ = make_data()
-    updater = Updater(DistillationLearner(*models, loss, targets), TrainingSettings(steps=4), ALONE)
+    updater = Updater(
+        DistillationLearner(*models, loss, targets=targets), TrainingSettings(steps=4), ALONE
+    )
     updater.update(1, [data.batch(0, np.arange(5))])
     assert targets.computed == 5
     assert not (tmp_path / "cache").exists()
@@ -259,7 +261,7 @@ def test_the_likeliest_words_give_the_divergence_over_them(positions: Any, tmp_p
     targets = open_cache(tmp_path / "cache", loss, models[1], top_k=5)
     data, _ = make_data()
     batch = data.batch(0, np.arange(6))
-    learner = DistillationLearner(*models, loss, targets).eval()
+    learner = DistillationLearner(*models, loss, targets=targets).eval()
     packed = {"input_ids": batch.input_ids, "lengths": batch.lengths}
     with torch.no_grad():
         student, teacher = (model(**packed).logits for model in models)
