@@ -144,7 +144,7 @@ def test_the_loss_is_the_mean_over_depths_weighted_by_depth() -> None:
         for n in range(3)
     ]
     batch = collate(task, samples, np.arange(3))
-    counts = {"label": 5}  # of the whole step, of which the batch is a part
+    counts = {"label": 5, "soft_label": 5}  # of the whole step, of which the batch is a part
     for instructor in (None, teacher):
         learner = ExitLearner(model, task, heads, teacher=instructor).eval()
         assert {name.split(".")[0] for name, _ in learner.named_parameters()} == {"model", "exits"}
@@ -175,6 +175,22 @@ def test_the_loss_is_the_mean_over_depths_weighted_by_depth() -> None:
         assert all(p.grad is not None for p in learner.parameters())
         assert terms["loss"].requires_grad
         learner.zero_grad()
+
+
+def test_exits_learn_from_a_teacher_too(
+    starts: dict[str, Path], trained: Callable[[str], Finetuned], tmp_path: Path
+) -> None:
+    """With no weight on the labels, all that exits can learn is what the teacher says."""
+    run = quick("classification", starts["distilbert"], colour_texts(64), tmp_path / "out",
+                teacher=trained("albert").output, exits=True, epochs=1,
+                soft_targets=minilm.SoftTargets(label_weight=0.0))  # fmt: skip
+    rows = [json.loads(x) for x in (run.output / "run/log.jsonl").read_text().splitlines()]
+    losses = [row for row in rows if "exits" in row]
+    assert losses
+    depths = depth_weights(LAYERS)
+    for row in losses:
+        wanted = 0.5 * depths[-1] * row["soft_targets"] + sum(depths[:-1]) * row["exits"]
+        assert row["loss"] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_training_with_exits_changes_nothing_where_there_are_none(
