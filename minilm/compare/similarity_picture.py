@@ -84,8 +84,8 @@ def draw_similarity(found: Similarity, destination: str | os.PathLike[str]) -> N
             _matrix(figure, cka, np.array(pair.cka), "state", (pair.teacher, pair.student))
             cka.set_title("linear CKA of the states", loc="left", fontsize=11)
             attention = figure.add_subplot(grid[row, 1])
-            values = np.array(pair.attention)
-            _matrix(figure, attention, values, "layer", (pair.teacher, pair.student), first=1)
+            maps = np.array(pair.attention)
+            _matrix(figure, attention, maps, "layer", (pair.teacher, pair.student), first=1)
             attention.set_title("correlation of the attention", loc="left", fontsize=11)
         metadata = {"Date": None} if kind == "svg" else None
         replace_files({target: lambda path: figure.savefig(path, format=kind, metadata=metadata)})
