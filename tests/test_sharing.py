@@ -305,3 +305,44 @@ def test_parts_of_groups_come_along_or_are_named() -> None:
     del again.encoder.groups[2].extra
     with pytest.raises(InputError, match="is not in every group|differs"):
         minilm.share(again)
+
+
+def test_layers_that_were_trained_apart_become_their_mean() -> None:
+    apart = albert("none")
+    tied = minilm.share(apart, 2, merge="average")
+    assert tied.num_parameters() == minilm.share(minilm.unshare(albert()), 2).num_parameters()
+    assert layer_numbers(tied, "attention") == [0, 0, 2, 2]
+    theirs = [layer.state_dict() for layer in apart.base.virtual_layers()]
+    for ours, pair in zip(list(tied.base.virtual_layers())[::2], ((0, 1), (2, 3)), strict=True):
+        for name, value in ours.state_dict().items():
+            mean = (theirs[pair[0]][name].double() + theirs[pair[1]][name].double()) / 2
+            torch.testing.assert_close(value.double(), mean, rtol=0, atol=1e-7)
+            assert not torch.equal(value, theirs[pair[0]][name])
+    with pytest.raises(InputError, match='differs from .* give merge="average" for their mean'):
+        minilm.share(apart, 2)
+
+
+def test_an_average_over_groups_of_layers_and_over_parts() -> None:
+    """Layers in the same place of their groups become one; what is not shared stays."""
+    apart = albert("none", inner_group_num=3, num_hidden_layers=2)
+    tied = minilm.share(apart, merge="average")
+    assert layer_numbers(tied, "feed_forward") == [0, 1, 2, 0, 1, 2]
+    theirs = list(apart.base.virtual_layers())
+    ours = list(tied.base.virtual_layers())[1].get_parameter("attention.key.weight")
+    found = [theirs[n].get_parameter("attention.key.weight") for n in (1, 4)]
+    torch.testing.assert_close(ours, (found[0] + found[1]) / 2)
+    attention = minilm.share(albert("none"), "attention", merge="average")
+    blocks = [layer.get_submodule("feed_forward") for layer in albert("none").base.virtual_layers()]
+    for layer, block in zip(attention.base.virtual_layers(), blocks, strict=True):
+        for name, value in block.state_dict().items():
+            assert torch.equal(layer.get_submodule("feed_forward").state_dict()[name], value)
+    assert layer_numbers(attention, "attention") == [0, 0, 0, 0]
+
+
+def test_the_mean_of_equal_layers_is_the_layer() -> None:
+    model = albert()
+    again = minilm.share(minilm.unshare(model), merge="average")
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    with pytest.raises(InputError, match="merge is 'mean': expected 'equal' or 'average'"):
+        minilm.share(model, merge="mean")  # type: ignore[arg-type]

@@ -115,7 +115,11 @@ def test_a_shared_layer_is_the_layer_or_the_mean_that_it_starts_from() -> None:
     teacher = teacher_of("bert", num_hidden_layers=6)
     theirs = [layer.state_dict() for layer in teacher.base.virtual_layers()]
     shape: dict[str, Any] = {"student": "albert", "inner_group_num": 3, "num_hidden_layers": 2}
-    expected = {"interval": ((0,), (3,), (5,)), "average": ((0, 3), (1, 4), (2, 5))}
+    expected = {
+        "interval": ((0,), (3,), (5,)),
+        "average": ((0, 3), (1, 4), (2, 5)),
+        None: ((0, 3), (1, 4), (2, 5)),
+    }
     for start, numbers in expected.items():
         made = init_student(teacher, start=start, **shape)  # type: ignore[arg-type]
         assert made.student_report is not None
@@ -129,9 +133,14 @@ def test_a_shared_layer_is_the_layer_or_the_mean_that_it_starts_from() -> None:
     )
     assert grouped.student_report is not None
     assert grouped.student_report.layers == ((0, 1), (2, 3), (4, 5))
+    nothing_shared = init_student(
+        teacher, student="albert", num_hidden_groups=3, num_hidden_layers=3
+    )
+    assert nothing_shared.student_report is not None
+    assert nothing_shared.student_report.layers == ((0,), (3,), (5,))
     by_hand = init_student(teacher, [5, 0], student="albert")
-    assert by_hand.config.inner_group_num == 2
-    assert by_hand.config.num_hidden_layers == 3
+    assert isinstance(by_hand.config, minilm.AlbertConfig)
+    assert (by_hand.config.inner_group_num, by_hand.config.num_hidden_layers) == (2, 3)
     for name, value in next(iter(by_hand.base.virtual_layers())).state_dict().items():
         assert torch.equal(value, theirs[5][name])
 
@@ -159,3 +168,195 @@ def test_wider_embeddings_than_the_teachers_lose_nothing() -> None:
 def states(model: PretrainedModel) -> Tensor:
     with torch.no_grad():
         return torch.as_tensor(model.base(**one_segment()).last_hidden_state)
+
+
+def test_an_unrolled_albert_keeps_its_layers_and_names_what_it_loses() -> None:
+    """Nothing is lost but by the embeddings, whose norm stands behind the projection."""
+    albert = teacher_of("albert", dtype=torch.float64)
+    student = init_student(albert, student="bert", layers=[0, 1, 2, 3])
+    for ours, theirs in zip(
+        student.base.virtual_layers(), albert.base.virtual_layers(), strict=True
+    ):
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], value)
+    embedded, wanted = embeddings(student), embeddings(albert)
+    error = (embedded - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean()
+    assert 1e-6 < float(error) < 0.35
+    fresh = init_student(albert, student="bert", num_hidden_layers=4)
+    fresh.base.embeddings.norm.weight.data.fill_(1)  # the gain is part of the fit
+    worse = (embeddings(fresh) - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean()
+    assert float(worse) > float(error)
+    assert "average effect alone" in str(student.student_report)
+
+
+def embeddings(model: PretrainedModel) -> Tensor:
+    """(words x positions, H) of every word at every position."""
+    words, positions = torch.meshgrid(torch.arange(61), torch.arange(20), indexing="ij")
+    with torch.no_grad():
+        found: Tensor = model.base.embeddings(words, positions, torch.zeros_like(words))
+    return found.flatten(0, 1)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "albert"])
+def test_the_directions_kept_are_those_that_say_most(architecture: str) -> None:
+    """Fewer directions lose more; and far less than a random basis does."""
+    teacher = teacher_of(architecture, dtype=torch.float64)
+    wanted, errors, energies = embeddings(teacher), [], []
+    for size in (3, 5, 7):
+        student = init_student(teacher, student="albert", embedding_size=size, num_hidden_groups=4)
+        errors.append(float((embeddings(student) - wanted).square().mean()))
+        assert student.student_report is not None
+        energies.append(student.student_report.retained_energy["words"])
+    assert errors == sorted(errors, reverse=True)
+    assert energies == sorted(energies)
+    assert 0 < energies[0] < energies[-1] < 1
+    centred = teacher.base.embeddings.word.weight.detach()
+    centred = centred - centred.mean(1, keepdim=True)
+    most = torch.linalg.svdvals(centred).square()
+    for size, energy in zip((3, 5, 7), energies, strict=True):
+        assert energy <= float(most[: size - 1].sum() / most.sum()) + 1e-12
+
+
+def test_a_folded_head_predicts_what_the_teachers_does() -> None:
+    """On states as the teacher's last norm spreads them, by far nearer than a fresh one."""
+    teacher = teacher_of("bert", dtype=torch.float64)
+    with torch.no_grad():
+        for part in teacher.modules():
+            if isinstance(part, torch.nn.LayerNorm):  # gains as training leaves them
+                part.weight.mul_(0.5).add_(1)
+    student = init_student(teacher, student="albert", embedding_size=12, num_hidden_groups=4)
+    fresh = init_student(
+        teacher,
+        student="albert",
+        embedding_size=12,
+        num_hidden_groups=4,
+        copy_mlm_transform=False,
+    )
+    norm = list(teacher.base.virtual_layers())[-1].get_submodule("feed_forward_norm")
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(500, 16, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        spread = norm(noise)
+
+        def scores(model: PretrainedModel) -> Tensor:
+            head = model.get_submodule("masked_lm_head")
+            found = torch.as_tensor(head(spread, model.base.embeddings.word.weight))
+            return found - found.mean(-1, keepdim=True)
+
+        wanted = scores(teacher)
+        spread_of = (wanted - wanted.mean(0)).square().mean()
+        error = (scores(student) - wanted).square().mean() / spread_of
+        without = (scores(fresh) - wanted).square().mean() / spread_of
+    assert float(error) < 0.5
+    assert float(without) > 1.5 * float(error)
+
+
+def test_other_widths_take_the_embeddings_and_say_what_is_fresh() -> None:
+    made = init_student(teacher_of("bert"), student="bert", hidden_size=8, num_hidden_layers=2)
+    config = made.config
+    assert (config.num_attention_heads, config.intermediate_size) == (2, 12)
+    report = made.student_report
+    assert report is not None
+    assert report.taken["encoder.embeddings.word"] == "the teacher's on 7 directions"
+    assert set(report.fresh) == {
+        "encoder.layers.0.attention",
+        "encoder.layers.0.feed_forward",
+        "encoder.layers.1.attention",
+        "encoder.layers.1.feed_forward",
+        "masked_lm_head.dense",
+        "masked_lm_head.norm",
+    }
+    assert "the hidden size is 8, the teacher's 16" in str(report)
+    narrow = init_student(teacher_of("bert"), student="bert", layers=[1], intermediate_size=20)
+    assert narrow.student_report is not None
+    assert list(narrow.student_report.fresh) == ["encoder.layers.0.feed_forward"]
+    assert narrow.student_report.taken["encoder.layers.0.attention"] == "layer 1"
+    heads = init_student(teacher_of("bert"), student="bert", layers=[1], num_attention_heads=2)
+    assert heads.student_report is not None
+    assert list(heads.student_report.fresh) == ["encoder.layers.0.attention"]
+
+
+def test_a_random_start_takes_everything_but_the_layers() -> None:
+    teacher = teacher_of("bert")
+    made = init_student(teacher, student="albert", embedding_size=16, start="random")
+    assert made.student_report is not None
+    assert made.student_report.layers == ((),)
+    assert made.student_report.fresh == {"encoder.groups.0.layers.0": "a random start"}
+    assert torch.equal(made.base.embeddings.word.weight, teacher.base.embeddings.word.weight)
+    weight = made.get_parameter("encoder.groups.0.layers.0.attention.query.weight")
+    assert 0.01 < float(weight.detach().std()) < 0.03
+
+
+def test_more_words_and_positions_start_fresh_behind_the_teachers() -> None:
+    teacher = teacher_of("bert")
+    made = init_student(teacher, student="bert", vocab_size=64, max_position_embeddings=10)
+    ours, theirs = made.base.embeddings, teacher.base.embeddings
+    assert torch.equal(ours.word.weight[:61], theirs.word.weight)
+    assert torch.equal(ours.position.weight, theirs.position.weight[:10])
+    assert made.student_report is not None
+    assert made.student_report.fresh == {"encoder.embeddings.word[61:]": "the teacher has 61 rows"}
+    assert "the first 10 rows" in made.student_report.taken["encoder.embeddings.position"]
+    bias = made.get_parameter("masked_lm_head.bias")
+    assert torch.equal(bias[:61], teacher.get_parameter("masked_lm_head.bias"))
+    assert bool((bias[61:] == 0).all())
+
+
+def test_a_sentence_encoder_has_a_student_without_a_head() -> None:
+    teacher = teacher_of("bert", "Model")
+    made = init_student(teacher, student="albert", embedding_size=8)
+    assert type(made) is minilm.AlbertModel
+    assert made.pooler is not None
+    assert torch.equal(made.pooler.dense.weight, teacher.get_parameter("pooler.dense.weight"))
+    small = init_student(teacher_of("distilbert", "Model"), student="albert", embedding_size=8)
+    assert small.base.pooler is None
+    assert bool((small.get_parameter("embeddings.token_type.weight") == 0).all())
+    assert type(init_student(teacher_of("albert", "ForPreTraining"))).__name__ == (
+        "DistilBertForMaskedLM"
+    )
+
+
+@pytest.mark.parametrize(("unique", "groups", "size"), [(1, 1, 8), (3, 1, 6), (2, 2, 10)])
+def test_parameters_in_closed_form(unique: int, groups: int, size: int) -> None:
+    made = init_student(
+        teacher_of("bert"),
+        student="albert",
+        inner_group_num=unique,
+        num_hidden_groups=groups,
+        num_hidden_layers=4,
+        embedding_size=size,
+    )
+    vocabulary, positions, hidden, inner = 61, 20, 16, 24
+    layer = 4 * (hidden * hidden + hidden) + 2 * hidden * inner + inner + hidden + 4 * hidden
+    embedding = (vocabulary + positions + 2 + 2) * size + size * hidden + hidden
+    head = hidden * size + 3 * size + vocabulary
+    assert made.num_parameters() == embedding + unique * groups * layer + head
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (
+            {"student": "gpt"},
+            InputError,
+            "student is 'gpt': expected one of 'distilbert', 'albert'",
+        ),
+        ({"start": "middle"}, InputError, "start is 'middle': expected 'interval', 'average'"),
+        ({"layers": [0], "start": "average"}, InputError, "give one of the two"),
+        ({"layers": [0, 1], "num_hidden_layers": 3}, InputError, "2 layers of the teacher are"),
+        ({"start": [0, 9], "num_hidden_layers": 2}, InputError, "start contains 9"),
+        ({"embedding_size": 8}, ConfigError, "DistilBertConfig has no 'embedding_size'"),
+        ({"student": "albert", "inner_group_num": 3}, InputError, "no multiple of inner_group_num"),
+        ({"student": "albert", "inner_group_num": 0}, ConfigError, "inner_group_num is 0"),
+        (
+            {"student": "albert", "num_hidden_groups": 5, "num_hidden_layers": 4},
+            InputError,
+            "some groups would never be applied",
+        ),
+        ({"hidden_size": 10, "num_hidden_layers": 1}, ConfigError, "not a multiple of"),
+        ({"student": "albert", "embedding_size": 1}, InputError, "embedding_size is 1"),
+    ],
+)
+def test_refusals(given: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        init_student(teacher_of("bert"), **given)
+    assert message in str(caught.value)

@@ -8,6 +8,8 @@ import click
 
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.pickled import convert_pickle
+from minilm.cli.options import choice
+from minilm.compression.sharing import share
 from minilm.errors import CheckpointError
 from minilm.files.atomic import file_list, new_directory
 from minilm.files.file_names import CONFIG, copy_companions
@@ -15,7 +17,9 @@ from minilm.loader import load, missing_tensors
 from minilm.models.pretrained import DTYPES
 
 
-def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
+def rewrite(
+    source: str, destination: Path, dtype: str, sharing: str | int | None = None
+) -> list[str]:
     """Loads a checkpoint and saves it in today's layout: one file, usual names.
 
     Args:
@@ -23,12 +27,16 @@ def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
         destination: a directory that does not exist yet, or is empty. It appears complete or not
             at all.
         dtype: of the saved weights, a name of `DTYPES` or "auto", as stored.
+        sharing: of an ALBERT's layers, as for `AlbertConfig.with_sharing`; layers that become one
+            are averaged. None = as stored.
 
     Returns:
         The names of the files written, sorted.
 
     Raises:
         CheckpointError: the source does not load, lacks a part, or the destination is in the way.
+        InputError: layers are to be shared otherwise, and the source is not an ALBERT.
+        ConfigError: its layers cannot be shared like this.
     """
     directory = resolve(source)
     with new_directory(destination) as complete:
@@ -40,6 +48,10 @@ def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
                 f"in {CONFIG} to the class that the weights belong to."
             )
         click.echo(model.load_report, err=True)
+        if sharing is not None:
+            before = model.num_parameters()
+            model = share(model, sharing, merge="average")
+            click.echo(f"{before:,} parameters became {model.num_parameters():,}", err=True)
         model.save_pretrained(complete)
         copy_companions(directory, complete)
         return file_list(complete)
@@ -60,23 +72,39 @@ def rewrite(source: str, destination: Path, dtype: str) -> list[str]:
     help="Precision of the written weights; default: auto, as stored. For 16 bits config.json "
     "still says float32, so that other libraries load and fine-tune them in float32.",
 )
-def command(source: str, destination: Path, from_pickle: bool, dtype: str | None) -> None:
+@click.option(
+    "--share",
+    "sharing",
+    type=choice("all", "attention", "feed_forward", "none", "N"),
+    help="Let the layers of an ALBERT share their weights: all layers everything, all layers "
+    "attention or feed-forward blocks, none anything, or every N successive ones everything. "
+    "Weights that become one are averaged.",
+)
+def command(
+    source: str,
+    destination: Path,
+    from_pickle: bool,
+    dtype: str | None,
+    sharing: str | int | None,
+) -> None:
     """Write the checkpoint SOURCE to the new directory DESTINATION.
 
     Shards become one file, old tensor names today's, and the tokenizer's files are copied; the
     result loads in minilm and in transformers.
 
     \b
-    Example:
+    Examples:
       minilm convert downloaded/ clean/ --from-pickle
+      minilm convert unshared/ shared/ --share 4
     """
-    if from_pickle and dtype is not None:
-        raise click.UsageError(
-            "--dtype cannot be combined with --from-pickle: convert the result once more."
-        )
+    for option, value in (("--dtype", dtype), ("--share", sharing)):
+        if from_pickle and value is not None:
+            raise click.UsageError(
+                f"{option} cannot be combined with --from-pickle: convert the result once more."
+            )
     if from_pickle:
         written = convert_pickle(Path(source), destination)
     else:
-        written = rewrite(source, destination, dtype or "auto")
+        written = rewrite(source, destination, dtype or "auto", sharing)
     for name in written:
         click.echo(destination / name)

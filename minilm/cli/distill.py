@@ -13,16 +13,29 @@ from minilm.recipes.distillation import DistillationRecipe
 @click.command()
 @recipe_options(DistillationRecipe)
 def command(**options: Any) -> None:
-    """Distil DistilBERT from BERT: every other layer of the teacher, and the triple loss.
+    """Distil a student from a teacher: by default DistilBERT from BERT, by the triple loss.
 
     Defaults are those of the paper and its released code, except for the size of a step (there up
-    to 4,000 sequences). The same command goes on after an interruption; under torchrun it uses all
-    processes.
+    to 4,000 sequences). A student of another architecture or shape takes from its teacher what
+    fits, and the command says what that is: with --student albert it shares its layers and
+    factorises its embeddings. The same command goes on after an interruption; under torchrun it
+    uses all processes.
 
     \b
-    Example:
+    Examples:
       minilm tokenize articles.txt --tokenizer bert-base-uncased --output store
       minilm distill --teacher bert-base-uncased --corpus store --output student \\
         --held-out 200 --epochs 3
+    \b
+      # an ALBERT: 3 layers, applied 4 times, and embeddings 128 wide
+      minilm distill --teacher bert-base-uncased --corpus store --output shared \\
+        --student albert --inner-layers 3 --layers 4 --held-out 200 --epochs 3
+    \b
+      # progressive sharing: 4 groups of 3 layers first, averaged half-way
+      minilm distill --teacher bert-base-uncased --corpus store --output apart \\
+        --student albert --inner-layers 3 --layers 4 --groups 4 --held-out 200 --epochs 1
+      minilm convert apart tied --share all
+      minilm distill --teacher bert-base-uncased --corpus store --output shared \\
+        --from tied --held-out 200 --epochs 2
     """
     run(DistillationRecipe, options)

@@ -177,6 +177,11 @@ class _Choice(click.ParamType):  # type: ignore[type-arg]  # generic since click
         self.fail(f"{value!r} is {start}{listed}{number}.", param, ctx)
 
 
+def choice(*values: str) -> click.ParamType:  # type: ignore[type-arg]  # generic since click 8.4
+    """One of some words, "_" written as "-"; "N" stands for any number from 1."""
+    return _Choice(values, None)
+
+
 class _Names(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """A rule's name, or a list of numbers; with `number`, one without a comma is a number alone."""
 

@@ -1,25 +1,30 @@
 """ALBERT's layers with weights of their own, and back.
 
 shared = minilm.AlbertForMaskedLM.from_pretrained(...)
-apart = minilm.unshare(shared)      # computes the same, layer by layer
-again = minilm.share(apart)         # if the layers are still equal
+apart = minilm.unshare(shared)                  # computes the same, layer by layer
+again = minilm.share(apart)                     # if the layers are still equal
+tied = minilm.share(apart, merge="average")     # if they have been trained apart
+
+A shared student learns faster if it is trained with layers of its own first and tied half-way
+(progressive sharing): the mean of layers that all started from the same one is a good start.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from minilm.compression.growth import check_shapes
 from minilm.config import AlbertConfig
-from minilm.errors import InputError
+from minilm.errors import InputError, setting
 from minilm.models.albert import SHARED_PARTS, AlbertModel
 from minilm.models.pretrained import PretrainedModel
 
 Model = TypeVar("Model", bound=PretrainedModel)
+Merge = Literal["equal", "average"]
 
 
 def unshare(model: Model) -> Model:
@@ -52,22 +57,34 @@ def unshare(model: Model) -> Model:
     return _rebuilt(model, config.with_sharing("none"))
 
 
-def share(model: Model, sharing: str | int = "all") -> Model:
-    """An ALBERT whose equal layers become one again: the way back from `unshare`.
+def share(model: Model, sharing: str | int = "all", merge: Merge = "equal") -> Model:
+    """An ALBERT whose layers become one again: the way back from `unshare`.
+
+    A group of several layers stays a group: layers in the same place of their groups become one.
 
     Args:
         model: an ALBERT with any head.
         sharing: what is to be shared; see `AlbertConfig.with_sharing`.
+        merge: "equal" = layers that become one must be equal; "average" = they may differ, and
+            their mean is taken.
 
     Returns:
         A model of the same class on the same device, in the same dtype and mode.
 
     Raises:
-        InputError: the model is not an ALBERT, or weights that would become one differ; names them.
+        InputError: the model is not an ALBERT; `merge` is neither of the two; or weights that would
+            become one differ and are not to be averaged, or are not in every group: names them.
         ConfigError: `sharing` is not possible.
+
+    Example:
+        >>> apart = minilm.unshare(minilm.AlbertModel(minilm.AlbertConfig()))
+        >>> minilm.share(apart, 4, merge="average").config.num_hidden_groups
+        3
     """
+    if merge not in get_args(Merge):
+        raise InputError(f"merge is {merge!r}: expected 'equal' or 'average'.")
     config = _config_of(model)
-    return _rebuilt(model, config.with_sharing(sharing))
+    return _rebuilt(model, config.with_sharing(sharing), merge)
 
 
 def _config_of(model: PretrainedModel) -> AlbertConfig:
@@ -80,7 +97,7 @@ def _config_of(model: PretrainedModel) -> AlbertConfig:
 
 
 @torch.no_grad()
-def _rebuilt(model: Model, config: AlbertConfig) -> Model:
+def _rebuilt(model: Model, config: AlbertConfig, merge: Merge = "equal") -> Model:
     """A copy of the model with other sharing; what else is in a group or a layer comes along."""
     rebuilt = copy.deepcopy(model)
     base = cast(AlbertModel, rebuilt.base)
@@ -89,6 +106,7 @@ def _rebuilt(model: Model, config: AlbertConfig) -> Model:
     base._share(SHARED_PARTS[config.shared_between_groups])
     rebuilt.config = base.config = config
     places: dict[int, str] = {}
+    merged: dict[int, tuple[Tensor, list[Tensor]]] = {}
     for number, source in enumerate(applied):
         tensors, copies = _tensors(source), _tensors(base.groups[number // span])
         if lost := sorted(tensors.keys() ^ copies.keys()):
@@ -97,12 +115,23 @@ def _rebuilt(model: Model, config: AlbertConfig) -> Model:
             _, layer, part = name.split(".", 2) if name.startswith("layers.") else ("", "0", name)
             place = f"{part} of layer {number * config.inner_group_num + int(layer)}"
             first = places.setdefault(id(copies[name]), place)
-            if not torch.equal(copies[name], values):
+            if merge == "average":
+                merged.setdefault(id(copies[name]), (copies[name], []))[1].append(values)
+            elif not torch.equal(copies[name], values):
                 apart = float((copies[name].double() - values.double()).abs().max())
                 raise InputError(
                     f"{place} differs from {first}, by up to {apart:.3g}: only equal layers can be "
-                    "shared."
+                    f"shared, or give {setting('merge', 'average')} for their mean."
                 )
+    for target, found in merged.values():
+        # equal values stay what they are to the bit; a counter has no mean
+        if not all(torch.equal(values, target) for values in found):
+            if not target.is_floating_point():
+                raise InputError(
+                    f"{places[id(target)]} is {target.dtype} and differs between layers: it has no "
+                    "mean."
+                )
+            target.copy_(torch.stack([values.double() for values in found]).mean(0))
     check_shapes(rebuilt)
     return rebuilt
 

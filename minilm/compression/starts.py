@@ -3,7 +3,9 @@
 A student that shares its layers has fewer of them than it applies: each stands at several depths.
 There are three ways to start it. "interval" takes teacher layers at equal distances, the first and
 the last among them (0, 6 and 11 of 12 for three); "average" takes the mean of all the layers that
-a shared one stands for; "random" takes none.
+a shared one stands for; "random" takes none. A teacher whose layers still resemble each other, as
+one that was grown by stacking, loses little to the mean; which start is better for another teacher
+is a matter of trying.
 
 References: Bae et al. 2024, Relaxed Recursive Transformers, section 2.2 ("Stepwise" is "interval"
 here); Sanh et al. 2019, section 3.

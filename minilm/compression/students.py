@@ -84,7 +84,7 @@ def init_student(
         start: which of the teacher's layers the student's start from, if their number is settled
             by the shape: "interval" = at equal distances, the first and the last among them;
             "average" = the mean of all layers that a shared one stands for; "random" = none; or
-            numbers, one for each. None = "interval".
+            numbers, one for each. None = "average" where layers are shared, else "interval".
         fold_token_types: if the student has no token types, add the teacher's vector of token type
             0 to every position vector. The student's embeddings then compute what the teacher's do
             for a single segment. Differs from the released script, which leaves that vector out.
@@ -121,7 +121,7 @@ def init_student(
         (2, True)
         >>> shared = minilm.init_student(teacher, student="albert", embedding_size=128)
         >>> shared.student_report.layers
-        ((2,),)
+        ((0, 1, 2, 3),)
     """
     if not isinstance(teacher, PretrainedModel):
         raise InputError(
@@ -194,7 +194,7 @@ def _planned(
     elif start is not None and not isinstance(start, str):
         chosen = chosen_layers(cast(LayerChoice, start), depth, "start")
     else:
-        chosen = cast(Start, start or "interval")
+        chosen = start or "interval"
     given = None if isinstance(chosen, str) else len(chosen)
 
     if student == "albert":
@@ -215,7 +215,9 @@ def _planned(
                 "would never be applied."
             )
     else:
-        count = shape.setdefault("num_hidden_layers", given or depth)
+        inner, count = 1, shape.setdefault("num_hidden_layers", given or depth)
+    if layers is None and start is None and count < shape["num_hidden_layers"] * inner:
+        chosen = "average"
     config = _config(teacher, student, shape)
     if given is not None and given != count:
         raise InputError(
@@ -238,8 +240,8 @@ def _config(
         if hidden % width == 0:
             values["num_attention_heads"] = hidden // width
         values["intermediate_size"] = source.intermediate_size * hidden // source.hidden_size
-    given = "layer_norm_eps" in shape
-    if config_class is DistilBertConfig and not given and source.layer_norm_eps != 1e-12:
+    epsilon = shape.get("layer_norm_eps", source.layer_norm_eps)
+    if config_class is DistilBertConfig and epsilon != 1e-12:
         raise ConfigError(
             f"The teacher's layer_norm_eps is {source.layer_norm_eps}, a DistilBERT has 1e-12 and "
             "its config.json no key for another. If so small a difference does no harm, load the "
@@ -249,4 +251,10 @@ def _config(
         values["type_vocab_size"] = getattr(source, "type_vocab_size", 2)
     if isinstance(source, AlbertConfig) and config_class is AlbertConfig:
         values["embedding_size"] = source.embedding_size
-    return config_class(**{**values, **shape})
+    config = config_class(**{**values, **shape})
+    if isinstance(config, AlbertConfig) and config.embedding_size < 2:
+        raise InputError(
+            f"embedding_size is {config.embedding_size}: the norm of the embeddings leaves nothing "
+            "of a single number. Expected 2 or more."
+        )
+    return config

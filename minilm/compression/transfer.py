@@ -32,7 +32,7 @@ class Transfer:
         self.student = student
         self.taken: dict[str, str] = {}
         self.fresh: dict[str, str] = {}
-        self._names = {id(module): name for name, module in student.named_modules()}
+        self._names: dict[int, str] = {id(module): name for name, module in student.named_modules()}
         widths = teacher.config.hidden_size, student.config.hidden_size
         self.same_width = widths[0] == widths[1]
         self._other_width = f"the hidden size is {widths[1]}, the teacher's {widths[0]}"

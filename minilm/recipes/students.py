@@ -68,7 +68,8 @@ class StudentRecipe(TextRecipe):
         None,
         "Teacher layers that the student's own layers are initialised from: interval (at equal "
         "distances, first and last included), average (the mean of all layers that a shared layer "
-        "stands for), random (none), or a list such as 0,6,11. Default: interval.",
+        "stands for), random (none), or a list such as 0,6,11. Default: average where layers are "
+        "shared, else interval.",
         list,
     )
     hidden_size: int | None = option(
