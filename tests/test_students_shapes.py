@@ -11,6 +11,7 @@ from torch import Tensor
 import minilm
 from minilm.compression.starts import layers_at_interval, layers_stood_for
 from minilm.compression.students import init_student
+from minilm.errors import ConfigError, InputError
 from minilm.models.pretrained import PretrainedModel
 from tiny import ragged, tiny
 

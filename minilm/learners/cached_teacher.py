@@ -213,8 +213,8 @@ class CachedTeacher:
 
         if self.stored.top_k is None:
             hidden = column("hidden").to(teacher.dtype)
-            found = states(teacher, EncoderOutput(last_hidden_state=hidden))
-            return replace(found, lengths=layout.lengths)
+            kept = states(teacher, EncoderOutput(last_hidden_state=hidden))
+            return replace(kept, lengths=layout.lengths)
         top = TopPredictions(
             column("log_probabilities"),
             column("words").long(),
