@@ -69,6 +69,14 @@ SCORES = {
     "masked_loss": Score("masked LM loss", "nats", higher_is_better=False),
     "masked_accuracy": Score("accuracy at masked tokens"),
     "masked_kl": Score("KL to the teacher × T²", "nats", higher_is_better=False),
+    # students without a masked-LM head, against their teacher
+    "cosine": Score("1 - cosine of last states", "", higher_is_better=False),
+    "hidden_cosine": Score("1 - cosine of hidden states", "", higher_is_better=False),
+    "hidden_mse": Score("squared error of hidden states", "squared", higher_is_better=False),
+    "attention": Score("KL of attention maps", "nats", higher_is_better=False),
+    "relations": Score("KL of relations", "nats", higher_is_better=False),
+    "pooled": Score("1 - cosine of sentence vectors", "", higher_is_better=False),
+    "pooled_mse": Score("squared error of sentence vectors", "squared", higher_is_better=False),
     "sentence_order_accuracy": Score("accuracy of sentence order"),
     "next_sentence_accuracy": Score("accuracy of next sentence"),
     # classes

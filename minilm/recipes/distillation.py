@@ -266,5 +266,6 @@ def _load_teacher(directory: Path, loss: DistillationLoss) -> PretrainedModel:
     from minilm.loader import find_class, load, load_masked_lm
     from minilm.models.tasks import ForMaskedLM, ForPreTraining
 
-    has_head = issubclass(find_class(directory), (ForMaskedLM, ForPreTraining))
-    return load_masked_lm(directory) if has_head or loss.compares_logits else load(directory)
+    if loss.compares_logits or issubclass(find_class(directory), (ForMaskedLM, ForPreTraining)):
+        return load_masked_lm(directory)
+    return load(directory, new_parts="allow")  # no term reads a pooler, which may be missing
