@@ -1,5 +1,7 @@
 """`minilm ablate`: variants of a recipe, several seeds, going on, the arithmetic of the table."""
 
+import dataclasses
+import inspect
 import json
 import math
 import os
@@ -18,9 +20,11 @@ from minilm.cli.ablate import report
 from minilm.cli.options import field_value
 from minilm.errors import InputError
 from minilm.learners.masked_lm import MaskedLMLearner
+from minilm.losses.distillation import DistillationLoss
 from minilm.recipes.ablation import (
     DISTILBERT,
     TABLES,
+    TEACHER_TERMS,
     Ablation,
     AblationResult,
     SeedResult,
@@ -388,6 +392,10 @@ def test_names_in_a_grid() -> None:
         ("betas", [0.9, 0.98], (0.9, 0.98)),
         ("layers", "published", "published"),
         ("layers", "0,2,5", [0, 2, 5]),
+        ("layers", "4", 4),
+        ("layers", [4], [4]),
+        ("start", "none", None),
+        ("start", "average", "average"),
         ("layers", [0, 2, 5], [0, 2, 5]),
         ("from_scratch", "yes", True),
         ("from_scratch", False, False),
@@ -411,6 +419,42 @@ def test_every_built_in_variant_is_a_recipe() -> None:
         made = Ablation(base=recipe(), variants=variants)
         assert made.size == 3 * len(variants)
         assert not variants[0].changes or variants[0].of(recipe(), 0) != recipe()
+
+
+def test_the_table_of_the_combined_student(tmp_path: Path) -> None:
+    """Every variant is trained; the control without a teacher does not depend on the teacher."""
+    options = ["--seeds", 1, "--json", "--embedding-size", 8, "--student", "albert"]
+    done = ablate(tmp_path / "out", "--table", "combined", "--layers", 2, *options)
+    rows = {row["name"]: row for row in json.loads(done.stdout)["variants"]}
+    assert len(rows) == len(TABLES["combined"]) == 14
+    one, three = (rows[f"{n}, hidden states, interval start"] for n in ("1 shared layer",
+                  "3 shared layers"))  # fmt: skip
+    layer = 4 * (16 * 16 + 16) + 2 * 16 * 32 + 32 + 16 + 4 * 16
+    assert three["parameters"] - one["parameters"] == 2 * layer
+    losses = [row["mean"]["masked_loss"] for row in rows.values()]
+    assert len(set(losses)) == 14
+    alone = rows["1 shared layer, without a teacher"]
+    assert "masked_kl" not in alone["mean"]
+    assert "masked_kl" in one["mean"]
+    start = json.loads(
+        (tmp_path / "out/1-shared-layer-without-a-teacher/seed-0/run/settings.json").read_text()
+    )["description"]["start"]
+    assert start == {"from_scratch": True, "seed": 0}
+
+
+def test_without_a_teacher_no_term_compares_with_it() -> None:
+    """Each weight that the learner says needs the teacher is among those that are set to 0."""
+    fields = {field.name for field in dataclasses.fields(DistillationRecipe)}
+    weights = {
+        name
+        for name, parameter in inspect.signature(DistillationLoss).parameters.items()
+        if name in fields and isinstance(parameter.default, float) and name != "temperature"
+    }
+    assert weights - set(TEACHER_TERMS) == {"mlm", "sentence_order"}
+    assert set(TEACHER_TERMS) <= weights
+    for name in weights:
+        others = dict.fromkeys(weights, 0.0)
+        assert DistillationLoss(**{**others, name: 1.0}).needs_teacher == (name in TEACHER_TERMS)
 
 
 # --- arithmetic by hand ---

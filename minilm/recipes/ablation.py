@@ -77,10 +77,43 @@ DISTILBERT = (
     Variant("without KL", {"kl": 0.0}),
     Variant("without cosine", {"cosine": 0.0}),
     Variant("without masked LM", {"mlm": 0.0}),
-    Variant("random start", {"from_scratch": True}),
+    Variant("random start", {"from_scratch": True, "start": None}),
 )
 
-TABLES: Mapping[str, Sequence[Variant]] = {"distilbert": DISTILBERT}
+# weights of the terms that compare the student with its teacher
+TEACHER_TERMS = (
+    "kl",
+    "cosine",
+    "mse",
+    "hidden_cosine",
+    "hidden_mse",
+    "attention",
+    "relations",
+    "pooled",
+    "pooled_mse",
+)
+
+
+def _combined() -> Iterator[Variant]:
+    """Sharing x hidden states x start of an ALBERT, and each sharing without a teacher.
+
+    The weight of the hidden states is MiniALBERT's. Without a teacher, the weights are random and
+    the masked words the only loss: what the shape learns by itself.
+    """
+    for sharing, inner_layers in (("1 shared layer", 1), ("3 shared layers", 3)):
+        shape = {"student": "albert", "inner_layers": inner_layers}
+        for weight in (3.0, 0.0):
+            for start in ("interval", "average", "random"):
+                losses = "hidden states, " if weight else ""
+                changes = {**shape, "hidden_cosine": weight, "start": start}
+                yield Variant(f"{sharing}, {losses}{start} start", changes)
+        alone = {**dict.fromkeys(TEACHER_TERMS, 0.0), "from_scratch": True, "start": None}
+        yield Variant(f"{sharing}, without a teacher", {**shape, **alone})
+
+
+COMBINED = tuple(_combined())
+
+TABLES: Mapping[str, Sequence[Variant]] = {"distilbert": DISTILBERT, "combined": COMBINED}
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[Variant]:
