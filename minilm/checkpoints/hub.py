@@ -19,8 +19,11 @@ from minilm.files.file_names import (
     read_shard_index,
 )
 
-# the models in weights/ of minilm's repository, in the order in which `minilm compare` shows them
-SHIPPED = ("bert-mini", "distilbert-mini", "albert-mini")
+# the language models in weights/ of minilm's repository, in the order in which `minilm compare`
+# shows them
+LANGUAGE_MODELS = ("bert-mini", "distilbert-mini", "albert-3x2-mini", "albert-mini")
+SENTENCE_MODEL = "sentence-mini"
+SHIPPED = (*LANGUAGE_MODELS, SENTENCE_MODEL)
 _SHIPPED_IN = Path(__file__).parent.parent.parent / "weights"
 
 TIMEOUT = 10.0  # seconds, for the question which files a repository has

@@ -117,6 +117,6 @@ def main() -> None:
     """DistilBERT, ALBERT and BERT: load, prove, inspect, use, train and measure models.
 
     MODEL is always a directory in Hugging Face's layout, which is read without any network, the
-    short name of a model that this repository ships (bert-mini, distilbert-mini, albert-mini), or
-    the name of a repository on the hub.
+    short name of a model that this repository ships (bert-mini, distilbert-mini, albert-3x2-mini,
+    albert-mini, sentence-mini), or the name of a repository on the hub.
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from minilm.checkpoints.hub import SHIPPED
+from minilm.checkpoints.hub import LANGUAGE_MODELS
 from minilm.cli.model_options import threads_option
 
 count = click.IntRange(min=1)
@@ -84,8 +84,8 @@ def command(
     That is masked words, for models with a head for them, and the answers to a task, for models
     that were fine-tuned for it.
 
-    The first MODEL is what the others are compared with. Without any, the three models of the
-    repository are: a BERT, the DistilBERT distilled from it, and an ALBERT.
+    The first MODEL is what the others are compared with. Without any, the language models of the
+    repository are: a BERT, the DistilBERT distilled from it, and two ALBERTs, one of them distilled.
 
     \b
     Examples:
@@ -116,7 +116,7 @@ def command(
     else:
         documents = [document.text for document in read_documents(text)]
     result = compare(
-        models or SHIPPED,
+        models or LANGUAGE_MODELS,
         documents,
         settings,
         lambda line: click.echo(line, err=True),
