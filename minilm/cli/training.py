@@ -16,7 +16,7 @@ from minilm.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from minilm.recipes.runs import Run
-    from minilm.recipes.settings import TextRecipe
+    from minilm.recipes.settings import Recipe
     from minilm.training.distributed import Processes
     from minilm.training.dry_run import DryRun
     from minilm.training.observers import Observer
@@ -83,15 +83,15 @@ def observers(
     return [TensorBoard(output / EVENTS, say)] if options["tensorboard"] else []
 
 
-def recipe_options(recipe: type[TextRecipe]) -> Option[Any]:
-    """The options of a command that trains on a token store: the recipe's fields, and how to run.
+def recipe_options(recipe: type[Recipe]) -> Option[Any]:
+    """The options of a command that trains: the recipe's fields, and how to run.
 
     Args:
         recipe: the command's.
     """
     return together(
         [
-            *options_of(recipe, usual_length=recipe.usual_length),
+            *options_of(recipe, usual_length=getattr(recipe, "usual_length", None)),
             OUTPUT,
             *execution_options(),
             click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
@@ -99,7 +99,7 @@ def recipe_options(recipe: type[TextRecipe]) -> Option[Any]:
     )
 
 
-def run(recipe_class: type[TextRecipe], options: Mapping[str, Any]) -> None:
+def run(recipe_class: type[Recipe], options: Mapping[str, Any]) -> None:
     """Builds the recipe, trains, prints what came out.
 
     Args:

@@ -257,57 +257,12 @@ class LoopSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextRecipe(LoopSettings, ABC):
-    """What is learned from a token store: its part of the corpus, and how long.
+class Recipe(LoopSettings, ABC):
+    """What a training command runs: how long, and how to build model, data and loss.
 
-    The fields are the options of `minilm pretrain` and `minilm distill`, whose help explains each
-    of them; see also `minilm.CorpusSettings` and `minilm.TrainingSettings`. Either `steps` or
-    `epochs` must be given.
+    Either `steps` or `epochs` must be given.
     """
 
-    # longest sequence in tokens unless the models have fewer positions or max_length is given
-    usual_length: ClassVar[int] = 128
-
-    corpus: str | os.PathLike[str] = option(
-        dataclasses.MISSING, "Token store, made by `minilm tokenize`.", os.PathLike
-    )
-    held_out: int = option(0, "Documents at the end of the store held out for evaluation.", low=0)
-    max_length: int | None = option(
-        None,
-        "Maximum sequence length in tokens. Default: {usual_length}, or as many as the model has "
-        "positions for.",
-        low=1,
-    )
-    min_length: int = option(
-        12, "Minimum sequence length in tokens; shorter sequences are left out.", low=1
-    )
-    masking: MaskingName = option(
-        "tokens",
-        "Which tokens are predicted: any, whole words, n-grams of words (ALBERT), or rarer "
-        "tokens more often (DistilBERT).",
-        str,
-        choices=get_args(MaskingName),
-    )
-    max_ngram: int = option(3, "Longest n-gram in words, with --masking ngrams.", low=1)
-    mask_probability: float = option(
-        0.15, "Mask ratio: fraction of tokens to predict.", float, low=0
-    )
-    final_mask_probability: float | None = option(
-        None,
-        "Mask ratio at the end of the run; it changes in a straight line from --mask-probability, "
-        "for example from 0.3 to 0.15. Default: it stays the same.",
-        float,
-        above=0,
-        below=1,
-    )
-    max_predictions: int | None = option(
-        None,
-        "Maximum number of predicted tokens in a sequence. Default: no limit.",
-        low=1,
-    )
-    tokens_per_step: int = option(
-        8192, "Batch size of a step in tokens, over all processes and micro-batches.", low=1
-    )
     steps: int | None = option(
         None, "Number of training steps (updates); instead of --epochs.", low=1
     )
@@ -326,9 +281,6 @@ class TextRecipe(LoopSettings, ABC):
         float,
         low=0,
     )
-    evaluation_tokens: int | None = option(
-        65536, "Maximum number of held-out tokens to evaluate on.", low=1
-    )
     evaluate_every: int | None = option(
         None,
         "Number of steps between evaluations; 0 = only at the end. Default: "
@@ -346,32 +298,6 @@ class TextRecipe(LoopSettings, ABC):
         if (self.steps is None) == (self.epochs is None):
             raise InputError("Give one of steps and epochs.")
         warn_of_no_learning(self.learning_rate)
-
-    def corpus_settings(self, *models: PretrainedModel) -> CorpusSettings:
-        """The part of the store that is read.
-
-        Args:
-            *models: that read it; sequences are no longer than any of them can take.
-        """
-        from minilm.recipes.corpus import CorpusSettings
-
-        positions = [model.config.max_position_embeddings for model in models]
-        return CorpusSettings(
-            store=self.corpus,
-            held_out=self.held_out,
-            max_length=self.max_length or min(self.usual_length, *positions),
-            min_length=self.min_length,
-            masking=self.masking,
-            probability=self.mask_probability,
-            max_predictions=self.max_predictions,
-            max_ngram=self.max_ngram,
-            tokens_per_step=self.tokens_per_step,
-            tokens_per_evaluation=self.evaluation_tokens,
-            seed=self.seed,
-            final_probability=self.final_mask_probability,
-            steps=None if self.final_mask_probability is None else self.steps,
-            epochs=None if self.final_mask_probability is None else self.epochs,
-        )
 
     def training_settings(self, data: TrainingData, device: torch.device) -> TrainingSettings:
         """The numbers of the loop, now that the data is known.
@@ -464,6 +390,89 @@ class TextRecipe(LoopSettings, ABC):
                 clean=clean,
                 say=say,
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe(Recipe):
+    """What is learned from a token store: its part of the corpus, and how long.
+
+    The fields are the options of `minilm pretrain` and `minilm distill`, whose help explains each
+    of them; see also `minilm.CorpusSettings` and `minilm.TrainingSettings`. Either `steps` or
+    `epochs` must be given.
+    """
+
+    # longest sequence in tokens unless the models have fewer positions or max_length is given
+    usual_length: ClassVar[int] = 128
+
+    corpus: str | os.PathLike[str] = option(
+        dataclasses.MISSING, "Token store, made by `minilm tokenize`.", os.PathLike
+    )
+    held_out: int = option(0, "Documents at the end of the store held out for evaluation.", low=0)
+    max_length: int | None = option(
+        None,
+        "Maximum sequence length in tokens. Default: {usual_length}, or as many as the model has "
+        "positions for.",
+        low=1,
+    )
+    min_length: int = option(
+        12, "Minimum sequence length in tokens; shorter sequences are left out.", low=1
+    )
+    masking: MaskingName = option(
+        "tokens",
+        "Which tokens are predicted: any, whole words, n-grams of words (ALBERT), or rarer "
+        "tokens more often (DistilBERT).",
+        str,
+        choices=get_args(MaskingName),
+    )
+    max_ngram: int = option(3, "Longest n-gram in words, with --masking ngrams.", low=1)
+    mask_probability: float = option(
+        0.15, "Mask ratio: fraction of tokens to predict.", float, low=0
+    )
+    final_mask_probability: float | None = option(
+        None,
+        "Mask ratio at the end of the run; it changes in a straight line from --mask-probability, "
+        "for example from 0.3 to 0.15. Default: it stays the same.",
+        float,
+        above=0,
+        below=1,
+    )
+    max_predictions: int | None = option(
+        None,
+        "Maximum number of predicted tokens in a sequence. Default: no limit.",
+        low=1,
+    )
+    tokens_per_step: int = option(
+        8192, "Batch size of a step in tokens, over all processes and micro-batches.", low=1
+    )
+    evaluation_tokens: int | None = option(
+        65536, "Maximum number of held-out tokens to evaluate on.", low=1
+    )
+
+    def corpus_settings(self, *models: PretrainedModel) -> CorpusSettings:
+        """The part of the store that is read.
+
+        Args:
+            *models: that read it; sequences are no longer than any of them can take.
+        """
+        from minilm.recipes.corpus import CorpusSettings
+
+        positions = [model.config.max_position_embeddings for model in models]
+        return CorpusSettings(
+            store=self.corpus,
+            held_out=self.held_out,
+            max_length=self.max_length or min(self.usual_length, *positions),
+            min_length=self.min_length,
+            masking=self.masking,
+            probability=self.mask_probability,
+            max_predictions=self.max_predictions,
+            max_ngram=self.max_ngram,
+            tokens_per_step=self.tokens_per_step,
+            tokens_per_evaluation=self.evaluation_tokens,
+            seed=self.seed,
+            final_probability=self.final_mask_probability,
+            steps=None if self.final_mask_probability is None else self.steps,
+            epochs=None if self.final_mask_probability is None else self.epochs,
+        )
 
 
 def warn_of_no_learning(rate: float | None) -> None:

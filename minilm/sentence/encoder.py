@@ -21,6 +21,7 @@ from minilm.errors import InputError, argument
 from minilm.loader import check_vocabulary, load
 from minilm.models.pretrained import PretrainedModel
 from minilm.sentence.files import NO_PROMPTS, read_sentence_settings
+from minilm.sentence.similarity import cosine_similarity, pairwise_cosine_similarity
 from minilm.tokenization.tokenizer import Tokenizer
 
 Pooling = Literal["mean", "cls"]
@@ -117,6 +118,7 @@ class SentenceEncoder:
         local_files_only: bool = False,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
+        num_hidden_layers: int | None = None,
     ) -> Self:
         """Loads a model and its tokenizer from a directory or from the hub.
 
@@ -131,6 +133,7 @@ class SentenceEncoder:
             dtype: of the parameters; None = float32, "auto" = as stored. "bfloat16" is faster on
                 processors made for it.
             device: where the model runs.
+            num_hidden_layers: use only the first so many layers; None = all of them.
 
         Raises:
             MinilmError: a file is missing, damaged or unsupported, or the vectors are made in a way
@@ -144,7 +147,12 @@ class SentenceEncoder:
             local_files_only=local_files_only,
         )
         settings = read_sentence_settings(directory)
-        model = load(directory / settings.folder, dtype=dtype, device=device, new_parts="allow")
+        shallow: dict[str, Any] = (
+            {} if num_hidden_layers is None else {"num_hidden_layers": num_hidden_layers}
+        )
+        model = load(
+            directory / settings.folder, dtype=dtype, device=device, new_parts="allow", **shallow
+        )
         tokenizer = Tokenizer.from_pretrained(directory / settings.folder)
         if settings.lower_case:
             steps = [normalizers.Lowercase(), tokenizer.backend.normalizer]
@@ -180,6 +188,14 @@ class SentenceEncoder:
         return self.model.config.hidden_size
 
     get_sentence_embedding_dimension = get_embedding_dimension
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """The cosine of every vector with every other: (N, H) and (M, H) -> (N, M) float32."""
+        return cosine_similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """The cosine of each vector with the one in the same place: two (N, H) -> (N,) float32."""
+        return pairwise_cosine_similarity(embeddings1, embeddings2)
 
     def encode(
         self,

@@ -9,14 +9,17 @@ Nothing that the files name is imported, and what would give other vectors is re
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from minilm.errors import ConfigError
-from minilm.files.file_names import MODULES, POOLING, PROMPTS, TRANSFORMER
+from minilm.files.atomic import replace_files
+from minilm.files.file_names import CONFIG, MODULES, POOLING, PROMPTS, TRANSFORMER
 from minilm.files.json_file import parse_json, read_bytes, read_json
 
 MAX_BYTES = 1_000_000
@@ -85,6 +88,50 @@ def read_sentence_settings(directory: Path) -> SentenceSettings:
         prompts=prompts,
         default_prompt_name=default,
     )
+
+
+def write_sentence_settings(directory: Path, settings: SentenceSettings) -> None:
+    """Writes the files for an encoder that lies in the directory itself.
+
+    Both `minilm.SentenceEncoder` and sentence-transformers load it then.
+
+    Args:
+        directory: of the encoder's weights.
+        settings: `max_length` and `pooling` must be known; `folder` is not read.
+
+    Raises:
+        CheckpointError: the directory cannot be written.
+    """
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules += [("2_Normalize", "Normalize")] if settings.unit_length else []
+    names = [
+        {
+            "idx": number,
+            "name": str(number),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for number, (path, kind) in enumerate(modules)
+    ]
+    pooling = {
+        "word_embedding_dimension": read_json(
+            directory / CONFIG, max_bytes=MAX_BYTES, error=ConfigError
+        ).get("hidden_size"),
+        **{key: name == settings.pooling for key, name in _SWITCHES.items()},
+        "include_prompt": settings.include_prompt,
+    }
+    encoder = {"max_seq_length": settings.max_length, "do_lower_case": settings.lower_case}
+    prompts = {
+        "prompts": dict(settings.prompts),
+        "default_prompt_name": settings.default_prompt_name,
+        "similarity_fn_name": "cosine",
+    }
+    for path, _ in modules[1:]:
+        (directory / path).mkdir(exist_ok=True)
+    contents = {MODULES: names, POOLING: pooling, TRANSFORMER[0]: encoder, PROMPTS: prompts}
+    for name, content in contents.items():
+        data = (json.dumps(content, indent=2) + "\n").encode()
+        replace_files({directory / name: partial(Path.write_bytes, data=data)})
 
 
 def _module_folders(directory: Path) -> dict[str, str]:

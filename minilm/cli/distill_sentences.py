@@ -1,0 +1,26 @@
+"""`minilm distill-sentences`: a small sentence encoder from a large one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from minilm.cli.training import recipe_options, run
+from minilm.recipes.sentences import SentenceDistillationRecipe
+
+
+@click.command()
+@recipe_options(SentenceDistillationRecipe)
+def command(**options: Any) -> None:
+    """Distil a sentence encoder: shared layers and factorised embeddings, the teacher's vectors.
+
+    The teacher, such as all-MiniLM-L6-v2, reads each sentence once. The same command goes on after
+    an interruption; under torchrun it uses all processes.
+
+    \b
+    Example:
+      minilm distill-sentences --teacher sentence-transformers/all-MiniLM-L6-v2 \\
+        --texts articles.txt --max-texts 20000 --output student --steps 330 --embedding-size 72
+    """
+    run(SentenceDistillationRecipe, options)

@@ -1,0 +1,187 @@
+"""`minilm search`: the texts that are closest in meaning to a query."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minilm.cli.inputs import text_lines
+from minilm.cli.model_options import loading, model_options
+from minilm.cli.text_options import text_options
+from minilm.files.progress import is_watched
+
+if TYPE_CHECKING:
+    from minilm.sentence.search import Hit
+
+# the sentence encoder that lies in a clone of the repository
+SHIPPED = Path(__file__).parents[2] / "weights" / "minilm-sentence-student"
+_WIDTH = 88  # characters of a line of results
+_SHOWN = 3  # lines of a text
+
+
+@click.command()
+@click.argument("texts", nargs=-1, required=True, metavar="TEXTS... [QUERY]")
+@click.option(
+    "--model",
+    help="Sentence encoder: a directory or hub name. Default: weights/minilm-sentence-student, in "
+    "a clone of the repository.",
+)
+@click.option(
+    "--queries",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="File with a query a line, in place of QUERY; - for standard input.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Number of texts to print for each query.",
+)
+@click.option(
+    "--index",
+    type=click.Path(path_type=Path),
+    help="Directory that keeps the vectors from one search to the next; only new and changed texts "
+    "are encoded again.",
+)
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="With --index: encode all texts again, whatever the directory holds.",
+)
+@text_options
+@model_options()
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help='Print JSON, one object a query: "query" and "hits", each with "score", "file", "line" '
+    'and "text".',
+)
+def command(
+    texts: tuple[str, ...],
+    model: str | None,
+    queries: str | None,
+    top: int,
+    index: Path | None,
+    rebuild: bool,
+    text_key: str,
+    document_per_line: bool,
+    errors: Any,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find the paragraphs of TEXTS whose meaning is closest to that of QUERY.
+
+    TEXTS are files or directories: .txt (paragraphs, with a blank line between them; or lines, with
+    --document-per-line), .jsonl, .json, .csv, .tsv and .parquet with a column of texts. Texts are
+    compared by the cosine of their sentence vectors, so they need not have a word in common. Long
+    texts are cut at what the model reads.
+
+    \b
+    Examples:
+      minilm search notes/ "how to repair a puncture"
+      minilm search faq.csv --text-column question "forgot my password" --top 3
+      minilm search articles.txt --queries queries.txt --index articles.index --json
+    """
+    from minilm.data.text_files import TextFormat
+    from minilm.sentence.encoder import SentenceEncoder
+    from minilm.sentence.index import VectorIndex
+    from minilm.sentence.passages import files_of, read_passages
+    from minilm.sentence.search import search
+
+    paths, asked = _queries(texts, queries)
+    if rebuild and index is None:
+        raise click.UsageError("--rebuild is for an --index.")
+    text_format = TextFormat(errors, text_key, document_per_line)
+    files = files_of(paths)
+    encoder = SentenceEncoder.from_pretrained(_model(model), **loading(options))
+    from tqdm import tqdm
+
+    store = nullcontext() if index is None else VectorIndex(index, encoder, rebuild=rebuild)
+    with (
+        tqdm(unit=" texts", file=sys.stderr, disable=not is_watched()) as bar,
+        store as kept,
+    ):
+        found = search(
+            encoder,
+            asked,
+            read_passages(files, text_format),
+            top_k=top,
+            store=kept,
+            on_passages=bar.update,
+        )
+    if not found.passages:
+        raise click.UsageError(f"There is no text in {', '.join(map(str, paths))}.")
+    if found.truncated:
+        click.echo(
+            f"{found.truncated:,} texts were longer than {encoder.max_length} tokens and were cut; "
+            "for shorter ones: --document-per-line.",
+            err=True,
+        )
+    if index is not None:
+        click.echo(f"{found.passages:,} texts, {found.encoded:,} of them encoded now", err=True)
+    for query, hits in zip(asked, found.hits, strict=True):
+        if as_json:
+            click.echo(json.dumps({"query": query, "hits": [_json(hit) for hit in hits]}))
+        else:
+            if len(asked) > 1:
+                click.echo(f"# {query}")
+            for hit in hits:
+                click.echo(_shown(hit))
+
+
+def _queries(texts: tuple[str, ...], queries: str | None) -> tuple[list[Path], list[str]]:
+    """The files, and what is looked for in them."""
+    if queries is None:
+        if len(texts) < 2:
+            raise click.UsageError("Give TEXTS and a QUERY behind them, or --queries FILE.")
+        *places, query = texts
+        asked = [query]
+    else:
+        places = list(texts)
+        asked = list(text_lines(queries))
+    asked = [query.strip() for query in asked if query.strip()]
+    if not asked:
+        where = "QUERY" if queries is None else queries
+        raise click.UsageError(f"{where} holds no query.")
+    return [Path(place) for place in places], asked
+
+
+def _model(given: str | None) -> str | Path:
+    """The encoder that was asked for, or the one in the clone."""
+    if given is not None:
+        return given
+    if not SHIPPED.is_dir():
+        raise click.UsageError(
+            f"There is no {SHIPPED.parent.name}/{SHIPPED.name} beside the package, which only a "
+            "clone of the repository has. Name a sentence encoder: --model DIRECTORY, or a hub "
+            "name such as sentence-transformers/all-MiniLM-L6-v2."
+        )
+    return SHIPPED
+
+
+def _json(hit: Hit) -> dict[str, Any]:
+    passage = hit.passage
+    return {
+        "score": hit.score,
+        "file": str(passage.path),
+        "line": passage.line,
+        "text": passage.text,
+    }
+
+
+def _shown(hit: Hit) -> str:
+    """Score and place, and the beginning of the text below."""
+    lines: Sequence[str] = textwrap.wrap(
+        " ".join(hit.passage.text.split()), _WIDTH - 7, max_lines=_SHOWN, placeholder=" ..."
+    )
+    head = f"{hit.score:6.3f} {hit.passage.path}:{hit.passage.line}"
+    return "\n".join([head, *(f"       {line}" for line in lines)])

@@ -1,0 +1,203 @@
+"""Learning a teacher's sentence vectors: a batch of texts, the loss, the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minilm.data.batches import cut_steps, split_evenly
+from minilm.data.randomness import Stream, generator
+from minilm.errors import InputError, argument
+from minilm.files.arrays import Integers
+from minilm.learners.base import ModelLearner
+from minilm.losses.sentences import cosine_distances
+from minilm.models.pretrained import PretrainedModel
+from minilm.sentence.encoder import pack, pool
+from minilm.sentence.targets import SentenceTargets
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceLoss:
+    """How a student's outputs are compared with its teacher's.
+
+    Attributes:
+        vectors: weight of the cosine distance between the vectors of a text, mean over texts.
+        states: weight of the cosine distance between the states of a token, mean over tokens.
+    """
+
+    vectors: float = 1.0
+    states: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            if not 0 <= weight < float("inf"):
+                raise InputError(f"{argument(name)} is {weight}: expected a weight from 0.")
+        if not any(asdict(self).values()):
+            raise InputError(
+                f"{argument('vectors')} and {argument('states')} are 0: nothing is learned. Give "
+                "one of them a weight."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class SentenceBatch:
+    """Texts, and what the teacher makes of them.
+
+    Attributes:
+        samples: (B,) the numbers of the texts.
+        input_ids: (T,) int64, the texts in a row.
+        lengths: (B,) int64, tokens of each text; they sum to T.
+        vectors: (B, H) float16, the teacher's vectors.
+        states: (T, H) float16, the teacher's last hidden states; None if they are not learned.
+    """
+
+    samples: Integers
+    input_ids: Tensor
+    lengths: Tensor
+    vectors: Tensor
+    states: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """T, how many tokens it has."""
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device) -> SentenceBatch:
+        """The same batch with its tensors on another device."""
+        return SentenceBatch(
+            self.samples,
+            self.input_ids.to(device),
+            self.lengths.to(device),
+            self.vectors.to(device),
+            None if self.states is None else self.states.to(device),
+        )
+
+
+class SentenceData:
+    """Texts with a teacher's targets, in steps of so many tokens; see `TrainingData`.
+
+    Args:
+        targets: of all texts.
+        texts: the numbers of those that are learned.
+        tokens_per_step: the most tokens of a step.
+        seed: of the order, another one in every epoch.
+    """
+
+    def __init__(
+        self, targets: SentenceTargets, texts: Integers, *, tokens_per_step: int, seed: int
+    ) -> None:
+        self._targets, self._texts = targets, texts
+        self._tokens_per_step, self._seed = tokens_per_step, seed
+        self.fingerprint: dict[str, Any] = {
+            **targets.identity,
+            "learned": len(texts),
+            "tokens_per_step": tokens_per_step,
+            "seed": seed,
+        }
+
+    def steps(self, epoch: int) -> Sequence[Integers]:
+        """The texts of every step of an epoch."""
+        order = generator(self._seed, Stream.ORDER, epoch).permutation(self._texts)
+        return cut_steps(order, self._targets.lengths, self._tokens_per_step)
+
+    def count_steps(self, epochs: int) -> int:
+        """How many steps so many epochs take."""
+        return sum(len(self.steps(epoch)) for epoch in range(epochs))
+
+    def count_samples(self) -> int:
+        """How many texts an epoch has."""
+        return len(self._texts)
+
+    def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
+        """The texts of a step in exactly so many parts, balanced by tokens."""
+        return split_evenly(samples, self._targets.lengths[samples], parts)
+
+    def batch(self, epoch: int, samples: Integers) -> SentenceBatch:
+        """These texts and their targets."""
+        return sentence_batch(self._targets, samples)
+
+
+def sentence_batch(targets: SentenceTargets, texts: Integers) -> SentenceBatch:
+    """Texts and their targets, by their numbers, (B,)."""
+    ids, vectors, states = targets.gather(texts)
+    return SentenceBatch(
+        texts,
+        torch.from_numpy(ids),
+        torch.from_numpy(targets.lengths[texts]),
+        torch.from_numpy(vectors),
+        None if states is None else torch.from_numpy(states),
+    )
+
+
+def held_out_batches(
+    targets: SentenceTargets, texts: Integers, tokens_per_batch: int
+) -> list[SentenceBatch]:
+    """Texts in batches of at most so many tokens, shortest first."""
+    rows = pack(targets.lengths[texts].tolist(), tokens_per_batch)
+    return [sentence_batch(targets, texts[np.array(each)]) for each in rows]
+
+
+class SentenceLearner(ModelLearner):
+    """Learns to give the vectors that a teacher gives.
+
+    The teacher itself is not needed: its vectors were computed before, once for every text.
+
+    Args:
+        student: as wide as the teacher's vectors; heads are not used.
+        loss: terms and weights.
+        pooling: how token states become a vector: "mean" or "cls".
+
+    References: Reimers and Gurevych 2020, section 2.
+    """
+
+    def __init__(self, student: PretrainedModel, loss: SentenceLoss, *, pooling: str) -> None:
+        super().__init__(student.device)
+        self.student = student
+        self.loss = loss
+        self.pooling = pooling
+        self._terms = [name for name, weight in asdict(loss).items() if weight]
+
+    def counts(self, batch: SentenceBatch) -> Mapping[str, int]:
+        """How many texts and tokens there are."""
+        return {"texts": len(batch.samples), "tokens": batch.tokens}
+
+    def forward(self, batch: SentenceBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
+        """ "loss", and the terms that have a weight: "vectors", "states"."""
+        if batch.tokens == 0:
+            return self.empty_terms(*self._terms)
+        states = self._states(batch)
+        vectors = pool(states, batch.lengths, self.pooling)
+        terms = {}
+        if self.loss.vectors:
+            distances = cosine_distances(vectors, batch.vectors)
+            terms["vectors"] = distances / max(counts["texts"], 1)
+        if self.loss.states:
+            assert batch.states is not None
+            distances = cosine_distances(states, batch.states)
+            terms["states"] = distances / max(counts["tokens"], 1)
+        loss = torch.stack([getattr(self.loss, name) * terms[name] for name in terms]).sum()
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """See `eval_step`."""
+        return ("vector_cosine",)
+
+    @torch.no_grad()
+    def eval_step(self, batch: SentenceBatch) -> Mapping[str, tuple[float, float]]:
+        """The cosine between the vectors of student and teacher, mean over texts."""
+        vectors = pool(self._states(batch), batch.lengths, self.pooling)
+        cosines = F.cosine_similarity(vectors, batch.vectors.float(), dim=-1)
+        return {"vector_cosine": (float(cosines.sum()), len(batch.samples))}
+
+    def _states(self, batch: SentenceBatch) -> Tensor:
+        """(T, H), the texts in the order of the batch."""
+        encoded = self.student.base(batch.input_ids, lengths=batch.lengths)
+        states: Tensor = encoded.last_hidden_state
+        return states

@@ -1,0 +1,85 @@
+"""The texts of files and directories, each with the place it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from minilm.data.records.base import Skips
+from minilm.data.records.tables import read_table
+from minilm.data.text_files import TextFormat, check_text_file, read_documents
+from minilm.errors import DataError, setting
+from minilm.sentence.search import Passage
+
+# what is read of a directory; name any other file itself
+IN_DIRECTORIES = (".txt", ".txt.gz", ".txt.xz")
+_TABLES = (".csv", ".tsv")
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The files that are meant: of a directory, those with plain text, in the order of their names.
+
+    Raises:
+        DataError: a file does not exist or is of no known kind, or a directory has no text file.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(
+                each
+                for each in path.rglob("*")
+                if each.name.lower().endswith(IN_DIRECTORIES) and each.is_file()
+            )
+            if not inside:
+                raise DataError(
+                    f"{path} is a directory without {', '.join(IN_DIRECTORIES)} files. Name the "
+                    "files themselves."
+                )
+            found += inside
+        elif path.name.lower().endswith(_TABLES):
+            if not path.is_file():
+                raise DataError(f"{path} does not exist.")
+            found.append(path)
+        else:
+            check_text_file(path)
+            found.append(path)
+    return found
+
+
+def read_passages(
+    files: Sequence[Path], text_format: TextFormat | None = None
+) -> Iterator[Passage]:
+    """The texts of files, one after the other.
+
+    Args:
+        files: .txt (a paragraph, or each line, is a text), .jsonl, .json and .parquet (a text for
+            each record), perhaps compressed; .csv and .tsv (a text for each row, which are held in
+            memory).
+        text_format: how to read them; `text_key` is the column of a table, too.
+
+    Yields:
+        Texts that are not empty, without white space around them.
+
+    Raises:
+        DataError: a file cannot be read or is damaged; the message names the line.
+    """
+    text_format = text_format or TextFormat()
+    for path in files:
+        if path.name.lower().endswith(_TABLES):
+            yield from _rows(path, text_format.text_key)
+            continue
+        for document in read_documents(path, text_format):
+            if text := document.text.strip():
+                yield Passage(text, path, document.line)
+
+
+def _rows(path: Path, column: str) -> Iterator[Passage]:
+    rows = read_table(path, skips=Skips("raise"))
+    for number in range(len(rows)):
+        if column not in rows[number]:
+            raise DataError(
+                f"{path} has no column {column!r}; it has: {', '.join(rows[number])}. Name the "
+                f"right one: {setting('text_key')}"
+            )
+        if text := rows[number][column].strip():
+            yield Passage(text, path, int(rows.where(number).rpartition(" ")[2]))
