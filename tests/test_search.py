@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner, Result
 from hypothesis import given, settings, strategies as st
 
-import minilm.cli.search
 from minilm import DataError, Encoder, InputError
+from minilm.checkpoints import hub
 from minilm.cli import main
 from minilm.data.text_files import TextFormat
 from minilm.sentence.encoder import Vectors
@@ -277,7 +277,8 @@ def test_outside_a_clone_a_model_must_be_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "notes.txt").write_text("a\n")
-    monkeypatch.setattr(minilm.cli.search, "SHIPPED", tmp_path / "weights" / "none")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "_SHIPPED_IN", tmp_path / "weights")
     done = run(tmp_path / "notes.txt", "a")
     assert done.exit_code == 2
-    assert "--model DIRECTORY" in done.stderr
+    assert "weights/sentence-mini" in done.stderr

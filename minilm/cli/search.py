@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from minilm.checkpoints.hub import SENTENCE_MODEL
 from minilm.cli.inputs import text_lines
 from minilm.cli.model_options import loading, model_options
 from minilm.cli.text_options import text_options
@@ -20,8 +21,6 @@ from minilm.files.progress import is_watched
 if TYPE_CHECKING:
     from minilm.sentence.search import Hit
 
-# the sentence encoder that lies in a clone of the repository
-SHIPPED = Path(__file__).parents[2] / "weights" / "minilm-sentence-student"
 _WIDTH = 88  # characters of a line of results
 _SHOWN = 3  # lines of a text
 
@@ -30,8 +29,10 @@ _SHOWN = 3  # lines of a text
 @click.argument("texts", nargs=-1, required=True, metavar="TEXTS... [QUERY]")
 @click.option(
     "--model",
-    help="Sentence encoder: a directory or hub name. Default: weights/minilm-sentence-student, in "
-    "a clone of the repository.",
+    default=SENTENCE_MODEL,
+    show_default=True,
+    help="Sentence encoder: a directory or hub name, such as "
+    "sentence-transformers/all-MiniLM-L6-v2. The default is in a clone of the repository.",
 )
 @click.option(
     "--queries",
@@ -67,7 +68,7 @@ _SHOWN = 3  # lines of a text
 )
 def command(
     texts: tuple[str, ...],
-    model: str | None,
+    model: str,
     queries: str | None,
     top: int,
     index: Path | None,
@@ -102,7 +103,7 @@ def command(
         raise click.UsageError("--rebuild is for an --index.")
     text_format = TextFormat(errors, text_key, document_per_line)
     files = files_of(paths)
-    encoder = SentenceEncoder.from_pretrained(_model(model), **loading(options))
+    encoder = SentenceEncoder.from_pretrained(model, **loading(options))
     from tqdm import tqdm
 
     store = nullcontext() if index is None else VectorIndex(index, encoder, rebuild=rebuild)
@@ -153,19 +154,6 @@ def _queries(texts: tuple[str, ...], queries: str | None) -> tuple[list[Path], l
         where = "QUERY" if queries is None else queries
         raise click.UsageError(f"{where} holds no query.")
     return [Path(place) for place in places], asked
-
-
-def _model(given: str | None) -> str | Path:
-    """The encoder that was asked for, or the one in the clone."""
-    if given is not None:
-        return given
-    if not SHIPPED.is_dir():
-        raise click.UsageError(
-            f"There is no {SHIPPED.parent.name}/{SHIPPED.name} beside the package, which only a "
-            "clone of the repository has. Name a sentence encoder: --model DIRECTORY, or a hub "
-            "name such as sentence-transformers/all-MiniLM-L6-v2."
-        )
-    return SHIPPED
 
 
 def _json(hit: Hit) -> dict[str, Any]:
