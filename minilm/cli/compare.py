@@ -85,7 +85,8 @@ def command(
     that were fine-tuned for it.
 
     The first MODEL is what the others are compared with. Without any, the language models of the
-    repository are: a BERT, the DistilBERT distilled from it, and two ALBERTs, one of them distilled.
+    repository are: a BERT, the DistilBERT distilled from it, an ALBERT distilled from that, and one
+    that was trained on text alone.
 
     \b
     Examples:
