@@ -166,6 +166,17 @@ def test_wider_embeddings_than_the_teachers_lose_nothing() -> None:
     assert float((states(narrow) - states(model)).abs().max()) > 1e-3
 
 
+def test_tables_of_fewer_rows_than_columns_lose_nothing_in_as_many_directions() -> None:
+    """Then directions say nothing at all, and the mean of a row must not be among those kept."""
+    sizes = {"vocab_size": 61, "max_position_embeddings": 20, "hidden_size": 120}
+    model = teacher_of("bert", dtype=torch.float64, **sizes)
+    with torch.no_grad():
+        model.base.embeddings.word.weight += 1.0
+    for size in (90, 119, 130):
+        student = init_student(model, student="albert", embedding_size=size, num_hidden_groups=4)
+        torch.testing.assert_close(embeddings(student), embeddings(model), rtol=0, atol=1e-9)
+
+
 def states(model: PretrainedModel) -> Tensor:
     with torch.no_grad():
         return torch.as_tensor(model.base(**one_segment()).last_hidden_state)

@@ -76,9 +76,11 @@ def factorise(teacher: Embeddings, size: int, hidden_size: int | None) -> Embedd
     width = teacher.embedding_size
     tables = _tables(teacher)
     kept = min(size, width) - 1
-    directions = _second_moment(tables, teacher)
-    # ascending, so the last ones say most; the constant vector is among the zeros
-    basis = torch.linalg.eigh(directions).eigenvectors[:, width - kept :].flip(1)  # (E, k)
+    # without the constant vector, which could take the place of others that say nothing either
+    free = _sum_free(width)  # (E, E - 1)
+    moment = free.T @ _second_moment(tables, teacher) @ free
+    # ascending, so the last ones say most
+    basis = free @ torch.linalg.eigh(moment).eigenvectors.flip(1)[:, :kept]  # (E, k)
     turned = _sum_free(size)[:, :kept] @ basis.T  # (E', E)
     # rows keep their mean square, beside which the epsilon of the norm stands
     scale = (size / width) ** 0.5
