@@ -74,9 +74,7 @@ count = click.IntRange(min=1)
 )
 @click.option("--threads", type=count, help="Number of CPU threads. Default: torch's choice.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
 def exits(
-    ctx: click.Context,
     model: str,
     data: Path,
     thresholds: tuple[float, ...],
@@ -127,7 +125,7 @@ def exits(
         )
     except DisagreementError as error:
         click.echo(f"error: {error}", err=True)
-        ctx.exit(1)
+        click.get_current_context().exit(1)
     if skips.count or skips.repaired:
         click.echo(skips.summary(), err=True)
     result["model"]["source"], result["workload"]["source"] = model, str(data)
