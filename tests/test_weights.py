@@ -14,7 +14,7 @@ from minilm.compare.text_scores import help_topics, score_text
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-NAMES = ["bert-mini", "distilbert-mini", "albert-mini"]
+NAMES = ["bert-mini", "distilbert-mini", "albert-3x2-mini", "albert-mini"]
 TEXT = "The capital of [MASK] is a city, and [MASK] of its people live there."
 
 
@@ -25,7 +25,9 @@ def card(name: str) -> dict[str, object]:
 
 
 def test_nothing_else_is_there() -> None:
-    assert sorted(path.name for path in WEIGHTS.iterdir()) == sorted(NAMES)
+    assert sorted(path.name for path in WEIGHTS.iterdir()) == sorted([*NAMES, "sentence-mini"])
+    sizes = [path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(sizes) < 65e6
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -88,7 +90,11 @@ def test_the_claims_of_the_readme() -> None:
     readme = (WEIGHTS.parent / "README.md").read_text()
     for name, size in sizes.items():
         assert re.search(rf"\| {size:,} ?(?:\(\d+%\) )?\|", readme), name
-    bert, distilbert, albert = (card(name)["figures"]["masked_accuracy"] for name in NAMES)  # type: ignore[index]
+    bert, distilbert, combined, albert = (
+        card(name)["figures"]["masked_accuracy"]  # type: ignore[index]
+        for name in NAMES
+    )
     assert bert >= 0.35
-    assert 0.95 < distilbert / bert < 1
+    assert 0.95 < combined / bert < distilbert / bert < 1
+    assert sizes["albert-3x2-mini"] < 0.31 * sizes["bert-mini"]
     assert albert >= 0.25
