@@ -207,6 +207,7 @@ class DistillationRecipe(StudentRecipe):
     def _build(self, output: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Run:
         from minilm.checkpoints.hub import resolve
         from minilm.compression.pair_heads import add_pair_head
+        from minilm.learners.distillation import Student
         from minilm.models.tasks import ForPreTraining
         from minilm.recipes.runs import distillation
         from minilm.tokenization.tokenizer import Tokenizer
@@ -224,6 +225,7 @@ class DistillationRecipe(StudentRecipe):
             )
         self.checkpoint_gradients(student)
         tokenizer = Tokenizer.from_pretrained(directory)
+        assert isinstance(student, Student)
         return distillation(
             student,
             teacher,
