@@ -146,6 +146,34 @@ def test_a_shared_layer_is_the_layer_or_the_mean_that_it_starts_from() -> None:
         assert torch.equal(value, theirs[5][name])
 
 
+def test_a_block_that_layers_have_in_common_starts_from_all_of_them() -> None:
+    teacher = teacher_of("bert")
+    made = init_student(
+        teacher, student="albert", num_hidden_groups=4, shared_between_groups="attention"
+    )
+    ours, theirs = (list(model.base.virtual_layers()) for model in (made, teacher))
+    for name in ("attention.query.weight", "attention_norm.bias"):
+        mean = torch.stack([layer.get_parameter(name) for layer in theirs]).mean(0)
+        torch.testing.assert_close(ours[3].get_parameter(name), mean)
+    for mine, its in zip(ours, theirs, strict=True):
+        name = "feed_forward.output.weight"
+        assert torch.equal(mine.get_parameter(name), its.get_parameter(name))
+    assert made.student_report is not None
+    taken = made.student_report.taken
+    assert taken["encoder.groups.0.layers.0.attention"] == "the mean of layers 0, 1, 2, 3"
+    assert taken["encoder.groups.3.layers.0.feed_forward"] == "layer 3"
+    assert "encoder.groups.3.layers.0.attention" not in taken
+
+
+@pytest.mark.parametrize("start", ["interval", "average", "random"])
+@pytest.mark.parametrize("student", ["bert", "distilbert"])
+def test_where_layers_start_does_not_change_their_number(student: Any, start: Any) -> None:
+    teacher = teacher_of("bert", num_hidden_layers=6)
+    usual = init_student(teacher, student=student)
+    assert init_student(teacher, student=student, start=start).config == usual.config
+    assert usual.config.num_hidden_layers == 3
+
+
 # --- what is exact ---
 
 

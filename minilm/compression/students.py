@@ -79,7 +79,7 @@ def init_student(
             "every_other" = 0, 2, 4, ...; "published" = 0, 2, 4, 7, 9, 11, what the released
             DistilBERT was made of (12 layers only); or numbers, in the student's order. So many
             layers the student then has. None = "every_other", but for an ALBERT and where
-            `num_hidden_layers` is given.
+            `num_hidden_layers` or `start` is given; `start` alone keeps its number of layers.
         student: its architecture.
         start: which of the teacher's layers the student's start from, if their number is settled
             by the shape: "interval" = at equal distances, the first and the last among them;
@@ -215,7 +215,8 @@ def _planned(
                 "would never be applied."
             )
     else:
-        inner, count = 1, shape.setdefault("num_hidden_layers", given or depth)
+        usual = given or len(chosen_layers("every_other", depth))
+        inner, count = 1, shape.setdefault("num_hidden_layers", usual)
     if layers is None and start is None and count < shape["num_hidden_layers"] * inner:
         chosen = "average"
     config = _config(teacher, student, shape)

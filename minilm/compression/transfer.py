@@ -126,7 +126,7 @@ class Transfer:
     def layers(
         self, taught: Sequence[TransformerLayer], sources: Sequence[tuple[int, ...]]
     ) -> None:
-        """All layers.
+        """All layers. A block that layers have in common is the mean of what they start from.
 
         Args:
             taught: the teacher's, as it applies them.
@@ -148,11 +148,20 @@ class Transfer:
                     f"{theirs.intermediate_size}"
                 )
         unique = dict.fromkeys(self.student.base.virtual_layers())
-        for layer, numbers in zip(unique, sources, strict=True):
-            assert isinstance(layer, TransformerLayer)
+        own = [cast(TransformerLayer, layer) for layer in unique]
+        starts: dict[int, set[int]] = {}  # of a block, which layers may have in common
+        for layer, numbers in zip(own, sources, strict=True):
+            for first, _ in BLOCKS:
+                starts.setdefault(id(layer.get_submodule(first)), set()).update(numbers)
+        whole = not any(reasons.values()) and len(starts) == len(BLOCKS) * len(own)
+        for layer in own:
             name = self._name(layer)
             for parts in BLOCKS:
-                part = name if not any(reasons.values()) else f"{name}.{parts[0]}"
+                block = layer.get_submodule(parts[0])
+                if id(block) not in starts:
+                    continue
+                numbers = sorted(starts.pop(id(block)))
+                part = name if whole else self._name(block)
                 reason = reasons[parts[0]] if numbers else "a random start"
                 if reason:
                     for module in parts:
