@@ -106,6 +106,20 @@ def test_two_processes_fill_one_cache(tmp_path: Path) -> None:
         assert_holds(cache, range(5, 6))
 
 
+def test_a_process_that_has_written_nothing_reads_what_another_has_begun(tmp_path: Path) -> None:
+    one, other = (filled(tmp_path / "cache", range(0)) for _ in range(2))
+    assert not (tmp_path / "cache").exists()
+    one.add(name_of(3), rows_of(3, 3))
+    one.flush()
+    assert other.may_have_grown()
+    other.look_again()
+    assert_holds(other, range(3, 4))
+    stranger = TeacherCache(tmp_path / "new", {"seed": 2}, COLUMNS)
+    filled(tmp_path / "new", range(1))
+    with pytest.raises(DataError, match="its seed is 1, that of this run 2"):
+        stranger.look_again()
+
+
 def test_rows_of_another_kind_are_refused(tmp_path: Path) -> None:
     cache = TeacherCache(tmp_path / "cache", {}, COLUMNS)
     rows = rows_of(1, 2)

@@ -178,6 +178,8 @@ class TeacherCache:
         except FileNotFoundError:
             return
         self._seen = changed
+        if not self._mark:  # others have begun it since: cache.json stands there before any part
+            self._check_identity()
         for part in sorted(parts - self._parts):
             self._take_in(part)
 
@@ -332,6 +334,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 70 else f"{text[:67]}..."
 
 
-def _by_weight(name: str) -> tuple[bool, str]:
-    """What a thing is called before what it is made of."""
-    return not name.endswith("name"), name
+def _by_weight(name: str) -> tuple[bool, bool, str]:
+    """What a thing is called before what it is made of; what follows from others comes last."""
+    return name.endswith("counts"), not name.endswith("name"), name
