@@ -152,6 +152,14 @@ def test_json() -> None:
     assert "next-sentence head" in models[1]["components"]
 
 
+def test_muon_keeps_one_number_of_the_matrices_of_layers() -> None:
+    albert = parsed("albert-base-v2", "--optimiser", "muon")["models"][0]
+    parts, own = albert["components"], 768 * 768
+    assert parts["attention"]["optimiser_bytes"] == 4 * (4 * own + 2 * 4 * 768)
+    assert parts["pooler"]["optimiser_bytes"] == 8 * (own + 768)
+    assert albert["optimiser_bytes"] == sum(part["optimiser_bytes"] for part in parts.values())
+
+
 def test_batch_and_dtype_change_what_they_should() -> None:
     small, large = (parsed("bert-tiny", "--batch", n)["models"][0] for n in (1, 10))
     assert large.pop("activation_bytes") == 10 * small.pop("activation_bytes")

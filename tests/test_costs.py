@@ -4,7 +4,7 @@ counter of operations."""
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from minilm.learners.masked_lm import MaskedLMLearner
 from minilm.learners.pairs import PretrainingLearner
 from minilm.loader import CLASSES, STEMS
 from minilm.training.optimiser import build_optimiser
-from minilm.training.settings import TrainingSettings
+from minilm.training.settings import Optimiser, TrainingSettings
 from tiny import ALL_CLASSES, SIZES, tiny
 
 NAMES = ["BertModel", "DistilBertModel", "AlbertModel"]
@@ -161,13 +161,13 @@ def check_file(model: Any, head: str, dtype: str, directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["BertModel", "AlbertModel"])
-@pytest.mark.parametrize("optimiser", ["adamw", "lamb"])
+@pytest.mark.parametrize("optimiser", get_args(Optimiser))
 def test_gradients_and_moments(name: str, optimiser: Any) -> None:
     model = tiny(name, torch.float32)
     updater = build_optimiser(model, TrainingSettings(steps=1, optimiser=optimiser))
     model(torch.ones(2, 5, dtype=torch.int64)).pooler_output.sum().backward()
     updater.step()
-    found = minilm.cost(model.config).total
+    found = minilm.cost(model.config, optimiser=optimiser).total
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert found.gradient_bytes == sum(gradient.nbytes for gradient in gradients)
     moments = [value for state in updater.state.values() for value in state.values()]
@@ -284,6 +284,7 @@ def test_the_table_adds_up() -> None:
         ({"head": "lm"}, "head is 'lm': for a Bert expected one of none, masked-lm, pretraining"),
         ({"config": minilm.DistilBertConfig(), "head": "pretraining"}, "for a DistilBert expected"),
         ({"dtype": "int4"}, "dtype is 'int4'"),
+        ({"optimiser": "sgd"}, "optimiser is 'sgd': expected one of adamw, lamb, muon"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:

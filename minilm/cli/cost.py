@@ -18,7 +18,7 @@ HEADS = (
     "question-answering",
     "multiple-choice",
 )
-OPTIMISERS = ("adamw", "lamb")
+OPTIMISERS = ("adamw", "lamb", "muon")
 
 
 @click.command()
@@ -56,7 +56,8 @@ OPTIMISERS = ("adamw", "lamb")
     type=click.Choice(OPTIMISERS),
     default="adamw",
     show_default=True,
-    help="Optimiser whose state is counted; both keep two moments of every parameter, in float32.",
+    help="Optimiser whose state is counted, in float32: AdamW and LAMB keep two moments of every "
+    "parameter, Muon one of the weight matrices of layers and two of all others.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with bytes instead of MB.")
 def command(
@@ -85,7 +86,17 @@ def command(
     from minilm.costs.presets import find_config
 
     found = [
-        (model, cost(find_config(model), length=length, batch=batch, head=head, dtype=dtype))
+        (
+            model,
+            cost(
+                find_config(model),
+                length=length,
+                batch=batch,
+                head=head,
+                dtype=dtype,
+                optimiser=optimiser,
+            ),
+        )
         for model in models
     ]
     settings = {

@@ -23,13 +23,16 @@ from minilm.config import AlbertConfig, EncoderConfig
 from minilm.errors import InputError
 from minilm.loader import CLASSES, STEMS
 from minilm.models.pretrained import PretrainedModel, parse_dtype
+from minilm.training.optimiser import hidden_matrices
 
 LENGTH = 128
 BATCH = 32
 MASK_RATIO = 0.15  # of the tokens, where a masked-LM head works in training
 
 FLOAT = 4  # bytes of a number in training
-MOMENTS = 2  # numbers that AdamW and LAMB keep for each one they train
+# numbers that optimisers keep for each one they train; Muon of matrices of layers, AdamW of others
+MOMENTS = {"adamw": 2, "lamb": 2, "muon": 2}
+MUON_MOMENTS = 1
 INDEX = 2  # an int64 takes the place of so many numbers
 HEADER_BYTES = 128  # about what the header of a file says about a tensor: name, shape and place
 
@@ -85,7 +88,7 @@ class Part:
         flops: floating-point operations for a token in the forward pass.
         file_bytes: in a weights file. Where layers share some of their parts only, it holds copies.
         gradient_bytes: of its gradients, in float32, if all of it is trained.
-        optimiser_bytes: of the two moments of AdamW or LAMB, in float32.
+        optimiser_bytes: of the moments that the optimiser keeps, in float32.
         activation_bytes: what the forward pass keeps of a batch for the backward pass.
     """
 
@@ -160,6 +163,7 @@ def cost(
     batch: int = BATCH,
     head: str = "none",
     dtype: str = "float32",
+    optimiser: str = "adamw",
 ) -> Cost:
     """Counts what a model stores, computes and keeps in memory for training, without building it.
 
@@ -200,10 +204,12 @@ def cost(
         batch: sequences whose activations are counted.
         head: what stands on the encoder, a name of `HEADS`; "none" = the encoder with its pooler.
         dtype: of the numbers in a file.
+        optimiser: whose moments are counted: "adamw" and "lamb" keep two of every parameter,
+            "muon" one of the matrices of layers and two of all others.
 
     Raises:
-        InputError: the configuration is of no known kind or has no such head, the dtype is not
-            known, or a number is below 1.
+        InputError: the configuration is of no known kind or has no such head, the dtype or the
+            optimiser is not known, or a number is below 1.
 
     Example:
         >>> albert, bert = minilm.cost(minilm.AlbertConfig()), minilm.cost(minilm.BertConfig())
@@ -215,7 +221,10 @@ def cost(
         raise InputError(f"length is {length}: expected at least 1 token.")
     if batch < 1:
         raise InputError(f"batch is {batch}: expected at least 1 sequence.")
+    if optimiser not in MOMENTS:
+        raise InputError(f"optimiser is {optimiser!r}: expected one of {', '.join(MOMENTS)}.")
     itemsize = parse_dtype(dtype, torch.float32).itemsize
+    matrices = set(hidden_matrices(model)) if optimiser == "muon" else set()
     base = model.base
     layers = [cast(TransformerLayer, layer) for layer in base.virtual_layers()]
     distinct = list(dict.fromkeys(layers))
@@ -240,13 +249,17 @@ def cost(
         stored = [p for module in copies.get(name, applied) for p in module.parameters()]
         once = list(dict.fromkeys(used))
         stored_once = sum(parameter.numel() for parameter in once)
+        moments = sum(
+            parameter.numel() * (MUON_MOMENTS if parameter in matrices else MOMENTS[optimiser])
+            for parameter in once
+        )
         parts[name] = Part(
             parameters=stored_once,
             unshared=sum(parameter.numel() for parameter in used),
             flops=round(flops.get(name, 0)),
             file_bytes=sum(itemsize * p.numel() + HEADER_BYTES for p in stored),
             gradient_bytes=FLOAT * stored_once,
-            optimiser_bytes=FLOAT * MOMENTS * stored_once,
+            optimiser_bytes=FLOAT * moments,
             activation_bytes=round(FLOAT * kept[name]),
         )
     return Cost(parts, length, batch)
