@@ -111,7 +111,10 @@ def test_trained_apart_tied_and_trained_on(tmp_path: Path) -> None:
 
 
 def test_a_student_from_a_checkpoint_keeps_its_head_for_pairs(tmp_path: Path) -> None:
-    done = distill(tmp_path / "student", "--from", "pairs", "--held-out", 2)
+    done = distill(
+        tmp_path / "student", "--from", "pairs", "--held-out", 2, "--weight-decay", 0.5,
+        "--learning-rate", 0.01,
+    )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "masked loss" in done.stdout
     found = minilm.load(tmp_path / "student")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minilm.data.batches import TokenBatch
 from minilm.errors import InputError, argument
@@ -51,8 +51,8 @@ class DistillationLearner(ModelLearner):
     Args:
         student: of any of the three architectures, with a masked-LM head; where no term reads the
             student's logits also without (`AlbertModel`), and for `sentence_order` with a head for
-            pairs, too (`AlbertForPreTraining`). Without that term such a head and its pooler stay
-            as they are.
+            pairs, too (`AlbertForPreTraining`). Without that term such a head and its pooler are
+            frozen, as is the pooler of a student without a masked-LM head.
         teacher: with a masked-LM head, unless only states are compared.
         loss: terms and weights. The learner has a copy of it: what is trained belongs to the
             learner alone, and one loss can be given to any number of learners. If the widths
@@ -81,6 +81,8 @@ class DistillationLearner(ModelLearner):
         _check_fit(student, teacher, loss, shared_entries)
         super().__init__(student.device, teacher)
         self.student = student
+        for part in _unread(student, loss):
+            part.requires_grad_(False)  # or weight decay would make it smaller and smaller
         self.loss = copy.deepcopy(loss)
         self.loss.fit_widths(student.config.hidden_size, teacher.config.hidden_size)
         self.loss.to(device=student.device, dtype=student.dtype)
@@ -124,8 +126,6 @@ class DistillationLearner(ModelLearner):
             assert isinstance(self.student, ForPreTraining)
             pairs = pair_loss(self.student, encoded, batch)
         terms: dict[str, Tensor] = self.loss(student, teacher, labels, counts, pairs)
-        if not isinstance(self.student, ForMaskedLM):  # a pooler may be read by no term
-            terms["loss"] = terms["loss"] + self.empty_terms()["loss"]
         return {**terms, "masked_share": masked_ratio(labels, counts)}
 
     @property
@@ -237,9 +237,26 @@ def _check_student(student: PretrainedModel, loss: DistillationLoss) -> None:
                 "weight to 0."
             )
         return
-    encoder = isinstance(student, EncoderModel) and not loss.predicts_words
-    if not encoder and not isinstance(student, ForPreTraining):
+    if isinstance(student, EncoderModel):
+        if words := [name for name in ("kl", "mlm", "mse") if getattr(loss, name) > 0]:
+            raise InputError(
+                f"student is a {kind}, which has no masked-LM head, but "
+                f"{', '.join(map(argument, words))} compare predicted words: expected "
+                "BertForMaskedLM, DistilBertForMaskedLM or AlbertForMaskedLM. Or set these weights "
+                "to 0."
+            )
+    elif not isinstance(student, ForPreTraining):
         check_masked_lm("student", student)
+
+
+def _unread(student: PretrainedModel, loss: DistillationLoss) -> list[nn.Module]:
+    """The parts of a student that no term reads: its pooler, and a head for pairs."""
+    if loss.sentence_order > 0:
+        return []
+    parts = [student.base.pooler]
+    if isinstance(student, ForPreTraining):
+        parts.append(student.get_submodule(student.pair_head_name))
+    return [part for part in parts if part is not None]
 
 
 def _check_fit(

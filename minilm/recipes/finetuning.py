@@ -304,7 +304,7 @@ def _network(
         network = with_head(start, task)
         return network, loaded_start(network, seed)
     assert teacher is not None
-    chosen = chosen_layers(layers, teacher.config.num_hidden_layers)
+    chosen = chosen_layers(layers, len(list(teacher.base.virtual_layers())))
     return student_of(teacher, layers, task), {"layers": list(chosen), "seed": seed}
 
 

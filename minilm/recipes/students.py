@@ -196,6 +196,7 @@ class StudentRecipe(TextRecipe):
 
     def _made(self, teacher: PretrainedModel) -> tuple[PretrainedModel, dict[str, Any]]:
         from minilm.compression.students import init_student
+        from minilm.models.encoder import EncoderModel
 
         shape = {theirs: getattr(self, ours) for ours, theirs in SHAPE.items()}
         layers: Any = self.layers
@@ -212,7 +213,9 @@ class StudentRecipe(TextRecipe):
             **{name: value for name, value in shape.items() if value is not None},
         )
         if self.from_scratch:
-            student = type(student)(student.config).to(student.device, student.dtype)
+            headless = isinstance(student, EncoderModel)
+            parts = {"add_pooling_layer": student.base.pooler is not None} if headless else {}
+            student = type(student)(student.config, **parts).to(student.device, student.dtype)
             return student, {"from_scratch": True, "seed": self.seed}
         report = student.student_report
         assert report is not None
