@@ -172,6 +172,28 @@ def test_a_variant_that_changes_nothing_gives_the_same_numbers(tmp_path: Path) -
     assert set(same["difference_deviation"].values()) == {0.0}
 
 
+def test_every_seed_has_a_teacher_cache_which_the_variants_share(tmp_path: Path) -> None:
+    """A cache is of the masks of one seed: the second seed would find another's."""
+    options = ["--variant", "no cosine: cosine=0", "--seeds", 2, "--json"]
+    plain = ablate(tmp_path / "plain", *options)
+    cached = ablate(tmp_path / "out", *options, "--teacher-cache", tmp_path / "cache")
+    assert cached.exit_code == 0, cached.output
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["seed-0", "seed-1"]
+    assert cached.stderr.count(", of 0 computed") == 2  # the other variant has computed all
+    for row, other in zip(
+        *(json.loads(r.stdout)["variants"] for r in (plain, cached)), strict=True
+    ):
+        losses = [[run["held_out"]["masked_loss"] for run in each["runs"]] for each in (row, other)]
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_what_only_a_student_has_is_not_asked_of_the_teacher(tmp_path: Path) -> None:
+    options = ["--student", "albert", "--shared-weight-decay", 0, "--seeds", 1, "--json"]
+    done = ablate(tmp_path / "out", *options, "--axis", "kl=5")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["teacher"]["masked_accuracy"] >= 0
+
+
 def test_the_teacher_is_asked_the_same_questions(tmp_path: Path) -> None:
     result = Ablation(base=recipe(), variants=[Variant("one")], seeds=1).run(tmp_path)
     prepared = recipe().prepare()

@@ -111,7 +111,8 @@ def command(**options: Any) -> None:
     teacher's masked accuracy.
 
     The same command goes on after an interruption: finished runs are not repeated. Their snapshots
-    are removed, their models stay.
+    are removed, their models stay. Below --teacher-cache there is a cache for each seed, which all
+    variants share.
 
     \b
     Examples:

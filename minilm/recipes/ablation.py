@@ -290,6 +290,9 @@ class Ablation:
     Every variant is trained with the same seeds, so that its runs read the same text in the same
     order as those of the others, and evaluated on the same masked words of the held-out documents.
 
+    A teacher cache belongs to one seed, whose masks it is of. So there is one for each below the
+    recipe's, `seed-0` and so on, which the variants share.
+
     Args:
         base: the recipe; it must hold out documents. Its seed is the first.
         variants: at least one; the first is what the others are compared with.
@@ -401,7 +404,7 @@ class Ablation:
         plans: dict[str, Plan] = {}
         teacher: Mapping[str, float] | None = None
         for variant in self.variants:
-            recipe = variant.of(self.base, self.base.seed)
+            recipe = self._recipe(variant, self.base.seed)
             with _named(variant):
                 run = recipe.prepare(None, say)
                 recipe.training_settings(run.data, processes.device)
@@ -421,6 +424,14 @@ class Ablation:
             plans[variant.name] = plan
         return plans
 
+    def _recipe(self, variant: Variant, seed: int) -> DistillationRecipe:
+        """The recipe of one run, with a teacher cache of its seed."""
+        recipe = variant.of(self.base, seed)
+        if recipe.teacher_cache is None:
+            return recipe
+        cache = Path(recipe.teacher_cache) / f"seed-{seed}"
+        return dataclasses.replace(recipe, teacher_cache=cache)
+
     def _order(self) -> Iterator[tuple[int, Variant]]:
         """All variants with the first seed, then all with the next: a table early, then errors."""
         for seed in range(self.base.seed, self.base.seed + self.seeds):
@@ -437,7 +448,7 @@ class Ablation:
         say: Callable[[str], None],
     ) -> SeedResult | int:
         """What a run gave, or the exit code of one that was stopped."""
-        result = variant.of(self.base, seed).train(
+        result = self._recipe(variant, seed).train(
             output, processes=processes, allow_changes=allow_changes, clean=True, say=say
         )
         if not result.finished:
@@ -486,7 +497,13 @@ def _teacher_scores(
     teacher = run.learner.teacher if isinstance(run.learner, ModelLearner) else None
     if not isinstance(teacher, ForMaskedLM):
         return {}
-    settings = recipe.training_settings(run.data, processes.device)
+    # nothing is trained, so the teacher need not have what a student has, such as shared layers
+    settings = dataclasses.replace(
+        recipe.training_settings(run.data, processes.device),
+        optimiser="adamw",
+        layer_decay=1.0,
+        shared_weight_decay=None,
+    )
     learner = MaskedLMLearner(teacher.to(processes.device))
     return Updater(learner, settings, processes).evaluate(run.held_out) or {}
 
