@@ -292,6 +292,16 @@ def test_training_on_the_likeliest_words(tmp_path: Path) -> None:
     assert 0 < kept < whole - 1e-2
 
 
+def test_the_likeliest_words_are_not_translated(tmp_path: Path) -> None:
+    loss = DistillationLoss(cosine=0.0)
+    student, teacher = make_models()
+    targets = open_cache(tmp_path / "words", loss, teacher, top_k=4)
+    with pytest.raises(InputError, match="shared_entries.*leave out teacher_cache_top_k"):
+        DistillationLearner(student, teacher, loss, shared_entries="first", targets=targets)
+    targets = open_cache(tmp_path / "states", loss, teacher)
+    DistillationLearner(student, teacher, loss, shared_entries="first", targets=targets)
+
+
 def test_targets_of_another_temperature_are_refused(tmp_path: Path) -> None:
     loss = DistillationLoss(cosine=0.0)
     _, teacher = make_models()

@@ -126,6 +126,11 @@ def test_masks_that_repeat_are_another_run(place: Path) -> None:
         DistillationRecipe(**settings, mask_rounds=2).train("run")
 
 
+def test_masks_cannot_repeat_while_their_number_changes(place: Path) -> None:
+    with pytest.raises(InputError, match="mask_rounds is 2, but the mask ratio changes"):
+        prepare(teacher_cache=None, mask_rounds=2, final_mask_probability=0.05)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"teacher_cache_dtype": "float16"}, {"teacher_cache_top_k": 4}],
