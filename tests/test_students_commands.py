@@ -132,9 +132,18 @@ def test_a_student_from_a_checkpoint_keeps_its_head_for_pairs(tmp_path: Path) ->
         (("--from", "stranger"), ("tokenizer",)),
         (("--from", "pairs", "--hidden-size", 8), ("--hidden-size has no effect: --from",)),
         (("--embedding-size", 8), ("--embedding-size has no effect", "ALBERT students only")),
-        (("--start", "middle"), ("start is 'middle'",)),
-        (("--layers", "0,9"), ("layers contains 9",)),
-        (("--student", "albert", "--inner-layers", 3), ("inner_group_num 3",)),
+        (("--start", "middle"), ("--start is 'middle'",)),
+        (("--layers", "0,9"), ("--layers contains 9",)),
+        (("--student", "albert", "--inner-layers", 3), ("--inner-layers 3", "give --layers")),
+        (
+            ("--student", "albert", "--groups", 5, "--layers", 4),
+            ("--groups is 5", "4 applications (--layers)"),
+        ),
+        (("--mask-probability", 0), ("--mask-probability is 0.0",)),
+        (
+            ("--teacher-cache", "cache", "--hidden-mse", 1),
+            ("set the weights --hidden-mse to 0",),
+        ),
         (("--from-scratch", "--start", "random"), ("--start has no effect: --from-scratch",)),
     ],
 )
@@ -144,6 +153,13 @@ def test_refusals(options: tuple[object, ...], words: tuple[str, ...], tmp_path:
     assert done.stdout == ""
     for word in words:
         assert word in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_decay_leaves_no_run_behind(tmp_path: Path) -> None:
+    refused = distill(tmp_path / "out", "--shared-weight-decay", 0.1)
+    assert refused.exit_code == 2
+    assert "--shared-weight-decay is 0.1" in refused.stderr
     assert not (tmp_path / "out").exists()
 
 

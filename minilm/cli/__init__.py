@@ -32,7 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "train-tokenizer": ("minilm.cli.train_tokenizer", "Learn a vocabulary from text."),
     "tokenize": ("minilm.cli.tokenize", "Turn text files into a store of tokens to train on."),
     "pretrain": ("minilm.cli.pretrain", "Train a model to predict masked tokens."),
-    "distill": ("minilm.cli.distill", "Distil DistilBERT from BERT."),
+    "distill": ("minilm.cli.distill", "Train a small student on what a teacher predicts."),
     "ablate": ("minilm.cli.ablate", "Distil again and again with single settings changed."),
     "distill-sentences": (
         "minilm.cli.distill_sentences",

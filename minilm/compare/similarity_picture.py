@@ -96,7 +96,7 @@ def _finish(axes: Axes, title: str) -> None:
 
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("application of a layer")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])  # room for the highest marker
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from minilm.blocks.transformer import TransformerLayer
-from minilm.errors import InputError
+from minilm.errors import InputError, argument
 
 LayerChoice = Literal["every_other", "published"] | list[int] | tuple[int, ...] | range
 Start = Literal["interval", "average", "random"]
@@ -54,11 +54,12 @@ def chosen_layers(layers: LayerChoice, depth: int, name: str = "layers") -> tupl
         for number in layers:
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < depth:
                 raise InputError(
-                    f"{name} contains {number!r}: the teacher has layers 0 to {depth - 1}."
+                    f"{argument(name)} contains {number!r}: the teacher has layers 0 to "
+                    f"{depth - 1}."
                 )
         return tuple(layers)
     raise InputError(
-        f"{name} is {layers!r}: expected 'every_other', 'published' or numbers from 0 to "
+        f"{argument(name)} is {layers!r}: expected 'every_other', 'published' or numbers from 0 to "
         f"{depth - 1}, at least one."
     )
 

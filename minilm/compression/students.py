@@ -17,7 +17,7 @@ from minilm.blocks.transformer import TransformerLayer
 from minilm.compression.starts import STARTS, LayerChoice, Start, chosen_layers, sources_of
 from minilm.compression.transfer import Transfer
 from minilm.config import AlbertConfig, BertConfig, DistilBertConfig, EncoderConfig
-from minilm.errors import ConfigError, InputError, setting
+from minilm.errors import ConfigError, InputError, argument, by_place, setting
 from minilm.models.albert import AlbertForMaskedLM, AlbertModel
 from minilm.models.bert import BertForMaskedLM, BertModel
 from minilm.models.distilbert import DistilBertForMaskedLM, DistilBertModel
@@ -45,6 +45,14 @@ _SAME = (
     "initializer",
     "pad_token_id",
 )
+
+
+# what the commands call fields of the configuration
+_COMMAND_NAMES = {
+    "num_hidden_layers": "layers",
+    "num_hidden_groups": "groups",
+    "inner_group_num": "inner_layers",
+}
 
 
 @torch.no_grad()
@@ -163,6 +171,11 @@ def init_student(
     return made.eval()
 
 
+def _named(field: str) -> str:
+    """A field of the configuration as it is named where the message appears."""
+    return by_place(python=field, command=argument(_COMMAND_NAMES[field]))
+
+
 def _planned(
     teacher: PretrainedModel,
     layers: LayerChoice | None,
@@ -174,12 +187,13 @@ def _planned(
     """What the student's layers start from, and its configuration."""
     if layers is not None and start is not None:
         raise InputError(
-            f"layers is {layers!r} and start is {start!r}: give one of the two. layers says how "
-            "many layers the student has, too; beside start the shape does."
+            f"{argument('layers')} is {layers!r} and {argument('start')} is {start!r}: give one of "
+            "the two. The first says how many layers the student has, too; beside the second the "
+            "shape does."
         )
     if isinstance(start, str) and start not in STARTS:
         raise InputError(
-            f"start is {start!r}: expected {', '.join(map(repr, STARTS))}, or numbers of the "
+            f"{argument('start')} is {start!r}: expected {', '.join(map(repr, STARTS))}, or numbers of the "
             f"teacher's layers, 0 to {depth - 1}."
         )
     shape = dict(shape)
@@ -203,16 +217,17 @@ def _planned(
         if "num_hidden_layers" not in shape:
             if depth % inner:
                 raise InputError(
-                    f"The teacher has {depth} layers, no multiple of inner_group_num {inner}: give "
-                    "num_hidden_layers, how often the student applies them."
+                    f"The teacher has {depth} layers, no multiple of {_named('inner_group_num')} "
+                    f"{inner}: give {_named('num_hidden_layers')}, how often the student applies "
+                    "them."
                 )
             shape["num_hidden_layers"] = depth // inner
         count = groups * inner
         if groups > shape["num_hidden_layers"]:
             raise InputError(
-                f"num_hidden_groups is {groups}, but there are only "
-                f"{shape['num_hidden_layers']} applications (num_hidden_layers): some groups "
-                "would never be applied."
+                f"{_named('num_hidden_groups')} is {groups}, but there are only "
+                f"{shape['num_hidden_layers']} applications ({_named('num_hidden_layers')}): some "
+                "groups would never be applied."
             )
     else:
         usual = given or len(chosen_layers("every_other", depth))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from minilm.data.randomness import Draw
 from minilm.data.vocabulary import Vocabulary
-from minilm.errors import InputError
+from minilm.errors import InputError, argument, by_place
 from minilm.files.arrays import Doubles, Flags, Integers
 from minilm.losses.elementary import IGNORED_LABEL
 
@@ -308,7 +308,8 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 < self.probability < 1:
             raise InputError(
-                f"probability is {self.probability!r}; expected a share between 0 and 1."
+                f"{by_place(python='probability', command=argument('mask_probability'))} is "
+                f"{self.probability!r}; expected a share between 0 and 1, without these."
             )
         if self.max_predictions is not None and self.max_predictions < 1:
             raise InputError(

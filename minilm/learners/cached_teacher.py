@@ -90,14 +90,14 @@ class StoredTargets:
             raise InputError(
                 f"The teacher cache keeps last hidden states, of which {', '.join(beyond)} cannot "
                 f"be computed: it covers {', '.join(COVERED)}. Leave out "
-                f"{argument('teacher_cache')}, or set the weight of {', '.join(beyond)} to 0."
+                f"{argument('teacher_cache')}, or set the weights {_names(beyond)} to 0."
             )
         others = [name for name in terms if name != "kl"]
         if top_k is not None and others:
             raise InputError(
                 f"{setting('teacher_cache_top_k', top_k)} keeps the likeliest words alone, which "
-                f"is enough for kl, but not for {', '.join(others)}. Set the weight of "
-                f"{', '.join(others)} to 0, or leave it out: then hidden states are kept."
+                f"is enough for kl, but not for {', '.join(others)}. Set the weights "
+                f"{_names(others)} to 0, or leave it out: then hidden states are kept."
             )
         masked = loss.positions == "masked" and not set(terms) - set(OF_LOGITS)
         positions: Literal["attended", "masked"] = "masked" if masked else "attended"
@@ -335,6 +335,11 @@ def _filled(parts: Sequence[npt.NDArray[Any]], chosen: Flags | None) -> npt.NDAr
     line = np.full((len(chosen), *together.shape[1:]), fill, together.dtype)
     line[chosen] = together
     return line
+
+
+def _names(terms: Sequence[str]) -> str:
+    """Weights of a loss as they are named where the message appears."""
+    return ", ".join(map(argument, terms))
 
 
 def _precision(teacher: PretrainedModel) -> str:

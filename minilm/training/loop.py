@@ -32,6 +32,7 @@ from minilm.training.learner import Learner, TrainingBatch, TrainingData
 from minilm.training.lock import locked
 from minilm.training.log import LOG
 from minilm.training.observers import Observer
+from minilm.training.optimiser import build_optimiser
 from minilm.training.record import SETTINGS, check_record, environment
 from minilm.training.saving import SNAPSHOTS
 from minilm.training.session import Session
@@ -114,6 +115,7 @@ def train(
         raise TrainingError(
             f"select is {settings.select!r}, but nothing is held out to evaluate on."
         )
+    build_optimiser(learner, settings)  # what it refuses leaves no run behind
     run = (output / LOG).parent
     record = {
         "settings": settings.to_dict(),
