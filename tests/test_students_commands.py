@@ -195,3 +195,31 @@ def test_settings_without_effect() -> None:
     ):
         with pytest.raises(InputError, match=message):
             DistillationRecipe(**given, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_control_from_scratch_has_the_same_parts(pooled: bool, tmp_path: Path) -> None:
+    """Of an encoder without heads, too: a pooler if, and only if, the student would have one."""
+    cls = minilm.BertModel if pooled else minilm.DistilBertModel
+    teacher = cls(cls.config_class(vocab_size=30, hidden_size=16, num_attention_heads=2))
+    given = {"corpus": "store", "teacher": "teacher", "steps": 1, "student": "albert"}
+    made, control = (
+        DistillationRecipe(**given, from_scratch=fresh).build_student(teacher)[0]  # type: ignore[arg-type]
+        for fresh in (False, True)
+    )
+    assert made.state_dict().keys() == control.state_dict().keys()
+    assert (made.base.pooler is not None) == pooled
+
+
+def test_fine_tuning_counts_layers_as_the_teacher_applies_them() -> None:
+    from minilm.recipes.finetuning import _network
+    from minilm.tasks.texts import Classification
+
+    config = minilm.AlbertConfig(
+        vocab_size=30, hidden_size=16, num_attention_heads=2, intermediate_size=32,
+        embedding_size=8, inner_group_num=3, num_hidden_layers=2,
+    )  # fmt: skip
+    teacher = minilm.AlbertForSequenceClassification(config)
+    student, start = _network(Path(), Classification(["a", "b"], max_length=16), teacher, [0, 5], 0)
+    assert start["layers"] == [0, 5]
+    assert student.config.num_hidden_layers == 2

@@ -306,11 +306,13 @@ def test_other_widths_take_the_embeddings_and_say_what_is_fresh() -> None:
         "masked_lm_head.dense",
         "masked_lm_head.norm",
     }
+    assert report.layers == ((), ())
     assert "the hidden size is 8, the teacher's 16" in str(report)
     narrow = init_student(teacher_of("bert"), student="bert", layers=[1], intermediate_size=20)
     assert narrow.student_report is not None
     assert list(narrow.student_report.fresh) == ["encoder.layers.0.feed_forward"]
     assert narrow.student_report.taken["encoder.layers.0.attention"] == "layer 1"
+    assert narrow.student_report.layers == ((1,),)
     heads = init_student(teacher_of("bert"), student="bert", layers=[1], num_attention_heads=2)
     assert heads.student_report is not None
     assert list(heads.student_report.fresh) == ["encoder.layers.0.attention"]

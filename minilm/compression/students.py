@@ -162,7 +162,7 @@ def init_student(
     transfer = Transfer(teacher, made)
     mapped = transfer.embeddings(fold_token_types)
     sources = sources_of(chosen, list(made.base.virtual_layers()), len(taught))
-    transfer.layers(taught, sources)
+    sources = transfer.layers(taught, sources)
     if isinstance(source_head, MaskedLMHead) and with_head:
         transfer.masked_lm_head(source_head, mapped, taught[-1], copy_mlm_transform)
     transfer.pooler()

@@ -125,12 +125,15 @@ class Transfer:
 
     def layers(
         self, taught: Sequence[TransformerLayer], sources: Sequence[tuple[int, ...]]
-    ) -> None:
+    ) -> list[tuple[int, ...]]:
         """All layers. A block that layers have in common is the mean of what they start from.
 
         Args:
             taught: the teacher's, as it applies them.
             sources: for each layer of the student, numbers of the teacher's; see `sources_of`.
+
+        Returns:
+            The sources of which something was taken: none for a layer that was drawn at random.
         """
         ours, theirs = self.student.config, self.teacher.config
         reasons = {"attention": "", "feed_forward": ""}
@@ -172,6 +175,7 @@ class Transfer:
                 shown = ", ".join(map(str, numbers))
                 one = len(numbers) == 1
                 self.taken[part] = f"layer {shown}" if one else f"the mean of layers {shown}"
+        return [() for _ in sources] if all(reasons.values()) else list(sources)
 
     def masked_lm_head(
         self,
