@@ -217,6 +217,10 @@ def test_the_command(place: Path, tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "two models" in done.stderr
     assert not (tmp_path / "none.svg").exists()
+    assert "parameters" in done.stdout  # what was measured is not lost
+    done = run(models[0], "--svg", tmp_path / "picture.pdf")
+    assert done.exit_code == 2
+    assert "ends in .svg" in done.stderr
     done = run(models[0], *FAST, "--markdown")
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("| | teacher |\n")

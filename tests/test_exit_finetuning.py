@@ -405,7 +405,7 @@ def test_mistakes_on_the_command_line_are_explained(place: Path, starts: dict[st
     refused(run("evaluate", place / "model", data, "--exit-threshold", 1.5), "1.5")
     refused(run("evaluate", place / "model", data, "--exit-patience", 1, "--exit-tolerance", 1),
             "--exit-tolerance is for models that predict a number")  # fmt: skip
-    refused(run("bench", "exits", place / "model", data, "--depth", LAYERS), "depth is 4")
+    refused(run("bench", "exits", place / "model", data, "--depth", LAYERS), "--depth is 4")
 
 
 # --- the benchmark ---

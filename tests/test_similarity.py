@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from hypothesis import given, settings, strategies as st
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import minilm
@@ -25,7 +26,7 @@ from minilm.compare.similarity import (
     observe,
     similarity,
 )
-from minilm.compare.similarity_picture import draw_similarity
+from minilm.compare.similarity_picture import _finish, draw_similarity
 from minilm.errors import CheckpointError, DependencyError, InputError
 from tiny import tiny
 
@@ -324,3 +325,12 @@ def test_what_is_refused(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(DependencyError, match=r"minilm\[plots\]"):
         draw_similarity(found, tmp_path / "x.svg")
+
+
+def test_the_highest_marker_is_not_cut_off() -> None:
+    axes = Figure().add_subplot()
+    axes.plot([1, 2, 3], [0.300, 0.310, 0.301], marker="s")
+    _finish(axes, "steps")
+    bottom, top = axes.get_ylim()
+    assert bottom == 0
+    assert top > 1.05 * 0.310

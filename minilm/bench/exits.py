@@ -20,7 +20,7 @@ import torch
 
 from minilm.bench.measure import DisagreementError, take_turns
 from minilm.data.records.base import Skips
-from minilm.errors import InputError
+from minilm.errors import InputError, argument
 from minilm.files.arrays import Floats, Integers
 from minilm.loader import load_finetuned
 from minilm.models.early_exit import EarlyExit, ExitHeads, ExitRule, answer_kind, same_answer
@@ -77,8 +77,8 @@ class ExitBenchSettings:
             depths = tuple(sorted({max(1, round(share * applications)) for share in SHARES}))
         if wrong := [depth for depth in depths if not 1 <= depth < applications]:
             raise InputError(
-                f"depth is {wrong[0]}: the model applies {applications} layers, so exits are after "
-                f"1 to {applications - 1}."
+                f"{argument('depth')} is {wrong[0]}: the model applies {applications} layers, so "
+                f"exits are after 1 to {applications - 1}."
             )
         number = answer_kind(model.config) == "value"
         found: dict[str, ExitRule] = {}

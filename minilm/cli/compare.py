@@ -107,6 +107,8 @@ def command(
 
     if as_json and as_markdown:
         raise click.UsageError("Choose one of --json and --markdown.")
+    if svg is not None and svg.suffix.lower() != ".svg":
+        raise InputError(f"--svg {svg}: the picture is an SVG; give a name that ends in .svg.")
     if threads is not None:
         torch.set_num_threads(threads)
     settings = CompareSettings(
@@ -124,6 +126,11 @@ def command(
         tasks=dict(zip(_task_names(tasks), map(_records, tasks), strict=True)),
         source="Python's help topics" if text is None else text.name,
     )
+    # before the pictures: one that cannot be drawn must not take the figures away
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        click.echo(markdown(result) if as_markdown else table(result))
     if html is not None:
         replace_files({html: lambda path: path.write_text(page(result), encoding="utf-8")})
     if svg is not None:
@@ -134,10 +141,6 @@ def command(
                 "two that are fine-tuned for a --task."
             )
         replace_files({svg: lambda path: path.write_text(picture, encoding="utf-8")})
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-    else:
-        click.echo(markdown(result) if as_markdown else table(result))
 
 
 def _task_names(tasks: Sequence[str]) -> list[str]:

@@ -193,7 +193,8 @@ def _planned(
         )
     if isinstance(start, str) and start not in STARTS:
         raise InputError(
-            f"{argument('start')} is {start!r}: expected {', '.join(map(repr, STARTS))}, or numbers of the "
+            f"{argument('start')} is {start!r}: expected "
+            f"{', '.join(map(repr, STARTS))}, or numbers of the "
             f"teacher's layers, 0 to {depth - 1}."
         )
     shape = dict(shape)

@@ -150,8 +150,8 @@ class DistillationRecipe(StudentRecipe):
         None,
         "Directory in which what the teacher says is kept: it is computed once for each sample and "
         "mask, and read in later epochs and by later runs with the same teacher, corpus, masks and "
-        "seed. It covers the terms kl, mse, cosine, pooled and pooled-mse. Default: the teacher runs in "
-        "every step.",
+        "seed. It covers the terms kl, mse, cosine, pooled and pooled-mse. Default: the teacher "
+        "runs in every step.",
         os.PathLike,
     )
     teacher_cache_dtype: Literal["float32", "float16"] = option(

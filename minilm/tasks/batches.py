@@ -62,7 +62,7 @@ class TaskData:
             if not 0 < labelled_share < 1 or not unlabelled:
                 raise InputError(
                     f"{argument('labelled_share')} is {labelled_share}: expected a part of an "
-                    "epoch between 0 and 1, and unlabelled records for the rest."
+                    f"epoch between 0 and 1, and {argument('unlabelled')} records for the rest."
                 )
             wanted = round(len(unlabelled) * labelled_share / (1 - labelled_share))
             self._drawn = max(wanted, 1)
