@@ -163,17 +163,17 @@ class Transfer:
                 block = layer.get_submodule(parts[0])
                 if id(block) not in starts:
                     continue
-                numbers = sorted(starts.pop(id(block)))
+                common = sorted(starts.pop(id(block)))
                 part = name if whole else self._name(block)
-                reason = reasons[parts[0]] if numbers else "a random start"
+                reason = reasons[parts[0]] if common else "a random start"
                 if reason:
                     for module in parts:
                         self.student._initialise(layer.get_submodule(module))
-                    self.fresh[part if numbers else name] = reason
+                    self.fresh[part if common else name] = reason
                     continue
-                start_block(layer, [taught[number] for number in numbers], parts)
-                shown = ", ".join(map(str, numbers))
-                one = len(numbers) == 1
+                start_block(layer, [taught[number] for number in common], parts)
+                shown = ", ".join(map(str, common))
+                one = len(common) == 1
                 self.taken[part] = f"layer {shown}" if one else f"the mean of layers {shown}"
         return [() for _ in sources] if all(reasons.values()) else list(sources)
 

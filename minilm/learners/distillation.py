@@ -253,7 +253,7 @@ def _unread(student: PretrainedModel, loss: DistillationLoss) -> list[nn.Module]
     """The parts of a student that no term reads: its pooler, and a head for pairs."""
     if loss.sentence_order > 0:
         return []
-    parts = [student.base.pooler]
+    parts: list[nn.Module | None] = [student.base.pooler]
     if isinstance(student, ForPreTraining):
         parts.append(student.get_submodule(student.pair_head_name))
     return [part for part in parts if part is not None]
