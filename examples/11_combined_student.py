@@ -86,7 +86,8 @@ print(f"{student.num_parameters() / teacher.num_parameters():.0%} of the teacher
 applied = student.base.virtual_layers()
 assert len(applied) == 6
 assert applied[0] is applied[2]
-assert torch.equal(applied[0].attention.query.weight, teacher.base.layers[0].attention.query.weight)
+taught = torch.stack([teacher.base.layers[n].attention.query.weight for n in (0, 2, 4)])
+assert torch.allclose(applied[0].attention.query.weight, taught.mean(0), atol=1e-6)
 
 # %% [markdown]
 # A layer that was made for one depth is now used at three, so before any training such a student

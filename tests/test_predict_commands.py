@@ -212,13 +212,13 @@ def test_many_texts_go_through_the_model_together(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     sizes: list[int] = []
-    outputs = Predictor.outputs
+    outputs = Predictor._run
 
     def counting(self: Predictor, samples: Any, progress: bool) -> Any:
         sizes.append(len(samples))
         return outputs(self, samples, progress)
 
-    monkeypatch.setattr(Predictor, "outputs", counting)
+    monkeypatch.setattr(Predictor, "_run", counting)
     (tmp_path / "many.txt").write_text("the red thing\n" * 200)
     for command in ("classify", "tag", "predict"):
         sizes.clear()

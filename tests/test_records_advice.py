@@ -175,6 +175,8 @@ PYTHON_ALONE = (
     "tokenization/template.py",
     "tokenization/tokenizer.py",
     "recipes/runs.py: segments='single'",
+    "learners/distillation.py: shared_entries='first'",
+    "learners/pairs.py: segments='sentence_order'",
     "checkpoints/hub.py: local_files_only=True",
     "parity/reference_values.py: attn_implementation='eager'",
 )
@@ -239,4 +241,4 @@ def test_commands_are_the_ones_tested() -> None:
         for name in COMMANDS
         if any("--format" in option.opts for option in command(name).params)
     }
-    assert readers == {"finetune", "evaluate", "predict"}
+    assert readers == {"finetune", "evaluate", "predict", "evaluate-similarity"}

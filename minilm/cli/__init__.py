@@ -42,7 +42,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "evaluate": ("minilm.cli.evaluate", "Score a fine-tuned model."),
     "evaluate-similarity": (
         "minilm.cli.evaluate_similarity",
-        "Score sentence vectors on pairs of texts, without training.",
+        "Score sentence vectors on pairs of texts.",
     ),
     "predict": ("minilm.cli.predict", "Predict with a fine-tuned model, for whole files."),
     "classify": ("minilm.cli.predict:classify", "Say the class of texts."),

@@ -66,7 +66,8 @@ def layer_steps(states: Sequence[Tensor]) -> LayerSteps:
     distances, cosines, angles = [], [], []
     for before, after in itertools.pairwise(states):
         before, after = before.double(), after.double()  # (T, H)
-        cosine = torch.cosine_similarity(before, after, dim=-1).clamp(-1, 1)  # (T,)
+        lengths = before.norm(dim=-1) * after.norm(dim=-1)  # (T,)
+        cosine = ((before * after).sum(dim=-1) / lengths.clamp(min=1e-12)).clamp(-1, 1)
         distances.append(float((after - before).norm(dim=-1).mean()))
         cosines.append(float(cosine.mean()))
         angles.append(float(cosine.acos().mean() * (180 / math.pi)))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minilm.data.batches import cut_steps, split_evenly
@@ -193,8 +192,8 @@ class SentenceLearner(ModelLearner):
     def eval_step(self, batch: SentenceBatch) -> Mapping[str, tuple[float, float]]:
         """The cosine between the vectors of student and teacher, mean over texts."""
         vectors = pool(self._states(batch), batch.lengths, self.pooling)
-        cosines = F.cosine_similarity(vectors, batch.vectors.float(), dim=-1)
-        return {"vector_cosine": (float(cosines.sum()), len(batch.samples))}
+        distances = float(cosine_distances(vectors, batch.vectors))
+        return {"vector_cosine": (len(batch.samples) - distances, len(batch.samples))}
 
     def _states(self, batch: SentenceBatch) -> Tensor:
         """(T, H), the texts in the order of the batch."""

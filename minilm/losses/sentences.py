@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from minilm.losses.elementary import cosine_distance
 
 
 def cosine_distances(student: Tensor, teacher: Tensor) -> Tensor:
@@ -26,5 +27,4 @@ def cosine_distances(student: Tensor, teacher: Tensor) -> Tensor:
         using Knowledge Distillation", section 2 (vectors of a student that imitates a teacher's);
         Sanh et al. 2019, section 3 (the cosine of token states).
     """
-    cosines = F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)  # (N,)
-    return (1 - cosines).sum()
+    return cosine_distance(student, teacher.detach().to(student.dtype)).sum

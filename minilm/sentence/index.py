@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock, Timeout
 
-from minilm.errors import CheckpointError, DataError
+from minilm.errors import CheckpointError, DataError, setting
 from minilm.files.atomic import make_directory, replace_files, sync
 from minilm.files.json_file import json_bytes, read_json
 from minilm.sentence.encoder import SentenceEncoder, Vectors
@@ -163,7 +163,7 @@ class VectorIndex:
             raise DataError(
                 f"{self._directory} holds vectors of another model, or of the same one with other "
                 "settings: they cannot be compared with this one's. Give another directory for the "
-                "index, or --rebuild."
+                f"index, or {setting('rebuild', True)}."
             )
         texts, name = found.get("texts"), found.get("name")
         plain = isinstance(name, str) and name.isalnum()
