@@ -9,7 +9,7 @@
 # The text is the help that Python brings along, as in example 05, so no network is needed. It runs
 # in a temporary directory and leaves nothing behind.
 #
-# Run it: `python examples/11_combined_student.py` (two or three minutes on two cores)
+# Run it: `python examples/11_combined_student.py` (about two minutes on two cores)
 
 # %%
 import json
@@ -35,7 +35,7 @@ topics = [
 (folder / "topics.txt").write_text("\n\n".join(topics), encoding="utf-8")
 tokenizer = minilm.train_tokenizer([folder / "topics.txt"], folder / "vocabulary", vocab_size=2000)
 store = minilm.tokenize_corpus([folder / "topics.txt"], tokenizer, folder / "store", workers=1)
-small = {"corpus": folder / "store", "held_out": 8, "tokens_per_step": 2048, "min_length": 4}
+small = {"corpus": folder / "store", "held_out": 8, "tokens_per_step": 1024, "min_length": 4}
 
 # %% [markdown]
 # ## A teacher
@@ -49,7 +49,7 @@ pretraining = PretrainingRecipe(
     heads=4,
     positions=64,
     dropout=0.0,
-    steps=200,
+    steps=80,
     learning_rate=2e-3,
     warmup=0.1,
 )
@@ -110,7 +110,7 @@ combined = DistillationRecipe(
     **shared,
     teacher=folder / "teacher",
     hidden_cosine=3.0,
-    steps=60,
+    steps=20,
     learning_rate=2e-3,
     warmup=0.1,
 )
