@@ -50,6 +50,7 @@ pretraining = PretrainingRecipe(
     positions=64,
     dropout=0.0,
     steps=80,
+    evaluate_every=80,
     learning_rate=2e-3,
     warmup=0.1,
 )
@@ -111,6 +112,7 @@ combined = DistillationRecipe(
     teacher=folder / "teacher",
     hidden_cosine=3.0,
     steps=20,
+    evaluate_every=20,
     learning_rate=2e-3,
     warmup=0.1,
 )
@@ -119,7 +121,7 @@ ablation = Ablation(
     base=combined,
     variants=[
         Variant("combined student"),
-        Variant("average start", {"start": "average"}),
+        Variant("layers at an interval", {"start": "interval"}),
         Variant("random layers", {"start": "random"}),
         Variant("no hidden states", {"hidden_cosine": 0.0}),
         Variant("no teacher", alone),
