@@ -15,12 +15,12 @@ from minilm import DataError, Encoder, InputError, Observer, TrainingError
 from minilm.cli import main
 from minilm.data.sentence_texts import read_sentences
 from minilm.learners.sentences import SentenceLearner, SentenceLoss, sentence_batch
-from minilm.losses.sentences import cosine_distances
 from minilm.models.albert import AlbertModel
 from minilm.recipes.sentences import SentenceDistillationRecipe
 from minilm.sentence.evaluation import similarity_scores
 from minilm.sentence.files import SentenceSettings, read_sentence_settings, write_sentence_settings
 from minilm.sentence.targets import SentenceTargets, make_targets
+from minilm.training.log import LOG
 from saved import save_tiny
 
 
@@ -130,19 +130,6 @@ def test_only_missing_parts_are_computed(
 # --- loss and learner ---
 
 
-def test_cosine_distances_are_those_of_torch_and_leave_the_teacher_alone() -> None:
-    student = torch.randn(5, 3, requires_grad=True)
-    teacher = torch.randn(5, 3, requires_grad=True)
-    found = cosine_distances(student, teacher)
-    expected = (1 - torch.nn.functional.cosine_similarity(student, teacher)).sum()
-    assert torch.allclose(found, expected)
-    found.backward()
-    assert teacher.grad is None
-    assert student.grad is not None
-    assert cosine_distances(3 * teacher, teacher).item() == pytest.approx(0, abs=1e-5)
-    assert cosine_distances(student[:0], teacher[:0]).item() == 0
-
-
 def test_the_terms_of_a_step_do_not_depend_on_how_it_is_shared_out(
     teacher_dir: Path, texts: Path, tmp_path: Path
 ) -> None:
@@ -207,6 +194,22 @@ def test_a_student_comes_closer_to_its_teacher(
         expected = theirs.eval()(ids[None]).last_hidden_state[0]
         own = student.model(ids[None]).last_hidden_state[0]
     assert torch.allclose(own, expected, atol=1e-5)
+
+
+def test_a_logged_step_is_what_its_texts_give(
+    teacher_dir: Path, texts: Path, tmp_path: Path
+) -> None:
+    """Every term is a mean over what it says, and tokens are counted once."""
+    made = recipe(teacher_dir, texts, steps=1)
+    run = made.prepare(tmp_path / "targets")
+    (samples, *_) = run.data.steps(0)
+    batch = run.data.batch(0, samples)
+    expected = run.learner(batch, run.learner.counts(batch))
+    made.train(tmp_path / "student")
+    row = json.loads((tmp_path / "student" / LOG).read_text().splitlines()[0])
+    assert row["tokens"] == batch.tokens
+    for name in ("loss", "vectors", "states"):
+        assert row[name] == pytest.approx(float(expected[name].detach()), rel=1e-4), name
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(

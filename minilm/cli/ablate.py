@@ -247,9 +247,11 @@ def report(result: AblationResult, *, markdown: bool = False) -> str:
     """The table, and below it what the figures are.
 
     Args:
-        result: of a finished ablation.
+        result: of an ablation; of one that was stopped, what it has so far.
         markdown: a Markdown table instead of one for a terminal.
     """
+    if not result.variants:
+        return "No run is finished yet: the same ablation goes on."
     rows = [_HEADINGS, *(_cells(result, row) for row in result.variants)]
     kept = [n for n in range(len(_HEADINGS)) if any(row[n] != UNKNOWN for row in rows[1:])]
     rows = [[row[n] for n in kept] for row in rows]

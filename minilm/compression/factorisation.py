@@ -85,7 +85,7 @@ def factorise(teacher: Embeddings, size: int, hidden_size: int | None) -> Embedd
     # rows keep their mean square, beside which the epsilon of the norm stands
     scale = (size / width) ** 0.5
     energy = {
-        name: float((rows @ basis).square().sum() / rows.square().sum().clamp_min(1e-300))
+        name: min(float((rows @ basis).square().sum() / rows.square().sum().clamp_min(1e-300)), 1.0)
         for name, rows in tables.items()
     }
     widened = bias = None

@@ -266,8 +266,9 @@ def _config(
         )
     if config_class is not DistilBertConfig:
         values["type_vocab_size"] = getattr(source, "type_vocab_size", 2)
-    if isinstance(source, AlbertConfig) and config_class is AlbertConfig:
-        values["embedding_size"] = source.embedding_size
+    if config_class is AlbertConfig:
+        usual = source if isinstance(source, AlbertConfig) else AlbertConfig()
+        values["embedding_size"] = min(usual.embedding_size, hidden)
     config = config_class(**{**values, **shape})
     if isinstance(config, AlbertConfig) and config.embedding_size < 2:
         raise InputError(

@@ -31,7 +31,7 @@ from minilm.data.store_manifest import (
     unfinished_bytes,
 )
 from minilm.errors import CheckpointError, DataError, setting
-from minilm.files.arrays import Integers
+from minilm.files.arrays import Integers, npy_writer
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
 
@@ -112,7 +112,7 @@ class StoreWriter:
             raise DataError(
                 f"There is no text in {', '.join(str(source['name']) for source in sources)}."
             )
-        self._write({self._directory / COUNTS: _writer(self._counts)})
+        self._write({self._directory / COUNTS: npy_writer(self._counts)})
         with self._advice():
             self._tokenizer.save_pretrained(self._directory)
         manifest = Manifest(
@@ -174,7 +174,7 @@ class StoreWriter:
         }
         number = len(self.shards)
         paths = {kind: shard_file(self._directory, number, kind) for kind in KINDS}
-        self._write({paths[kind]: _writer(arrays[kind]) for kind in KINDS})
+        self._write({paths[kind]: npy_writer(arrays[kind]) for kind in KINDS})
         self._count(arrays["tokens"])
         self.shards.append(
             ShardRecord(
@@ -245,11 +245,3 @@ def _remove_temporaries(directory: Path) -> None:
 
 def _offsets(lengths: Integers) -> Integers:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-
-
-def _writer(array: npt.NDArray[Any]) -> Callable[[Path], object]:
-    def write(path: Path) -> None:
-        with path.open("wb") as file:  # np.save would add .npy to a name
-            np.save(file, array, allow_pickle=False)
-
-    return write

@@ -15,7 +15,7 @@ from minilm.data.randomness import Stream, generator
 from minilm.errors import InputError, argument
 from minilm.files.arrays import Integers
 from minilm.learners.base import ModelLearner
-from minilm.losses.sentences import cosine_distances
+from minilm.losses.elementary import cosine_distance
 from minilm.models.pretrained import PretrainedModel
 from minilm.sentence.encoder import pack, pool
 from minilm.sentence.targets import SentenceTargets
@@ -174,12 +174,12 @@ class SentenceLearner(ModelLearner):
         vectors = pool(states, batch.lengths, self.pooling)
         terms = {}
         if self.loss.vectors:
-            distances = cosine_distances(vectors, batch.vectors)
-            terms["vectors"] = distances / max(counts["texts"], 1)
+            distances = cosine_distance(vectors, batch.vectors)
+            terms["vectors"] = distances.sum / max(counts["texts"], 1)
         if self.loss.states:
             assert batch.states is not None
-            distances = cosine_distances(states, batch.states)
-            terms["states"] = distances / max(counts["tokens"], 1)
+            distances = cosine_distance(states, batch.states)
+            terms["states"] = distances.sum / max(counts["tokens"], 1)
         loss = torch.stack([getattr(self.loss, name) * terms[name] for name in terms]).sum()
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
@@ -192,8 +192,8 @@ class SentenceLearner(ModelLearner):
     def eval_step(self, batch: SentenceBatch) -> Mapping[str, tuple[float, float]]:
         """The cosine between the vectors of student and teacher, mean over texts."""
         vectors = pool(self._states(batch), batch.lengths, self.pooling)
-        distances = float(cosine_distances(vectors, batch.vectors))
-        return {"vector_cosine": (len(batch.samples) - distances, len(batch.samples))}
+        distances = cosine_distance(vectors, batch.vectors)
+        return {"vector_cosine": (distances.items - float(distances.sum), len(batch.samples))}
 
     def _states(self, batch: SentenceBatch) -> Tensor:
         """(T, H), the texts in the order of the batch."""

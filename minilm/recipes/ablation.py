@@ -198,7 +198,8 @@ class AblationResult:
     """The table of an ablation.
 
     Attributes:
-        variants: in the order they were given in; the first is what others are compared with.
+        variants: those with a finished run, in the order they were given in; the first is what
+            others are compared with.
         teacher: held-out scores of the first variant's teacher; empty if it has no masked-LM head.
         documents: number of documents that are held out.
         masked_tokens: number of tokens predicted in them.
@@ -384,6 +385,7 @@ class Ablation:
                 [
                     VariantResult(variant, plans[variant.name].parameters, found[variant.name])
                     for variant in self.variants
+                    if found[variant.name]  # an ablation that was stopped has none of some
                 ],
                 first.teacher,
                 self.base.held_out,

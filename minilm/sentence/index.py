@@ -25,6 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from minilm.errors import CheckpointError, DataError, setting
+from minilm.files.arrays import npy_writer
 from minilm.files.atomic import make_directory, replace_files, sync
 from minilm.files.json_file import json_bytes, read_json
 from minilm.sentence.encoder import SentenceEncoder, Vectors
@@ -203,13 +204,9 @@ class VectorIndex:
             "texts": len(self._rows),
         }
 
-        def write_digests(path: Path) -> None:
-            with path.open("wb") as file:
-                np.save(file, digests, allow_pickle=False)
-
         replace_files(
             {
-                self._path("texts"): write_digests,
+                self._path("texts"): npy_writer(digests),
                 self._directory / MANIFEST: lambda path: path.write_bytes(json_bytes(content)),
             }
         )

@@ -26,7 +26,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from minilm.errors import DataError, InputError
-from minilm.files.arrays import Integers
+from minilm.files.arrays import Integers, npy_writer
 from minilm.files.atomic import make_directory, replace_files
 from minilm.files.json_file import json_bytes, read_json
 from minilm.sentence.encoder import TOKENS_PER_BATCH, SentenceEncoder, pack, pool
@@ -191,8 +191,8 @@ def _write_tokens(
     lengths = batch["lengths"].numpy().astype(np.int32)
     replace_files(
         {
-            directory / "tokens.npy": _writer(ids),
-            directory / "lengths.npy": _writer(lengths),
+            directory / "tokens.npy": npy_writer(ids),
+            directory / "lengths.npy": npy_writer(lengths),
             directory / MANIFEST: lambda path: path.write_bytes(json_bytes(manifest)),
         }
     )
@@ -206,14 +206,6 @@ def check_identity(targets: SentenceTargets, known: Mapping[str, Any]) -> None:
             f"{targets.directory} holds targets of another run: they differ in "
             f"{', '.join(wrong)}. Give another directory, or remove this one."
         )
-
-
-def _writer(array: npt.NDArray[Any]) -> Any:
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-
-    return write
 
 
 def _fill(
@@ -240,7 +232,7 @@ def _fill(
             vectors, states = _compute(targets, teacher, texts, bar)
             made = {"vectors": vectors, "states": states}
             replace_files(
-                {targets.directory / _name(name, number): _writer(made[name]) for name in names}
+                {targets.directory / _name(name, number): npy_writer(made[name]) for name in names}
             )
 
 

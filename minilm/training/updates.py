@@ -31,6 +31,10 @@ from minilm.training.settings import Precision, TrainingSettings
 LOSS_SCALE, SINCE_OVERFLOW = "loss_scale", "loss_scale.steps"
 
 
+# what the loop counts itself; with blanks, so that no count of a learner has the same name
+_TOKENS = "tokens of the step"
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """A part of a step.
@@ -148,7 +152,7 @@ class Updater:
         processes, settings = self._processes, self._settings
         parts = _micro_batches(batches)
         moved = [part.batch.to(processes.device) for part in parts]
-        counted: dict[str, float] = {"tokens": sum(batch.tokens for batch in moved)}
+        counted: dict[str, float] = {_TOKENS: sum(batch.tokens for batch in moved)}
         for batch in moved:
             for name, count in self.learner.counts(batch).items():
                 counted[name] = counted.get(name, 0) + count
@@ -181,7 +185,7 @@ class Updater:
         self.optimiser.zero_grad()
         if not finite and settings.on_nonfinite == "raise":
             raise self._nonfinite(step, culprits or moved, {**totals, "gradient_norm": norm})
-        return Outcome(totals, norm, rate, int(counts["tokens"]), not finite, stop)
+        return Outcome(totals, norm, rate, int(counts[_TOKENS]), not finite, stop)
 
     @property
     def loss_scale(self) -> float:
