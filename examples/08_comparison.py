@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 8. The comparison, read line by line
 #
-# A teacher, the student distilled from it, and an ALBERT, side by side: three of the small models in
-# `weights/`, all trained by this project on the same articles of Wikipedia with the same
+# A teacher, the student distilled from it, and an ALBERT, side by side: three of the small models
+# in `weights/`, all trained by this project on the same articles of Wikipedia with the same
 # vocabulary. This is `minilm compare`, with less text and without the memory measurements.
 #
 # Run it: `python examples/08_comparison.py` from a clone (half a minute)

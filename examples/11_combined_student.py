@@ -77,7 +77,7 @@ assert energies[16] < energies[32] < energies[64] < 1
 # ## Step 2: shared layers that start from the teacher's
 # Two layers of their own, applied three times: 0, 1, 0, 1, 0, 1. Three ways to fill them: with
 # layers of the teacher at an interval (here the first and the last), with the average of all layers
-# that each stands for, or at random. The report says what became of every part.
+# that each stands for (the default), or at random. The report says what became of every part.
 
 # %%
 shared = {"student": "albert", "embedding_size": 64, "inner_layers": 2}
