@@ -192,8 +192,8 @@ class SentenceLearner(ModelLearner):
     def eval_step(self, batch: SentenceBatch) -> Mapping[str, tuple[float, float]]:
         """The cosine between the vectors of student and teacher, mean over texts."""
         vectors = pool(self._states(batch), batch.lengths, self.pooling)
-        distances = cosine_distance(vectors, batch.vectors)
-        return {"vector_cosine": (distances.items - float(distances.sum), len(batch.samples))}
+        distances, texts = float(cosine_distance(vectors, batch.vectors).sum), len(batch.samples)
+        return {"vector_cosine": (texts - distances, texts)}
 
     def _states(self, batch: SentenceBatch) -> Tensor:
         """(T, H), the texts in the order of the batch."""
