@@ -226,12 +226,13 @@ class EncoderModel(PretrainedModel):
             )
         if self.training:
             entered(layout)
-        only_first = reads == "first" and self.layout_choice != "padded" and not recorded
-        depth = len(list(self.virtual_layers())) if only_first or after is not None else 0
+        only_first = reads == "first" and self.layout_choice != "padded"
+        cut_last = only_first and not recorded  # the last layer computes first tokens alone
+        depth = len(list(self.virtual_layers())) if cut_last or after is not None else 0
         run = LayerRun(
             layout,
             batch=tokens.batch,
-            last=depth if only_first else 0,
+            last=depth if cut_last else 0,
             checkpointing=self.gradient_checkpointing and self.training,
             states=[] if output_hidden_states or reads == "layers" else None,
             probs=[] if output_attentions else None,
