@@ -1,24 +1,45 @@
-"""The README and the examples are true: every snippet and every example runs."""
+"""The README, the pages beside the examples and the examples are true: everything in them runs."""
 
 import os
 import pydoc_data.topics
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import transformers
 
 import minilm
+import minilm.cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "examples").glob("*.md"))}
+TEXTS = {"README.md": README, **PAGES}
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def all_blocks(language: str) -> list[object]:
+    """Those of every page, as parameters of a test."""
+    return [
+        pytest.param(block, id=f"{name}-{number}")
+        for name, text in TEXTS.items()
+        for number, block in enumerate(blocks(language, text))
+    ]
+
+
+def clone_in(folder: Path) -> Path:
+    """A folder that looks like the top of a clone to what is pasted into it."""
+    for name in ("weights", "examples", "tests"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
 
 
 def run(command: list[str], cwd: Path) -> str:
@@ -40,26 +61,60 @@ def test_there_are_examples() -> None:
     assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(13)]
 
 
-@pytest.mark.parametrize("snippet", blocks("python"))
+@pytest.mark.parametrize("snippet", all_blocks("python"))
 def test_python_snippets_run(snippet: str, tmp_path: Path, minilm_l6_dir: Path) -> None:
     code = snippet.replace("path/to/all-MiniLM-L6-v2", str(minilm_l6_dir))
-    run([sys.executable, "-c", code], tmp_path)
+    run([sys.executable, "-c", code], clone_in(tmp_path))
 
 
-@pytest.mark.parametrize("tour", blocks("console"))
-def test_console_snippets_run(
-    tour: str, tmp_path: Path, minilm_l6_dir: Path, rxnmapper_dir: Path
-) -> None:
+@pytest.mark.parametrize("tour", all_blocks("console"))
+def test_console_snippets_run(tour: str, tmp_path: Path, minilm_l6_dir: Path) -> None:
     """All commands of a tour, one after the other."""
     topics = [topic.replace("\n\n", "\n") for topic in pydoc_data.topics.topics.values()]
     (tmp_path / "topics.txt").write_text("\n\n".join(topics[:20]))
-    places = {"DIR": str(minilm_l6_dir), "MLM": str(rxnmapper_dir), "TEXT": "topics.txt"}
+    places = {"DIR": str(minilm_l6_dir), "TEXT": "topics.txt"}
     commands = [line[2:] for line in tour.splitlines() if line.startswith("$ ")]
-    assert len(commands) >= 5
+    assert commands
+    clone_in(tmp_path)
     for command in commands:
         for name, place in places.items():
             command = re.sub(rf"\b{name}\b", place, command)
         run(["bash", "-euo", "pipefail", "-c", command], tmp_path)
+
+
+def commands_named() -> list[object]:
+    """Every `minilm` command line in code of a page, whether it is run here or too long to run."""
+    found: dict[str, str] = {}
+    for name, text in TEXTS.items():
+        lines = "\n".join(blocks("text", text) + blocks("console", text)).splitlines()
+        lines += re.findall(r"`(minilm [a-z][^`]*)`", text)
+        for line in lines:
+            for command in re.split(r" && | \| ", line.removeprefix("$ ")):
+                if re.match(r"minilm [a-z]", command) and "..." not in command:
+                    found.setdefault(command, name)
+    return [
+        pytest.param(command, id=f"{name}-{i}") for i, (command, name) in enumerate(found.items())
+    ]
+
+
+@pytest.mark.parametrize("line", commands_named())
+def test_commands_and_options_that_a_page_names_exist(line: str) -> None:
+    command: click.Command = minilm.cli.main
+    _, *words = shlex.split(line, comments=True)
+    while isinstance(command, click.Group):
+        name = words.pop(0)
+        inner = command.get_command(click.Context(command), name)
+        assert inner is not None, name
+        command = inner
+        if not words:
+            break
+    known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    options = [word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+    assert set(options) <= known | {"--help", "-h"}
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(README.splitlines()) <= 150
 
 
 def test_the_two_setup_commands_are_the_ones_that_ci_runs() -> None:
@@ -85,20 +140,25 @@ def test_pinned_versions_satisfy_the_packages_own_bounds() -> None:
     assert f'"transformers=={pins["transformers"]}"' in project
 
 
-def test_links_and_files_named_in_the_readme_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
-    for path in re.findall(r"`((?:minilm|tests|examples)/[\w./]+)`", README):
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_and_files_that_a_page_names_exist(name: str) -> None:
+    home = ROOT if name == "README.md" else ROOT / "examples"
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXTS[name]):
+        assert target.startswith("https://") or (home / target).exists(), target
+    for path in re.findall(r"`((?:minilm|tests|examples)/[\w./]+)`", TEXTS[name]):
         assert (ROOT / path).exists(), path
 
 
-def test_the_readme_is_complete() -> None:
-    assert "@@" not in README
+@pytest.mark.parametrize("name", TEXTS)
+def test_pages_are_complete_and_are_found_from_the_readme(name: str) -> None:
+    assert "@@" not in TEXTS[name]
+    assert name == "README.md" or f"(examples/{name})" in README
 
 
 def coming_from_transformers() -> list[tuple[str, str]]:
     """The rows of the table: code for transformers, and for minilm."""
-    table = README.split("| in transformers | in minilm |")[1].split("\n\n")[0]
+    page = PAGES["coming-from.md"]
+    table = page.split("| in transformers | in minilm |")[1].split("\n\n")[0]
     return re.findall(r"^\| `(.*?)` \| `(.*?)` \|$", table, flags=re.MULTILINE)
 
 
@@ -128,3 +188,28 @@ def test_what_differs_from_transformers_is_refused_and_has_its_place(
 
 def test_the_table_for_those_who_come_from_transformers_is_read() -> None:
     assert len(coming_from_transformers()) >= 10
+
+
+def coming_from_sentence_transformers() -> list[str]:
+    """The right column of the first table: code for minilm."""
+    page = PAGES["coming-from.md"]
+    table = page.split("| in sentence-transformers | in minilm |")[1].split("\n\n")[0]
+    return re.findall(r"\| `([^`]*)` \|$", table, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("ours", coming_from_sentence_transformers())
+def test_what_sentence_transformers_calls_otherwise_runs(ours: str, minilm_l6_dir: Path) -> None:
+    encoder = minilm.Encoder.from_pretrained(minilm_l6_dir)
+    texts = ["a text", "another one"]
+    scope = {
+        "minilm": minilm,
+        "path": str(minilm_l6_dir),
+        "encoder": encoder,
+        "texts": texts,
+        "vectors": encoder.encode(texts),
+    }
+    assert eval(ours, scope) is not None  # noqa: S307
+
+
+def test_the_table_for_those_who_come_from_sentence_transformers_is_read() -> None:
+    assert len(coming_from_sentence_transformers()) >= 7
