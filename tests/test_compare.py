@@ -17,8 +17,9 @@ from minilm.cli import main
 from minilm.cli.compare import _task_names
 from minilm.compare.measure import CompareSettings, compare, component_sizes
 from minilm.compare.page import page
+from minilm.compare.quantities import Quantity, Value, median_error, quantities, share_error
 from minilm.compare.report import markdown, table, table_rows
-from minilm.compare.scatter import LEFT, _ticks, scatter
+from minilm.compare.scatter import LEFT, SHADES, _ticks, scatter
 from minilm.compare.text_scores import help_topics, score_text
 from minilm.errors import CheckpointError, InputError
 from minilm.models.pretrained import PretrainedModel
@@ -138,47 +139,181 @@ def test_a_text_without_paragraphs(place: Path) -> None:
 
 def test_every_figure_is_in_every_form(result: dict[str, Any]) -> None:
     rows = table_rows(result)
-    plain, marked, html = table(result), markdown(result), page(result)
-    assert {"parameters", "masked words right", "sentence order right"} <= {t for t, _ in rows}
+    plain, marked, html = table(result, width=1000), markdown(result), page(result)
+    titles = {title for title, _ in rows}
+    assert {"parameters, million", "masked words right, %", "sentence order right, %"} <= titles
     for title, values in rows:
         for value in values:
-            assert value in plain, title
-            assert value in marked, title
+            for form in (plain, marked) if value != "–" else (marked,):
+                assert value in form, title
     assert "half of the layers &lt;&amp;&gt;" in html
     assert "<&>" not in html
+    pairs = result["models"][2]["scores"]["pairs"]
     for text in (plain, marked, html):
-        assert "shared stores 1 layer(s) and computes 4" in text
+        assert "shared stores 1 layer and computes 4" in text
         assert "teacher stores" not in text
+        assert f"{pairs} pairs, every other one swapped; guessing gets 50%" in text
+        for name in ("date", "processor", "instructions", "minilm", "torch", "python"):
+            assert str(result["machine"][name]) in text, name
     assert len(re.findall(r"^\| ", marked, re.MULTILINE)) == len(rows) + 1
     assert not re.search(r"(?:src|href)=", html)  # nothing to fetch
-    assert html.count("class='track'") == 3 * 5
+
+
+def many_rounds(result: dict[str, Any], **rounds: list[list[float]]) -> dict[str, Any]:
+    """The result with other timings: for each figure of speed, the rounds of every model."""
+    models = []
+    for number, model in enumerate(result["models"]):
+        own = {name: values[number] for name, values in rounds.items()}
+        medians = {name: sorted(values)[len(values) // 2] for name, values in own.items()}
+        models.append({**model, **medians, "rounds": own})
+    return {**result, "models": models, "workload": {**result["workload"], "rounds": 5}}
+
+
+def found(result: dict[str, Any], title: str) -> Quantity:
+    return next(quantity for quantity in quantities(result) if quantity.title == title)
+
+
+def test_a_terminal_is_never_too_narrow(result: dict[str, Any]) -> None:
+    many = {**result, "models": [{**m, "name": f"{m['name']}-{n}-of-some-length"}
+            for n in range(4) for m in result["models"]]}  # fmt: skip
+    for width in (60, 80, 120):
+        for shown in (table(result, width), table(many, width)):
+            longest = max(shown.splitlines(), key=len)
+            assert len(longest) <= width, longest
+    blocks = table(many, 80).split("\n\n")
+    headed = [block for block in blocks if "parameters, million" in block]
+    assert len(headed) > 1
+    for block in headed:  # the first model stands in front of every table
+        line = next(line for line in block.splitlines() if line.startswith("parameters"))
+        cells = re.split(r" {2,}", line)
+        assert cells[1] == f"{many['models'][0]['parameters'] / 1e6:.2f}"
+
+
+def test_bars_stand_for_what_was_measured(result: dict[str, Any]) -> None:
+    """Widths are shares of the longest bar; a model without a figure has no empty track."""
+    times = [[0.020, 0.019, 0.021, 0.020, 0.030], [0.010] * 5, [0.0201, 0.019, 0.022, 0.02, 0.021]]
+    measured = many_rounds(result, one_text_seconds=times, tokens_per_second=[[100.0] * 5] * 3)
+    html = page(measured)
+    sections = {
+        re.sub("<.*?>", "", title): body
+        for title, body in re.findall(r"<section><h2>(.*?)</h2>(.*?)</section>", html, re.DOTALL)
+    }
+    alone = result["workload"]["one_text_tokens"]
+    one_text = sections[f"One text of {alone} tokens (ms)"]
+    assert "Shorter is better; the mark is the quartiles of the rounds." in one_text
+    assert re.findall(r"<span>([\d.]+ ms ±[\d.]+)</span>", one_text) == [
+        "20.0 ms ±0.5", "10.0 ms ±0.0", "20.1 ms ±0.5"]  # fmt: skip
+    widths = [float(width) for width in re.findall(r'<div style="width:([\d.]+)%', one_text)]
+    top = 21.0  # the longest mark ends at the right
+    assert widths == pytest.approx([100 * t / top for t in (20.0, 10.0, 20.1)], abs=0.01)
+    marks = re.findall(r'class="error" style="left:([\d.]+)%;width:([\d.]+)%', one_text)
+    assert [float(left) for left, _ in marks] == pytest.approx(
+        [100 * t / top for t in (20.0, 10.0, 20.0)], abs=0.01
+    )
+    assert [float(width) for _, width in marks] == pytest.approx(
+        [100 / top, 0, 100 / top], abs=0.01
+    )
+    order = sections["Sentence order right"]
+    assert order.count("class='track'") == 1  # the others have no head for it
+    assert "Not measured for teacher, student." in order
+    assert 'class="chance" style="left:50.00%"' in order
+    assert sections["Masked words right"].count("class='track'") == 3
+    assert "Longer is better; the mark is one standard error." in sections["Masked words right"]
+    shares = re.findall(r"width:([\d.]+)%;background:var\(--c\d\)", sections["Parameters"])
+    assert max(sum(map(float, shares[n : n + 4])) for n in (0, 4, 8)) == pytest.approx(100, abs=0.1)
+    assert "seconds" not in html
+
+
+def test_a_part_that_no_model_has_is_not_shown(result: dict[str, Any]) -> None:
+    models = [
+        {**model, "components": {**model["components"], "pooler": 0}} for model in result["models"]
+    ]
+    assert "pooler" in page(result)
+    for form in (page, table, markdown):
+        assert "pooler" not in form({**result, "models": models})
+
+
+def test_a_difference_within_the_error_is_not_shown_as_one(result: dict[str, Any]) -> None:
+    def scored(*accuracies: float, cases: int) -> Quantity:
+        models = [
+            {**model, "scores": {**model["scores"], "masked_accuracy": share,
+             "masked_tokens": cases}}
+            for model, share in zip(result["models"], accuracies, strict=True)
+        ]  # fmt: skip
+        return found({**result, "models": models}, "masked words right")
+
+    few = scored(0.348, 0.345, 0.335, cases=5735)
+    assert [few.cell(value) for value in few.values] == [
+        "34.8 ±0.6", "34.5 ±0.6 (≈)", "33.5 ±0.6 (96%)"]  # fmt: skip
+    many = scored(0.348, 0.345, 0.335, cases=500_000)
+    assert [many.cell(value) for value in many.values][1] == "34.5 ±0.1 (99%)"
+
+    # rounds in which the machine was slow hit both models and say nothing about either
+    bulk = [[100, 101, 50, 99, 100], [100.5, 100, 51, 99.5, 99], [110, 111, 55, 109, 110]]
+    alone = [[0.01] * 5] * 3
+    measured = many_rounds(result, tokens_per_second=bulk, one_text_seconds=alone)
+    speed = found(measured, "in bulk, tokens a second")
+    assert [speed.show_share(value) for value in speed.values if value] == ["", "(≈)", "(1.10x)"]
+    one = found(many_rounds(result, tokens_per_second=[[100], [101], [90]], one_text_seconds=[[1]]
+                * 3), "in bulk, tokens a second")  # fmt: skip
+    assert [one.cell(value) for value in one.values] == ["100", "101 (1.01x)", "90 (0.90x)"]
+
+
+def test_errors_are_those_of_the_textbook() -> None:
+    assert share_error(0.5, 100) == pytest.approx(0.05)
+    assert share_error(0.0, 0) == 0.0
+    assert median_error([3.0]) == 0.0
+    drawn = torch.randn(2000, 99, generator=torch.Generator().manual_seed(0))
+    spread = float(drawn.median(dim=1).values.std())
+    claimed = sum(median_error(row) for row in drawn[:200].tolist()) / 200
+    assert claimed == pytest.approx(spread, rel=0.1)
+    percent = Quantity("score", "%", "score", [], digits=1)
+    assert percent.show(Value(34.84)) == "34.8%"
+    assert percent.show_error(Value(34.84)) == ""
 
 
 def test_the_picture_shows_every_model_where_its_figures_are(result: dict[str, Any]) -> None:
-    drawn = scatter(result)
+    alone = [[0.01]] * 3
+    speeds = [[400.0], [800.0], [500.0]]
+    measured = many_rounds(result, tokens_per_second=speeds, one_text_seconds=alone)
+    drawn = scatter(measured)
     assert drawn is not None
     root = ElementTree.fromstring(drawn)
     name = "{http://www.w3.org/2000/svg}"
-    dots = [dot for dot in root.iter(f"{name}circle") if dot.get("class") is None]
-    models = sorted(result["models"], key=lambda m: -m["scores"]["masked_accuracy"])
+    dots = {str(dot[0].text).split(":")[0]: dot for dot in root.iter(f"{name}circle")}
+    models = sorted(measured["models"], key=lambda m: -m["scores"]["masked_accuracy"])
     assert len(dots) == len(models) == 3
-    labels = [text.text for text in root.iter(f"{name}text") if text.get("class") is None]
+    labels = [text.text for text in root.iter(f"{name}text") if text.get("class") == "name"]
     assert labels == [model["name"] for model in models]
-    for dot, model in zip(dots, models, strict=True):
-        told = dot[0].text
-        assert told is not None
+    for model in models:
+        told = str(dots[model["name"]][0].text)
         assert told.startswith(f"{model['name']}: {model['parameters'] / 1e6:.2f} million")
-    widths = [float(dot.get("cx", "")) - LEFT for dot in dots]
-    for one, other in combinations(range(3), 2):  # linear from zero
-        assert widths[one] / widths[other] == pytest.approx(
-            models[one]["parameters"] / models[other]["parameters"], rel=0.01
+        assert f"{model['scores']['masked_accuracy']:.1%} ±" in told
+    for one, other in combinations(models, 2):  # linear from zero
+        first, second = dots[one["name"]], dots[other["name"]]
+        widths = [float(dot.get("cx", "")) - LEFT for dot in (first, second)]
+        assert widths[0] / widths[1] == pytest.approx(
+            one["parameters"] / other["parameters"], rel=0.01
         )
-        radii = [float(dots[n].get("r", "")) ** 2 for n in (one, other)]
-        speeds = [models[n]["tokens_per_second"] for n in (one, other)]
-        assert radii[0] / radii[1] == pytest.approx(speeds[0] / speeds[1], rel=0.05)
-    heights = [float(dot.get("cy", "")) for dot in dots]
+        radii = [float(dot.get("r", "")) ** 2 for dot in (first, second)]
+        assert radii[0] / radii[1] == pytest.approx(
+            one["file_bytes"] / other["file_bytes"], rel=0.05
+        )
+    heights = [float(dots[model["name"]].get("cy", "")) for model in models]
     assert heights == sorted(heights)  # the best on top
-    assert drawn in page(result)
+    shades = {model: dot.get("class") for model, dot in dots.items()}
+    assert shades == {"teacher": "dot s0", "student": f"dot s{SHADES - 1}", "shared": "dot s1"}
+    marks = list(root.iter(f"{name}line"))
+    right = sum(model["scores"]["masked_accuracy"] > 0 for model in models)
+    assert sum(mark.get("class") == "error" for mark in marks) == right > 0
+    assert drawn in page(measured)
+
+
+def test_speeds_that_hardly_differ_have_nearly_one_colour(result: dict[str, Any]) -> None:
+    speeds = [[100.0], [103.0], [98.0]]
+    drawn = scatter(many_rounds(result, tokens_per_second=speeds, one_text_seconds=[[0.01]] * 3))
+    assert drawn is not None
+    assert set(re.findall(r"dot s(\d)", drawn)) <= {str(SHADES - 2), str(SHADES - 1)}
 
 
 def test_no_picture_of_a_single_score(result: dict[str, Any]) -> None:
@@ -284,8 +419,8 @@ def test_fine_tuned_models_are_scored_on_their_task(place: Path, tmp_path: Path)
     found = json.loads(run(*models, "--task", f"jsonl={data}", "--json", *FAST).stdout)["models"]
     scores = [minilm.Predictor.from_pretrained(m).evaluate(records)["accuracy"] for m in models[:2]]
     assert [model["tasks"] for model in found] == [
-        {"jsonl dev.jsonl": {"metric": "accuracy", "score": scores[0]}},
-        {"jsonl dev.jsonl": {"metric": "accuracy", "score": scores[1]}},
+        {"jsonl dev.jsonl": {"metric": "accuracy", "score": scores[0], "examples": 40}},
+        {"jsonl dev.jsonl": {"metric": "accuracy", "score": scores[1], "examples": 40}},
         {},
     ]
     shares = [model["relative"].get("task jsonl dev.jsonl") for model in found]
@@ -299,7 +434,7 @@ def test_fine_tuned_models_are_scored_on_their_task(place: Path, tmp_path: Path)
     assert "other.jsonl" not in told.stdout
     shown = told.stdout
     line = next(line for line in shown.splitlines() if "accuracy on dev.jsonl" in line)
-    assert f"{scores[0]:.1%}" in line
+    assert f"{100 * scores[0]:.1f} ±" in line
     assert line.rstrip().endswith("–")
     assert "Accuracy on dev.jsonl" in html.read_text()
 

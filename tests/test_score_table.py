@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from minilm.cli.finetune import show_scores
-from minilm.compare.report import task_score, task_titles
+from minilm.compare.quantities import quantities
 from minilm.data.records.base import Skips
 from minilm.learners.distillation import DistillationLearner
 from minilm.learners.masked_lm import MaskedLMLearner
@@ -168,16 +168,26 @@ def test_printed_scores_say_percent_where_they_are(tokenizer: Tokenizer) -> None
 
 def test_a_comparison_shows_a_correlation_as_one() -> None:
     tasks = {
-        "sts": {"metric": "spearman", "score": 0.8131},
-        "ner": {"metric": "f1", "score": 0.5},
+        "sts": {"metric": "spearman", "score": 0.8131, "examples": 100},
+        "ner": {"metric": "f1", "score": 0.5, "examples": 100},
     }
-    models: list[dict[str, Any]] = [
-        {"tasks": tasks, "relative": {"task sts": 0.9}},
-        {"tasks": {}, "relative": {}},
-    ]
-    assert task_titles(models) == {"sts": "Spearman correlation on sts", "ner": "F1 on ner"}
-    shown = [[task_score(model, name) for name in tasks] for model in models]
-    assert shown == [["0.813 (90.0%)", "50.0%"], ["–", "–"]]
+    worse = {"sts": {"metric": "spearman", "score": 0.7318, "examples": 100}}
+    common: dict[str, Any] = {
+        "scores": None,
+        "components": dict.fromkeys(("embeddings", "layers", "pooler", "heads"), 1),
+        **dict.fromkeys(("parameters", "file_bytes", "flops_per_token"), 1),
+        **dict.fromkeys(("one_text_seconds", "tokens_per_second"), 1.0),
+    }
+    models = [{**common, "tasks": found} for found in (tasks, worse)]
+    shown = {
+        quantity.heading: [quantity.cell(value) for value in quantity.values]
+        for quantity in quantities({"models": models, "workload": {"one_text_tokens": 32}})
+        if quantity.kind == "score"
+    }
+    assert shown == {
+        "Spearman correlation on sts": ["0.813", "0.732 (90%)"],
+        "F1 on ner, %": ["50.0", "–"],
+    }
 
 
 def test_panels_of_scores_say_their_unit() -> None:

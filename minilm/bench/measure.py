@@ -201,6 +201,7 @@ def take_turns(
     rounds: int,
     run: Callable[[Engine, Item], None],
     warm_up: Item | None = None,
+    told: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Runs every contender on every batch, one after the other.
 
@@ -210,6 +211,7 @@ def take_turns(
         rounds: how often.
         run: what is timed.
         warm_up: runs first, as the first call allocates and chooses kernels; default: a batch.
+        told: is called after every run, while no clock goes.
 
     Returns:
         Seconds for all batches, by contender, one number a round.
@@ -223,6 +225,7 @@ def take_turns(
                 start = time.perf_counter()
                 run(contender, batch)
                 seconds[name][number] += time.perf_counter() - start
+                told()
     return seconds
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ count = click.IntRange(min=1)
 @click.option(
     "--svg",
     type=click.Path(path_type=Path),
-    help="Also write the picture of that page alone: parameters against masked-LM accuracy (or "
-    "the score of the first task), the area of a dot for speed.",
+    help="Also write the picture of that page alone, for light and dark: parameters against "
+    "masked-LM accuracy (or the score of the first task), colour for speed, area for file size.",
 )
 def command(
     models: tuple[str, ...],
@@ -130,7 +131,8 @@ def command(
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        click.echo(markdown(result) if as_markdown else table(result))
+        width = shutil.get_terminal_size().columns
+        click.echo(markdown(result) if as_markdown else table(result, width))
     if html is not None:
         replace_files({html: lambda path: path.write_text(page(result), encoding="utf-8")})
     if svg is not None:

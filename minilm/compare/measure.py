@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -10,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from minilm.bench.contenders import load_base
+from minilm.bench.machine import describe_machine
 from minilm.bench.measure import LATENCY_REPEATS, ONE_TEXT, take_turns
 from minilm.bench.memory import held_by_tensors, in_fresh_process, peak_resident
 from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS, Batch, draw_lengths, make_batches
@@ -22,6 +25,7 @@ from minilm.costs.counting import cost
 from minilm.errors import CheckpointError, DataError, InputError
 from minilm.files.file_names import weight_files
 from minilm.files.json_file import read_json
+from minilm.files.progress import DELAY, is_watched
 from minilm.loader import load, missing_tensors
 from minilm.models.encoder import EncoderModel
 from minilm.models.pretrained import PretrainedModel
@@ -82,9 +86,11 @@ def compare(
         What `minilm compare --json` prints: "machine", "workload", and "models", a list of
         dictionaries: "name", "class", "card", "architecture", "layers", "components" (parameters),
         "parameters", "file_bytes", "flops_per_token", "one_text_seconds", "tokens_per_second",
-        "memory" ("weights" held and "peak", bytes), "scores" (see `TextScores`; None if no
-        masked-LM head is stored), "tasks" (by name: "metric" and "score"; {} without a head), and
-        "relative", all figures of a kind divided by the first model's.
+        "memory" ("weights" held and "peak", bytes), "rounds" ("one_text_seconds" and
+        "tokens_per_second" of every round; the figures of those names are their medians), "scores"
+        (see `TextScores`; None if no masked-LM head is stored), "tasks" (by name: "metric", "score"
+        and "examples", how many records; {} without a head), and "relative", all figures of a kind
+        divided by the first model's.
 
     Raises:
         InputError: no model, two of the same name, or a tokenizer that is too large for its model.
@@ -113,15 +119,21 @@ def compare(
         )
         for some in (lengths, [min(ONE_TEXT, longest)])
     )
-    say("speed")
+    say(f"speed of {len(encoders)} models, in turn" if len(encoders) > 1 else "speed")
     for key, batches, rounds in (
         ("one_text_seconds", one, settings.rounds * LATENCY_REPEATS),
         ("bulk_seconds", bulk, settings.rounds),
     ):
-        for name, seconds in take_turns(encoders, batches, rounds, _encode).items():
-            rows[name][key] = median(seconds)
+        with _progress(key, len(encoders) * len(batches) * rounds) as step:
+            found = take_turns(encoders, batches, rounds, _encode, told=step)
+        for name, seconds in found.items():
+            rows[name]["rounds"][key] = seconds
+    tokens = sum(lengths)
     for name, row in rows.items():
-        row["tokens_per_second"] = sum(lengths) / row.pop("bulk_seconds")
+        bulk_seconds = row["rounds"].pop("bulk_seconds")
+        row["rounds"]["tokens_per_second"] = [tokens / seconds for seconds in bulk_seconds]
+        for key, values in row["rounds"].items():
+            row[key] = median(values)
         if settings.memory:
             say(f"{name}: memory")
             row["memory"] = in_fresh_process(_memory, directories[name], bulk)
@@ -129,10 +141,10 @@ def compare(
     for row in rows.values():
         row["relative"] = _relative(row, first)
     return {
-        "machine": {"torch": torch.__version__, "threads": torch.get_num_threads()},
+        "machine": describe_machine(),
         "workload": {
             "texts": settings.texts,
-            "tokens": sum(lengths),
+            "tokens": tokens,
             "one_text_tokens": min(ONE_TEXT, longest),
             "rounds": settings.rounds,
             "documents": len(documents),
@@ -174,6 +186,7 @@ def describe(
         "parameters": model.num_parameters(),
         "file_bytes": sum(path.stat().st_size for path in weight_files(directory)),
         "flops_per_token": cost(config).flops,
+        "rounds": {},
         "scores": scores,
     }
 
@@ -196,7 +209,7 @@ def score_tasks(
         except DataError as problem:  # it was fine-tuned for another task
             say(f"{directory.name}: not scored on {name}: {problem}")
             continue
-        scores[name] = {"metric": metric, "score": score}
+        scores[name] = {"metric": metric, "score": score, "examples": len(records)}
     return scores
 
 
@@ -234,11 +247,26 @@ def _name(model: str | Path) -> str:
 def _architecture(model: PretrainedModel) -> str:
     config, virtual = model.config, list(model.base.virtual_layers())
     applied, stored = len(virtual), len(set(virtual))
-    layers = f"{applied} layers" if stored == applied else f"{stored} layer(s) applied {applied} x"
+    layers = f"{applied} layers" if stored == applied else f"{applied} layers, {stored} stored"
     wide = f"{config.hidden_size} wide, {config.num_attention_heads} heads"
     if isinstance(config, AlbertConfig):
         wide += f", embeddings {config.embedding_size} wide"
     return f"{layers}, {wide}"
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[], object]]:
+    """A bar on a terminal or in a notebook; gives the function to call after every step."""
+    bar = tqdm(
+        total=total,
+        desc={"one_text_seconds": "one text", "bulk_seconds": "in bulk"}[what],
+        bar_format="{desc}: {percentage:.0f}%|{bar}| {elapsed}, {remaining} left",
+        delay=DELAY,
+        leave=False,
+        disable=not is_watched(),
+    )
+    with bar:
+        yield bar.update
 
 
 def _encode(encoder: EncoderModel, batch: Batch) -> None:

@@ -2,142 +2,175 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minilm.metrics.score_table import score_named
+from minilm.compare.quantities import ABOUT_EQUAL, UNKNOWN, quantities
 
-UNKNOWN = "–"
+NARROWEST = 11  # characters of a column: a figure with its error
+GAP = "  "
+
+
+def descriptions(model: Mapping[str, Any]) -> dict[str, str]:
+    """What a model is, in words; what its card does not say is left out."""
+    card = model["card"]
+    found = {
+        "architecture": model["architecture"],
+        "compression": card.get("compression"),
+        "training objective": card.get("objective"),
+    }
+    return {title: str(text) for title, text in found.items() if text}
 
 
 def table_rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """The figures of all models, a title and a text for each model in every row."""
+    """Everything about all models, a title and a text for each model in every row.
+
+    The title of a part of the row above begins with two spaces.
+    """
     models = result["models"]
-
-    def row(title: str, value: Any) -> tuple[str, list[str]]:
-        return title, [value(model) for model in models]
-
-    def card(name: str) -> Any:
-        return lambda m: str(m["card"].get(name, UNKNOWN))
-
+    texts = [descriptions(model) for model in models]
     rows = [
-        row("compression", card("compression")),
-        row("training objective", card("objective")),
-        row("architecture", lambda m: m["architecture"]),
-        row("parameters", lambda m: _with_share(f"{m['parameters']:,}", m, "parameters")),
+        (title, [text.get(title, UNKNOWN) for text in texts])
+        for title in ("architecture", "compression", "training objective")
+        if any(title in text for text in texts)
     ]
-    for part in ("embeddings", "layers", "pooler", "heads"):
-        rows.append(row(f"  {part}", lambda m, part=part: f"{m['components'][part]:,}"))
-    rows += [
-        row("file", lambda m: _with_share(_bytes(m["file_bytes"]), m, "file_bytes")),
-        row(
-            "work for a token",
-            lambda m: _with_share(f"{m['flops_per_token'] / 1e6:.1f} MFLOP", m, "flops_per_token"),
-        ),
-        row(
-            f"one text of {result['workload']['one_text_tokens']} tokens",
-            lambda m: _with_speed(f"{1000 * m['one_text_seconds']:.1f} ms", m, "one_text_speed"),
-        ),
-        row(
-            "in bulk, tokens a second",
-            lambda m: _with_speed(f"{m['tokens_per_second']:,.0f}", m, "bulk_speed"),
-        ),
-    ]
-    if any("memory" in m for m in models):
-        rows += [
-            row("encoder weights in memory", lambda m: _bytes(m["memory"]["weights"])),
-            row("peak memory of the process", lambda m: _bytes(m["memory"]["peak"])),
-        ]
-    rows += [
-        row("masked words right", lambda m: _score(m, "masked_accuracy")),
-        row("sentence order right", lambda m: _score(m, "sentence_order_accuracy")),
-    ]
-    for name, title in task_titles(models).items():
-        rows.append(row(title, lambda m, name=name: task_score(m, name)))
-    return [row for row in rows if set(row[1]) != {UNKNOWN}]
+    return rows + _figures(result)
 
 
-def task_titles(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """A heading for every task that a model was scored on."""
-    return {
-        name: f"{score_named(task['metric']).title} on {name}"
-        for model in models
-        for name, task in model["tasks"].items()
-    }
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """Plain text for a terminal: the rows, then what to make of them."""
-    names = [model["name"] for model in result["models"]]
-    rows = [("", names), *table_rows(result)]
-    left = max(len(title) for title, _ in rows)
-    widths = [max(len(values[n]) for _, values in rows) for n in range(len(names))]
-    lines = [
-        "  ".join([title.ljust(left), *(v.ljust(w) for v, w in zip(values, widths, strict=True))])
-        for title, values in rows
-    ]
-    return "\n".join([*(line.rstrip() for line in lines), "", *remarks(result)])
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """The same as a Markdown table."""
-    names = [model["name"] for model in result["models"]]
-    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    lines += [f"| {title.strip()} | {' | '.join(values)} |" for title, values in table_rows(result)]
-    return "\n".join([*lines, "", *remarks(result)])
-
-
-def remarks(result: Mapping[str, Any]) -> list[str]:
-    """What the figures were taken on, and why sharing makes no model faster."""
-    workload, machine = result["workload"], result["machine"]
-    scores = next((m["scores"] for m in result["models"] if m["scores"]), None)
-    lines = [
-        f"Speed on {workload['texts']} texts of uneven length ({workload['tokens']:,} tokens), "
-        f"float32, {machine['threads']} threads, medians of {workload['rounds']} rounds, the "
-        "models in turn."
-    ]
-    if scores is not None:
-        lines.append(
-            f"Words: {scores['masked_tokens']:,} masked tokens, 15 % of {workload['source']}."
+def _figures(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    return [
+        (
+            f"  {quantity.title}" if quantity.part else quantity.heading,
+            [quantity.cell(value) for value in quantity.values],
         )
-    for model in result["models"]:
-        layers = model["layers"]
-        if layers["stored"] < layers["applied"]:
-            lines.append(
-                f"{model['name']} stores {layers['stored']} layer(s) and computes "
-                f"{layers['applied']}: sharing saves memory, every application is as much work "
-                "as a layer of its own."
-            )
+        for quantity in quantities(result)
+    ]
+
+
+def table(result: Mapping[str, Any], width: int = 80) -> str:
+    """Plain text for a terminal: what the models are, their figures, and what to make of them.
+
+    Where the models do not fit beside each other, they stand in several tables, each with the first
+    model in front.
+
+    Args:
+        result: of `minilm.compare.measure.compare`.
+        width: of the terminal, in characters; below 55 the tables are wider than that.
+    """
+    models = result["models"]
+    names = [model["name"] for model in models]
+    blocks = ["\n".join(_description(model, width)) for model in models]
+    rows = _figures(result)
+    left = max(len(title) for title, _ in rows)
+    fitting = max(2, (width - left) // (len(GAP) + NARROWEST))
+    others = list(range(1, len(names)))
+    per_block = fitting - 1
+    groups = [others[n : n + per_block] for n in range(0, len(others), per_block)] or [[]]
+    for group in groups:
+        shown = [0, *group]
+        column = max(NARROWEST, (width - left) // len(shown) - len(GAP))
+        lines = _row("", [names[n] for n in shown], left, column)
+        for title, values in rows:
+            lines += _row(title, [values[n] for n in shown], left, column)
+        blocks.append("\n".join(lines))
+    blocks.append("\n".join(line for remark in remarks(result) for line in _wrap(remark, width)))
+    return "\n\n".join(blocks)
+
+
+def _description(model: Mapping[str, Any], width: int) -> list[str]:
+    lines = _wrap(f"{model['name']} ({model['class']})", width)
+    for title, text in descriptions(model).items():
+        lines += textwrap.wrap(
+            f"{title}: {text}", width, initial_indent="  ", subsequent_indent="    "
+        )
     return lines
 
 
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+def _row(title: str, values: Sequence[str], left: int, column: int) -> list[str]:
+    """The lines of a row whose cells are wrapped to the width of a column."""
+    cells = [textwrap.wrap(value, column) for value in values]
+    return [
+        GAP.join(
+            [
+                (title if n == 0 else "").ljust(left),
+                *((cell[n] if n < len(cell) else "").ljust(column) for cell in cells),
+            ]
+        ).rstrip()
+        for n in range(max(map(len, cells)))
+    ]
 
 
-def _with_share(text: str, model: Mapping[str, Any], name: str) -> str:
-    share = model["relative"][name]
-    return text if share == 1 else f"{text} ({share:.0%})"
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ")
 
 
-def _with_speed(text: str, model: Mapping[str, Any], name: str) -> str:
-    ratio = model["relative"][name]
-    return text if ratio == 1 else f"{text} ({ratio:.2f} x)"
+def markdown(result: Mapping[str, Any]) -> str:
+    """The same as a Markdown table, and the remarks as paragraphs below it."""
+    names = [model["name"] for model in result["models"]]
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines += [f"| {title.strip()} | {' | '.join(values)} |" for title, values in table_rows(result)]
+    return "\n\n".join(["\n".join(lines), *remarks(result)])
 
 
-def task_score(model: Mapping[str, Any], name: str) -> str:
-    """The score of a model on a task, and its share of the first model's."""
-    task = model["tasks"].get(name)
-    if task is None:
-        return UNKNOWN
-    share = model["relative"].get(f"task {name}")
-    shown = score_named(task["metric"]).show(task["score"])
-    return shown + (f" ({share:.1%})" if share not in (None, 1) else "")
+def remarks(result: Mapping[str, Any]) -> list[str]:
+    """What the figures were taken on, how to read them, and why sharing makes no model faster."""
+    workload, models = result["workload"], result["models"]
+    lines = [
+        machine_line(result),
+        f"Speed: {_count(workload['texts'], 'text')} of uneven length "
+        f"({_count(workload['tokens'], 'token')}) in float32, the models in turn. "
+        + _rounds(workload["rounds"], models),
+    ]
+    scores = [model["scores"] for model in models if model["scores"]]
+    if scores:
+        masked = " or ".join(sorted({f"{found['masked_tokens']:,}" for found in scores}))
+        lines.append(
+            f"Masked words: {masked} masked tokens, 15% of {workload['source']}; ± is one standard "
+            "error."
+        )
+    if pairs := {found["pairs"] for found in scores if found["pairs"]}:
+        counts = " or ".join(f"{count:,}" for count in sorted(pairs))
+        lines.append(f"Sentence order: {counts} pairs, every other one swapped; guessing gets 50%.")
+    if len(models) > 1:
+        lines.append(
+            f"In brackets: the share of {models[0]['name']}'s figure, for speed how many times as "
+            f"fast; {ABOUT_EQUAL} = the difference from it is smaller than its standard error."
+        )
+    shared = [
+        f"{model['name']} stores {_count(model['layers']['stored'], 'layer')} and computes "
+        f"{model['layers']['applied']}"
+        for model in models
+        if model["layers"]["stored"] < model["layers"]["applied"]
+    ]
+    if shared:
+        lines.append(
+            f"{'; '.join(shared)}. Sharing saves memory, not time: every application is as much "
+            "work as a layer of its own."
+        )
+    return lines
 
 
-def _score(model: Mapping[str, Any], name: str) -> str:
-    value = (model["scores"] or {}).get(name)
-    if value is None:
-        return UNKNOWN
-    share = model["relative"].get(name)
-    return f"{value:.1%}" + (f" ({share:.0%})" if share not in (None, 1) else "")
+def machine_line(result: Mapping[str, Any]) -> str:
+    """When, on which processor and with which versions the figures were taken."""
+    machine = result["machine"]
+    return (
+        f"Measured on {machine['date']}: {machine['processor']} ({machine['instructions']}), "
+        f"{_count(machine['threads'], 'thread')}; minilm {machine['minilm']}, torch "
+        f"{machine['torch']}, Python {machine['python']}."
+    )
+
+
+def _rounds(rounds: int, models: Sequence[Mapping[str, Any]]) -> str:
+    lone = {len(model.get("rounds", {}).get("one_text_seconds", [])) for model in models} - {0}
+    if rounds == 1 and not lone - {1}:
+        return "One round: how much the figures vary is not known."
+    of_one = f" ({max(lone)} for one text)" if lone else ""
+    return (
+        f"Medians of {_count(rounds, 'round')}{of_one}; ± is half the distance between their "
+        "quartiles."
+    )
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"

@@ -6,36 +6,53 @@ well as in a file of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10, sqrt
 from typing import Any
 
-from minilm.compare.report import task_titles
-from minilm.metrics.score_table import score_named
+from minilm.compare.quantities import Quantity, Value, quantities
 
-WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 28, 56  # margins around the plot
-LARGEST = 20.0  # radius of the fastest model
-LETTER = 7.2  # mean width of a letter of a label
+WIDTH, HEIGHT = 440, 390
+LEFT, RIGHT, TOP, BOTTOM = 48, 20, 34, 112  # margins around the plot
+LARGEST = 20.0  # radius of the model with the largest file
+SMALLEST = 3.0  # radius below which a dot cannot be seen
+LETTER = 7.4  # mean width of a letter of a label
+LINE = 15.0  # height of a label
+SHADES = 5  # colours from slow to fast
+SAME_SPEED = 1.5  # the colours stand for at least this ratio, so that noise gets no colour
 
 STYLE = """
-.plot { --ink: #1b1f24; --soft: #5c6670; --line: #d9dee3; --dot: #2a6fbb;
+.plot { --ink: #1b1f24; --soft: #5c6670; --line: #d9dee3;
+  --s0: #cfe3f7; --s1: #97c2ec; --s2: #5b9bd8; --s3: #2a6fbb; --s4: #123f77;
   font: 13px system-ui, sans-serif; fill: var(--ink); }
 .plot .axis { stroke: var(--line); } .plot .tick { fill: var(--soft); font-size: 12px; }
-.plot .error { stroke: var(--dot); stroke-width: 1.5; }
-.plot circle { fill: var(--dot); fill-opacity: .25; stroke: var(--dot); stroke-width: 1.5; }
-.plot .centre { fill-opacity: 1; }
+.plot .error { stroke: var(--ink); stroke-width: 1.5; }
+.plot .dot { fill-opacity: .9; stroke: var(--soft); }
+.plot .s0 { fill: var(--s0); } .plot .s1 { fill: var(--s1); } .plot .s2 { fill: var(--s2); }
+.plot .s3 { fill: var(--s3); } .plot .s4 { fill: var(--s4); }
 @media (prefers-color-scheme: dark) { .plot { --ink: #e6e9ec; --soft: #9aa4ae; --line: #2e363d;
-  --dot: #6aa6e8; } }
+  --s0: #1d3550; --s1: #2b5687; --s2: #3f7fc4; --s3: #7db3ee; --s4: #d3e7fd; } }
 """
 
 
-def scatter(result: Mapping[str, Any]) -> str | None:
-    """Parameters against a score, the area of a dot for speed.
+@dataclass(frozen=True)
+class _Point:
+    model: Mapping[str, Any]
+    score: Value
+    x: float
+    y: float
+    top: float  # end of the error mark
+    bottom: float
+    radius: float
 
-    The score is masked-LM accuracy, with one standard error up and down, or where no model has a
-    masked-LM head, the score on the first task.
+
+def scatter(result: Mapping[str, Any]) -> str | None:
+    """Parameters against a score; the colour of a dot is speed in bulk, its area the file's size.
+
+    The score is that of masked words, with one standard error up and down, or where fewer than two
+    models have a masked-LM head, the score on the first task.
 
     Args:
         result: of `minilm.compare.measure.compare`.
@@ -43,14 +60,19 @@ def scatter(result: Mapping[str, Any]) -> str | None:
     Returns:
         An <svg> element, or None where fewer than two models have the same kind of score.
     """
-    title, is_percent, points = _points(result)
-    if len(points) < 2:
+    quantity = scored(result)
+    if quantity is None:
         return None
-    scores = [float(score) for _, score, _ in points]
-    spread = max(max(scores) - min(scores), 0.02)
-    low, high = max(0.0, min(scores) - 0.25 * spread), max(scores) + 0.25 * spread
-    widest: float = 1.12 * max(model["parameters"] for model, _, _ in points)
-    fastest = max(model["tokens_per_second"] for model, _, _ in points)
+    known = [
+        (model, value)
+        for model, value in zip(result["models"], quantity.values, strict=True)
+        if value is not None
+    ]
+    ends = [end for _, value in known for end in _ends(value)]
+    spread = max(max(ends) - min(ends), 0.02 * (quantity.whole or 1))
+    low, high = max(0.0, min(ends) - 0.2 * spread), max(ends) + 0.2 * spread
+    widest: float = 1.12 * max(model["parameters"] for model, _ in known)
+    largest = max(model["file_bytes"] for model, _ in known)
 
     def across(parameters: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * parameters / widest
@@ -58,62 +80,40 @@ def scatter(result: Mapping[str, Any]) -> str | None:
     def up(score: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (score - low) / (high - low)
 
-    parts = []
-    for value in _ticks(0, widest):
-        x, text = across(value), f"{value / 1e6:g}M" if value else "0"
-        parts += [
-            f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>',
-            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
-            f"{text}</text>",
-        ]
-    for value in _ticks(low, high):
-        y, text = up(value), f"{100 * value:g}%" if is_percent else f"{value:g}"
-        parts += [
-            f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>',
-            f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>',
-        ]
-    taken: list[tuple[float, float, float]] = []  # from, to, height of each label
-    for model, score, error in sorted(points, key=lambda point: -point[1]):
-        x, y = across(model["parameters"]), up(score)
-        radius = LARGEST * sqrt(model["tokens_per_second"] / fastest)
-        if error:
-            top, bottom = up(score + error), up(score - error)
-            parts.append(
-                f'<line class="error" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
-            )
-        shown = f"{score:.1%}" if is_percent else f"{score:.3f}"
-        words = (
-            f"{model['name']}: {model['parameters'] / 1e6:.2f} million parameters, {shown}, "
-            f"{model['tokens_per_second']:,.0f} tokens a second"
+    points = [
+        _Point(
+            model,
+            value,
+            across(model["parameters"]),
+            up(value.number),
+            up(_ends(value)[1]),
+            up(_ends(value)[0]),
+            max(SMALLEST, LARGEST * sqrt(model["file_bytes"] / largest)),
         )
-        parts += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
-            f"<title>{escape(words)}</title></circle>",
-            f'<circle class="centre" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>',
-        ]
-        length = LETTER * len(model["name"])
-        right = x + radius + 4 + length <= WIDTH - RIGHT
-        start = x + radius + 4 if right else x - radius - 4 - length
-        height = y + 4
-        while any(
-            start < other_end and other_start < start + length and abs(height - line) < 15
-            for other_start, other_end, line in taken
-        ):
-            height += 15
-        taken.append((start, start + length, height))
-        anchor = "start" if right else "end"
-        at = start if right else start + length
-        parts.append(
-            f'<text x="{at:.1f}" y="{height:.1f}" text-anchor="{anchor}">'
-            f"{escape(model['name'])}</text>"
-        )
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts += [
-        f'<text class="tick" x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">'
-        "parameters; the area of a dot is speed in bulk</text>",
-        f'<text class="tick" x="{LEFT}" y="16">{escape(title)}</text>',
+        for model, value in sorted(known, key=lambda pair: -pair[1].number)
     ]
-    summary = f"{title} against the number of parameters"
+    speeds = [point.model["tokens_per_second"] for point in points]
+    slowest, fastest = min(*speeds, max(speeds) / SAME_SPEED), max(speeds)
+
+    def shade(speed: float) -> int:
+        share = (speed - slowest) / (fastest - slowest)
+        return min(int(share * SHADES), SHADES - 1)
+
+    parts = list(_axes(across, up, widest, low, high, "%" if quantity.unit == "%" else ""))
+    for point in sorted(points, key=lambda point: -point.radius):  # small ones in front
+        if point.bottom > point.top:
+            parts.append(
+                f'<line class="error" x1="{point.x:.1f}" x2="{point.x:.1f}" y1="{point.top:.1f}" '
+                f'y2="{point.bottom:.1f}"/>'
+            )
+        parts.append(
+            f'<circle class="dot s{shade(point.model["tokens_per_second"])}" cx="{point.x:.1f}" '
+            f'cy="{point.y:.1f}" r="{point.radius:.1f}"><title>{escape(_words(point, quantity))}'
+            "</title></circle>"
+        )
+    parts += _labels(points)
+    parts += _legend(result, quantity, slowest, fastest, [p.model["file_bytes"] for p in points])
+    summary = f"{quantity.title} against the number of parameters"
     return (
         f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'role="img" aria-label="{escape(summary)}">\n<style>{STYLE}</style>\n'
@@ -122,28 +122,102 @@ def scatter(result: Mapping[str, Any]) -> str | None:
     )
 
 
-def _points(
+def scored(result: Mapping[str, Any]) -> Quantity | None:
+    """The first score that two models have and that is not read against chance; None without."""
+    for quantity in quantities(result):
+        known = sum(value is not None for value in quantity.values)
+        if quantity.kind == "score" and quantity.chance is None and known > 1:
+            return quantity
+    return None
+
+
+def _ends(value: Value) -> tuple[float, float]:
+    low, high = value.low, value.high
+    return (value.number, value.number) if low is None or high is None else (low, high)
+
+
+def _words(point: _Point, quantity: Quantity) -> str:
+    model = point.model
+    score = " ".join([quantity.show(point.score), quantity.show_error(point.score)]).strip()
+    return (
+        f"{model['name']}: {model['parameters'] / 1e6:.2f} million parameters, {score}, "
+        f"{model['tokens_per_second']:,.0f} tokens a second, file of "
+        f"{model['file_bytes'] / 1e6:.1f} MB"
+    )
+
+
+def _axes(across: Any, up: Any, widest: float, low: float, high: float, unit: str) -> Iterator[str]:
+    for value in _ticks(0, widest):
+        x, text = across(value), f"{value / 1e6:g}M" if value else "0"
+        yield f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        yield _text(x, HEIGHT - BOTTOM + 17, text, "tick", "middle")
+    for value in _ticks(low, high):
+        y = up(value)
+        yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield _text(LEFT - 7, y + 4, f"{value:g}{unit}", "tick", "end")
+    yield _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - BOTTOM + 36, "parameters", "tick", "middle")
+
+
+def _labels(points: Sequence[_Point]) -> Iterator[str]:
+    """The names, where they cover neither a dot nor each other."""
+    taken = [(p.x - p.radius, p.x + p.radius, p.y - p.radius, p.y + p.radius) for p in points]
+    taken += [(p.x - 1, p.x + 1, p.top, p.bottom) for p in points]  # the error marks
+    for point in points:
+        length, away = LETTER * len(point.model["name"]), point.radius + 5
+        beyond = max(point.radius, point.y - point.top) + LINE / 2 + 2
+        places = [
+            (point.x + away, point.y),
+            (point.x - length / 2, point.y + beyond),
+            (point.x - length / 2, point.y - beyond),
+            (point.x - away - length, point.y),
+            *((point.x + away, point.y + LINE * n) for n in range(1, 8)),
+        ]
+        boxes = [(x, x + length, y - LINE / 2, y + LINE / 2) for x, y in places]
+        inside = [box for box in boxes if box[0] >= LEFT and box[1] <= WIDTH] or boxes
+        box = next((box for box in inside if not any(_overlap(box, b) for b in taken)), inside[0])
+        taken.append(box)
+        yield _text(box[0], box[2] + LINE / 2 + 4, point.model["name"], "name", "start")
+
+
+def _overlap(
+    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
+) -> bool:
+    """Whether two boxes (left, right, top, bottom) have a point in common."""
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
+
+
+def _legend(
     result: Mapping[str, Any],
-) -> tuple[str, bool, list[tuple[Mapping[str, Any], float, float]]]:
-    """The axis' title, whether it is in percent, and each model with its score and error."""
-    models = result["models"]
-    points = [
-        (model, model["scores"]["masked_accuracy"], _standard_error(model["scores"]))
-        for model in models
-        if model["scores"]
-    ]
-    if points:
-        return "masked words right", True, points
-    for name, title in task_titles(models).items():
-        scored = [(m, m["tasks"][name]["score"], 0.0) for m in models if name in m["tasks"]]
-        return title, score_named(scored[0][0]["tasks"][name]["metric"]).in_percent, scored
-    return "", False, []
+    quantity: Quantity,
+    slowest: float,
+    fastest: float,
+    sizes: Sequence[int],
+) -> Iterator[str]:
+    """The title of the score, what colour and area stand for, and where it was measured."""
+    error = (
+        ", ± one standard error" if any(v and v.low is not None for v in quantity.values) else ""
+    )
+    yield _text(LEFT, 18, f"{quantity.title}{error}", "tick", "start")
+    y = HEIGHT - BOTTOM + 58
+    text = f"tokens a second: {slowest:,.0f}"
+    yield _text(LEFT, y, text, "tick", "start")
+    x = LEFT + 6.4 * len(text) + 6
+    for shade in range(SHADES):
+        at = x + 14 * shade
+        yield f'<rect class="s{shade}" x="{at:.1f}" y="{y - 10}" width="14" height="11"/>'
+    yield _text(x + 14 * SHADES + 6, y, f"{fastest:,.0f}", "tick", "start")
+    span = sorted({f"{size / 1e6:.1f}" for size in (min(sizes), max(sizes))}, key=float)
+    yield _text(LEFT, y + 19, f"area of a dot: file of {' to '.join(span)} MB", "tick", "start")
+    machine = result["machine"]
+    threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
+    told = f"minilm compare, {machine['date']}, {machine['processor']}, {threads}"
+    yield _text(LEFT, y + 38, told, "tick", "start")
 
 
-def _standard_error(scores: Mapping[str, Any]) -> float:
-    """Of a share of independent cases, all as likely to be right."""
-    share = float(scores["masked_accuracy"])
-    return sqrt(share * (1 - share) / max(scores["masked_tokens"], 1))
+def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
+    return (
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
 
 
 def _ticks(low: float, high: float) -> list[float]:
