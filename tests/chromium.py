@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +16,14 @@ from types import TracebackType
 from typing import Any, Self
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+# Chromium reads commands from descriptor 3 and writes answers to 4.
+START = """
+import fcntl, os, sys
+own = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(own[0], 3)
+os.dup2(own[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 PATIENCE = 300.0  # seconds; the machine may have much else to do
 
 
@@ -33,12 +42,11 @@ class Page:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
-        # it reads commands from descriptor 3 and writes answers to 4
-        command = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         options += ["--remote-debugging-pipe", f"--user-data-dir={self._profile.name}"]
+        options.append("about:blank")
         self._process = subprocess.Popen(
-            ["sh", "-c", command, CHROMIUM, *options, "about:blank"],
+            [sys.executable, "-c", START, str(to_browser), str(from_browser), CHROMIUM, *options],
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -14,8 +14,8 @@ from typing import Any
 
 from minilm.compare.quantities import Quantity, Value, quantities
 
-WIDTH, HEIGHT = 440, 390
-LEFT, RIGHT, TOP, BOTTOM = 48, 20, 34, 112  # margins around the plot
+WIDTH, HEIGHT = 440, 405
+LEFT, RIGHT, TOP, BOTTOM = 48, 20, 34, 127  # margins around the plot
 LARGEST = 20.0  # radius of the model with the largest file
 SMALLEST = 3.0  # radius below which a dot cannot be seen
 LETTER = 7.4  # mean width of a letter of a label
@@ -165,15 +165,21 @@ def _labels(points: Sequence[_Point]) -> Iterator[str]:
     for point in points:
         length, away = LETTER * len(point.model["name"]), point.radius + 5
         beyond = max(point.radius, point.y - point.top) + LINE / 2 + 2
+        middle = min(max(point.x - length / 2, LEFT + 2), WIDTH - 2 - length)
+        lines = [beyond + LINE * n for n in range(7)]
         places = [
             (point.x + away, point.y),
-            (point.x - length / 2, point.y + beyond),
-            (point.x - length / 2, point.y - beyond),
+            (middle, point.y + beyond),
+            (middle, point.y - beyond),
             (point.x - away - length, point.y),
-            *((point.x + away, point.y + LINE * n) for n in range(1, 8)),
+            *((middle, point.y + way) for line in lines for way in (line, -line)),
         ]
         boxes = [(x, x + length, y - LINE / 2, y + LINE / 2) for x, y in places]
-        inside = [box for box in boxes if box[0] >= LEFT and box[1] <= WIDTH] or boxes
+        inside = [
+            box
+            for box in boxes
+            if box[0] >= LEFT and box[1] <= WIDTH and box[2] >= TOP and box[3] <= HEIGHT - BOTTOM
+        ] or boxes
         box = next((box for box in inside if not any(_overlap(box, b) for b in taken)), inside[0])
         taken.append(box)
         yield _text(box[0], box[2] + LINE / 2 + 4, point.model["name"], "name", "start")
@@ -197,7 +203,7 @@ def _legend(
     error = (
         ", ± one standard error" if any(v and v.low is not None for v in quantity.values) else ""
     )
-    yield _text(LEFT, 18, f"{quantity.title}{error}", "tick", "start")
+    yield _text(LEFT, 18, _shortened(f"{quantity.title}{error}"), "tick", "start")
     y = HEIGHT - BOTTOM + 58
     text = f"tokens a second: {slowest:,.0f}"
     yield _text(LEFT, y, text, "tick", "start")
@@ -210,8 +216,15 @@ def _legend(
     yield _text(LEFT, y + 19, f"area of a dot: file of {' to '.join(span)} MB", "tick", "start")
     machine = result["machine"]
     threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'}"
-    told = f"minilm compare, {machine['date']}, {machine['processor']}, {threads}"
+    told = f"minilm compare, {machine['date']}, {threads}"
     yield _text(LEFT, y + 38, told, "tick", "start")
+    yield _text(LEFT, y + 53, _shortened(machine["processor"]), "tick", "start")
+
+
+def _shortened(text: str) -> str:
+    """What fits into a line of the legend."""
+    longest = int((WIDTH - LEFT - RIGHT) / LETTER)
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
