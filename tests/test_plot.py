@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -206,6 +207,46 @@ def test_each_run_has_its_colour(tmp_path: Path) -> None:
     assert min(height, width) > 900
 
 
+def test_losses_of_other_terms_have_their_own_panel(tmp_path: Path) -> None:
+    """A student's loss is a sum that its teacher's is not: they say nothing about each other."""
+    logs = {"teacher": {"mlm": 1.0}, "student": {"kl": 5.0, "mlm": 2.0, "cosine": 1.0},
+            "other": {"kl": 1.0, "mlm": 2.0, "cosine": 1.0}}  # fmt: skip
+    random = np.random.default_rng(0)
+    for name, weights in logs.items():
+        (tmp_path / name / "run").mkdir(parents=True)
+        lines = []
+        for step in range(1, 40):
+            terms = {term: float(random.uniform(1, 3)) for term in weights}
+            loss = sum(weight * terms[term] for term, weight in weights.items())
+            lines.append({"step": step, "loss": loss, **terms, "masked_share": 0.15})
+        log = tmp_path / name / "run" / "log.jsonl"
+        log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = read_runs([tmp_path / name for name in logs])
+    assert [dict(run.objective) for run in runs] == list(logs.values())
+    assert runs[0].terms == []  # neither the loss itself nor the share of masked tokens
+    draw(runs, tmp_path / "curves.svg")
+    texts = set(re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "curves.svg").read_text()))
+    titles = {"training loss = MLM", "training loss = 5 KL + 2 MLM + cosine",
+              "training loss = KL + 2 MLM + cosine"}  # fmt: skip
+    assert {text for text in texts if text.startswith("training loss")} == titles
+    assert "share of tokens that are masked" in texts
+    assert "15.0%" in texts or "15%" in texts
+    first = (tmp_path / "curves.svg").read_bytes()
+    draw(runs, tmp_path / "curves.svg")
+    assert (tmp_path / "curves.svg").read_bytes() == first
+
+
+def test_weights_that_the_log_does_not_tell(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "short", steps=2, terms=("kl", "mlm")))
+    assert run.objective == (("kl", None), ("mlm", None))
+    run = read_run(write_run(tmp_path / "collinear", terms=("kl", "mlm")))
+    assert run.objective == (("kl", None), ("mlm", None))
+    assert read_run(write_run(tmp_path / "one")).objective == (("mlm", 1.0),)
+    log = tmp_path / "one" / "run" / "log.jsonl"
+    log.write_text(log.read_text().replace('"mlm": ', '"mlm": 1'))  # no sum of its terms any more
+    assert read_run(tmp_path / "one").objective == (("mlm", None),)
+
+
 def test_logs_of_all_shapes_are_drawn(tmp_path: Path) -> None:
     """Warnings are errors here, so a label or a limit that matplotlib dislikes would show."""
     lines = {
@@ -254,7 +295,7 @@ def _disk_full(*_: Any, **__: Any) -> None:
 
 def test_wrong_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = read_runs([write_run(tmp_path / "a")])
-    with pytest.raises(InputError, match=r"give a name that ends in \.png"):
+    with pytest.raises(InputError, match=r"give a name that ends in \.png or \.svg"):
         draw(runs, tmp_path / "curves.jpg")
     with pytest.raises(InputError, match="runs is empty"):
         draw([], tmp_path / "curves.png")

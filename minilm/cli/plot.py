@@ -11,7 +11,7 @@ import click
 from minilm.cli import SuggestingGroup
 from minilm.cli.model_options import threads_option
 from minilm.training.curves import RunCurves, read_runs
-from minilm.training.drawing import draw
+from minilm.training.drawing import check_destination, draw
 
 if TYPE_CHECKING:
     from minilm.compare.similarity import Similarity
@@ -77,7 +77,7 @@ def command() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     default="curves.png",
     show_default=True,
-    help="The PNG file to write.",
+    help="PNG or SVG file to write.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def curves(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
@@ -85,12 +85,14 @@ def curves(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
 
     RUNS are the output directories of `minilm pretrain`, `distill` and `finetune`, going on or
     finished. Loss and its terms are drawn as logged (faint) and smoothed, beside the held-out
-    scores. Needs the extra `plots`.
+    scores. Losses that are sums of other terms, such as those of a teacher and its student, have a
+    panel each. Needs the extra `plots`.
 
     \b
     Example:
       minilm plot curves runs/small-lr runs/large-lr -o learning-rates.png
     """
+    check_destination(output)
     found = read_runs(runs)
     draw(found, output)
     if as_json:
@@ -145,7 +147,7 @@ def similarity(
     Example:
       minilm plot similarity bert-mini distilbert-mini albert-mini -o layers.svg
     """
-    from minilm.compare.similarity_picture import check_destination, draw_similarity
+    from minilm.compare.similarity_picture import draw_similarity
 
     check_destination(output)
     import torch

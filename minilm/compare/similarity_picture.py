@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minilm.compare.similarity import Similarity
-from minilm.errors import DependencyError, InputError
-from minilm.files.atomic import replace_files
-from minilm.training.drawing import COLOURS
+from minilm.training.drawing import COLOURS, check_destination, looks, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = (".png", ".svg")
 _MARKERS = "os^Dv"
-
-
-def check_destination(destination: str | os.PathLike[str]) -> None:
-    """Checks what can be checked before anything is computed.
-
-    Raises:
-        InputError: the name of the file says no format that can be written.
-        DependencyError: without the package matplotlib.
-    """
-    target = Path(destination)
-    if target.suffix.lower() not in FORMATS:
-        raise InputError(
-            f"{target}: pictures are written as PNG or SVG; give a name that ends in .png or .svg."
-        )
-    try:
-        import matplotlib  # noqa: F401  # whether it is there
-    except ImportError as problem:
-        raise DependencyError(
-            "Drawing needs the package matplotlib: pip install 'minilm[plots]'"
-        ) from problem
 
 
 def draw_similarity(found: Similarity, destination: str | os.PathLike[str]) -> None:
@@ -58,14 +34,9 @@ def draw_similarity(found: Similarity, destination: str | os.PathLike[str]) -> N
         DependencyError: without the package matplotlib.
     """
     check_destination(destination)
-    import matplotlib.style
     from matplotlib.figure import Figure
 
-    target = Path(destination)
-    kind = target.suffix.lower().removeprefix(".")
-    # an SVG without date and random names: the same figures give the same file
-    looks = {"font.size": 11, "svg.hashsalt": "minilm", "svg.fonttype": "none"}
-    with matplotlib.style.context(["default", looks]):
+    with looks():
         rows = 1 + len(found.pairs)
         figure = Figure(figsize=(12, 1.2 + 3.2 + 5.0 * len(found.pairs)), dpi=120,
                         layout="constrained")  # fmt: skip
@@ -87,8 +58,7 @@ def draw_similarity(found: Similarity, destination: str | os.PathLike[str]) -> N
             maps = np.array(pair.attention)
             _matrix(figure, attention, maps, "layer", (pair.teacher, pair.student), first=1)
             attention.set_title("correlation of the attention", loc="left", fontsize=11)
-        metadata = {"Date": None} if kind == "svg" else None
-        replace_files({target: lambda path: figure.savefig(path, format=kind, metadata=metadata)})
+        save(figure, destination)
 
 
 def _finish(axes: Axes, title: str) -> None:

@@ -18,7 +18,15 @@ from minilm.metrics.score_table import score_named
 from minilm.training.log import LOG
 
 # In the lines of steps, besides the loss and its terms. A step number is not a curve.
-BESIDES = ("epoch", "tokens", "learning_rate", "gradient_norm", "tokens_per_second", "seconds")
+BESIDES = (
+    "epoch",
+    "tokens",
+    "learning_rate",
+    "gradient_norm",
+    "tokens_per_second",
+    "seconds",
+    "masked_share",
+)
 _SMOOTHED_POINTS = 1000
 
 
@@ -96,6 +104,32 @@ class RunCurves:
             if name not in ("loss", *BESIDES)
             and not (loss and np.array_equal(curve.values, loss.values, equal_nan=True))
         ]
+
+    @property
+    def objective(self) -> tuple[tuple[str, float | None], ...]:
+        """What the loss is the sum of: the terms and their weights, as the log shows them.
+
+        The loss of runs with another objective is another quantity. Weights are None where the log
+        does not tell them: too few steps, or terms that do not add up to the loss.
+        """
+        names = [name for name in self.training if name not in ("loss", *BESIDES)]
+        unknown = tuple((name, None) for name in names)
+        loss = self.training.get("loss")
+        if loss is None or not names:
+            return unknown
+        if any(len(self.training[name].steps) != len(loss.steps) for name in names):
+            return unknown
+        terms = np.stack([self.training[name].values for name in names], axis=-1)  # (n, terms)
+        rows = np.isfinite(terms).all(axis=-1) & np.isfinite(loss.values)
+        if rows.sum() <= len(names):
+            return unknown
+        weights, _, rank, _ = np.linalg.lstsq(terms[rows], loss.values[rows], rcond=1e-9)
+        if rank < len(names):
+            return unknown
+        rounded = [float(f"{weight:.3g}") for weight in weights]
+        if not np.allclose(terms[rows] @ rounded, loss.values[rows], rtol=1e-3, atol=1e-6):
+            return unknown
+        return tuple(zip(names, rounded, strict=True))
 
     def summary(self) -> dict[str, Any]:
         """The last and best figures, as JSON. A number that is not finite is None.
