@@ -19,8 +19,12 @@ export const WEIGHTS = { fp32: "model.onnx", q8: "model_quantized.onnx" };
  * @param {"wasm" | "cpu"} options.device WebAssembly in a browser, the processor in Node.
  * @returns {Promise<(text: string) => Promise<Float32Array>>} a function from a text to its vector,
  *   which has length 1, so that the product of two vectors is their cosine.
+ * @throws {Error} where the folder does not exist or a file of it cannot be read.
  */
 export async function loadEncoder(transformers, folder, { readJson, weights, device }) {
+  if ((await readJson("config.json")) === null) {
+    throw new Error(`${folder} is no exported model. Make it: minilm export MODEL ${folder}`);
+  }
   // The files of sentence-transformers say how tokens become one vector and where texts are cut.
   const pooling = await readJson("1_Pooling/config.json");
   const settings = await readJson("sentence_bert_config.json");

@@ -44,10 +44,6 @@ const spent = {}; // milliseconds: to load the model, for each sentence
 
 async function load() {
   show(`Loading models/${folder}/onnx/${WEIGHTS[chosen()]} …`);
-  if ((await readJson("config.json")) === null) {
-    throw new Error(`models/${folder} does not exist: minilm export weights/sentence-mini ` +
-      `examples/browser/models/${folder}`);
-  }
   [spent.load, encode] = await timed(() =>
     loadEncoder(transformers, folder, { readJson, weights: chosen(), device: "wasm" }));
   await encode("The first call prepares the kernels, so it is not timed.");
