@@ -4,7 +4,8 @@
 # ALBERT-base has 12 layers of BERT-base width and a tenth of its parameters. Two ideas do it; this
 # example takes them apart and counts.
 #
-# Run it: `python examples/03_parameter_sharing.py` (three seconds, no network, random weights).
+# Run it: `python examples/03_parameter_sharing.py` (about 5 seconds, no network, random
+# weights).
 
 # %%
 import torch
@@ -35,14 +36,28 @@ print(f"V x E + E x H  {vocabulary * embedding + embedding * hidden:>12,}")
 
 # %% [markdown]
 # ## Idea 2: one layer, applied twelve times
-# `num_hidden_groups` says how many layers have weights of their own. With 12 groups nothing is
-# shared; with 1, everything.
+# `num_hidden_groups` says how many different sets of weights the twelve layers have. Neighbours
+# share a set: with 12 sets nothing is shared, with 6 sets every two layers share one, with 1 set
+# all twelve do. (`num_hidden_groups` counts the sets. In example 07, `with_sharing(6)` says it the
+# other way round, by how many layers share one: 2 sets.)
 
 # %%
-for groups in (12, 6, 4, 3, 2, 1):
-    print(
-        f"{groups:>2} group(s)  {count(albert.replace(num_hidden_groups=groups)):>12,} parameters"
-    )
+sizes = {sets: count(albert.replace(num_hidden_groups=sets)) for sets in (12, 6, 4, 3, 2, 1)}
+print(f"{'sets':>4}{'layers for each':>17}{'parameters':>13}")
+for sets, size in sizes.items():
+    print(f"{sets:>4}{12 // sets:>17}{size:>13,}")
+assert sizes[12] - sizes[6] == 6 * (sizes[2] - sizes[1])  # every set costs the same
+
+if "get_ipython" in globals():
+    import matplotlib.pyplot as plt
+
+    plt.figure(figsize=(6, 3))
+    plt.plot(list(sizes), [size / 1e6 for size in sizes.values()], "o-", label="ALBERT")
+    plt.axhline(count(bert) / 1e6, color="gray", label="BERT-base")
+    plt.xlabel("sets of weights")
+    plt.ylabel("million parameters")
+    plt.legend()
+    plt.show()
 
 # %% [markdown]
 # ## Is it really the same layer?
@@ -55,7 +70,7 @@ small = albert.replace(
 )
 model = minilm.AlbertModel(small)
 applied = model.virtual_layers()
-print(f"{len(applied)} applications, {len(set(map(id, applied)))} layer in memory")
+print(f"{len(applied)} applications of {len(set(map(id, applied)))} layer in memory")
 assert len(applied) == 12
 assert len(set(map(id, applied))) == 1
 
@@ -83,3 +98,13 @@ print("after a training step: still one set of weights, and it has moved")
 deeper = minilm.AlbertModel(small.replace(num_hidden_layers=24))
 deeper.load_state_dict(model.state_dict())
 print(f"12 or 24 layers: {model.num_parameters():,} = {deeper.num_parameters():,} parameters")
+assert deeper.num_parameters() == model.num_parameters()
+
+# %% [markdown]
+# ## Your turn
+# - Which is smaller: BERT-base with E = 128 and nothing shared, or with H-wide embeddings and
+#   everything shared? Guess, then count:
+#   `count(albert.replace(num_hidden_groups=12))` and `count(albert.replace(embedding_size=768))`.
+# - Replace the optimiser's step by `applied[0].attention.query.weight.data += 1`. How many of the
+#   twelve layers have changed?
+# - To write the loop over shared layers yourself, fill in `examples/exercises/3_shared_layers.py`.

@@ -1,11 +1,12 @@
 # %% [markdown]
-# # 5. Distillation from beginning to end, in two minutes
+# # 5. Distillation from beginning to end
 #
-# Text, vocabulary, teacher, student: everything that DistilBERT took, small enough to watch. The
-# text is the help that Python brings along (`help("LOOPING")` and 78 other topics, 465,000
-# characters), so no network is needed. It runs in a temporary directory and leaves nothing behind.
+# First we look at what a teacher says that a label does not. Then everything that DistilBERT took,
+# small enough to watch: text, vocabulary, teacher, student, and two controls. The text is the help
+# that comes with Python (`help("LOOPING")` and 78 other topics, 465,000 characters), so no network
+# is needed. It runs in a temporary directory and leaves nothing behind.
 #
-# Run it: `python examples/05_distillation.py` (about a minute on two cores)
+# Run it: `python examples/05_distillation.py` from a clone (1 to 3 minutes on two cores)
 
 # %%
 import json
@@ -13,6 +14,8 @@ import pydoc_data.topics
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 import minilm
 from minilm.recipes.distillation import DistillationRecipe
@@ -23,7 +26,73 @@ temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name)
 
 # %% [markdown]
+# ## What a teacher says that a label does not
+# A word is hidden in a sentence. Training on text alone knows one answer, the word that stood
+# there: say, "may". A teacher that has read a lot gives every word of the vocabulary a probability:
+# its *soft target*. bert-mini, the largest model in `weights/`, thinks of all the other months as
+# well, and of hardly anything else. Whoever learns from that learns in one sentence which twelve
+# words are alike.
+#
+# The *temperature* T divides the logits before the softmax. At 1 the distribution is as it is; the
+# larger T, the flatter it gets. The first choice loses weight, and the small probabilities, which
+# say what the teacher confuses with what, count more. DistilBERT was trained with T = 2.
+
+# %%
+weights = Path(minilm.__file__).parent.parent / "weights" / "bert-mini"
+large, reader = minilm.load(weights), minilm.Tokenizer.from_pretrained(weights)
+
+
+def soft_targets(model, tokenizer, text: str, temperature: float) -> torch.Tensor:
+    """The model's distribution over the vocabulary at the [MASK] of a text."""
+    ids = tokenizer(text)["input_ids"]
+    place = int((ids[0] == tokenizer.mask_token_id).nonzero())
+    with torch.no_grad():
+        return (model(ids).logits[0, place] / temperature).softmax(-1)
+
+
+def likeliest(tokenizer, probabilities: torch.Tensor, count: int = 6) -> str:
+    best = probabilities.topk(count)
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return ", ".join(f"{tokenizer.decode([token])} {share:.0%}" for token, share in pairs)
+
+
+for text in ("He died in [MASK] 1945.", "The film was released in the united [MASK]."):
+    print(text)
+    for temperature in (1, 2, 4):
+        targets = soft_targets(large, reader, text, temperature)
+        print(f"  T = {temperature}: {likeliest(reader, targets)}")
+
+months = {"january", "february", "march", "april", "may", "june", "july", "august"}
+months |= {"september", "october", "november", "december"}
+sharp, soft = (soft_targets(large, reader, "He died in [MASK] 1945.", t) for t in (1, 2))
+found = {reader.decode([token]) for token in sharp.topk(11).indices.tolist()}
+print(f"of the teacher's first 11 words {len(found & months)} are months")
+assert len(found & months) >= 9
+assert soft.max() < sharp.max()  # softer, in the same order
+assert torch.equal(soft.argsort(descending=True)[:50], sharp.argsort(descending=True)[:50])
+
+# %% [markdown]
+# In a notebook, the first 30 words are drawn at each temperature.
+
+# %%
+if "get_ipython" in globals():
+    import matplotlib.pyplot as plt
+
+    order = sharp.topk(30).indices
+    for temperature in (1, 2, 4):
+        plt.plot(
+            soft_targets(large, reader, "He died in [MASK] 1945.", temperature)[order].tolist(),
+            label=f"T = {temperature}",
+        )
+    plt.xticks(range(30), [reader.decode([token]) for token in order.tolist()], rotation=90)
+    plt.ylabel("probability")
+    plt.legend()
+    plt.show()
+
+# %% [markdown]
 # ## Text to tokens
+# Now the whole way, with a teacher of our own.
+#
 # One topic is one document. A WordPiece vocabulary is learned from the text, and the text becomes a
 # *token store*: numbers on disk that training maps into memory. On the command line these are
 # `minilm train-tokenizer` and `minilm tokenize`.
@@ -77,22 +146,22 @@ of_teacher = train(pretraining, "teacher")
 
 # %% [markdown]
 # ## Three students
-# Each has two layers and sees the same text for the same number of steps. The first is made as
-# DistilBERT was: every other layer of the teacher, the triple loss (5 KL to the teacher's
-# predictions, 2 cross-entropy of the masked tokens, 1 cosine between the last states), rarer tokens
-# masked more often, and fixed positions. All of that is what `DistillationRecipe` and `minilm
-# distill` do unless told otherwise. The second starts from the same layers but learns from the text
-# alone; the third hears the teacher but starts from random weights. The paper's ablation (its Table
-# 4) compares the same. On so little text the start from the teacher's layers counts most. The
-# teacher's predictions count, too: rare tokens are what is masked in training, and the student that
-# never hears the teacher forgets how often the common ones are right. What to expect (five
-# evaluations on the held-out topics in each run; other processors and the topics of other Pythons
-# give other last digits):
+# Each has two layers and sees the same text for the same number of steps.
 #
-#     teacher                loss  4.22  4.08  3.98  3.90  3.84   accuracy 0.366
-#     student                loss  4.31  4.43  4.33  4.31  4.26   accuracy 0.356
-#     without the teacher    loss  4.75  4.64  4.80  4.61  4.60   accuracy 0.343
-#     from random weights    loss  5.56  4.94  4.88  4.96  5.17   accuracy 0.256
+# - "student" is made as DistilBERT was: it starts as every other layer of the teacher, and learns
+#   with the triple loss: 5 times the KL divergence from the teacher's soft targets (T = 2), 2 times
+#   the cross-entropy of the masked tokens, and 1 - cosine between the last states. Rarer tokens are
+#   masked more often, and positions are fixed. `DistillationRecipe` and `minilm distill` do all of
+#   this unless told otherwise.
+# - "without the teacher" starts from the same layers, but learns from the text alone.
+# - "from random weights" learns from the teacher, but starts from nothing.
+#
+# The paper's ablation (its Table 4) makes the same comparison. What to expect: masked loss and
+# accuracy on the held-out topics after the last step, mean ± standard deviation of three seeds
+# (`seed=0`, 1 and 2 in both recipes; other processors and the topics of other Pythons give other
+# last digits):
+#
+# @@TABLE@@
 
 # %%
 distillation = DistillationRecipe(
@@ -116,6 +185,23 @@ assert triple["masked_loss"] < random["masked_loss"] - 0.1
 assert of_teacher["masked_accuracy"] > 0.25
 
 # %% [markdown]
+# ## What the student has learned
+# The soft targets of all four, for a sentence in the style of the text. The student's words should
+# be nearly the teacher's. The last number is the divergence from the teacher, the term that two of
+# the three students were trained on.
+
+# %%
+text = "If no exception is [MASK], the else clause is executed."
+wanted = soft_targets(teacher, tokenizer, text, 2)
+print("\n" + text)
+for name in ("teacher", "student", "without the teacher", "from random weights"):
+    model = minilm.load(folder / name)
+    given = soft_targets(model, tokenizer, text, 2)
+    divergence = (wanted * (wanted.log() - given.log())).sum().item()
+    shown = likeliest(tokenizer, soft_targets(model, tokenizer, text, 1), 4)
+    print(f"{name:<22}{shown:<60}KL {divergence:.3f}")
+
+# %% [markdown]
 # ## What is on disk
 # Every run leaves a checkpoint that minilm and transformers load, its log, and the snapshots from
 # which the same command would go on. `minilm plot` draws the log.
@@ -125,3 +211,18 @@ for path in sorted((folder / "student").rglob("*")):
     if path.is_file():
         print(f"{path.stat().st_size:>10,}  {path.relative_to(folder)}")
 temporary.cleanup()
+
+# %% [markdown]
+# ## Where a teacher is worth more
+# Here student and control have read the same text, and the text says nearly as much as the teacher.
+# A teacher is worth most where labels are few: it can label texts that nobody has labelled. With
+# 100 labels and 1,900 texts without, `examples/few_labels/measure.py` measured an accuracy of
+# 0.632 ± 0.040 for a student with a teacher and 0.474 ± 0.031 for one without; with 67,000 labels
+# there is no difference (`examples/negative-results.md`).
+#
+# ## Your turn
+# - Set `temperature=1` in `distillation`, then 8. What happens to the student's loss on the
+#   held-out text? (The factor T^2 keeps the weight of the term the same; leave it out in
+#   `examples/exercises/4_distillation_loss.py` and see.)
+# - Set `cosine=0.0`. Do three seeds show a difference?
+# - Give the student 240 steps, as the teacher had. Who gains more, it or the control?

@@ -5,14 +5,17 @@
 # followed by a matrix from E to H; and its twelve layers share one set of weights. Both are counted
 # here by hand and by function, parameters and work. No weights are needed: nothing is built.
 #
-# Run it: `python examples/07_counting.py` (seconds)
+# Before you run it, write down a guess: how many parameters has ALBERT-base, of BERT-base's 109
+# million? And how much of its time?
+#
+# Run it: `python examples/07_counting.py` (about 5 seconds)
 
 # %%
 import minilm
 
 bert, albert = minilm.BertConfig(), minilm.AlbertConfig()
-print("BERT-base\n", minilm.cost(bert), sep="")
-print("\nALBERT-base\n", minilm.cost(albert), sep="")
+for name, config in (("BERT-base", bert), ("ALBERT-base", albert)):
+    print(f"{name:<12}{minilm.cost(config).parameters:>12,} parameters")
 
 # %% [markdown]
 # ## Factorised embeddings
@@ -44,19 +47,20 @@ assert counted["feed-forward"].parameters == feed_forward
 # %% [markdown]
 # ## Ways of sharing
 # The paper's Table 4: all layers share everything, or only attention, or only the feed-forward
-# block, or nothing; and groups of layers in between. `with_sharing` makes the configuration, and
-# the models train, save and load like any other. A checkpoint holds a copy for every layer, so that
-# transformers reads it as an ordinary ALBERT.
+# block, or nothing; and in between, groups of M neighbours share one set of weights. (Groups of 6
+# mean 2 sets for 12 layers. `num_hidden_groups` in a configuration counts the sets.)
+# `with_sharing` makes the configuration, and the models train, save and load like any other. A
+# checkpoint holds a copy for every layer, so that transformers reads it as an ordinary ALBERT.
 
 # %%
-print(f"\n{'sharing':<16}{'E = 128':>12}{'E = 768':>14}")
+print(f"\n{'sharing':<20}{'E = 128':>12}{'E = 768':>14}")
 for sharing in ("all", "attention", "feed_forward", "none", 6, 3):
-    name = f"groups of {sharing}" if isinstance(sharing, int) else sharing
+    name = f"groups of {sharing} layers" if isinstance(sharing, int) else sharing
     row = [
         minilm.cost(minilm.AlbertConfig(embedding_size=width).with_sharing(sharing)).parameters
         for width in (128, 768)
     ]
-    print(f"{name:<16}{row[0]:>12,}{row[1]:>14,}")
+    print(f"{name:<20}{row[0]:>12,}{row[1]:>14,}")
 saved = 11 * (attention + feed_forward + norms)
 apart = minilm.cost(albert.with_sharing("none"))
 assert apart.parameters - minilm.cost(albert).parameters == saved
@@ -83,6 +87,13 @@ for name, config in (("BERT-base", bert), ("DistilBERT", distilbert), ("ALBERT-b
     )
 
 # %% [markdown]
+# ## Part by part
+# The function does all of this for any configuration; `minilm cost` is its command.
+
+# %%
+print("\nALBERT-base\n", minilm.cost(albert), sep="")
+
+# %% [markdown]
 # ## The layers apart again
 # `unshare` gives every layer a copy of its own, which computes exactly the same and can then be
 # trained or pruned apart; `share` goes back as long as the copies are equal.
@@ -94,3 +105,24 @@ copies = minilm.unshare(shared)
 print(f"\nshared {shared.num_parameters():,}, apart {copies.num_parameters():,}")
 assert copies.num_parameters() == minilm.cost(small.with_sharing("none")).parameters
 assert minilm.share(copies).num_parameters() == shared.num_parameters()
+
+if "get_ipython" in globals():
+    import matplotlib.pyplot as plt
+
+    names = {"BERT-base": bert, "DistilBERT": distilbert, "ALBERT-base": albert}
+    found = [minilm.cost(config) for config in names.values()]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 2), sharey=True, layout="constrained")
+    axes[0].barh(list(names), [cost.parameters / 1e6 for cost in found])
+    axes[0].set_xlabel("million parameters")
+    axes[1].barh(list(names), [cost.flops / 1e6 for cost in found])
+    axes[1].set_xlabel("million operations a token")
+    plt.show()
+
+# %% [markdown]
+# ## Your turn
+# - By which width E would the factorised table of 30,000 words and H = 768 cost as much as BERT's?
+#   Solve V E + E H + H = V H, then check with `minilm.cost(minilm.AlbertConfig(embedding_size=E))`.
+# - What changes if the text is longer? Compare `minilm.cost(bert, length=128)` with `length=512`:
+#   which part grows for each token, and why only that one?
+# - albert-xxlarge has H = 4096 and one layer. How many parameters has it, and how many times the
+#   work of BERT-base? (`minilm cost albert-xxlarge-v2 bert-base-uncased`)

@@ -5,7 +5,7 @@
 # in `weights/`, all trained by this project on the same articles of Wikipedia with the same
 # vocabulary. This is `minilm compare`, with less text and without the memory measurements.
 #
-# Run it: `python examples/08_comparison.py` from a clone (half a minute)
+# Run it: `python examples/08_comparison.py` from a clone (half a minute to a minute)
 
 # %%
 from pathlib import Path
@@ -55,11 +55,50 @@ assert albert["relative"]["flops_per_token"] > 0.95
 # ## Words
 # One token in seven is replaced by [MASK], and a model scores when the right one of 8,000 is its
 # first choice. The help topics of Python are not what the models were trained on, so the scores are
-# lower than on Wikipedia; what is kept of the teacher's score is what distillation is about.
+# lower than on Wikipedia. What is kept of the teacher's score is what distillation is about. A
+# share of n tokens has a standard error: differences below twice that are no differences.
 
 # %%
+print()
 for model in (teacher, student, albert):
-    print(f"\n{model['name']:<16} {model['scores']['masked_accuracy']:.1%} of masked tokens right")
+    share, count = (model["scores"][name] for name in ("masked_accuracy", "masked_tokens"))
+    error = (share * (1 - share) / count) ** 0.5
+    print(f"{model['name']:<16} {share:.1%} ± {error:.1%} of {count:,} masked tokens right")
 kept = student["relative"]["masked_accuracy"]
 print(f"\nThe student keeps {kept:.0%} of its teacher's score.")
 assert kept > 0.9
+
+# %% [markdown]
+# ## Order
+# ALBERT also answers whether two segments are in their order. With two answers, guessing is right
+# in 50 % of the cases, and the standard error of so few pairs is large: read the line below as "not
+# distinguishable from guessing" unless it is three errors away from 50 %.
+
+# %%
+share, count = albert["scores"]["sentence_order_accuracy"], albert["scores"]["pairs"]
+error = 0.5 / count**0.5
+print(f"\nalbert-mini: {share:.1%} of {count} pairs right; guessing gives 50 % ± {error:.1%}")
+print(f"that is {abs(share - 0.5) / error:.1f} standard errors from guessing")
+assert count > 20
+
+if "get_ipython" in globals():
+    import matplotlib.pyplot as plt
+
+    for model in (teacher, student, albert):
+        plt.scatter(model["parameters"] / 1e6, 100 * model["scores"]["masked_accuracy"])
+        plt.annotate(
+            model["name"], (model["parameters"] / 1e6, 100 * model["scores"]["masked_accuracy"])
+        )
+    plt.xlabel("million parameters")
+    plt.ylabel("masked tokens right (%)")
+    plt.xlim(0, 14)
+    plt.show()
+
+# %% [markdown]
+# ## Your turn
+# - Add "albert-3x2-mini" to `models`. Where would you put it in a picture of parameters and score,
+#   before you look?
+# - Raise `max_tokens` to 40_000 and `texts` to 512 (two to five minutes). Which numbers move by
+#   more than their error, and does the order of pairs get nearer to 50 % or further away?
+# - Speeds are measured here beside whatever else your computer does. Run the example again while a
+#   video plays: what changes more, the speeds or the ratios?

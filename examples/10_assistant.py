@@ -2,11 +2,12 @@
 # # 10. An assistant
 #
 # It understands what is wanted and the details that go with it (one encoder, two heads), asks back
-# when a detail is missing, says so when something is none of its business, and answers questions
-# from a text. Both models start from `weights/bert-mini` and learn from sentences that this script
-# makes up, so everything runs offline in about a minute.
+# when a detail is missing, says so when it cannot help, and answers questions from a text. Both
+# models start from `weights/bert-mini` and learn from sentences that this script makes up, so
+# everything runs offline.
 #
-# Run it: `python examples/10_assistant.py` from a clone; with `--talk` it then talks to you
+# Run it: `python examples/10_assistant.py` from a clone (@@T10@@);
+# with `--talk` it then talks to you
 
 # %%
 import random
@@ -221,3 +222,12 @@ for said, expected in (
 if "--talk" in sys.argv:
     for line in iter(lambda: input("> "), ""):
         print(" ", assistant.reply(line))
+
+# %% [markdown]
+# ## Your turn
+# - Teach it something new: an intent "music" with the patterns "play {song}" and "put on some
+#   {song} please", the slot "song", and what it answers. Four places change; which?
+# - Ask it for something that no pattern has. What does it take "open the window" for, and which
+#   list would you make longer to stop that?
+# - It was trained on patterns and is tested on patterns. Write ten sentences of your own, count how
+#   many it gets right, and compare with the score printed above.

@@ -9,7 +9,8 @@
 # - whether two states hold the same information (linear CKA),
 # - whether two layers look at the same tokens (correlation of their attention).
 #
-# Run it: `python examples/12_what_shared_layers_do.py` (about 15 seconds on one core, no network).
+# Run it: `python examples/12_what_shared_layers_do.py` (about 20 seconds on one core, no
+# network).
 # As a command, for any models with the same tokenizer, with a picture of all that follows:
 #
 #     minilm plot similarity bert-mini distilbert-mini albert-mini -o layers.svg
@@ -24,7 +25,7 @@ import minilm
 from minilm.compare.similarity import cka_matrix, observe, similarity
 from minilm.compare.text_scores import help_topics
 
-weights = Path(__file__).resolve().parent.parent / "weights"
+weights = Path(minilm.__file__).parent.parent / "weights"
 texts = [line for topic in help_topics() for line in topic.splitlines()]
 tokenizer = minilm.Tokenizer.from_pretrained(weights / "bert-mini")
 
@@ -134,3 +135,27 @@ for name in ("distilbert-mini", "albert-mini", "untrained ALBERT"):
         assert min(values) > 0.6
     if name == "untrained ALBERT":
         assert max(values) < 0.2
+
+# %% [markdown]
+# In a notebook, the angles of the first section are drawn (`minilm plot similarity` draws all
+# three measures).
+
+# %%
+if "get_ipython" in globals():
+    import matplotlib.pyplot as plt
+
+    for name, steps in found.steps.items():
+        plt.plot(range(1, len(steps.angle) + 1), steps.angle, "o-", label=name)
+    plt.xlabel("application of a layer")
+    plt.ylabel("angle (degrees)")
+    plt.ylim(0)
+    plt.legend()
+    plt.show()
+
+# %% [markdown]
+# ## Your turn
+# - Add "albert-3x2-mini" (3 layers, each used twice) to the models. Does its curve look more like
+#   BERT's or like ALBERT's?
+# - Apply ALBERT's layer 100 times: `num_hidden_layers=100`. Does the angle go on falling, and what
+#   would it mean if it reached 0?
+# - Take another text (`texts` is a list of lines). Which of the three measures moves most?

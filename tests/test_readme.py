@@ -58,7 +58,7 @@ def test_examples_run(example: Path, tmp_path: Path, minilm_l6_dir: Path) -> Non
 
 
 def test_there_are_examples() -> None:
-    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(13)]
+    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02}" for number in range(14)]
 
 
 @pytest.mark.parametrize("snippet", all_blocks("python"))

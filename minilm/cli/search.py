@@ -104,7 +104,7 @@ def command(
     text_format = TextFormat(errors, text_key, document_per_line)
     files = files_of(paths)
     encoder = SentenceEncoder.from_pretrained(model, **loading(options))
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     store = nullcontext() if index is None else VectorIndex(index, encoder, rebuild=rebuild)
     with (

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from minilm.errors import DataError, InputError
 from minilm.files.arrays import Integers, npy_writer
