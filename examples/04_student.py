@@ -119,8 +119,24 @@ if "get_ipython" in globals():
 # reason why "ends" and "last three" look better, and why the released DistilBERT took 0, 2, 4, 7, 9
 # and 11 of 12: both ends, and the rest spread evenly.
 #
-# What counts is how a student does after some steps of distillation, and there the order changes.
-# @@STARTS@@
+# What counts is how a student does after some steps of distillation, and the order before training
+# says nothing about that. Three students of 6 layers from bert-mini's 12, on Python's help (masked
+# words right of 927 in held-out topics, so the standard error is 1.6 points; one seed):
+#
+#     layers                          before      after 10 steps   after 20 steps
+#     0, 2, 4, 6, 8, 10               13.6 %      39.1 %           41.8 %
+#     0, 2, 4, 7, 9, 11 (published)   11.4 %      40.4 %           43.5 %
+#     6, 7, 8, 9, 10, 11 (last six)   14.1 %      38.0 %           40.7 %
+#
+# Ten steps of training are worth more than any choice of layers, and layers that are spread over
+# the depth end at or above those that are not. A student made of every other layer has a piece of
+# every stage of the teacher's work, and needs no knowledge of which stage matters. The command, for
+# a token store of any text (`minilm tokenize`) and any teacher:
+#
+#     minilm ablate --teacher weights/bert-mini --corpus store --held-out 8 --output starts
+#         --max-length 64 --positions masked --tokens-per-step 1024 --steps 20 --evaluate-every 10
+#         --learning-rate 7e-4 --warmup 4 --evaluation-tokens 6000 --seeds 1
+#         --variant "published: layers=published" --variant "last six: layers=6,7,8,9,10,11"
 #
 # ## Your turn
 # - Build a student of the layers 5, 4 and 3, in this order. Is it better than fresh weights?

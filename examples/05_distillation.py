@@ -161,7 +161,15 @@ of_teacher = train(pretraining, "teacher")
 # (`seed=0`, 1 and 2 in both recipes; other processors and the topics of other Pythons give other
 # last digits):
 #
-# @@TABLE@@
+#     teacher                loss 3.87 ± 0.03   accuracy 0.364 ± 0.004
+#     student                loss 4.30 ± 0.06   accuracy 0.354 ± 0.004
+#     without the teacher    loss 4.69 ± 0.04   accuracy 0.324 ± 0.026
+#     from random weights    loss 4.90 ± 0.02   accuracy 0.285 ± 0.000
+#
+# So the student keeps 97 % of its teacher's accuracy with 63 % of its parameters. On so little text
+# the start from the teacher's layers counts most, and the teacher's soft targets count, too: rare
+# tokens are what is masked in training, and the student that never sees a soft target forgets how
+# often the common ones are right.
 
 # %%
 distillation = DistillationRecipe(

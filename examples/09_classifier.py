@@ -5,7 +5,7 @@
 # the model in `weights/`. For data of your own, any list of dictionaries does: rows of a CSV file,
 # a `datasets.Dataset`, the result of a database query.
 #
-# Run it: `python examples/09_classifier.py` from a clone (about a minute)
+# Run it: `python examples/09_classifier.py` from a clone (half a minute to a minute)
 
 # %%
 import importlib

@@ -6,7 +6,7 @@
 # models start from `weights/bert-mini` and learn from sentences that this script makes up, so
 # everything runs offline.
 #
-# Run it: `python examples/10_assistant.py` from a clone (@@T10@@);
+# Run it: `python examples/10_assistant.py` from a clone (about a minute);
 # with `--talk` it then talks to you
 
 # %%

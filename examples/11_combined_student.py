@@ -9,7 +9,7 @@
 # The text is the help that comes with Python, as in example 05, so no network is needed. It runs
 # in a temporary directory and leaves nothing behind.
 #
-# Run it: `python examples/11_combined_student.py` (about two minutes on two cores)
+# Run it: `python examples/11_combined_student.py` (one to two minutes)
 
 # %%
 import json

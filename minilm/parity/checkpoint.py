@@ -17,7 +17,7 @@ from minilm.checkpoints.names import ARCHITECTURES, architecture_of
 from minilm.checkpoints.weights import open_weights
 from minilm.config import EncoderConfig
 from minilm.errors import CheckpointError, DependencyError, InputError
-from minilm.files.progress import DELAY
+from minilm.files.progress import DELAY, is_watched
 from minilm.loader import CLASSES, STEMS, missing_tensors, stored_heads
 from minilm.models.pretrained import PretrainedModel
 from minilm.parity.comparison import Tolerances, compare_rows
@@ -99,7 +99,8 @@ def verify(
     report = ParityReport(str(directory), against)
     given = None if tolerance is None else Tolerances(*[tolerance] * 4)
     steps = len(classes) * 2 * 2 * len(MASKS)
-    with tqdm(total=steps, delay=DELAY, desc="verify", disable=None if progress else True) as bar:
+    hidden = not (progress and is_watched())
+    with tqdm(total=steps, delay=DELAY, desc="verify", disable=hidden) as bar:
         for cls in classes:
             config, skipped = _what_to_skip(cls, directory)
             report.notes += [f"{cls.__name__}: no {name} stored, not compared" for name in skipped]

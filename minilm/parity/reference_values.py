@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from minilm.checkpoints.hub import resolve
 from minilm.errors import CheckpointError, InputError
-from minilm.files.progress import DELAY
+from minilm.files.progress import DELAY, is_watched
 from minilm.loader import CLASSES, missing_tensors
 from minilm.parity import ParityReport, Row, max_difference, stored_classes
 
@@ -595,7 +595,8 @@ def verify_as(
     sources = ", ".join(dict.fromkeys(case.source for case in cases))
     report = ParityReport(str(directory), f"published values of {key} ({sources})")
     stored = stored_classes(directory)[0].config_class.model_type
-    watched = tqdm(cases, delay=DELAY, desc="verify", disable=None if progress else True)
+    hidden = not (progress and is_watched())
+    watched = tqdm(cases, delay=DELAY, desc="verify", disable=hidden)
     for model_name, of_model in groupby(watched, lambda case: case.model):
         cls = CLASSES[model_name]
         if stored != cls.config_class.model_type:
