@@ -53,7 +53,7 @@ def soft_targets(model, tokenizer, text: str, temperature: float) -> torch.Tenso
 def likeliest(tokenizer, probabilities: torch.Tensor, count: int = 6) -> str:
     best = probabilities.topk(count)
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return ", ".join(f"{tokenizer.decode([token])} {share:.0%}" for token, share in pairs)
+    return ", ".join(f"{tokenizer.decode([token])} {share:.1%}" for token, share in pairs)
 
 
 for text in ("He died in [MASK] 1945.", "The film was released in the united [MASK]."):
@@ -206,7 +206,7 @@ for name in ("teacher", "student", "without the teacher", "from random weights")
     model = minilm.load(folder / name)
     given = soft_targets(model, tokenizer, text, 2)
     divergence = (wanted * (wanted.log() - given.log())).sum().item()
-    shown = likeliest(tokenizer, soft_targets(model, tokenizer, text, 1), 4)
+    shown = likeliest(tokenizer, soft_targets(model, tokenizer, text, 1), 3)
     print(f"{name:<22}{shown:<60}KL {divergence:.3f}")
 
 # %% [markdown]
@@ -222,8 +222,8 @@ temporary.cleanup()
 
 # %% [markdown]
 # ## Where a teacher is worth more
-# Here student and control have read the same text, and the text says nearly as much as the teacher.
-# A teacher is worth most where labels are few: it can label texts that nobody has labelled. With
+# Here a student with a teacher is about 3 points ahead of one that reads the same text alone. A
+# teacher is worth most where labels are few: it can label texts that nobody has labelled. With
 # 100 labels and 1,900 texts without, `examples/few_labels/measure.py` measured an accuracy of
 # 0.632 ± 0.040 for a student with a teacher and 0.474 ± 0.031 for one without; with 67,000 labels
 # there is no difference (`examples/negative-results.md`).

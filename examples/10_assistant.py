@@ -145,8 +145,7 @@ print(f"answers: exact {result.scores['exact']:.1f} %, F1 {result.scores['f1']:.
 
 # %% [markdown]
 # ## The conversation
-# What is missing is asked for, and the answer to that is taken as the missing detail. For a
-# question, the sentences that mention its thing are read one after the other.
+# The assistant asks for a missing detail and takes the next sentence as the answer. For a question, the sentences that mention its thing are read one after the other.
 
 # %%
 KNOWLEDGE = [

@@ -77,7 +77,7 @@ assert energies[16] < energies[32] < energies[64] < 1
 # ## Step 2: shared layers that start from the teacher's
 # Two layers of their own, applied three times: 0, 1, 0, 1, 0, 1. Three ways to fill them: with
 # layers of the teacher at an interval (here the first and the last), with the average of all layers
-# that each stands for (the default), or at random. The report says what became of every part.
+# that each stands for (the default), or at random. The report says where every part comes from.
 
 # %%
 shared = {"student": "albert", "embedding_size": 64, "inner_layers": 2}
@@ -92,12 +92,12 @@ assert torch.allclose(applied[0].attention.query.weight, taught.mean(0), atol=1e
 
 # %% [markdown]
 # A layer that was made for one depth is now used at three, so before any training such a student
-# computes something else than its teacher. What a start is worth shows after some steps.
+# computes something else than its teacher. How good a start is shows only after some steps.
 #
 # ## Step 3: losses
-# The triple loss of DistilBERT compares what comes out at the end. For shared weights, which are
-# used at every depth, one can say at every depth what is wanted: `hidden_cosine` compares the
-# states after every application with the teacher's at the same depth.
+# The triple loss of DistilBERT compares the predictions and the last states. Shared weights are used
+# at every depth, so it can help to compare at every depth, too: `hidden_cosine` compares the states
+# after every application with the teacher's at the same depth.
 #
 # ## The comparison
 # `Ablation` (`minilm ablate`) trains variants of one recipe, evaluates them on the same masked

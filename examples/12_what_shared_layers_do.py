@@ -82,10 +82,11 @@ assert max(found.steps["untrained ALBERT"].angle) < 15  # a fresh layer does alm
 
 # %% [markdown]
 # ## The same information?
-# Linear CKA compares two sets of vectors for the same tokens. It knows no rotation and no scale: 1
-# means that one set is the other, turned. Inside one model, it says how much is still changed. The
-# first applications change most. The late ones move the vectors by many degrees (see above), but
-# leave what tells the tokens apart nearly as it was.
+# Linear CKA compares two sets of vectors for the same tokens. It ignores rotation and scale: 1 means
+# that one set is a rotated, scaled copy of the other. Between neighbouring states of one model, it
+# says how much an application changes. The first applications change most. The late ones turn the
+# vectors by many degrees (see above), but mostly all in the same way, so that what distinguishes the
+# tokens stays.
 
 # %%
 for name in ("bert-mini", "albert-mini"):
@@ -99,8 +100,8 @@ for name in ("bert-mini", "albert-mini"):
 # Between models, it says which state of the teacher a state of the student is like. Below, for
 # every state of a student (the embeddings first), the number of bert-mini's most similar state, and
 # their CKA. DistilBERT learned with the cosine loss on the last states, so its last state is like
-# the teacher's last. The untrained model shows what CKA gives for nothing: in every model, a word
-# begins with the same vector wherever it stands.
+# the teacher's last. The untrained model shows that CKA is not 0 without any training: in every
+# model, a word begins with the same vector wherever it stands.
 
 # %%
 pairs = {pair.student: pair for pair in found.pairs}

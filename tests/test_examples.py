@@ -133,7 +133,9 @@ def commands() -> list[str]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```text\n(.*?)```", page.read_text(), flags=re.DOTALL):
-            found += [line for line in block.splitlines() if line.startswith("minilm ")]
+            for line in block.splitlines():
+                parts = [part.strip() for part in line.split("&&")]
+                found += [part for part in parts if part.startswith("minilm ")]
     return found
 
 
@@ -147,9 +149,8 @@ def test_commands_on_the_pages_have_options_that_exist(line: str) -> None:
         assert command is not None
     known = {option for parameter in command.params for option in parameter.opts}
     known |= {option for parameter in command.params for option in parameter.secondary_opts}
-    given = [word for word in words if word.startswith("--")]
-    assert given
-    assert set(given) <= known
+    given = {word.partition("=")[0] for word in words if word.startswith("--")}
+    assert given <= known
 
 
 def test_the_page_of_negative_results_has_commands() -> None:
@@ -171,3 +172,14 @@ def test_the_picture_names_files_that_exist_and_is_readable_in_the_dark() -> Non
     assert {"paper", "t", "note", "box"} <= set(fills.findall(dark)) & set(fills.findall(light))
     for stage in ("Text", "Tokens", "Embeddings", "Layers", "Heads", "Losses"):
         assert stage in texts
+
+
+def test_the_page_of_the_examples_lists_all() -> None:
+    page = (ROOT / "examples" / "README.md").read_text()
+    for path in [*EXAMPLES, *(ROOT / "examples").glob("*/*.py")]:
+        name = path.relative_to(ROOT / "examples").as_posix()
+        if path.parent.name != "exercises":
+            assert f"({name})" in page, name
+    for target in re.findall(r"\]\(([^)#:]+)\)", page):
+        assert (ROOT / "examples" / target).exists(), target
+    assert "(exercises/README.md)" in page
