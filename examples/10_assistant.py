@@ -145,7 +145,8 @@ print(f"answers: exact {result.scores['exact']:.1f} %, F1 {result.scores['f1']:.
 
 # %% [markdown]
 # ## The conversation
-# The assistant asks for a missing detail and takes the next sentence as the answer. For a question, the sentences that mention its thing are read one after the other.
+# The assistant asks for a missing detail and takes the next sentence as the answer. For a question,
+# the sentences that mention its thing are read one after the other.
 
 # %%
 KNOWLEDGE = [

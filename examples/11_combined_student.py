@@ -95,9 +95,9 @@ assert torch.allclose(applied[0].attention.query.weight, taught.mean(0), atol=1e
 # computes something else than its teacher. How good a start is shows only after some steps.
 #
 # ## Step 3: losses
-# The triple loss of DistilBERT compares the predictions and the last states. Shared weights are used
-# at every depth, so it can help to compare at every depth, too: `hidden_cosine` compares the states
-# after every application with the teacher's at the same depth.
+# The triple loss of DistilBERT compares the predictions and the last states. Shared weights are
+# used at every depth, so it can help to compare at every depth, too: `hidden_cosine` compares the
+# states after every application with the teacher's at the same depth.
 #
 # ## The comparison
 # `Ablation` (`minilm ablate`) trains variants of one recipe, evaluates them on the same masked

@@ -82,11 +82,11 @@ assert max(found.steps["untrained ALBERT"].angle) < 15  # a fresh layer does alm
 
 # %% [markdown]
 # ## The same information?
-# Linear CKA compares two sets of vectors for the same tokens. It ignores rotation and scale: 1 means
-# that one set is a rotated, scaled copy of the other. Between neighbouring states of one model, it
-# says how much an application changes. The first applications change most. The late ones turn the
-# vectors by many degrees (see above), but mostly all in the same way, so that what distinguishes the
-# tokens stays.
+# Linear CKA compares two sets of vectors for the same tokens. It ignores rotation and scale: 1
+# means that one set is a rotated, scaled copy of the other. Between neighbouring states of one
+# model, it says how much an application changes. The first applications change most. The late ones
+# turn the vectors by many degrees (see above), but mostly all in the same way, so that what
+# distinguishes the tokens stays.
 
 # %%
 for name in ("bert-mini", "albert-mini"):
