@@ -81,10 +81,13 @@ from .recipes.finetuning import (
     finetune as finetune,
 )
 from .recipes.pretraining import PretrainingRecipe as PretrainingRecipe
+from .sentence.bulk import encode_file as encode_file
+from .sentence.encoded import EncodedTexts as EncodedTexts
 from .sentence.encoder import (
     Encoder as Encoder,
     SentenceEncoder as SentenceEncoder,
 )
+from .tasks.bulk import predict_file as predict_file
 from .tasks.prediction import Predictor as Predictor
 from .tokenization.batch import Batch as Batch
 from .tokenization.tokenizer import Tokenizer as Tokenizer

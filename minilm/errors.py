@@ -82,6 +82,11 @@ def command_line(options: Collection[str]) -> Iterator[None]:
         _options = before
 
 
+def options_of_command() -> Collection[str] | None:
+    """The options that advice may name, to hand on to another process; None = words for Python."""
+    return _options
+
+
 def by_place(*, python: str, command: str) -> str:
     """One of two sentences: that for Python, or that for the command line.
 

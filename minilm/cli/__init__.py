@@ -48,6 +48,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "classify": ("minilm.cli.predict:classify", "Say the class of texts."),
     "tag": ("minilm.cli.predict:tag", "Find the entities in texts."),
     "answer": ("minilm.cli.predict:answer", "Answer a question from a text."),
+    "parts": (
+        "minilm.cli.parts",
+        "Say whether all parts of vectors or predictions are there.",
+    ),
     "compare": ("minilm.cli.compare", "Compare checkpoints: size, speed, memory, scores."),
     "plot": ("minilm.cli.plot", "Draw the curves of training runs, or what layers do."),
     "bench": ("minilm.cli.bench", "Measure speed and memory, side by side with other engines."),

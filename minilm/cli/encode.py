@@ -13,9 +13,24 @@ import numpy as np
 
 from minilm.cli.inputs import text_lines
 from minilm.cli.model_options import loading, model_options
+from minilm.cli.part_options import (
+    display,
+    given_part_options,
+    part_options,
+    refuse_part_options,
+    say_result,
+)
+from minilm.data.row_files import RowFile, RowReader, is_rows, row_format
 from minilm.files.atomic import replace_files
 from minilm.files.progress import is_watched
-from minilm.sentence.encoder import TOKENS_PER_BATCH, Encoder, Pooling, Vectors
+from minilm.sentence.encoder import (
+    CHUNK,
+    TOKENS_PER_BATCH,
+    Encoder,
+    Pooling,
+    Vectors,
+    VectorStream,
+)
 
 
 def write_rows(path: Path, chunks: Iterable[Vectors], width: int) -> int:
@@ -53,9 +68,32 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The .npy file to write: (lines, width) float32. It appears when it is complete.",
+    type=click.Path(path_type=Path),
+    help="The .npy file to write: (lines, width) float32, which appears when it is complete; or, "
+    "without .npy at the end, a directory of parts, for many texts.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "jsonl", "parquet"]),
+    help="Format of TEXTS: one text a line, JSON lines or Parquet. Default: by the file's name; "
+    "text of standard input.",
+)
+@click.option(
+    "--text-key",
+    "--text-column",
+    "text_key",
+    default="text",
+    show_default=True,
+    help="Key of the text in JSON objects; in Parquet files, the column.",
+)
+@click.option(
+    "--output-format",
+    type=click.Choice(["npy", "parquet"]),
+    help="With a directory as output: what a part is. Parquet has the columns row and vector. "
+    "Default: npy.",
+)
+@part_options()
 @click.option(
     "--pooling",
     type=click.Choice(["mean", "cls"]),
@@ -95,6 +133,9 @@ def command(
     model: str,
     texts: str,
     output: Path | None,
+    form: str | None,
+    text_key: str,
+    output_format: str | None,
     pooling: Pooling | None,
     no_normalize: bool,
     max_length: int | None,
@@ -106,13 +147,19 @@ def command(
 ) -> None:
     """Turn every line of TEXTS (UTF-8; "-" for standard input) into a row of OUTPUT.
 
-    Row n is line n: an empty line is a text too. Neither the texts nor the vectors are ever all in
-    memory, so the file may have any number of lines.
+    Row n is line n: an empty line is a text too. Of JSON lines (.jsonl) and Parquet, the key or
+    column "text" is read. Neither the texts nor the vectors are ever all in memory, so the file may
+    have any number of lines.
+
+    If OUTPUT is a directory, it holds the vectors in parts, which several processes (--workers) and
+    machines (--shard) make. After an interruption, the same command goes on with the parts that are
+    missing. minilm parts says whether all are there; minilm.EncodedTexts.open reads them in Python.
 
     \b
     Examples:
       minilm encode sentence-transformers/all-MiniLM-L6-v2 texts.txt -o vectors.npy
       minilm encode sentence-transformers/all-MiniLM-L6-v2 texts.txt --json
+      minilm encode sentence-mini texts.parquet -o vectors --workers 8 --shard 1/4
     """
     if (output is None) != as_json:
         raise click.UsageError("Give one of --output and --json.")
@@ -122,7 +169,6 @@ def command(
         raise click.UsageError(f"{output} is the file of the texts: give another output.")
     if output is not None and not output.absolute().parent.is_dir():
         raise click.UsageError(f"The directory {output.parent} does not exist.")
-    encoder = Encoder.from_pretrained(model, **loading(options))
     how: dict[str, Any] = {
         "pooling": pooling,
         "normalize": not no_normalize,
@@ -130,17 +176,28 @@ def command(
         "prompt": prompt,
         "prompt_name": prompt_name,
         "tokens_per_batch": tokens_per_batch,
-        "progress": is_watched(),
     }
-    lines = text_lines(texts)
-    stream = encoder.encode_stream(lines, **how)
+    if output is not None and output.suffix != ".npy":
+        if texts == "-":
+            raise click.UsageError(
+                f"{output} is a directory of parts, for which the texts are read several times: "
+                "put them into a file, or give an output that ends in .npy."
+            )
+        if output.is_file():
+            raise click.UsageError(f"{output} is a file: give a directory, or a name with .npy.")
+        how |= {"format": form, "text_key": text_key, "output_format": output_format or "npy"}
+        _write_parts(model, Path(texts), output, how, options)
+        return
+    shown = "--json writes none" if output is None else f"{output} is a file"
+    refuse_part_options(options, shown)
+    if output_format is not None:
+        raise click.UsageError(f"--output-format is for a directory as output, and {shown}.")
+    if output is not None and output.is_dir():
+        raise click.UsageError(f"{output} is a directory: give a file, or a name without .npy.")
+    encoder = Encoder.from_pretrained(model, **loading(options))
+    stream = encoder.encode_stream(_texts(texts, form, text_key), **how, progress=is_watched())
     if output is None:
-        done = 0
-        for vectors in stream:
-            for row, vector in enumerate(vectors):
-                cut = {"truncated": True} if row in stream.truncated else {}
-                click.echo(json.dumps({"line": done + row + 1, "vector": vector.tolist(), **cut}))
-            done += len(vectors)
+        _print(stream)
         return
     start = time.perf_counter()
     rows = 0
@@ -152,3 +209,41 @@ def command(
     replace_files({output: write})
     seconds = time.perf_counter() - start
     click.echo(f"{output}: {rows:,} rows, {seconds:.1f} s", err=True)
+
+
+def _texts(source: str, form: str | None, text_key: str) -> Iterable[str]:
+    """The texts, one after the other."""
+    if form is None and source != "-" and is_rows(Path(source)):
+        form = row_format(Path(source))
+    if form in (None, "text"):
+        return text_lines(source)
+    if source == "-":
+        raise click.UsageError(f"--format {form}: standard input is text. Put it into a file.")
+    file = RowFile.scan(Path(source), CHUNK, form)
+    return RowReader(file).texts(0, file.rows, text_key)
+
+
+def _print(stream: VectorStream) -> None:
+    """Vectors as JSON lines."""
+    done = 0
+    for vectors in stream:
+        for row, vector in enumerate(vectors):
+            cut = {"truncated": True} if row in stream.truncated else {}
+            click.echo(json.dumps({"line": done + row + 1, "vector": vector.tolist(), **cut}))
+        done += len(vectors)
+
+
+def _write_parts(
+    model: str, texts: Path, output: Path, how: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """Makes the parts of a directory."""
+    from minilm.sentence.bulk import encode_file
+
+    how |= given_part_options(options, options["threads"])
+    options["threads"] = None  # of the workers, not of this process
+    how |= loading(options)
+    with display("texts") as shown:
+        result = encode_file(
+            model, texts, output, **how, progress=shown.progress, on_bytes=shown.on_bytes
+        )
+    say_result(result, output, how.get("shard"), "texts")

@@ -123,13 +123,18 @@ def loading(options: dict[str, Any]) -> dict[str, Any]:
     return {"device": device, "dtype": options.pop("precision"), **exits}
 
 
+def given_thresholds(options: Mapping[str, Any]) -> dict[str, float]:
+    """The thresholds that were given, by name."""
+    return {name: options[name] for name in _THRESHOLDS if options.get(name) is not None}
+
+
 def set_thresholds(task: Task[Any], options: Mapping[str, Any]) -> None:
     """Sets the thresholds that were given instead of those stored with the model.
 
     Raises:
         click.UsageError: the model has no such threshold.
     """
-    given = {name: options[name] for name in _THRESHOLDS if options.get(name) is not None}
+    given = given_thresholds(options)
     for name in given:
         option = "--" + name.replace("_", "-")
         if name not in task.threshold_names:

@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sized
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from minilm.cli.model_options import (
     exit_options,
+    given_thresholds,
     loading,
     model_options,
     set_thresholds,
     threshold_options,
+)
+from minilm.cli.part_options import (
+    display,
+    given_part_options,
+    part_options,
+    refuse_part_options,
+    say_result,
 )
 from minilm.cli.record_options import record_options
 from minilm.data.records.base import Policy
@@ -25,6 +34,17 @@ if TYPE_CHECKING:
     from minilm.tasks.prediction import Input, Predictor
 
 CHUNK = 1024
+# options for formats that are read whole
+_OF_TABLES = (
+    "no_header",
+    "delimiter",
+    "quoting",
+    "escape",
+    "token_column",
+    "tag_column",
+    "encoding",
+    "repair_offsets",
+)
 # turns an input and its prediction into what is printed, lines or none
 Show = Callable[["Input", dict[str, Any]], Iterable[str]]
 BATCH = click.option(
@@ -51,8 +71,23 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one 
 @threshold_options()
 @exit_options()
 @BATCH
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory to write the predictions to, in parts of JSON lines, for many records. "
+    "Default: they are printed.",
+)
+@part_options()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as this command always does.")
-def command(model: str, data: str, batch_size: int | None, as_json: bool, **options: Any) -> None:
+def command(
+    model: str,
+    data: str,
+    batch_size: int | None,
+    output: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Predict with MODEL, a fine-tuned checkpoint, for every record of DATA.
 
     DATA is a file as `minilm finetune` takes it, labels not needed, or a text file (.txt, or
@@ -65,9 +100,13 @@ def command(model: str, data: str, batch_size: int | None, as_json: bool, **opti
     predictions of those before it, unless --on-bad-record is skip. Which columns are read is
     printed where they are neither named nor those of training.
 
+    With --output, text, JSON lines and Parquet are read a part at a time, by several processes
+    (--workers) and machines (--shard), and the same command goes on after an interruption.
+
     \b
     Examples:
       minilm predict sentiment reviews.tsv > predictions.jsonl
+      minilm predict sentiment reviews.parquet -o predictions --workers 8 --shard 1/4
       minilm predict sentiment reviews.txt
       echo "What a film!" | minilm predict sentiment
     """
@@ -75,6 +114,12 @@ def command(model: str, data: str, batch_size: int | None, as_json: bool, **opti
     from minilm.tasks.layouts import plain
     from minilm.tasks.prediction import Predictor
 
+    if output is not None:
+        if batch_size is not None:
+            raise click.UsageError("--batch-size is for predictions that are printed.")
+        _write_parts(model, data, output, options)
+        return
+    refuse_part_options(options, "predictions are printed")
     predictor = Predictor.from_pretrained(model, **loading(options))
     predictor.task.name_columns(options)
     set_thresholds(predictor.task, options)
@@ -92,6 +137,54 @@ def command(model: str, data: str, batch_size: int | None, as_json: bool, **opti
     inputs = saying_guesses(inputs, predictor.task)
     policy = options["on_bad_record"]
     write(predictor, inputs, show, policy=policy, batch_size=batch_size, total=total)
+
+
+def _write_parts(model: str, data: str, output: Path, options: dict[str, Any]) -> None:
+    """Makes the parts of a directory."""
+    from minilm.tasks.bulk import predict_file
+
+    if data == "-":
+        raise click.UsageError(
+            f"{output} is a directory of parts, for which the records are read several times: put "
+            "them into a file."
+        )
+    for name in _OF_TABLES:
+        if options[name]:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option} is not for --output: see its formats in --help.")
+    how = given_part_options(options, options["threads"])
+    options["threads"] = None  # of the workers, not of this process
+    how |= loading(options)
+    exits = {name: how.pop(name) for name in list(how) if name.startswith("exit_")}
+    thresholds = given_thresholds(options)
+    with display("records") as shown:
+        result = predict_file(
+            model,
+            data,
+            output,
+            **how,
+            exits=exits,
+            thresholds=thresholds,
+            columns=options,
+            format=options["format"],
+            on_bad_record=options["on_bad_record"],
+            progress=shown.progress,
+            on_bytes=shown.on_bytes,
+            say=lambda message: click.echo(message, err=True),
+        )
+    say_result(result, output, how.get("shard"), "records")
+    say_counts(result.counts)
+
+
+def say_counts(counts: Mapping[str, int]) -> None:
+    """Says which predictions are missing, and how many layers texts went through."""
+    if predicted := counts.get("predicted"):
+        mean = counts["applications"] / predicted
+        click.echo(f"layers applied to a text: {mean:.2f}, on average", err=True)
+    if skipped := counts.get("skipped"):
+        click.echo(f'{skipped} records skipped: see "error" in the output', err=True)
+    if blank := counts.get("blank"):
+        click.echo(f"{blank} blank line{'s' * (blank > 1)} without a prediction", err=True)
 
 
 def write(
@@ -136,10 +229,7 @@ def write(
             f"{predictor.early_exit.applications}, on average",
             err=True,
         )
-    if skipped:
-        click.echo(f'{skipped} records skipped: see "error" in the output', err=True)
-    if blank:
-        click.echo(f"{blank} blank line{'s' * (blank > 1)} without a prediction", err=True)
+    say_counts({"skipped": skipped, "blank": blank})
 
 
 def _load(model: str, options: dict[str, Any], *tasks: str) -> Predictor:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,7 +10,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from multiprocessing import connection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +21,7 @@ from minilm.data.text_files import Document
 from minilm.data.token_store import Tokens
 from minilm.errors import DataError, by_place
 from minilm.files.arrays import Integers
+from minilm.files.workers import prepare_worker
 
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer
@@ -196,17 +193,7 @@ _encoder: DocumentEncoder  # of a worker process
 def _start_worker(encoder: DocumentEncoder) -> None:
     global _encoder
     _encoder = encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each processor
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
+    prepare_worker()
 
 
 def _encode_in_worker(documents: list[Document]) -> EncodedDocuments:

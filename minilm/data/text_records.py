@@ -129,7 +129,7 @@ def parquet_records(
                     f"right one: {setting('text_key')}."
                 )
             kind = schema.field(column).type
-            if not _is_text(arrow, kind):
+            if not is_text(arrow, kind):
                 raise DataError(
                     f"{path}: column {column!r} must hold strings, not {kind}. Name another: "
                     f"{setting('text_key')}."
@@ -149,7 +149,7 @@ def parquet_records(
         ) from problem
 
 
-def _is_text(arrow: Any, kind: Any) -> bool:
+def is_text(arrow: Any, kind: Any) -> bool:
     kinds = arrow.types
     if kinds.is_dictionary(kind):
         kind = kind.value_type

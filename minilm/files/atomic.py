@@ -23,7 +23,7 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
     process is killed, files that were not yet moved stay as they were.
 
     Args:
-        writers: for each file, all in one existing directory, a function that writes the path it is
+        writers: for each file, in a directory that exists, a function that writes the path it is
             given.
 
     Raises:

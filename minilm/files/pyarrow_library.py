@@ -22,6 +22,6 @@ def pyarrow_for(path: Path) -> tuple[Any, Any]:
         from pyarrow import parquet
     except ImportError as problem:
         raise DependencyError(
-            f"{path}: to read Parquet files, install pyarrow: pip install 'minilm[parquet]'."
+            f"{path}: for Parquet files, install pyarrow: pip install 'minilm[parquet]'."
         ) from problem
     return pyarrow, parquet

@@ -9,29 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
+from minilm.models.digest import weights_digest as weights_digest
 from minilm.models.pretrained import PretrainedModel
-
-
-def weights_digest(model: nn.Module, but_not: Collection[str] = ()) -> str:
-    """A short name for the exact weights of a model.
-
-    Args:
-        model: any.
-        but_not: names of tensors to leave out.
-    """
-    summary = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(model.state_dict().items()):
-        if name in but_not:
-            continue
-        summary.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        summary.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return summary.hexdigest()
 
 
 def loaded_start(model: PretrainedModel, seed: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, Literal, Self, get_args
 
@@ -282,6 +282,7 @@ class SentenceEncoder:
         tokens_per_batch: int = TOKENS_PER_BATCH,
         progress: bool = False,
         show_progress_bar: bool | None = None,
+        on_batch: Callable[[int], object] | None = None,
     ) -> VectorStream:
         """Encodes texts without ever holding all of them, or all vectors.
 
@@ -289,6 +290,7 @@ class SentenceEncoder:
             texts: any iterable, read a chunk at a time.
             prompt, prompt_name, batch_size, pooling, normalize, normalize_embeddings, max_length,
                 tokens_per_batch, progress, show_progress_bar: as for `encode`.
+            on_batch: is told after every batch how many texts it had; for a program's own display.
 
         Returns:
             An iterator of (n, H) float32 arrays, in the order of the texts; n is 4096 for all but
@@ -318,7 +320,7 @@ class SentenceEncoder:
         return VectorStream(
             self._stream(
                 texts,
-                prompt=self._resolve_prompt(prompt, prompt_name),
+                prompt=self.resolve_prompt(prompt, prompt_name),
                 pooling=mode,
                 normalize=normalize,
                 max_length=self.max_length
@@ -327,6 +329,7 @@ class SentenceEncoder:
                 batch_size=batch_size,
                 budget=tokens_per_batch,
                 progress=progress if show_progress_bar is None else show_progress_bar,
+                on_batch=on_batch,
             )
         )
 
@@ -341,6 +344,7 @@ class SentenceEncoder:
         batch_size: int | None,
         budget: int,
         progress: bool,
+        on_batch: Callable[[int], object] | None,
     ) -> Iterator[tuple[Vectors, Sequence[int]]]:
         """Vectors of some texts, and which of these were cut."""
         from tqdm.auto import tqdm
@@ -374,6 +378,8 @@ class SentenceEncoder:
                         skipped=skipped,
                     )
                     bar.update(len(rows))
+                    if on_batch is not None:
+                        on_batch(len(rows))
                 seen += len(chunk)
                 cut += len(batch.truncated)
                 yield vectors, batch.truncated
@@ -403,8 +409,16 @@ class SentenceEncoder:
         result: Vectors = vectors.cpu().numpy()
         return result
 
-    def _resolve_prompt(self, prompt: str | None, name: str | None) -> str:
-        """What is put before every text."""
+    def resolve_prompt(self, prompt: str | None = None, name: str | None = None) -> str:
+        """What `encode` puts before every text.
+
+        Args:
+            prompt: its argument `prompt`.
+            name: its argument `prompt_name`.
+
+        Raises:
+            InputError: there is no prompt of this name.
+        """
         name = self.default_prompt_name if name is None else name
         if prompt is None and name is not None and name not in self.prompts:
             known = ", ".join(map(repr, self.prompts))

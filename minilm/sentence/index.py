@@ -21,13 +21,13 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from filelock import FileLock, Timeout
 
 from minilm.errors import CheckpointError, DataError, setting
 from minilm.files.arrays import npy_writer
 from minilm.files.atomic import make_directory, replace_files, sync
 from minilm.files.json_file import json_bytes, read_json
+from minilm.models.digest import weights_digest
 from minilm.sentence.encoder import SentenceEncoder, Vectors
 from minilm.sentence.search import Encode
 
@@ -220,12 +220,8 @@ class VectorIndex:
 
 def maker_of(encoder: SentenceEncoder) -> dict[str, Any]:
     """JSON values that say which model makes vectors, and how: others are not to be compared."""
-    summary = hashlib.blake2b(digest_size=_DIGEST)
-    for name, value in sorted(encoder.model.base.state_dict().items()):
-        summary.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        summary.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
     return {
-        "weights": summary.hexdigest(),
+        "weights": weights_digest(encoder.model.base),
         "config": encoder.model.config.to_dict(),
         "tokenizer": hashlib.blake2b(
             encoder.tokenizer.backend.to_str().encode(), digest_size=_DIGEST

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from minilm.errors import TrainingError
+from minilm.files import lock
 
 LOCK = "lock"
-# what systems answer whose file system has no locks
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 
 
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Keeps other processes out; the system lets go when this one ends, however it does.
-
-    Best effort: on file systems without locks, no other process is kept out.
+def locked(run: Path) -> AbstractContextManager[None]:
+    """Keeps other processes out; see `minilm.files.lock`.
 
     Args:
         run: the directory, in which an empty file may be left.
@@ -28,21 +20,5 @@ def locked(run: Path) -> Iterator[None]:
     Raises:
         TrainingError: another process holds it, or the file cannot be written.
     """
-    lock = FileLock(run / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise TrainingError(
-            f"Another process is training in {run.parent}: wait for it, or take another output."
-        ) from None
-    except NotImplementedError:
-        pass
-    except OSError as problem:
-        if problem.errno not in _NO_LOCKS:
-            raise TrainingError(
-                f"{run / LOCK} cannot be written: {problem.strerror or problem}."
-            ) from problem
-    try:
-        yield
-    finally:
-        lock.release()
+    busy = f"Another process is training in {run.parent}: wait for it, or take another output."
+    return lock.locked(run / LOCK, TrainingError(busy))

@@ -42,7 +42,7 @@ def read_parquet(path: str | Path, *, skips: Skips | None = None) -> Records:
         raise DataError(f"{path} is damaged, or no Parquet: {problem}.") from problem
     rows: list[Record] = table.to_pylist()
     index = [name for name in table.column_names if name.startswith("__index_level_")]
-    names = _label_names(table.schema)
+    names = label_names(table.schema)
     for row in rows:
         for name in index:
             del row[name]
@@ -51,7 +51,7 @@ def read_parquet(path: str | Path, *, skips: Skips | None = None) -> Records:
     return collect(path, ((f"row {n}", row) for n, row in enumerate(rows, 1)), skips or Skips())
 
 
-def _label_names(schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
+def label_names(schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
     """For columns of class numbers: what turns a value into names."""
     stored = (schema.metadata or {}).get(b"huggingface")
     if stored is None:

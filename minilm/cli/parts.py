@@ -1,0 +1,64 @@
+"""`minilm parts`: whether a directory of parts is complete."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read all parts, and compare them with what was written. A damaged part is forgotten: "
+    "the command that made it makes it again.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def command(context: click.Context, directory: Path, verify: bool, as_json: bool) -> None:
+    """Say whether all parts of DIRECTORY are there, whichever shards and machines they are from.
+
+    DIRECTORY is what minilm encode or minilm predict wrote with --output. The exit code is 0 if all
+    parts are there, and 1 if some are missing or, with --verify, damaged.
+
+    \b
+    Examples:
+      minilm parts vectors
+      minilm parts vectors --verify --json
+    """
+    from minilm.data.parts import Parts
+
+    parts = Parts.open(directory)
+    damaged = parts.damaged() if verify else []
+    for part in damaged:
+        parts.forget(part)
+    status = {**parts.status(), "damaged": damaged}
+    if as_json:
+        click.echo(json.dumps(status))
+    else:
+        state = "complete" if status["complete"] else "not complete"
+        click.echo(
+            f"{directory}: {state}: {status['parts_done']:,} of {status['parts']:,} parts, "
+            f"{status['rows_done']:,} of {status['rows']:,} rows of {status['kind']}"
+        )
+        for number in damaged:
+            click.echo(f"damaged: {parts.path(number).name}")
+        missing = [number for number in status["missing"] if number not in damaged]
+        if missing:
+            click.echo(f"missing: {_listed(missing)}")
+    context.exit(0 if status["complete"] else 1)
+
+
+def _listed(numbers: list[int]) -> str:
+    """Numbers, with neighbours as "5-9", and not too many of them."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    shown = ["-".join(map(str, run)) for run in runs[:20]]
+    return "parts " + ", ".join(shown) + (", ..." if len(runs) > 20 else "")

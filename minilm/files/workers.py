@@ -1,0 +1,169 @@
+"""Processes that share a list of tasks.
+
+Workers are spawned, because the tokenizers library and forks do not go together. None outlives the
+process that started it, however that one ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol, TypeAlias
+
+from minilm.errors import MinilmError, by_place, command_line, options_of_command
+
+Result: TypeAlias = Mapping[str, Any]
+# does a task; is given its number, and what to call with every few rows that are done
+Work: TypeAlias = Callable[[int, Callable[[int], object]], Result]
+
+
+class Job(Protocol):
+    """What workers do; it is sent to each of them, so it must be small."""
+
+    def open(self) -> Work:
+        """Loads what the tasks need, once for every worker."""
+        ...
+
+
+def prepare_worker() -> None:
+    """What every worker process does first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each processor
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def run_tasks(
+    job: Job,
+    tasks: Sequence[int],
+    workers: int,
+    *,
+    on_rows: Callable[[int], object],
+    on_done: Callable[[int, Result], object],
+    error: type[MinilmError],
+) -> None:
+    """Does tasks in worker processes, each as soon as a worker is free, in the order given.
+
+    Args:
+        job: does them.
+        tasks: their numbers.
+        workers: the most processes.
+        on_rows: is told how many rows of some task have been done.
+        on_done: is told the number and the result of every finished task.
+        error: the class of error to raise when a worker is killed.
+
+    Raises:
+        MinilmError: what a worker raised; or one was killed. The other workers are ended, and what
+            they were doing is lost.
+        RuntimeError: a worker failed with any other error; the message is its traceback.
+    """
+    waiting = iter(tasks)
+    pool: dict[Connection, BaseProcess] = {}
+    running: dict[Connection, int] = {}
+    try:
+        with _ignoring_interrupts():
+            for _ in range(min(workers, len(tasks))):
+                _start(job, pool)
+        while pool:
+            ready = connection.wait([*pool, *(process.sentinel for process in pool.values())])
+            # what a worker said before it ended comes first
+            for pipe in [one for one in list(pool) if one in ready]:
+                try:
+                    kind, value = pipe.recv()
+                except (EOFError, OSError):
+                    pool[pipe].join()
+                    raise error(_killed(pool[pipe], running.get(pipe))) from None
+                if kind == "rows":
+                    on_rows(value)
+                    continue
+                if kind == "error":
+                    raise value
+                if kind == "failure":
+                    raise RuntimeError(f"A worker process failed:\n{value}")
+                if kind == "done":
+                    on_done(running.pop(pipe), value)
+                task = next(waiting, None)
+                if task is not None:
+                    running[pipe] = task
+                pipe.send(task)
+                if task is None:
+                    pool.pop(pipe).join()
+                    pipe.close()
+    finally:
+        for process in pool.values():
+            process.kill()
+        for pipe, process in pool.items():
+            process.join()
+            pipe.close()
+
+
+def _start(job: Job, pool: dict[Connection, BaseProcess]) -> None:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(job, there, options_of_command()), daemon=True)
+    process.start()
+    there.close()
+    pool[here] = process
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Processes that start in here ignore Ctrl-C from their first moment.
+
+    Otherwise those that are still importing would answer it with a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _serve(job: Job, pipe: Connection, options: Collection[str] | None) -> None:
+    """A worker process; its messages are worded as its parent's."""
+    prepare_worker()
+    try:
+        with nullcontext() if options is None else command_line(options):
+            _do_tasks(job, pipe)
+    except MinilmError as problem:
+        pipe.send(("error", problem))
+    except Exception:
+        pipe.send(("failure", traceback.format_exc()))
+
+
+def _do_tasks(job: Job, pipe: Connection) -> None:
+    work = job.open()
+    pipe.send(("ready", None))
+    while (task := pipe.recv()) is not None:
+        pipe.send(("done", work(task, lambda rows: pipe.send(("rows", rows)))))
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _killed(process: BaseProcess, task: int | None) -> str:
+    code = process.exitcode or 0
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+    memory = " (the system does that when memory runs out: try fewer workers)"
+    doing = "before its first part" if task is None else f"at part {task}"
+    script = ' In a script, start this under `if __name__ == "__main__":`.'
+    return (
+        f"A worker process {how} {doing}{memory if code == -signal.SIGKILL else ''}. Finished "
+        "parts are kept: the same command goes on after them."
+        + (by_place(python=script, command="") if code > 0 else "")
+    )
