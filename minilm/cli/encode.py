@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -220,7 +220,12 @@ def _texts(source: str, form: str | None, text_key: str) -> Iterable[str]:
     if source == "-":
         raise click.UsageError(f"--format {form}: standard input is text. Put it into a file.")
     file = RowFile.scan(Path(source), CHUNK, form)
-    return RowReader(file).texts(0, file.rows, text_key)
+    return _rows(file, text_key)
+
+
+def _rows(file: RowFile, text_key: str) -> Iterator[str]:
+    with RowReader(file) as reader:
+        yield from reader.texts(0, file.rows, text_key)
 
 
 def _print(stream: VectorStream) -> None:

@@ -103,8 +103,9 @@ def check_texts(file: RowFile, text_key: str) -> None:
     Raises:
         DataError: a text is bad; the message names its line.
     """
-    for _ in RowReader(file).texts(0, file.rows, text_key):
-        pass
+    with RowReader(file) as reader:
+        for _ in reader.texts(0, file.rows, text_key):
+            pass
 
 
 def run_parts(
@@ -161,8 +162,7 @@ def run_parts(
 
         progress(state)
         if min(workers, len(missing)) == 1:
-            with _threads(threads):
-                work = job.open()
+            with _threads(threads), job.open() as work:
                 state.began = time.monotonic()
                 for part in missing:
                     on_done(part, work(part, on_rows))

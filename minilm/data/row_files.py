@@ -179,6 +179,8 @@ class RowFile:
 class RowReader:
     """Reads rows of a file; best in ascending order, where the file is compressed.
 
+    To be used in a `with` statement, which closes the file.
+
     Args:
         file: the file.
     """
@@ -186,6 +188,14 @@ class RowReader:
     def __init__(self, file: RowFile) -> None:
         self._file = file
         self._stream: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def texts(self, start: int, stop: int, text_key: str) -> Iterator[str]:
         """The texts of rows [start, stop); `start` is a multiple of the file's step.

@@ -12,7 +12,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -28,8 +28,8 @@ Work: TypeAlias = Callable[[int, Callable[[int], object]], Result]
 class Job(Protocol):
     """What workers do; it is sent to each of them, so it must be small."""
 
-    def open(self) -> Work:
-        """Loads what the tasks need, once for every worker."""
+    def open(self) -> AbstractContextManager[Work]:
+        """Loads what the tasks need, once for every worker, and closes it at the end."""
         ...
 
 
@@ -142,10 +142,10 @@ def _serve(job: Job, pipe: Connection, options: Collection[str] | None) -> None:
 
 
 def _do_tasks(job: Job, pipe: Connection) -> None:
-    work = job.open()
-    pipe.send(("ready", None))
-    while (task := pipe.recv()) is not None:
-        pipe.send(("done", work(task, lambda rows: pipe.send(("rows", rows)))))
+    with job.open() as work:
+        pipe.send(("ready", None))
+        while (task := pipe.recv()) is not None:
+            pipe.send(("done", work(task, lambda rows: pipe.send(("rows", rows)))))
 
 
 def _end_with_parent() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -167,11 +168,11 @@ class EncodeJob:
     file: RowFile
     text_key: str
 
-    def open(self) -> Work:
+    @contextmanager
+    def open(self) -> Iterator[Work]:
         """Loads the model and opens the file."""
         torch.set_num_threads(self.threads)
         encoder = Encoder.from_pretrained(self.model, dtype=self.dtype, device=self.device)
-        reader = RowReader(self.file)
 
         def work(part: int, on_rows: Callable[[int], object]) -> Result:
             start, stop = self.parts.manifest.rows_of(part)
@@ -190,7 +191,8 @@ class EncodeJob:
             self.parts.write(part, _writer(self.parts, part, vectors), counts)
             return counts
 
-        return work
+        with RowReader(self.file) as reader:
+            yield work
 
 
 def model_digest(encoder: Encoder) -> str:

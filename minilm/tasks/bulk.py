@@ -7,8 +7,8 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -156,11 +156,11 @@ class PartsJob:
     file: RowFile
     policy: Policy
 
-    def open(self) -> Work:
+    @contextmanager
+    def open(self) -> Iterator[Work]:
         """Loads the model and opens the file."""
         torch.set_num_threads(self.threads)
         predictor = self.predict.load()
-        reader = RowReader(self.file)
 
         def work(part: int, on_rows: Callable[[int], object]) -> Result:
             start, stop = self.parts.manifest.rows_of(part)
@@ -184,7 +184,8 @@ class PartsJob:
             self.parts.write(part, lambda path: path.write_bytes(content), counts)
             return dict(counts)
 
-        return work
+        with RowReader(self.file) as reader:
+            yield work
 
     def _line(self, row: int, item: Input, prediction: Prediction) -> str:
         record = item.record if isinstance(item.record, Mapping) else {}
@@ -225,10 +226,11 @@ def _digest(predictor: Predictor) -> str:
 
 def _say_guesses(predictor: Predictor, file: RowFile, say: Callable[[str], object]) -> None:
     """Says which columns are read, where nothing but their names speaks for it."""
-    for row, record in enumerate(RowReader(file).records(0, min(file.rows, file.step))):
-        if isinstance(record, Mapping):
-            with suppress(RecordError):  # which is said when the row is predicted
-                guesses = predictor.task.layouts([record], labelled=False).guesses(record)
-                if guesses:
-                    say(f"{file.place(row)}: {guesses}")
-            return
+    with RowReader(file) as reader:
+        for row, record in enumerate(reader.records(0, min(file.rows, file.step))):
+            if isinstance(record, Mapping):
+                with suppress(RecordError):  # which is said when the row is predicted
+                    guesses = predictor.task.layouts([record], labelled=False).guesses(record)
+                    if guesses:
+                        say(f"{file.place(row)}: {guesses}")
+                return
