@@ -77,7 +77,7 @@ class EncodedTexts:
                 return self._range(start, stop)
             rows = np.arange(start, stop, step)
         else:
-            rows = np.asarray(index)
+            rows = np.asarray(index) if not isinstance(index, tuple) else np.zeros((0, 0))
             if rows.dtype == np.bool_ and rows.shape == (len(self),):
                 rows = np.flatnonzero(rows)
             if rows.size == 0 and rows.ndim == 1:

@@ -113,8 +113,9 @@ def predict_file(
         parts, shard, work, workers=workers, threads=threads, device=kind, progress=progress
     )
     if cut := result.counts.get("truncated"):
+        predicted = result.rows - result.counts.get("blank", 0) - result.counts.get("skipped", 0)
         warnings.warn(
-            f"{cut} of {result.rows} records were longer than {limit} tokens and were cut.",
+            f"{cut} of {predicted} records were longer than {limit} tokens and were cut.",
             stacklevel=2,
         )
     return result
