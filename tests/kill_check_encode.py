@@ -17,13 +17,14 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import minilm.sentence.bulk  # noqa: F401 - torch and all else once, before the forks
+from minilm.cli import main as minilm_command
 from minilm.data.parts import DONE, Parts
 from saved import make_texts, save_tiny
 
@@ -52,6 +53,36 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {name: p.read_bytes() for name, p in found.items() if not name.endswith(".lock")}
 
 
+def start(arguments: list[str], log: Path) -> int:
+    """Starts a command; the number of its process."""
+    process = os.fork()
+    if process:
+        return process
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    messages = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(messages, 1)
+    os.dup2(messages, 2)
+    status = 1
+    try:
+        status = minilm_command(arguments) or 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        os._exit(status)
+
+
+def wait_for(process: int, limit: float) -> int | None:
+    """The exit status of a process; None if it still runs when the time is up."""
+    ends = time.monotonic() + limit
+    while time.monotonic() < ends:
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
+
+
 class Check:
     """All runs; see the module."""
 
@@ -62,18 +93,24 @@ class Check:
         self.report |= {"starts": 0, "parts_after_kills": [], "wrong": []}
         save_tiny(home / "model")
         (home / "texts.txt").write_text("\n".join(make_texts(LINES)) + "\n")
+        self.log = home / "messages.txt"
         begun = time.monotonic()
-        if self.start(home / "undisturbed", 1).wait(PATIENCE) != 0:
-            raise SystemExit((home / "messages.txt").read_text())
+        self.finish(self.start(home / "undisturbed", 1))
         self.seconds = time.monotonic() - begun
         self.expected = contents(home / "undisturbed")
 
-    def start(self, output: Path, workers: int) -> subprocess.Popen[bytes]:
-        with (self.home / "messages.txt").open("ab") as log:
-            arguments = ["encode", self.home / "model", self.home / "texts.txt", "-o", output]
-            arguments += ["--part-rows", str(PART_ROWS), "--workers", str(workers)]
-            command = [sys.executable, "-m", "minilm.cli", *arguments]
-            return subprocess.Popen(command, stdout=log, stderr=log)
+    def start(self, output: Path, workers: int) -> int:
+        arguments = ["encode", self.home / "model", self.home / "texts.txt", "-o", output]
+        arguments += ["--part-rows", PART_ROWS, "--workers", workers]
+        self.report["starts"] += 1
+        return start([str(argument) for argument in arguments], self.log)
+
+    def finish(self, process: int, limit: float = PATIENCE) -> bool:
+        """Whether a command ended by itself in time; it must not fail."""
+        status = wait_for(process, limit)
+        if status or (status is None and limit == PATIENCE):
+            raise SystemExit(f"ended with {status}:\n{self.log.read_text()}")
+        return status == 0
 
     def run(self, kills: int) -> None:
         """Starts a command again and again until it ends by itself."""
@@ -81,22 +118,12 @@ class Check:
         done: set[int] = set()
         while True:
             workers = self.draw.choice((1, 1, 2, 3))
-            self.report["starts"] += 1
             process = self.start(output, workers)
             killing = self.report["kills"] < kills
-            limit = self.draw.uniform(0.2, 1.1) * self.seconds if killing else PATIENCE
-            try:
-                status = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                if not killing:
-                    raise
-                done = self.kill(process, output, done)
-                continue
-            if status != 0:
-                raise SystemExit(
-                    f"ended with {status}:\n{(self.home / 'messages.txt').read_text()}"
-                )
-            break
+            limit = self.draw.uniform(0, 1.1) * self.seconds if killing else PATIENCE
+            if self.finish(process, limit):
+                break
+            done = self.kill(process, output, done)
         self.report["runs"] += 1
         found = contents(output)
         names = found.keys() | self.expected.keys()
@@ -104,17 +131,19 @@ class Check:
             self.report["wrong"].append({"files": odd})
         shutil.rmtree(output)
 
-    def kill(self, process: subprocess.Popen[bytes], output: Path, before: set[int]) -> set[int]:
+    def kill(self, process: int, output: Path, before: set[int]) -> set[int]:
         """Kills a command or one of its workers; the parts that are finished then."""
-        started = children(process.pid)
-        victim = self.draw.choice([process.pid, *started[1:]])  # the first tracks resources
+        started = children(process)
+        victim = self.draw.choice([process, *started[1:]])  # the first tracks resources
         self.report["kills"] += 1
+        before_messages = len(self.log.read_bytes()) if self.log.exists() else 0
         os.kill(victim, signal.SIGKILL)
-        status = process.wait(PATIENCE)
-        if victim != process.pid:
+        status = wait_for(process, PATIENCE)
+        if victim != process:
             self.report["of_workers"] += 1
-            messages = (self.home / "messages.txt").read_text()
-            if status == 0 or "killed by signal 9" not in messages:
+            said = self.log.read_bytes()[before_messages:]
+            finished = status == 0  # the worker had done its last part
+            if not finished and (status != 2 or b"killed by signal 9" not in said):
                 self.report["wrong"].append({"killed worker": status})
         ends = time.monotonic() + PATIENCE
         while alive := [one for one in started if is_running(one)]:

@@ -94,3 +94,22 @@ def test_no_worker_outlives_the_command(tmp_path: Path, number: signal.Signals) 
         assert errors == b""
     while is_running(worker):
         time.sleep(0.02)
+
+
+def test_a_script_without_a_guard_is_told_about_it(tmp_path: Path) -> None:
+    driver = Path(__file__).with_name("worker_driver.py").read_text()
+    assert driver.count('if __name__ == "__main__":') == 1
+    script = tmp_path / "script.py"
+    script.write_text(driver.replace('if __name__ == "__main__":', "if True:"))
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, script, tmp_path],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    message = done.stderr.strip().splitlines()[-1]
+    assert "A worker process ended with status 1 before its first part" in message
+    assert 'start this under `if __name__ == "__main__":`' in message
