@@ -12,28 +12,31 @@ import difflib
 import importlib
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import minilm
 from minilm.errors import MinilmError, command_line
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 # command -> its module, and the name of the click command in it unless that is `command`; and its
 # line in --help
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "verify": ("minilm.cli.verify", "Prove that a checkpoint gives Hugging Face's numbers."),
+    "verify": ("minilm.cli.verify", "Compare a checkpoint's outputs with Hugging Face's."),
     "inspect": ("minilm.cli.inspect", "Show what a checkpoint is made of."),
-    "cost": ("minilm.cli.cost", "Count parameters, work and memory, without any weights."),
+    "cost": ("minilm.cli.cost", "Count parameters, operations and memory from a config."),
     "fill-mask": ("minilm.cli.fill_mask", "Predict the masked words of a text."),
     "encode": ("minilm.cli.encode", "Turn a file of texts into a file of vectors."),
     "search": ("minilm.cli.search", "Find the texts that are closest in meaning to a query."),
-    "convert": ("minilm.cli.convert", "Rewrite a checkpoint cleanly, as safetensors."),
+    "convert": ("minilm.cli.convert", "Rewrite a checkpoint as safetensors."),
     "train-tokenizer": ("minilm.cli.train_tokenizer", "Learn a vocabulary from text."),
     "tokenize": ("minilm.cli.tokenize", "Turn text files into a store of tokens to train on."),
     "pretrain": ("minilm.cli.pretrain", "Train a model to predict masked tokens."),
     "distill": ("minilm.cli.distill", "Train a small student on what a teacher predicts."),
-    "ablate": ("minilm.cli.ablate", "Distil again and again with single settings changed."),
+    "ablate": ("minilm.cli.ablate", "Distil with single settings changed, and compare."),
     "distill-sentences": (
         "minilm.cli.distill_sentences",
         "Distil a small sentence encoder from a large one.",
@@ -44,8 +47,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "minilm.cli.evaluate_similarity",
         "Score sentence vectors on pairs of texts.",
     ),
-    "predict": ("minilm.cli.predict", "Predict with a fine-tuned model, for whole files."),
-    "classify": ("minilm.cli.predict:classify", "Say the class of texts."),
+    "predict": ("minilm.cli.predict", "Predict for every record of a file."),
+    "classify": ("minilm.cli.predict:classify", "Classify texts."),
     "tag": ("minilm.cli.predict:tag", "Find the entities in texts."),
     "answer": ("minilm.cli.predict:answer", "Answer a question from a text."),
     "parts": (
@@ -56,6 +59,18 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "plot": ("minilm.cli.plot", "Draw the curves of training runs, or what layers do."),
     "bench": ("minilm.cli.bench", "Measure speed and memory, side by side with other engines."),
 }
+# the sections of --help; a command that stands in none is shown under the last title
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Load and check a model": ("verify", "inspect", "cost"),
+    "Use a model": (
+        *("classify", "tag", "answer", "predict", "fill-mask", "encode", "search", "attention"),
+    ),
+    "Prepare text": ("train-tokenizer", "tokenize"),
+    "Train": ("pretrain", "distill", "distill-sentences", "finetune", "ablate"),
+    "Measure": ("evaluate", "evaluate-similarity", "compare", "plot", "bench"),
+    "Convert and export": ("convert", "export"),
+}  # fmt: skip
+OTHERS = "Other commands"
 
 
 class SuggestingGroup(click.Group):
@@ -89,8 +104,25 @@ class LazyGroup(SuggestingGroup):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        placed = {name for names in SECTIONS.values() for name in names}
+        others = tuple(name for name in COMMANDS if name not in placed)
+        width = max(map(len, COMMANDS))  # one width for all sections
+        for title, names in {**SECTIONS, OTHERS: others}.items():
+            rows = [(f"{n:<{width}}", COMMANDS[n][1]) for n in names if n in COMMANDS]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands, without loading them as click would for their help."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=line)
+            for name, (_, line) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -124,12 +156,32 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"warning: {message}", err=True)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG = """\b
+Every command explains its options and shows an example: minilm COMMAND --help.
+Every command reads values of its options from a TOML file: --config FILE.toml.
+Results go to standard output, messages and progress to standard error.
+
+\b
+Shell completion of commands and options; put the line into the shell's start-up file:
+  bash:  eval "$(_MINILM_COMPLETE=bash_source minilm)"
+  zsh:   eval "$(_MINILM_COMPLETE=zsh_source minilm)"
+  fish:  _MINILM_COMPLETE=fish_source minilm | source
+"""
+
+
+@click.group(
+    cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(minilm.__version__, prog_name="minilm")
 def main() -> None:
-    """DistilBERT, ALBERT and BERT: load, prove, inspect, use, train and measure models.
+    """DistilBERT, ALBERT and BERT: load, check, use, train and measure models.
 
-    MODEL is always a directory in Hugging Face's layout, which is read without any network, the
-    short name of a model that this repository ships (bert-mini, distilbert-mini, albert-3x2-mini,
-    albert-mini, sentence-mini), or the name of a repository on the hub.
+    MODEL is always one of three: a directory in Hugging Face's layout, which is read without any
+    network; the short name of a model that comes with this repository (bert-mini,
+    distilbert-mini, albert-3x2-mini, albert-mini, sentence-mini); or the name of a repository on
+    the Hugging Face hub, such as distilbert/distilbert-base-uncased.
+
+    \b
+    Example:
+      minilm fill-mask bert-mini "The capital of France is [MASK]." --top 2
     """

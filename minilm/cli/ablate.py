@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from minilm.cli.help import Command
 from minilm.cli.model_options import threads_option
 from minilm.cli.options import Option, field_value, given_fields, options_of, together
 from minilm.errors import DataError, InputError
@@ -99,7 +100,7 @@ def _options() -> Option[Any]:
     )
 
 
-@click.command()
+@click.command(cls=Command)
 @_options()
 def command(**options: Any) -> None:
     """Distil the same student again and again with single settings changed, and compare.

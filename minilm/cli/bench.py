@@ -19,6 +19,7 @@ from minilm.cli.bench_distill import distill
 from minilm.cli.bench_exits import exits
 from minilm.cli.bench_finetune import finetune
 from minilm.cli.bench_pretrain import pretrain
+from minilm.cli.help import Command
 
 OWN = ("minilm", "minilm-packed")
 WORKLOADS = {
@@ -40,7 +41,7 @@ command.add_command(finetune)
 command.add_command(pretrain)
 
 
-@command.command("encode")
+@command.command("encode", cls=Command)
 @click.option(
     "--model",
     default="distilbert-base",

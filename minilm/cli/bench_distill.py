@@ -18,6 +18,7 @@ from minilm.bench.distillation import (
 )
 from minilm.bench.distillation_loops import LOOPS, save_models
 from minilm.bench.workload import SEED
+from minilm.cli.help import Command
 from minilm.config import BertConfig
 from minilm.models.bert import BertForMaskedLM
 from minilm.training.settings import Precision
@@ -34,7 +35,7 @@ TITLES = {
 count = click.IntRange(min=1)
 
 
-@click.command("distill")
+@click.command("distill", cls=Command)
 @click.option(
     "--teacher",
     help="Teacher: a BERT with a masked-LM head, as a directory or hub name. Default: random "

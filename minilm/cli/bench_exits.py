@@ -19,13 +19,14 @@ from minilm.bench.exits import (
 )
 from minilm.bench.measure import DisagreementError
 from minilm.checkpoints.hub import resolve
+from minilm.cli.help import Command
 from minilm.cli.record_options import read, record_options
 from minilm.data.records.base import Skips
 
 count = click.IntRange(min=1)
 
 
-@click.command("exits")
+@click.command("exits", cls=Command)
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
 @record_options()

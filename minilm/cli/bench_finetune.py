@@ -25,12 +25,13 @@ from minilm.bench.measure import DisagreementError
 from minilm.bench.workload import SEED
 from minilm.checkpoints.hub import resolve
 from minilm.cli.bench_distill import PRECISIONS
+from minilm.cli.help import Command
 from minilm.training.memory import keep_freed_memory
 
 count = click.IntRange(min=1)
 
 
-@click.command("finetune")
+@click.command("finetune", cls=Command)
 @click.option(
     "--model",
     default="minilm-l6",

@@ -14,13 +14,14 @@ from minilm.bench.distillation import computes_bfloat16
 from minilm.bench.pretraining import LOOPS, PretrainingSettings, bench_pretraining
 from minilm.bench.workload import SEED
 from minilm.cli.bench_distill import PRECISIONS
+from minilm.cli.help import Command
 from minilm.config import AlbertConfig
 from minilm.models.albert import AlbertForPreTraining
 
 count = click.IntRange(min=1)
 
 
-@click.command("pretrain")
+@click.command("pretrain", cls=Command)
 @click.option(
     "--hidden-size",
     default=768,

@@ -11,12 +11,13 @@ from typing import Any
 import click
 
 from minilm.checkpoints.hub import LANGUAGE_MODELS
+from minilm.cli.help import Command
 from minilm.cli.model_options import threads_option
 
 count = click.IntRange(min=1)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option(
     "--text",

@@ -8,6 +8,7 @@ import click
 
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.pickled import convert_pickle
+from minilm.cli.help import Command
 from minilm.cli.options import choice
 from minilm.compression.sharing import share
 from minilm.errors import CheckpointError
@@ -57,7 +58,7 @@ def rewrite(
         return file_list(complete)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option(

@@ -7,6 +7,8 @@ import json
 
 import click
 
+from minilm.cli.help import Command
+
 # `minilm cost --help` needs no torch: these are written out, and a test compares them
 HEADS = (
     "none",
@@ -21,7 +23,7 @@ HEADS = (
 OPTIMISERS = ("adamw", "lamb", "muon")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @click.option(
     "--head",

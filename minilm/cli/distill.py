@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from minilm.cli.help import Command
 from minilm.cli.training import recipe_options, run
 from minilm.recipes.distillation import DistillationRecipe
 
 
-@click.command()
+@click.command(cls=Command)
 @recipe_options(DistillationRecipe)
 def command(**options: Any) -> None:
     """Distil a student from a teacher: by default DistilBERT from BERT, by the triple loss.

@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from minilm.cli.help import Command
 from minilm.cli.training import recipe_options, run
 from minilm.recipes.sentences import SentenceDistillationRecipe
 
 
-@click.command()
+@click.command(cls=Command)
 @recipe_options(SentenceDistillationRecipe)
 def command(**options: Any) -> None:
     """Distil a sentence encoder: shared layers and factorised embeddings, the teacher's vectors.

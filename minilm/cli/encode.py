@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import click
 import numpy as np
 
+from minilm.cli.help import Command
 from minilm.cli.inputs import text_lines
 from minilm.cli.model_options import loading, model_options
 from minilm.cli.part_options import (
@@ -62,7 +63,7 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.argument("texts", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option(

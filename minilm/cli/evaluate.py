@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from minilm.cli.finetune import show_scores
+from minilm.cli.help import Command
 from minilm.cli.model_options import (
     exit_options,
     loading,
@@ -25,7 +26,7 @@ from minilm.files.progress import is_watched
 CONFUSED = {"classification": "", "utterances": "intent_"}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
 @record_options()

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from minilm.cli.finetune import show_scores
+from minilm.cli.help import Command
 from minilm.cli.model_options import loading, model_options
 from minilm.cli.record_options import read, record_options
 from minilm.data.records.base import Skips
@@ -16,7 +17,7 @@ from minilm.files.json_file import without_nan
 from minilm.files.progress import is_watched
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
 @record_options()

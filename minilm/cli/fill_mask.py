@@ -9,6 +9,7 @@ import click
 import torch
 
 from minilm.checkpoints.hub import resolve
+from minilm.cli.help import Command
 from minilm.cli.model_options import loading, model_options
 from minilm.errors import InputError
 from minilm.loader import check_vocabulary, load_masked_lm
@@ -59,7 +60,7 @@ def fill_mask(
     return filled
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.argument("text")
 @click.option(

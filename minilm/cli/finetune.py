@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
+from minilm.cli.help import Command
 from minilm.cli.model_options import threshold_options
-from minilm.cli.options import LAYERS, given_fields, options_of, together
+from minilm.cli.options import LAYERS, given_fields, is_given, options_of, together
 from minilm.cli.record_options import read, read_unlabelled, record_options
 from minilm.cli.training import OUTPUT, execution_options, observers, plan, print_result
 from minilm.data.records.base import Skips
@@ -52,7 +52,7 @@ TASK_OPTIONS = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--task", required=True, type=click.Choice(TASKS), help="Task to fine-tune for.")
 @click.option("--model", metavar="MODEL", help="Checkpoint to fine-tune: a directory or hub name.")
 @click.option(
@@ -308,7 +308,7 @@ def _without_effect(options: Mapping[str, Any]) -> list[str]:
         for parameter in context.command.params
         if parameter.name in needs
         and not needs[parameter.name][1]
-        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+        and is_given(context, parameter.name)
     ]
 
 

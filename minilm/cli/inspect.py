@@ -12,6 +12,7 @@ import click
 from torch import nn
 
 from minilm.checkpoints.hub import resolve
+from minilm.cli.help import Command
 from minilm.files.file_names import weight_files
 from minilm.loader import load
 from minilm.models.pretrained import PretrainedModel
@@ -92,7 +93,7 @@ def describe(path_or_repo: str) -> dict[str, Any]:
     }
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every tensor's verdict.")
 def command(model: str, as_json: bool) -> None:

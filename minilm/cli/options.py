@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from minilm.cli.help import GroupedOption
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
 
@@ -87,10 +89,16 @@ def field_value(settings: type, name: str, given: object) -> Any:
 
 
 def given_flags(*names: str) -> str:
-    """Those of the running command's options that the user wrote, as a list for a message."""
+    """Those of the running command's options that the user gave, as a list for a message."""
     context = click.get_current_context()
-    found = [n for n in names if context.get_parameter_source(n) is ParameterSource.COMMANDLINE]
+    found = [name for name in names if is_given(context, name)]
     return ", ".join(f"--{name.replace('_', '-')}" for name in found)
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether the user gave a value to a parameter: on the command line or by --config."""
+    given = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+    return context.get_parameter_source(name) in given
 
 
 def _declared(cls: type) -> Sequence[str]:
@@ -106,6 +114,8 @@ def _option(field: dataclasses.Field[Any], words: Mapping[str, object]) -> Optio
         return click.option(
             *flags,
             field.name,
+            cls=GroupedOption,
+            group=rule["group"],
             default=field.default,
             show_default=not switch,
             help=text,
@@ -118,6 +128,8 @@ def _option(field: dataclasses.Field[Any], words: Mapping[str, object]) -> Optio
     return click.option(
         *flags,
         field.name,
+        cls=GroupedOption,
+        group=rule["group"],
         type=_kind(rule),
         required=required,
         default=None if required else shown,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from minilm.cli import SuggestingGroup
+from minilm.cli.help import Command
 from minilm.cli.model_options import threads_option
 from minilm.training.curves import RunCurves, read_runs
 from minilm.training.drawing import check_destination, draw
@@ -69,7 +70,7 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -103,7 +104,7 @@ def curves(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
     click.echo(f"\n{output}")
 
 
-@command.command()
+@command.command(cls=Command)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL [MODEL]...")
 @click.option(
     "--text",

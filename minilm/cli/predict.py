@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from minilm.cli.help import Command
 from minilm.cli.model_options import (
     exit_options,
     given_thresholds,
@@ -63,7 +64,7 @@ FILE = click.option(
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.argument("data", default="-")
 @record_options()
@@ -253,7 +254,7 @@ def _json(item: Input, prediction: Mapping[str, Any]) -> str:
     return json.dumps({**line_of(item), "text": text, **prediction}, ensure_ascii=False)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.argument("texts", nargs=-1)
 @FILE
@@ -307,7 +308,7 @@ def classify(
     write(predictor, of_texts(texts, path, pair), show, batch_size=batch_size)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.argument("texts", nargs=-1)
 @FILE
@@ -356,7 +357,7 @@ def tag(
     write(predictor, of_texts(texts, path), show, batch_size=batch_size)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.argument("question")
 @click.argument("context", type=click.Path(exists=True, dir_okay=False, allow_dash=True))

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
+from minilm.cli.help import Command
 from minilm.cli.options import given_flags
 from minilm.cli.training import recipe_options, run
 from minilm.recipes.pretraining import ALBERT_SHAPE, PAIRS, SHAPE, PretrainingRecipe
 
 
-@click.command()
+@click.command(cls=Command)
 @recipe_options(PretrainingRecipe)
 def command(**options: Any) -> None:
     """Train a model to predict masked tokens, and perhaps the order of two segments.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minilm.checkpoints.hub import SENTENCE_MODEL
+from minilm.cli.help import Command
 from minilm.cli.inputs import text_lines
 from minilm.cli.model_options import loading, model_options
 from minilm.cli.text_options import text_options
@@ -25,7 +26,7 @@ _WIDTH = 88  # characters of a line of results
 _SHOWN = 3  # lines of a text
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("texts", nargs=-1, required=True, metavar="TEXTS... [QUERY]")
 @click.option(
     "--model",

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from minilm.cli.help import Command
 from minilm.cli.text_options import text_options
 from minilm.data.text_records import EncodingErrors
 from minilm.data.token_store import TokenStore
@@ -96,7 +97,7 @@ def describe(store: TokenStore, display: ProgressDisplay) -> dict[str, Any]:
     return found
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--tokenizer",

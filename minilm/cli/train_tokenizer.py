@@ -9,13 +9,14 @@ from typing import get_args
 
 import click
 
+from minilm.cli.help import Command
 from minilm.cli.text_options import text_options
 from minilm.data.text_records import EncodingErrors
 from minilm.files.progress import is_watched
 from minilm.tokenization.training import CHARACTER_COVERAGE, Kind, train_tokenizer
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",

@@ -8,12 +8,13 @@ import math
 import click
 import torch
 
+from minilm.cli.help import Command
 from minilm.cli.model_options import threads_option
 from minilm.parity import verify
 from minilm.parity.reference_values import verify_as
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.option(
     "--as",

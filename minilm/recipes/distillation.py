@@ -49,28 +49,38 @@ class DistillationRecipe(StudentRecipe):
         "Teacher: a BERT, DistilBERT or ALBERT, as a directory or hub name.",
         str,
         metavar="MODEL",
+        group="model",
     )
     temperature: float = option(
         2.0,
         "Distillation temperature: divides the logits of teacher and student before the softmax.",
         float,
         above=0,
+        group="loss",
     )
     kl: float = option(
-        5.0, "Weight of the KL divergence from the teacher's predictions.", float, low=0
+        5.0,
+        "Weight of the KL divergence from the teacher's predictions.",
+        float,
+        low=0,
+        group="loss",
     )
-    mlm: float = option(2.0, "Weight of the masked-LM loss on the true tokens.", float, low=0)
+    mlm: float = option(
+        2.0, "Weight of the masked-LM loss on the true tokens.", float, low=0, group="loss"
+    )
     cosine: float = option(
         1.0,
         "Weight of the cosine loss between the last hidden states of student and teacher.",
         float,
         low=0,
+        group="loss",
     )
     mse: float = option(
         0.0,
         "Weight of the squared error between the logits of student and teacher.",
         float,
         low=0,
+        group="loss",
     )
     # "attended" or "masked" tokens
     positions: Literal["attended", "masked"] = option(
@@ -79,6 +89,7 @@ class DistillationRecipe(StudentRecipe):
         "attended ones, or the masked ones only.",
         str,
         choices=("attended", "masked"),
+        group="loss",
     )
     hidden_cosine: float = option(
         0.0,
@@ -86,6 +97,7 @@ class DistillationRecipe(StudentRecipe):
         "that --layer-map pairs.",
         float,
         low=0,
+        group="loss",
     )
     hidden_mse: float = option(
         0.0,
@@ -93,6 +105,7 @@ class DistillationRecipe(StudentRecipe):
         "learned projection.",
         float,
         low=0,
+        group="loss",
     )
     attention: float = option(
         0.0,
@@ -100,6 +113,7 @@ class DistillationRecipe(StudentRecipe):
         "must have the same number of heads.",
         float,
         low=0,
+        group="loss",
     )
     relations: float = option(
         0.0,
@@ -107,6 +121,7 @@ class DistillationRecipe(StudentRecipe):
         "layer that --layer-map pairs (MiniLM).",
         float,
         low=0,
+        group="loss",
     )
     pooled: float = option(
         0.0,
@@ -114,9 +129,14 @@ class DistillationRecipe(StudentRecipe):
         "states.",
         float,
         low=0,
+        group="loss",
     )
     pooled_mse: float = option(
-        0.0, "Weight of the squared error between these sentence vectors.", float, low=0
+        0.0,
+        "Weight of the squared error between these sentence vectors.",
+        float,
+        low=0,
+        group="loss",
     )
     sentence_order: float = option(
         0.0,
@@ -124,6 +144,7 @@ class DistillationRecipe(StudentRecipe):
         "and the student gets a head for them. The teacher sees the pairs without token types.",
         float,
         low=0,
+        group="loss",
     )
     layer_map: str | Sequence[int] = option(
         "uniform",
@@ -131,6 +152,7 @@ class DistillationRecipe(StudentRecipe):
         "the depth, the last with the last), last (the last ones alone), or a list such as 3,7,11 "
         "with one teacher layer for each application of a student layer.",
         list,
+        group="loss",
     )
     relation_kinds: Literal["qq_kk_vv", "qk_vv"] = option(
         "qq_kk_vv",
@@ -138,12 +160,14 @@ class DistillationRecipe(StudentRecipe):
         "queries with keys and values with values (version 1).",
         str,
         choices=("qq_kk_vv", "qk_vv"),
+        group="loss",
     )
     relation_heads: int | None = option(
         None,
         "Number of relation heads, which must divide both hidden sizes. Default: the teacher's "
         "attention heads.",
         low=1,
+        group="loss",
     )
     short_sequences: float = other_default(PretrainingRecipe, "short_sequences", 0.1)
     teacher_cache: str | os.PathLike[str] | None = option(
@@ -153,6 +177,7 @@ class DistillationRecipe(StudentRecipe):
         "seed. It covers the terms kl, mse, cosine, pooled and pooled-mse. Default: the teacher "
         "runs in every step.",
         os.PathLike,
+        group="run",
     )
     teacher_cache_dtype: Literal["float32", "float16"] = option(
         "float32",
@@ -160,6 +185,7 @@ class DistillationRecipe(StudentRecipe):
         "half the room.",
         str,
         choices=("float32", "float16"),
+        group="run",
     )
     teacher_cache_top_k: int | None = option(
         None,
@@ -167,12 +193,14 @@ class DistillationRecipe(StudentRecipe):
         "instead of its hidden states; all other words count as one. For the term kl alone. "
         "Default: hidden states.",
         low=1,
+        group="run",
     )
     mask_rounds: int | None = option(
         None,
         "Number of epochs after which the masks repeat, so that a teacher cache serves later "
         "epochs; 10 in the comparison of RoBERTa. Default: every epoch has masks of its own.",
         low=1,
+        group="data",
     )
     masking: MaskingName = other_default(TextRecipe, "masking", "rare_tokens")
     learning_rate: float = other_default(TextRecipe, "learning_rate", 5e-4)

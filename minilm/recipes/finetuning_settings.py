@@ -66,10 +66,16 @@ class FinetuningSettings(LoopSettings):
     """
 
     epochs: int | None = option(
-        None, "Number of passes over the training data. Default: 2 to 4, by the task.", low=1
+        None,
+        "Number of passes over the training data. Default: 2 to 4, by the task.",
+        low=1,
+        group="optimisation",
     )
     batch_size: int | None = option(
-        None, "Batch size of a step, in samples. Default: 16 or 32, by the task.", low=1
+        None,
+        "Batch size of a step, in samples. Default: 16 or 32, by the task.",
+        low=1,
+        group="optimisation",
     )
     learning_rate: float | None = option(
         None,
@@ -77,6 +83,7 @@ class FinetuningSettings(LoopSettings):
         "2e-5, for hidden sizes below 512 1e-4.",
         float,
         low=0,
+        group="optimisation",
     )
     warmup: float | None = option(
         None,
@@ -84,30 +91,40 @@ class FinetuningSettings(LoopSettings):
         float,
         low=0,
         below=1,
+        group="optimisation",
     )
     max_length: int | None = option(
-        None, "Maximum sequence length in tokens. Default: 128 to 384, by the task.", low=1
+        None,
+        "Maximum sequence length in tokens. Default: 128 to 384, by the task.",
+        low=1,
+        group="data",
     )
     evaluate_every: int | None = option(
-        None, "Number of steps between evaluations. Default: twice an epoch.", low=0
+        None,
+        "Number of steps between evaluations. Default: twice an epoch.",
+        low=0,
+        group="evaluation",
     )
     snapshot_every: int | None = option(
         None,
         "Number of steps between snapshots, from which an interrupted run resumes. Default: "
         "once an epoch.",
         low=0,
+        group="run",
     )
     select: str | None = option(
         None,
         "Metric that selects the best evaluation, whose weights are kept. Default: the "
         "task's own metric; last = keep the last weights.",
         str,
+        group="evaluation",
     )
     patience: int | None = option(
         None,
         "Early stopping: end after this many evaluations in a row without improvement. "
         "Default: never.",
         low=1,
+        group="evaluation",
     )
     balance: Literal["none", "weights", "sampling"] = option(
         "none",
@@ -115,6 +132,7 @@ class FinetuningSettings(LoopSettings):
         "utterances, multi-label), sampling = draw all classes equally often (classification).",
         str,
         choices=("none", "weights", "sampling"),
+        group="loss",
     )
     labelled_share: float | None = option(
         None,
@@ -123,10 +141,13 @@ class FinetuningSettings(LoopSettings):
         float,
         above=0,
         below=1,
+        group="data",
     )
-    freeze_embeddings: bool = option(False, "Do not train the embeddings.", bool)
+    freeze_embeddings: bool = option(
+        False, "Do not train the embeddings.", bool, group="optimisation"
+    )
     freeze_layers: int = option(
-        0, "Number of layers, from the bottom, that are not trained.", low=0
+        0, "Number of layers, from the bottom, that are not trained.", low=0, group="optimisation"
     )
     exits: bool = option(
         False,
@@ -134,9 +155,13 @@ class FinetuningSettings(LoopSettings):
         "regression), for early exit: predict --exit-threshold or --exit-patience. The model "
         "itself stays one that any program loads.",
         bool,
+        group="model",
     )
     resize_embeddings: bool = option(
-        False, "Give the model new embeddings for tokens that were added to its tokenizer.", bool
+        False,
+        "Give the model new embeddings for tokens that were added to its tokenizer.",
+        bool,
+        group="model",
     )
     text_column: str | None = None
     pair_column: str | None = None

@@ -61,27 +61,33 @@ class PretrainingRecipe(TextRecipe):
         "prediction (mlm+sop, ALBERT) or with next-sentence prediction (mlm+nsp, BERT).",
         str,
         choices=get_args(Objective),
+        group="loss",
     )
     model: Architecture = option(
-        "bert", "Architecture of a fresh model.", str, choices=get_args(Architecture)
+        "bert", "Architecture of a fresh model.", str, choices=get_args(Architecture), group="model"
     )
     layers: int | None = option(
         None,
         "Number of layers. Default: 12. With --from: stack the layers of the checkpoint "
         "again and again until there are this many (progressive stacking).",
         low=1,
+        group="model",
     )
-    hidden_size: int = option(768, "Hidden size: the width of the token states.", low=1)
-    heads: int = option(12, "Number of attention heads of a layer.", low=1)
+    hidden_size: int = option(
+        768, "Hidden size: the width of the token states.", low=1, group="model"
+    )
+    heads: int = option(12, "Number of attention heads of a layer.", low=1, group="model")
     intermediate_size: int | None = option(
         None,
         "Inner width of the feed-forward blocks. Default: 4 times the hidden size.",
         low=1,
+        group="model",
     )
     positions: int = option(
         512,
         "Number of position embeddings: the longest sequence, in tokens, that the model can read.",
         low=3,
+        group="model",
     )
     dropout: float | None = option(
         None,
@@ -90,20 +96,25 @@ class PretrainingRecipe(TextRecipe):
         float,
         low=0,
         high=1,
+        group="model",
     )
-    embedding_size: int = option(128, "ALBERT: width of the factorised word embeddings.", low=1)
+    embedding_size: int = option(
+        128, "ALBERT: width of the factorised word embeddings.", low=1, group="model"
+    )
     sharing: str | int = option(
         "all",
         "ALBERT: the parameters that all layers share; with a number N, groups of N "
         "successive layers share all their parameters.",
         str,
         choices=(*SHARING, "N"),
+        group="model",
     )
     feed_forward_dropout: bool = option(
         False,
         "ALBERT: also apply dropout to the output of the feed-forward block, as Google's "
         "code does.",
         bool,
+        group="model",
     )
     head_start: bool = option(
         False,
@@ -112,6 +123,7 @@ class PretrainingRecipe(TextRecipe):
         "tokens. Saves the plateau of the first thousands of steps.",
         bool,
         flags="--head-start --warm-start",
+        group="model",
     )
     start: str | os.PathLike[str] | None = option(
         None,
@@ -119,6 +131,7 @@ class PretrainingRecipe(TextRecipe):
         str,
         flags="--from",
         metavar="MODEL",
+        group="model",
     )
     sop_mode: Literal["pure", "google"] = option(
         "pure",
@@ -126,12 +139,14 @@ class PretrainingRecipe(TextRecipe):
         "leftover segments with random ones (google).",
         str,
         choices=("pure", "google"),
+        group="data",
     )
     pair_weight: float = option(
         1.0,
         "Weight of the loss of pairs, with mlm+sop or mlm+nsp, beside 1 for that of masked tokens.",
         float,
         above=0,
+        group="loss",
     )
     short_sequences: float = option(
         0.1,
@@ -140,6 +155,7 @@ class PretrainingRecipe(TextRecipe):
         float,
         low=0,
         high=1,
+        group="data",
     )
     learning_rate: float = other_default(TextRecipe, "learning_rate", 1e-4)
     schedule: Schedule = other_default(TextRecipe, "schedule", "polynomial")

@@ -55,47 +55,74 @@ class SentenceDistillationRecipe(Recipe):
         "Teacher: a sentence encoder of BERT's architecture, as a directory or hub name.",
         str,
         metavar="MODEL",
+        group="model",
     )
     texts: str | os.PathLike[str] = option(
         dataclasses.MISSING,
         "Texts to learn from: a .txt file with a paragraph a line, or .jsonl, .json or .parquet; "
         "they are split into sentences.",
         os.PathLike,
+        group="data",
     )
     max_texts: int | None = option(
-        None, "Number of sentences to draw at random. Default: all of them.", low=1
+        None, "Number of sentences to draw at random. Default: all of them.", low=1, group="data"
     )
-    min_words: int = option(4, "Fewest words of a sentence; shorter ones are left out.", low=1)
-    max_words: int = option(30, "Most words of a sentence; longer ones are left out.", low=1)
-    max_length: int = option(64, "Tokens after which a sentence is cut.", low=3)
+    min_words: int = option(
+        4, "Fewest words of a sentence; shorter ones are left out.", low=1, group="data"
+    )
+    max_words: int = option(
+        30, "Most words of a sentence; longer ones are left out.", low=1, group="data"
+    )
+    max_length: int = option(64, "Tokens after which a sentence is cut.", low=3, group="data")
     held_out: int = option(
-        500, "Sentences held out, on which student and teacher are compared.", low=0
+        500,
+        "Sentences held out, on which student and teacher are compared.",
+        low=0,
+        group="evaluation",
     )
     targets: str | os.PathLike[str] | None = option(
         None,
         "Directory of the teacher's vectors, computed on the first run. Default: "
         f"OUTPUT/{TARGETS}.",
         os.PathLike,
+        group="run",
     )
-    layers: int = option(2, "Number of times that the student's layers are applied.", low=1)
+    layers: int = option(
+        2, "Number of times that the student's layers are applied.", low=1, group="model"
+    )
     inner_layers: int = option(
-        2, "Number of different layers that follow one another in each application.", low=1
+        2,
+        "Number of different layers that follow one another in each application.",
+        low=1,
+        group="model",
     )
-    embedding_size: int = option(128, "Width of the factorised embeddings.", low=2)
+    embedding_size: int = option(128, "Width of the factorised embeddings.", low=2, group="model")
     start: str | Sequence[int] = option(
         "interval",
         "Teacher layers that the student's layers start from: interval (at equal distances, the "
         "first and the last included), average, or a list such as 0,5.",
         list,
+        group="model",
     )
     vectors: float = option(
-        1.0, "Weight of the cosine distance between the vectors of a sentence.", float, low=0
+        1.0,
+        "Weight of the cosine distance between the vectors of a sentence.",
+        float,
+        low=0,
+        group="loss",
     )
     states: float = option(
-        1.0, "Weight of the cosine distance between the states of a token.", float, low=0
+        1.0,
+        "Weight of the cosine distance between the states of a token.",
+        float,
+        low=0,
+        group="loss",
     )
     tokens_per_step: int = option(
-        1024, "Batch size of a step in tokens, over all processes and micro-batches.", low=1
+        1024,
+        "Batch size of a step in tokens, over all processes and micro-batches.",
+        low=1,
+        group="optimisation",
     )
     learning_rate: float = other_default(Recipe, "learning_rate", 5e-4)
     warmup: float = other_default(Recipe, "warmup", 0.1)

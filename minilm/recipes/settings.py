@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 MaskingName = Literal["tokens", "whole_words", "ngrams", "rare_tokens"]
 
+Group = Literal["model", "data", "loss", "optimisation", "evaluation", "run", "output"]
+
 EVALUATIONS = 20  # in a run, unless evaluate_every says otherwise
 SNAPSHOTS = 20
 # fields that a recipe does not hand to the loop as they are
@@ -60,6 +62,7 @@ def option(
     none: str | None = None,
     flags: str = "",
     metavar: str | None = None,
+    group: Group | None = None,
 ) -> Any:
     """A field of a recipe, with what the command line needs to make an option of it.
 
@@ -73,6 +76,7 @@ def option(
         none: the word for None on the command line.
         flags: the option's names, if they are others than the field's.
         metavar: how the help names the value.
+        group: the part of the help in which the option stands.
     """
     metadata = {
         "help": help,
@@ -85,6 +89,7 @@ def option(
         "none": none,
         "flags": flags,
         "metavar": metavar,
+        "group": group,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -108,9 +113,14 @@ class LoopSettings:
         "Learning rate schedule after the warm-up.",
         str,
         choices=get_args(Schedule),
+        group="optimisation",
     )
     power: float = option(
-        TrainingSettings.power, "Exponent of the polynomial schedule.", float, low=0
+        TrainingSettings.power,
+        "Exponent of the polynomial schedule.",
+        float,
+        low=0,
+        group="optimisation",
     )
     decay: float = option(
         TrainingSettings.decay,
@@ -118,6 +128,7 @@ class LoopSettings:
         float,
         above=0,
         high=1,
+        group="optimisation",
     )
     layer_decay: float = option(
         TrainingSettings.layer_decay,
@@ -126,6 +137,7 @@ class LoopSettings:
         float,
         above=0,
         high=1,
+        group="optimisation",
     )
     optimiser: Optimiser = option(
         TrainingSettings.optimiser,
@@ -133,11 +145,13 @@ class LoopSettings:
         "and AdamW for all other parameters, at the same learning rate.",
         str,
         choices=get_args(Optimiser),
+        group="optimisation",
     )
     betas: tuple[float, float] = option(
         TrainingSettings.betas,
         "Decay rates of the optimiser's running means of gradients and their squares.",
         tuple,
+        group="optimisation",
     )
     epsilon: float = option(
         TrainingSettings.epsilon,
@@ -145,12 +159,14 @@ class LoopSettings:
         float,
         low=0,
         flags="--epsilon --eps",
+        group="optimisation",
     )
     weight_decay: float = option(
         TrainingSettings.weight_decay,
         "Weight decay of the optimiser; norms and biases are never decayed.",
         float,
         low=0,
+        group="optimisation",
     )
     shared_weight_decay: float | None = option(
         TrainingSettings.shared_weight_decay,
@@ -158,6 +174,7 @@ class LoopSettings:
         "ALBERT shares. Default: that of --weight-decay.",
         float,
         low=0,
+        group="optimisation",
     )
     average_weights: float | None = option(
         TrainingSettings.average_weights,
@@ -167,6 +184,7 @@ class LoopSettings:
         float,
         above=0,
         below=1,
+        group="optimisation",
     )
     max_gradient_norm: float | None = option(
         TrainingSettings.max_gradient_norm,
@@ -174,6 +192,7 @@ class LoopSettings:
         float,
         low=0,
         flags="--max-gradient-norm --max-grad-norm",
+        group="optimisation",
     )
     accumulation: int = option(
         TrainingSettings.accumulation,
@@ -181,12 +200,14 @@ class LoopSettings:
         "memory. The batch size of a step stays the same.",
         low=1,
         flags="--accumulation --gradient-accumulation-steps",
+        group="optimisation",
     )
     gradient_checkpointing: bool = option(
         False,
         "Recompute the activations of each layer in the backward pass: less memory, about a "
         "third more time.",
         bool,
+        group="run",
     )
     precision: Precision | None = option(
         None,
@@ -195,37 +216,46 @@ class LoopSettings:
         str,
         choices=get_args(Precision),
         none="auto",
+        group="run",
     )
     seed: int = option(
         TrainingSettings.seed,
         "Random seed of fresh weights, data order, masks and dropout.",
         low=0,
         high=2**63 - 1,
+        group="optimisation",
     )
     log_every: int = option(
-        TrainingSettings.log_every, "Number of steps between lines of log.jsonl.", low=0
+        TrainingSettings.log_every,
+        "Number of steps between lines of log.jsonl.",
+        low=0,
+        group="output",
     )
     keep_snapshots: int = option(
         TrainingSettings.keep_snapshots,
         "Number of snapshots to keep; older ones are deleted.",
         low=2,
+        group="run",
     )
     workers: int = option(
         TrainingSettings.workers,
         "Number of threads that prepare batches in the background; 0 = none.",
         low=0,
         flags="--workers --num-workers",
+        group="run",
     )
     on_nonfinite: OnNonfinite = option(
         TrainingSettings.on_nonfinite,
         "When the loss or gradient is not finite: end the run (raise), or skip the step.",
         str,
         choices=get_args(OnNonfinite),
+        group="run",
     )
     max_skips: int = option(
         TrainingSettings.max_skips,
         "Maximum number of steps skipped in a row, with --on-nonfinite skip.",
         low=0,
+        group="run",
     )
     on_save_error: OnSaveError = option(
         TrainingSettings.on_save_error,
@@ -233,6 +263,7 @@ class LoopSettings:
         "the run (raise).",
         str,
         choices=get_args(OnSaveError),
+        group="run",
     )
 
     def same_in_the_loop(self) -> dict[str, Any]:
@@ -264,34 +295,41 @@ class Recipe(LoopSettings, ABC):
     """
 
     steps: int | None = option(
-        None, "Number of training steps (updates); instead of --epochs.", low=1
+        None,
+        "Number of training steps (updates); instead of --epochs.",
+        low=1,
+        group="optimisation",
     )
     epochs: int | None = option(
-        None, "Number of passes over the corpus; instead of --steps.", low=1
+        None, "Number of passes over the corpus; instead of --steps.", low=1, group="optimisation"
     )
     learning_rate: float = option(
         TrainingSettings.learning_rate,
         "Peak learning rate, reached at the end of the warm-up.",
         float,
         low=0,
+        group="optimisation",
     )
     warmup: float = option(
         0.05,
         "Warm-up steps of the learning rate; below 1, the fraction of all steps.",
         float,
         low=0,
+        group="optimisation",
     )
     evaluate_every: int | None = option(
         None,
         "Number of steps between evaluations; 0 = only at the end. Default: "
         f"{EVALUATIONS} evaluations in a run.",
         low=0,
+        group="evaluation",
     )
     snapshot_every: int | None = option(
         None,
         "Number of steps between snapshots, from which an interrupted run resumes; 0 = only "
         f"at the end. Default: {SNAPSHOTS} snapshots in a run.",
         low=0,
+        group="run",
     )
 
     def __post_init__(self) -> None:
@@ -405,17 +443,23 @@ class TextRecipe(Recipe):
     usual_length: ClassVar[int] = 128
 
     corpus: str | os.PathLike[str] = option(
-        dataclasses.MISSING, "Token store, made by `minilm tokenize`.", os.PathLike
+        dataclasses.MISSING, "Token store, made by `minilm tokenize`.", os.PathLike, group="data"
     )
-    held_out: int = option(0, "Documents at the end of the store held out for evaluation.", low=0)
+    held_out: int = option(
+        0, "Documents at the end of the store held out for evaluation.", low=0, group="evaluation"
+    )
     max_length: int | None = option(
         None,
         "Maximum sequence length in tokens. Default: {usual_length}, or as many as the model has "
         "positions for.",
         low=1,
+        group="data",
     )
     min_length: int = option(
-        12, "Minimum sequence length in tokens; shorter sequences are left out.", low=1
+        12,
+        "Minimum sequence length in tokens; shorter sequences are left out.",
+        low=1,
+        group="data",
     )
     masking: MaskingName = option(
         "tokens",
@@ -423,10 +467,13 @@ class TextRecipe(Recipe):
         "tokens more often (DistilBERT).",
         str,
         choices=get_args(MaskingName),
+        group="data",
     )
-    max_ngram: int = option(3, "Longest n-gram in words, with --masking ngrams.", low=1)
+    max_ngram: int = option(
+        3, "Longest n-gram in words, with --masking ngrams.", low=1, group="data"
+    )
     mask_probability: float = option(
-        0.15, "Mask ratio: fraction of tokens to predict.", float, low=0
+        0.15, "Mask ratio: fraction of tokens to predict.", float, low=0, group="data"
     )
     final_mask_probability: float | None = option(
         None,
@@ -435,17 +482,22 @@ class TextRecipe(Recipe):
         float,
         above=0,
         below=1,
+        group="data",
     )
     max_predictions: int | None = option(
         None,
         "Maximum number of predicted tokens in a sequence. Default: no limit.",
         low=1,
+        group="data",
     )
     tokens_per_step: int = option(
-        8192, "Batch size of a step in tokens, over all processes and micro-batches.", low=1
+        8192,
+        "Batch size of a step in tokens, over all processes and micro-batches.",
+        low=1,
+        group="optimisation",
     )
     evaluation_tokens: int | None = option(
-        65536, "Maximum number of held-out tokens to evaluate on.", low=1
+        65536, "Maximum number of held-out tokens to evaluate on.", low=1, group="evaluation"
     )
 
     def corpus_settings(self, *models: PretrainedModel) -> CorpusSettings:

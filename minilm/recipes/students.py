@@ -54,6 +54,7 @@ class StudentRecipe(TextRecipe):
         "Architecture of the student. An albert shares its layers and factorises its embeddings.",
         str,
         choices=get_args(Architecture),
+        group="model",
     )
     layers: str | int | Sequence[int] | None = option(
         None,
@@ -63,6 +64,7 @@ class StudentRecipe(TextRecipe):
         "applications as the teacher has layers.",
         list,
         choices=("N",),
+        group="model",
     )
     start: str | Sequence[int] | None = option(
         None,
@@ -71,42 +73,49 @@ class StudentRecipe(TextRecipe):
         "stands for), random (none), or a list such as 0,6,11. Default: average where layers are "
         "shared, else interval.",
         list,
+        group="model",
     )
     hidden_size: int | None = option(
         None,
         "Hidden size of the student. Default: the teacher's; with another one the layers are "
         "initialised at random.",
         low=1,
+        group="model",
     )
     heads: int | None = option(
         None,
         "Number of attention heads of a layer. Default: the teacher's; with another hidden size, "
         "heads of the same width.",
         low=1,
+        group="model",
     )
     intermediate_size: int | None = option(
         None,
         "Inner width of the feed-forward blocks. Default: the teacher's, in proportion to the "
         "hidden size.",
         low=1,
+        group="model",
     )
     embedding_size: int | None = option(
         None,
         "ALBERT: width of the factorised embeddings, which are initialised from the teacher's by a "
         "truncated singular value decomposition. Default: 128, or that of an ALBERT teacher.",
         low=2,
+        group="model",
     )
     inner_layers: int | None = option(
         None,
         "ALBERT: number of different layers that are applied one after the other, again and again "
         "(inner_group_num). Default: 1.",
         low=1,
+        group="model",
     )
     groups: int | None = option(
         None,
         "ALBERT: number of groups of layers (num_hidden_groups), over which the applications are "
         "spread evenly; as many as applications = nothing is shared. Default: 1.",
         low=1,
+        group="model",
     )
     student_checkpoint: str | os.PathLike[str] | None = option(
         None,
@@ -115,12 +124,14 @@ class StudentRecipe(TextRecipe):
         str,
         flags="--from",
         metavar="MODEL",
+        group="model",
     )
     from_scratch: bool = option(
         False,
         "Initialise the student with random weights instead of the teacher's; the shape "
         "stays the same.",
         bool,
+        group="model",
     )
     fold_token_types: bool = option(
         True,
@@ -128,6 +139,7 @@ class StudentRecipe(TextRecipe):
         "or leave it out; of a DistilBERT, which has no token types.",
         bool,
         flags="--fold-token-types/--drop-token-types",
+        group="model",
     )
     copy_mlm_transform: bool = option(
         True,
@@ -135,6 +147,7 @@ class StudentRecipe(TextRecipe):
         "at random.",
         bool,
         flags="--copy-mlm-transform/--fresh-mlm-transform",
+        group="model",
     )
     freeze_positions: bool | None = option(
         None,
@@ -143,6 +156,7 @@ class StudentRecipe(TextRecipe):
         "trained.",
         bool,
         flags="--freeze-positions/--train-positions",
+        group="model",
     )
 
     def __post_init__(self) -> None:
