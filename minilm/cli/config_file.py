@@ -18,13 +18,14 @@ COMMAND = "command"  # the part of a run's settings.json that names command and 
 _NOT_IN_A_FILE = ("config", "help")
 
 
-def option_values(file: str, command: click.Command) -> dict[str, Any]:
+def option_values(file: str, command: click.Command, name: str) -> dict[str, Any]:
     """The values that a file gives to the options of a command.
 
     Args:
         file: a .toml file whose keys are names of options, with or without "-" between the words;
             or a .json file, either such an object or the settings.json of a run.
         command: whose options they are.
+        name: how the command line calls it, such as "pretrain".
 
     Returns:
         The values by the names of the command's parameters, ready for `click.Context.default_map`.
@@ -38,10 +39,9 @@ def option_values(file: str, command: click.Command) -> dict[str, Any]:
     known = _options(command)
     values: dict[str, Any] = {}
     for key, value in found.items():
-        name = key.removeprefix("--").replace("_", "-")
-        parameter = known.get(name)
+        parameter = known.get(key.removeprefix("--").replace("_", "-"))
         if parameter is None or parameter.name is None:
-            raise InputError(_unknown(path, key, command, known, origin))
+            raise InputError(_unknown(path, key, name, known, origin))
         if parameter.name in values:
             raise InputError(f"{path} gives a value for {parameter.opts[0]} twice: remove one.")
         _check(path, key, value, parameter)
@@ -88,15 +88,13 @@ def _options(command: click.Command) -> dict[str, click.Parameter]:
     return known
 
 
-def _unknown(
-    path: Path, key: str, command: click.Command, known: Mapping[str, Any], origin: str
-) -> str:
-    message = f"{path}: minilm {command.name} has no option {key!r}"
+def _unknown(path: Path, key: str, command: str, known: Mapping[str, Any], origin: str) -> str:
+    message = f"{path}: minilm {command} has no option {key!r}"
     if near := difflib.get_close_matches(key.replace("_", "-"), known, n=3):
         return f"{message}. Did you mean {' or '.join(near)}?"
-    if origin and origin != command.name:
+    if origin and origin != command:
         return f"{message}: the file is from a run of minilm {origin}."
-    return f"{message}. minilm {command.name} --help lists its options."
+    return f"{message}. minilm {command} --help lists its options."
 
 
 def _check(path: Path, key: str, value: object, parameter: click.Parameter) -> None:

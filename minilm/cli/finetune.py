@@ -14,9 +14,16 @@ import click
 
 from minilm.cli.help import Command
 from minilm.cli.model_options import threshold_options
-from minilm.cli.options import LAYERS, given_fields, is_given, options_of, together
+from minilm.cli.options import LAYERS, given_fields, given_options, is_given, options_of, together
 from minilm.cli.record_options import read, read_unlabelled, record_options
-from minilm.cli.training import OUTPUT, execution_options, observers, plan, print_result
+from minilm.cli.training import (
+    NOT_THE_RUN,
+    OUTPUT,
+    execution_options,
+    observers,
+    plan,
+    print_result,
+)
 from minilm.data.records.base import Skips
 from minilm.files.json_file import without_nan
 from minilm.learners.soft_targets import SoftTargets
@@ -281,6 +288,7 @@ def command(
                     allow_changes=options["allow_changes"],
                     observers=observers(options, place, say),
                     clean=options["clean"],
+                    command=_command(options["seed"] if seeds else None),
                     say=say,
                 )
             )
@@ -290,6 +298,15 @@ def command(
             scores = [run.scores for run in runs]
             summary = mean_and_deviation(scores) if seeds and dev_records is not None else scores[0]
             _print(output, runs, summary, as_json)
+
+
+def _command(seed: int | None) -> dict[str, Any]:
+    """The running command with its options, for one of its seeds."""
+    options = given_options(without=NOT_THE_RUN)
+    if seed is not None:
+        options = {**options, "seed": seed}
+        del options["seeds"]
+    return {"name": "finetune", "options": options}
 
 
 def _without_effect(options: Mapping[str, Any]) -> list[str]:

@@ -183,4 +183,6 @@ def _read_config(ctx: click.Context, _: click.Parameter, value: str | None) -> N
     if value is not None and not ctx.resilient_parsing:
         from minilm.cli.config_file import option_values
 
-        ctx.default_map = {**(ctx.default_map or {}), **option_values(value, ctx.command)}
+        name = ctx.command_path.partition(" ")[2] or ctx.command_path
+        found = option_values(value, ctx.command, name)
+        ctx.default_map = {**(ctx.default_map or {}), **found}

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from minilm.cli.help import GroupedOption
+from minilm.recipes.settings import as_json
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
@@ -99,6 +100,27 @@ def is_given(context: click.Context, name: str) -> bool:
     """Whether the user gave a value to a parameter: on the command line or by --config."""
     given = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
     return context.get_parameter_source(name) in given
+
+
+def given_options(*, without: Sequence[str]) -> dict[str, Any]:
+    """What the user gave to the running command, as JSON values by the names of its options.
+
+    Args:
+        without: names of parameters that are left out.
+    """
+    context = click.get_current_context()
+    return {
+        max(option.opts, key=_is_long).removeprefix("--"): as_json(context.params[option.name])
+        for option in context.command.params
+        if isinstance(option, click.Option)
+        and option.name in context.params
+        and option.name not in without
+        and is_given(context, option.name)
+    }
+
+
+def _is_long(name: str) -> bool:
+    return name.startswith("--")
 
 
 def _declared(cls: type) -> Sequence[str]:

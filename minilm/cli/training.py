@@ -30,6 +30,12 @@ OUTPUT = click.option(
 )
 
 
+# options that say where and how a run is carried out, not what it computes
+NOT_THE_RUN = (
+    *("output", "threads", "device", "allow_changes", "clean", "tensorboard", "dry_run", "as_json"),
+)  # fmt: skip
+
+
 def execution_options() -> list[Option[Any]]:
     """Where a run is carried out; nothing here is part of what it computes."""
     return [

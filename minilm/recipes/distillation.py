@@ -42,6 +42,7 @@ class DistillationRecipe(StudentRecipe):
     References: Sanh et al. 2019, section 3; distillation/train.py of the released code.
     """
 
+    command: ClassVar[str] = "distill"
     usual_length: ClassVar[int] = 512
 
     teacher: str | os.PathLike[str] = option(

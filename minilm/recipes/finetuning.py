@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,7 @@ def finetune(
     allow_changes: bool = False,
     observers: Sequence[Observer] = (),
     clean: bool = False,
+    command: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Finetuned:
     """Trains a checkpoint for a task.
@@ -117,6 +118,8 @@ def finetune(
         observers: are told of every step, evaluation and snapshot; see `minilm.Observer`.
         clean: once the run is finished, remove its snapshots and best weights, which take several
             times the room of the model; the log and the settings stay.
+        command: name and options of the command that started this, as JSON values, for
+            settings.json and the card; None = it was started from Python.
         say: takes messages.
 
     Raises:
@@ -142,7 +145,7 @@ def finetune(
             processes=joined,
             say=say,
         )
-        result = run.train(
+        result = replace(run, command=command).train(
             loop,
             output,
             processes=joined,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from minilm.errors import InputError
 from minilm.recipes.settings import TextRecipe, option, other_default
@@ -54,6 +54,8 @@ class PretrainingRecipe(TextRecipe):
 
     References: Devlin et al. 2019, appendix A.2; Lan et al. 2020, section 4.1.
     """
+
+    command: ClassVar[str] = "pretrain"
 
     objective: Objective = option(
         "mlm",

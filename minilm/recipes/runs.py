@@ -50,6 +50,8 @@ class Run:
         evaluation: JSON values that identify what it is evaluated on.
         also: writes what else belongs to the checkpoint into its directory.
         targets: what is kept of a teacher; None = nothing.
+        command: name and options of the command that does the same, as JSON values; None = there
+            is no such command. settings.json keeps them, and `--config` reads them.
     """
 
     learner: Learner
@@ -61,6 +63,7 @@ class Run:
     evaluation: dict[str, Any] = field(default_factory=dict)
     also: Callable[[Path], None] = lambda _: None
     targets: CachedTeacher | None = None
+    command: Mapping[str, Any] | None = None
 
     def train(
         self,
@@ -121,6 +124,7 @@ class Run:
                     allow_changes=allow_changes,
                     observers=observers,
                     clean=clean,
+                    command=self.command,
                     reload=reload,
                     say=say,
                 )

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from minilm.errors import InputError, argument
 from minilm.recipes.settings import (
@@ -49,6 +49,8 @@ class SentenceDistillationRecipe(Recipe):
     References: Reimers and Gurevych 2020, "Making Monolingual Sentence Embeddings Multilingual
         using Knowledge Distillation"; Lan et al. 2020, section 3.1.
     """
+
+    command: ClassVar[str] = "distill-sentences"
 
     teacher: str | os.PathLike[str] = option(
         dataclasses.MISSING,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -294,6 +295,8 @@ class Recipe(LoopSettings, ABC):
     Either `steps` or `epochs` must be given.
     """
 
+    command: ClassVar[str] = ""  # the command whose options the fields are
+
     steps: int | None = option(
         None,
         "Number of training steps (updates); instead of --epochs.",
@@ -384,7 +387,10 @@ class Recipe(LoopSettings, ABC):
         from minilm.blocks.initialisation import seeded
 
         with seeded(self.seed):
-            return self._build(output, say)
+            run = self._build(output, say)
+        return dataclasses.replace(
+            run, command={"name": self.command, "options": given_options(self)}
+        )
 
     @abstractmethod
     def _build(self, output: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Run:
@@ -525,6 +531,29 @@ class TextRecipe(Recipe):
             steps=None if self.final_mask_probability is None else self.steps,
             epochs=None if self.final_mask_probability is None else self.epochs,
         )
+
+
+def given_options(recipe: LoopSettings) -> dict[str, Any]:
+    """The settings that differ from their defaults, as JSON values by the names of their options.
+
+    Args:
+        recipe: with fields made by `option`.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if "help" not in field.metadata or value == field.default:
+            continue
+        flags = field.metadata["flags"] or f"--{field.name.replace('_', '-')}"
+        found[re.split("[ /]", flags)[0].removeprefix("--")] = as_json(value)
+    return found
+
+
+def as_json(value: Any) -> Any:
+    """The value of an option as JSON has it: paths are text, sequences are lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return list(value) if isinstance(value, (tuple, list)) else value
 
 
 def warn_of_no_learning(rate: float | None) -> None:

@@ -75,6 +75,7 @@ def train(
     allow_changes: bool = False,
     observers: Sequence[Observer] = (),
     clean: bool = False,
+    command: Mapping[str, Any] | None = None,
     reload: Callable[[Path], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
@@ -98,6 +99,8 @@ def train(
         allow_changes: go on although settings or data are others than at the start.
         observers: are told what happens, in the first process.
         clean: once the run is finished, remove its snapshots and best weights.
+        command: JSON values that say with which command and options the run was started; kept in
+            settings.json, never compared.
         reload: gives the learner what `finish` wrote; called in all processes if the run was
             finished and cleaned before.
         say: takes messages.
@@ -128,7 +131,7 @@ def train(
             if processes.first:
                 _make_directory(run)
                 stack.enter_context(locked(run))
-                check_record(run, record, environment(processes), allow_changes, say)
+                check_record(run, record, environment(processes), allow_changes, say, command)
         if (before := finished_before(run, settings, processes, say)) is not None:
             reload(output)
             learner.eval()

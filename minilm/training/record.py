@@ -17,6 +17,7 @@ from minilm.training.distributed import Processes
 from minilm.training.settings import FREE
 
 SETTINGS = "settings.json"
+COMMAND = "command"  # the part that says with which command and options the run was started
 
 # digests, of which only that they differ can be said
 PLAIN = {
@@ -46,6 +47,7 @@ def check_record(
     environment: dict[str, Any],
     allow_changes: bool,
     say: Callable[[str], None],
+    command: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes down what the run is, or compares with what was written when it began.
 
@@ -56,13 +58,14 @@ def check_record(
         environment: what may differ; differences are reported.
         allow_changes: take other settings as well.
         say: takes messages.
+        command: what the run was started with; written, never compared. None = unknown.
 
     Raises:
         TrainingError: names every value that differs, then and now.
     """
     path = run / SETTINGS
     if not path.exists():
-        _write_settings(path, identity, environment)
+        _write_settings(path, identity, environment, command)
         return
     stored = read_json(path, max_bytes=10_000_000, error=TrainingError)
     before = _flat({key: stored.get(key, {}) for key in identity})
@@ -94,7 +97,7 @@ def check_record(
             what = "dropout draws other masks from here on"  # on a CPU they belong to the samples
         say(f"note: {key} was {then}, is {value} now: {what}")
     if differing or other:
-        _write_settings(path, identity, environment)
+        _write_settings(path, identity, environment, command or stored.get(COMMAND))
 
 
 def _difference(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -103,8 +106,14 @@ def _difference(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
     return f"{key}: {before.get(key, 'unset')!r} then, {now.get(key, 'unset')!r} now"
 
 
-def _write_settings(path: Path, identity: dict[str, Any], environment: dict[str, Any]) -> None:
-    content = json_bytes({**identity, "circumstances": environment})
+def _write_settings(
+    path: Path,
+    identity: dict[str, Any],
+    environment: dict[str, Any],
+    command: Mapping[str, Any] | None,
+) -> None:
+    started = {} if command is None else {COMMAND: dict(command)}
+    content = json_bytes({**identity, "circumstances": environment, **started})
     replace_files({path: lambda temporary: temporary.write_bytes(content)})
 
 
