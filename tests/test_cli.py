@@ -447,6 +447,7 @@ def test_convert_makes_one_clean_file_of_an_old_sharded_one(tmp_path: Path) -> N
     result = run("convert", old, new)
     assert result.exit_code == 0, result.stderr
     assert sorted(path.name for path in new.iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
         "vocab.txt",

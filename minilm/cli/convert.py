@@ -9,13 +9,15 @@ import click
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.pickled import convert_pickle
 from minilm.cli.help import Command
-from minilm.cli.options import choice
+from minilm.cli.options import choice, given_options
 from minilm.compression.sharing import share
 from minilm.errors import CheckpointError
 from minilm.files.atomic import file_list, new_directory
 from minilm.files.file_names import CONFIG, copy_companions
 from minilm.loader import load, missing_tensors
 from minilm.models.pretrained import DTYPES
+from minilm.recipes.card import write_card
+from minilm.recipes.converted_card import converted_card
 
 
 def rewrite(
@@ -107,5 +109,7 @@ def command(
         written = convert_pickle(Path(source), destination)
     else:
         written = rewrite(source, destination, dtype or "auto", sharing)
+    card = converted_card(source, destination, given_options(without=("config",)))
+    written = sorted([*written, *filter(None, [write_card(destination, card)])])
     for name in written:
         click.echo(destination / name)

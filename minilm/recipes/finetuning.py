@@ -32,6 +32,7 @@ from minilm.recipes.finetuning_unlabelled import check_unlabelled, read_unlabell
 from minilm.recipes.hold_out import mean_and_deviation as mean_and_deviation, split_off as split_off
 from minilm.recipes.identity import examples_digest, loaded_start, weights_digest
 from minilm.recipes.runs import Run
+from minilm.recipes.settings import as_json, given_options
 from minilm.recipes.task_models import load_teacher, read_config, student_of, with_head
 from minilm.tasks.batches import TaskData
 from minilm.tasks.catalogue import task_class
@@ -145,7 +146,9 @@ def finetune(
             processes=joined,
             say=say,
         )
-        result = replace(run, command=command).train(
+        if command is None:
+            command = _from_python(task, model, teacher, layers, settings or FinetuningSettings())
+        result = replace(run, command=command, scores=lambda: finish.scores).train(
             loop,
             output,
             processes=joined,
@@ -291,8 +294,39 @@ def prepare(
         description["exits"] = {"number": len(exits.classifiers), "seed": settings.seed}
     evaluation = {"dev": examples_digest(dev_examples)} if dev_examples else {}
     finish = _Finish(made, network, tokenizer, dev_examples, said, exits)
-    run = Run(learner, data, held_out, network, tokenizer, description, evaluation, finish)
+    run = Run(
+        *(learner, data, held_out, network, tokenizer, description, evaluation, finish),
+        notes=[
+            f"{part}: {note}"
+            for part in ("training", "unlabelled", "dev")
+            for note in said.get(part, ())
+        ],
+    )
     return run, _loop(settings, own, data, made, network, bool(held_out)), finish
+
+
+def _from_python(
+    task: str,
+    model: str | os.PathLike[str] | None,
+    teacher: str | os.PathLike[str] | None,
+    layers: LayerChoice | None,
+    settings: FinetuningSettings,
+) -> dict[str, Any]:
+    """What was given to `finetune`, by the names of the command's options; not the records."""
+    given: dict[str, Any] = {"task": task, "model": model, "teacher": teacher, "layers": layers}
+    given |= {name: getattr(settings, name) for name in SETTINGS}
+    given |= settings.options
+    if teacher is not None:
+        soft = settings.soft_targets
+        given |= {
+            "temperature": soft.temperature,
+            "soft_targets": soft.weight,
+            "labels": soft.label_weight,
+        }
+    options = {
+        name.replace("_", "-"): as_json(value) for name, value in given.items() if value is not None
+    }
+    return {"name": "finetune", "options": {**options, **given_options(settings)}}
 
 
 def _network(

@@ -19,6 +19,7 @@ from minilm.loader import check_vocabulary
 from minilm.losses.distillation import DistillationLoss
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
+from minilm.recipes.card import Card, run_card, write_card
 from minilm.recipes.corpus import Corpus, CorpusSettings, open_corpus
 from minilm.recipes.identity import frozen_parameters, weights_digest
 from minilm.recipes.teacher_cache import TeacherCacheSettings, open_teacher_cache
@@ -51,7 +52,10 @@ class Run:
         also: writes what else belongs to the checkpoint into its directory.
         targets: what is kept of a teacher; None = nothing.
         command: name and options of the command that does the same, as JSON values; None = there
-            is no such command. settings.json keeps them, and `--config` reads them.
+            is no such command. settings.json keeps them, `--config` reads them, and the model's
+            card shows them.
+        scores: of the finished model; None = those of the loop's last evaluation.
+        notes: what the card says of the data, a sentence each.
     """
 
     learner: Learner
@@ -64,6 +68,8 @@ class Run:
     also: Callable[[Path], None] = lambda _: None
     targets: CachedTeacher | None = None
     command: Mapping[str, Any] | None = None
+    scores: Callable[[], Mapping[str, Any]] | None = None
+    notes: Sequence[str] = ()
 
     def train(
         self,
@@ -102,16 +108,20 @@ class Run:
                 if joined.first and not (output / RECORD).exists():
                     _check_free(output)
 
+            written = False  # by this process, now
+
             def finish(directory: Path) -> None:
+                nonlocal written
                 self.model.save_pretrained(directory)
                 self.tokenizer.save_pretrained(directory)
                 self.also(directory)
+                written = True
 
             def reload(directory: Path) -> None:
                 self.model.load_state_dict(type(self.model).from_pretrained(directory).state_dict())
 
             with kept(self.targets, say):
-                return train(
+                result = train(
                     self.learner,
                     self.data,
                     settings,
@@ -128,6 +138,21 @@ class Run:
                     reload=reload,
                     say=say,
                 )
+            if written and self.command is not None:
+                write_card(output, self._card(output, result, self.command), say)
+            return result
+
+    def _card(self, output: Path, result: Result, command: Mapping[str, Any]) -> Card:
+        return run_card(
+            output.absolute().name,
+            class_name=type(self.model).__name__,
+            parameters=self.model.num_parameters(),
+            command=command,
+            steps=result.chosen,
+            samples=self.data.count_samples(),
+            scores=result.held_out if self.scores is None else self.scores(),
+            notes=self.notes,
+        )
 
     def dry_run(
         self,
