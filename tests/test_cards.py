@@ -122,7 +122,9 @@ def test_what_is_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_command_is_written_as_it_is_typed() -> None:
     options = {"betas": [0.9, 0.98], "layers": [0, 5], "head-start": True, "text": "a b", "x": None}
     line = command_line("pretrain", options, "--output", "out")
-    expected = "minilm pretrain --betas 0.9 0.98 --layers 0,5 --head-start --text 'a b' --output out"
+    expected = (
+        "minilm pretrain --betas 0.9 0.98 --layers 0,5 --head-start --text 'a b' --output out"
+    )
     assert line == expected
 
 
@@ -158,7 +160,7 @@ def test_the_lines_of_code_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "it", class_name)
-    exec(usage("it", class_name, **options), {})
+    exec(usage("it", class_name, **options), {})  # noqa: S102
 
 
 # --- what commands write ---
@@ -179,7 +181,7 @@ def test_fine_tuning_writes_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["metrics"][0] == "accuracy"
     for words in ("--train train.jsonl", "* training: 12 examples", "| accuracy |", "--output out"):
         assert words in text
-    exec(code(text), {})
+    exec(code(text), {})  # noqa: S102
     # the same command again renews it, unless it was edited
     path = tmp_path / "out" / README
     path.write_text("mine")
@@ -191,9 +193,7 @@ def test_fine_tuning_writes_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_fine_tuning_from_python_writes_a_card(tmp_path: Path) -> None:
     start = save_start(tmp_path / "start")
     settings = minilm.FinetuningSettings(epochs=1, batch_size=4)
-    minilm.finetune(
-        "classification", start, colour_texts(8), tmp_path / "out", settings=settings
-    )
+    minilm.finetune("classification", start, colour_texts(8), tmp_path / "out", settings=settings)
     text = (tmp_path / "out" / README).read_text()
     assert str(tmp_path) not in text
     assert "started from Python" in text
@@ -220,7 +220,7 @@ def test_pretraining_and_distilling_write_cards(
     assert str(tmp_path) not in text
     assert "| accuracy at masked tokens |" in text
     assert "* held-out documents at the end of the store: 4" in text
-    exec(code(text), {})
+    exec(code(text), {})  # noqa: S102
     made = run("distill", "--teacher", "teacher", "--corpus", "store", "--output", "small", *loop)
     assert made.exit_code == 0, made.output
     text = Path("small", README).read_text()
@@ -268,4 +268,4 @@ def test_the_cards_of_the_shipped_models(name: str) -> None:
     assert "## Licence" in text
     assert "CC BY-SA" in text
     assert len([line for line in code(text).splitlines() if line.strip()]) <= 5
-    exec(code(text), {})
+    exec(code(text), {})  # noqa: S102

@@ -99,7 +99,7 @@ def test_the_directory_of_several_seeds_says_so(tmp_path: Path):
 
 def test_many_texts_given_as_one_are_told_the_way():
     predictor = object.__new__(minilm.Predictor)
-    for texts in (["a", "b"], None, {"text": "a"}):
+    for texts in ([{"text": "a"}], None, {"text": "a"}, b"a"):
         with pytest.raises(MinilmError, match=r"predict\("):
             predictor(texts)
 

@@ -22,7 +22,7 @@ LEVELS = [
     ("data",),
     ("models",),
     ("training",),
-    ("loader", "compression", "costs"),
+    ("loader", "compression", "costs", "pages"),
     ("sentence",),
     ("tasks",),
     ("learners",),

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 import minilm
 from minilm.cli import main
+from minilm.errors import InputError
 from minilm.tasks.prediction import FIRST_CHUNK, Input, Predictor
 from task_data import save_start
 
@@ -332,3 +333,22 @@ def test_notes_on_columns_do_not_pile_up(home: Path) -> None:
     rows = [{"text": "red", f"key{n}": n} for n in range(20)]
     assert len(list(predictor.predict_each(rows))) == len(predictor.predict(rows)) == 20
     assert predictor.task.take_notes() == []
+
+
+def test_a_predictor_takes_one_text_or_a_list(home: Path) -> None:
+    predictor = Predictor.from_pretrained(home / "classes")
+    texts = ["the red thing", "blue in rome"]
+    one, several = predictor(texts[0]), predictor(texts)
+    assert [found["label"] for found in several] == [predictor(text)["label"] for text in texts]
+    assert several[0]["confidence"] == pytest.approx(one["confidence"], abs=1e-6)
+    assert predictor([]) == []
+    pairs = predictor(texts, ["it is", "very here"])
+    assert pairs[1]["confidence"] == pytest.approx(
+        predictor(texts[1], "very here")["confidence"], abs=1e-6
+    )
+    same = predictor(texts, "it is")
+    assert same[0] == pairs[0]
+    with pytest.raises(InputError, match="2 texts and 1 second texts"):
+        predictor(texts, ["it is"])
+    with pytest.raises(InputError, match="Item 1 is a int"):
+        predictor(["red", 5])  # type: ignore[list-item]

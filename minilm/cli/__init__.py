@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "fill-mask": ("minilm.cli.fill_mask", "Predict the masked words of a text."),
     "encode": ("minilm.cli.encode", "Turn a file of texts into a file of vectors."),
     "search": ("minilm.cli.search", "Find the texts that are closest in meaning to a query."),
+    "attention": ("minilm.cli.attention", "Draw where the heads of a model look in a text."),
     "convert": ("minilm.cli.convert", "Rewrite a checkpoint as safetensors."),
     "train-tokenizer": ("minilm.cli.train_tokenizer", "Learn a vocabulary from text."),
     "tokenize": ("minilm.cli.tokenize", "Turn text files into a store of tokens to train on."),

@@ -314,12 +314,19 @@ def classify(
 @FILE
 @model_options()
 @BATCH
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write an HTML page with the entities marked in the texts; it needs no other file. "
+    "Default: none.",
+)
 @AS_JSON
 def tag(
     model: str,
     texts: tuple[str, ...],
     path: str | None,
     batch_size: int | None,
+    html: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -337,8 +344,12 @@ def tag(
 
     predictor = _load(model, options, "tagging", "utterances")
     alone = len(texts) == 1
+    found: list[tuple[str, Mapping[str, Any]]] = []  # for the page
 
     def show(item: Input, prediction: dict[str, Any]) -> Iterable[str]:
+        if html is not None:
+            text = item.record["text"] if isinstance(item.record, Mapping) else ""
+            found.append((text, prediction))
         number = "" if alone else item.place.rpartition(" ")[2] + "\t"
         if as_json:
             yield _json(item, prediction)
@@ -355,6 +366,13 @@ def tag(
                 )
 
     write(predictor, of_texts(texts, path), show, batch_size=batch_size)
+    if html is not None:
+        from minilm.files.atomic import replace_files
+        from minilm.pages.entities import entities_page
+
+        page = entities_page(f"Entities found by {Path(model).name}", found)
+        replace_files({html: lambda place: place.write_text(page, encoding="utf-8")})
+        click.echo(html, err=True)
 
 
 @click.command(cls=Command)

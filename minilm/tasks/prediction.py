@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -49,6 +49,21 @@ class Input:
 
     place: str
     record: Mapping[str, Any] | RecordError | None
+
+
+def _check_texts(texts: object) -> None:
+    """Raises InputError for anything but a list of strings."""
+    if not isinstance(texts, Sequence) or isinstance(texts, bytes):
+        raise InputError(
+            f"A {type(texts).__name__} is not a text. For many texts give a list of strings; for "
+            "records of a data frame or data set there is predict(records)."
+        )
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(
+                f"Item {number} is a {type(text).__name__}, expected a text. For records there is "
+                "predict(records)."
+            )
 
 
 class Predictor:
@@ -117,23 +132,51 @@ class Predictor:
             early_exit = EarlyExit(model, load_exits(directory, model, task), rule)
         return cls(model, Tokenizer.from_pretrained(directory), task, early_exit=early_exit)
 
-    def __call__(self, text: str, pair: str | None = None) -> Prediction:
-        """The prediction for one text, or pair of texts.
+    @overload
+    def __call__(self, text: str, pair: str | None = None) -> Prediction: ...
+
+    @overload
+    def __call__(
+        self, text: Sequence[str], pair: str | Sequence[str] | None = None
+    ) -> list[Prediction]: ...
+
+    def __call__(
+        self, text: str | Sequence[str], pair: str | Sequence[str] | None = None
+    ) -> Prediction | list[Prediction]:
+        """The prediction for one text or pair of texts, or those for several.
 
         Args:
-            text: what is classified or tagged; of question answering, the question.
-            pair: the second text; of question answering, the text with the answer.
+            text: what is classified or tagged; of question answering, the question. Or N of them.
+            pair: the second text; of question answering, the text with the answer. For N texts
+                there may be N of these, or one that goes with every text.
+
+        Returns:
+            A prediction; for a list of texts, a list of predictions in the same order.
 
         Raises:
-            InputError: the task needs more than texts, or takes no pair.
+            InputError: the task needs more than texts, or takes no pair; or the numbers of texts
+                and second texts differ.
             DataError: a text is empty.
         """
-        if not isinstance(text, str):
+        if isinstance(text, str) and (pair is None or isinstance(pair, str)):
+            return self.predict([self._record(text, pair)])[0]
+        texts = [text] if isinstance(text, str) else text
+        _check_texts(texts)
+        if pair is None or isinstance(pair, str):
+            return self.predict([self._record(each, pair) for each in texts])
+        _check_texts(pair)
+        if isinstance(text, str) or len(pair) != len(texts):
             raise InputError(
-                f"A {type(text).__name__} is not a text. Many texts: "
-                'predict([{"text": text} for text in texts]); records of a data frame or data set: '
-                "predict(records)."
+                f"There are {len(texts)} texts and {len(pair)} second texts: expected as many, or "
+                "one second text for all."
             )
+        return self.predict(
+            [self._record(each, other) for each, other in zip(texts, pair, strict=True)]
+        )
+
+    def _record(self, text: str, pair: str | None) -> dict[str, Any]:
+        """One text or pair as a record of the task."""
+        record: dict[str, Any]
         if self.task.name == "answering":
             record = {"question": text, "context": pair}
         elif self.task.name == "choice":
@@ -147,7 +190,7 @@ class Predictor:
             )
         else:
             record = {"text": text} if pair is None else {"text": text, "text_pair": pair}
-        return self.predict([record])[0]
+        return record
 
     def predict(
         self, records: Iterable[Mapping[str, Any]], *, skips: Skips | None = None
