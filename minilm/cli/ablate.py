@@ -42,25 +42,26 @@ def _options() -> Option[Any]:
                 "tables",
                 multiple=True,
                 type=click.Choice(list(TABLES)),
-                help="Built-in set of variants: the ablation of DistilBERT's paper (Table 4), or "
-                "that of a student that is distilled, shared and factorised. May be given several "
-                "times.",
+                help="Built-in set of variants: the ablation of DistilBERT's paper (Table 4), "
+                "or that of a student that is distilled, shared and factorised. May be "
+                "given several times. Default: none.",
             ),
             click.option(
                 "--variant",
                 "variants",
                 multiple=True,
                 metavar="'NAME: FIELD=VALUE ...'",
-                help="Variant with its name and what it changes, in the options' names. May be "
-                "given several times.",
+                help="Variant: its name, and the options that it changes with their values. May "
+                "be given several times. Default: none.",
             ),
             click.option(
                 "--variants",
                 "files",
                 multiple=True,
                 type=click.Path(path_type=Path),
-                help="File of variants, TOML or JSON: a table (object) of changed settings under "
-                "the name of each variant. May be given several times.",
+                help="File of variants, TOML or JSON: under the name of each variant a table "
+                "(an object) of the settings that it changes. May be given several times. "
+                "Default: none.",
             ),
             click.option(
                 "--axis",
@@ -68,14 +69,15 @@ def _options() -> Option[Any]:
                 multiple=True,
                 metavar="'FIELD=VALUE VALUE ...'",
                 help="Axis of a grid: a setting and its values. Given several times, every "
-                "combination of values is a variant.",
+                "combination of values is a variant. Default: none.",
             ),
             click.option(
                 "--seeds",
                 default=3,
                 show_default=True,
                 type=click.IntRange(min=1),
-                help="Number of seeds that every variant is trained with, counted up from --seed.",
+                help="Number of seeds with which every variant is trained: --seed and those "
+                "after it.",
             ),
             *options_of(DistillationRecipe, usual_length=DistillationRecipe.usual_length),
             click.option(

@@ -59,8 +59,8 @@ command.add_command(pretrain)
     "--against",
     type=click.Choice([name for name in CONTENDERS if name not in OWN]),
     multiple=True,
-    help="Another engine to compare with; may be given several times. Ratios are relative to "
-    "the first.",
+    help="Another engine to compare with. May be given several times; ratios are relative to "
+    "the first. Default: none.",
 )
 @click.option(
     "--texts",

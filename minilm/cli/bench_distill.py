@@ -100,7 +100,7 @@ count = click.IntRange(min=1)
     "--memory-tokens",
     type=count,
     metavar="N",
-    help="Also measure minilm's peak memory for one step of N tokens.",
+    help="Also measure minilm's peak memory for one step of N tokens. Default: not measured.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def distill(

@@ -78,7 +78,7 @@ count = click.IntRange(min=1)
     type=count,
     metavar="N",
     help="Also measure peak memory for one step of N tokens, with and without gradient "
-    "checkpointing.",
+    "checkpointing. Default: not measured.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def pretrain(

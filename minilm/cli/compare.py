@@ -30,8 +30,8 @@ count = click.IntRange(min=1)
     "tasks",
     multiple=True,
     metavar="[FORMAT=]FILE",
-    help="Labelled data that the models were fine-tuned for, as in `minilm evaluate`; may be "
-    "given several times.",
+    help="Labelled data of the task that the models were fine-tuned for, as in `minilm "
+    "evaluate`. May be given several times. Default: none.",
 )
 @click.option(
     "--max-tokens",
@@ -59,13 +59,16 @@ count = click.IntRange(min=1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a Markdown table.")
 @click.option(
-    "--html", type=click.Path(path_type=Path), help="Also write one HTML page with charts."
+    "--html",
+    type=click.Path(path_type=Path),
+    help="Also write an HTML page with charts. Default: none.",
 )
 @click.option(
     "--svg",
     type=click.Path(path_type=Path),
     help="Also write the picture of that page alone, for light and dark: parameters against "
-    "masked-LM accuracy (or the score of the first task), colour for speed, area for file size.",
+    "masked-LM accuracy (or the score of the first task), colour for speed, area for file size. "
+    "Default: none.",
 )
 def command(
     models: tuple[str, ...],

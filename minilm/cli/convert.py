@@ -66,8 +66,8 @@ def rewrite(
 @click.option(
     "--from-pickle",
     is_flag=True,
-    help="SOURCE has its weights in pytorch_model.bin. Only tensors are read from it, nothing in "
-    "it is run; still, use it for files that you trust.",
+    help="Read the weights from pytorch_model.bin, a pickle. Only tensors are read from it and "
+    "no code in it is run; still, use this for files that you trust only.",
 )
 @click.option(
     "--dtype",
@@ -79,9 +79,10 @@ def rewrite(
     "--share",
     "sharing",
     type=choice("all", "attention", "feed_forward", "none", "N"),
-    help="Let the layers of an ALBERT share their weights: all layers everything, all layers "
-    "attention or feed-forward blocks, none anything, or every N successive ones everything. "
-    "Weights that become one are averaged.",
+    help="Which parameters the layers of an ALBERT share in the result: all of them, those of "
+    "attention, those of the feed-forward blocks, none, or, with a number N, all of them "
+    "in groups of N successive layers. Weights that become one are averaged. Default: as "
+    "in SOURCE.",
 )
 def command(
     source: str,

@@ -70,8 +70,9 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The .npy file to write: (lines, width) float32, which appears when it is complete; or, "
-    "without .npy at the end, a directory of parts, for many texts.",
+    help="NumPy file (.npy) to write: a float32 array with one row for each line, which appears "
+    "when it is complete. Or, without .npy at the end, a directory of parts, for many texts. "
+    "Default: none; give --output or --json.",
 )
 @click.option(
     "--format",
@@ -98,8 +99,9 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
 @click.option(
     "--pooling",
     type=click.Choice(["mean", "cls"]),
-    help="Average of a text's tokens or state of its first one. Default: what the checkpoint's "
-    "1_Pooling/config.json says, or mean.",
+    help="How the vector of a text is made: the mean of its token states, or the state of its "
+    "first token ([CLS]). Default: what the checkpoint's 1_Pooling/config.json says, or "
+    "mean.",
 )
 @click.option("--no-normalize", is_flag=True, help="Do not scale the vectors to length 1.")
 @model_options()
@@ -110,10 +112,10 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
     "checkpoint's sentence_bert_config.json or tokenizer_config.json says, or what the "
     "model can read.",
 )
-@click.option("--prompt", help="Text to put before every line, such as 'query: '.")
+@click.option("--prompt", help="Text to put before every line, such as 'query: '. Default: none.")
 @click.option(
     "--prompt-name",
-    help="Instead: the name of one of the checkpoint's prompts. Default: the one that its "
+    help="Name of a prompt of the checkpoint, instead of --prompt. Default: the one that its "
     "config_sentence_transformers.json names, or none.",
 )
 @click.option(
@@ -121,7 +123,7 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
     type=click.IntRange(min=1),
     default=TOKENS_PER_BATCH,
     show_default=True,
-    help="Batch size in tokens.",
+    help="Batch size: number of tokens that go through the model at once.",
 )
 @click.option(
     "--json",

@@ -61,7 +61,13 @@ TASK_OPTIONS = (
 
 @click.command(cls=Command)
 @click.option("--task", required=True, type=click.Choice(TASKS), help="Task to fine-tune for.")
-@click.option("--model", metavar="MODEL", help="Checkpoint to fine-tune: a directory or hub name.")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    help="Checkpoint to fine-tune: a directory, a hub "
+    "name or a short name. Default: none; give "
+    "--model, or --teacher and --layers.",
+)
 @click.option(
     "--train",
     required=True,
@@ -71,32 +77,34 @@ TASK_OPTIONS = (
 @click.option(
     "--dev",
     type=click.Path(path_type=Path),
-    help="File of labelled records to evaluate on (dev set).",
+    help="File of labelled records to evaluate on (dev set). Default: none, and the last "
+    "weights are kept.",
 )
 @click.option(
     "--hold-out",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Instead of --dev: fraction of the training records to hold out for evaluation, "
-    "drawn at random, of every class alike; no class loses its last record.",
+    help="Fraction of the training records to hold out for evaluation instead of --dev, drawn "
+    "at random and of every class alike; no class loses its last record. Default: none.",
 )
 @OUTPUT
 @record_options()
 @click.option(
     "--teacher",
     metavar="MODEL",
-    help="Fine-tuned model to distil from: the student also learns its predictions.",
+    help="Fine-tuned model to distil from: the student also learns its predictions. Default: none.",
 )
 @click.option(
     "--unlabelled",
     type=click.Path(path_type=Path),
-    help="With --teacher: file of further records to learn from, whose labels are not read: the "
-    "teacher's predictions stand for them. A file as for --train, or a text file (.txt).",
+    help="With --teacher: file of more records to learn from. Their labels are not read: the "
+    "teacher's predictions take their place. A file as for --train, or a text file (.txt). "
+    "Default: none.",
 )
 @click.option(
     "--layers",
     type=LAYERS,
-    help="Instead of --model: initialise the student from these layers of the teacher: "
-    "every_other, published or a list such as 0,2,4.",
+    help="Teacher layers to initialise the student from, instead of --model: every_other, "
+    "published (0,2,4,7,9,11) or a list such as 0,2,4. Default: none.",
 )
 @click.option(
     "--temperature",
@@ -126,20 +134,22 @@ TASK_OPTIONS = (
 @click.option(
     "--seeds",
     type=_COUNT,
-    help="Number of runs to train, with --seed and the seeds after it; their scores are averaged.",
+    help="Number of runs, with --seed and the seeds after it; their scores are averaged. "
+    "Default: one run.",
 )
 @click.option(
     "--out-of-scope",
-    help="The label of out-of-scope (out-of-distribution) texts, which belong to none of the "
-    "other classes.",
+    help="Label of out-of-scope (out-of-distribution) texts, which belong to none of the other "
+    "classes. Default: none.",
 )
 @threshold_options()
 @click.option(
     "--tune-thresholds",
     is_flag=True,
     default=None,
-    help="Set the threshold of the labels (multi-label), or the minimum confidence (with "
-    "--out-of-scope), to what is best for the dev set. Question answering always does.",
+    help="Choose the threshold of the labels (multi-label), or the minimum confidence (with "
+    "--out-of-scope), that gives the best score on the dev set. Question answering always "
+    "does so.",
 )
 @click.option(
     "--windows",

@@ -53,7 +53,7 @@ def model_options() -> Option[Any]:
                 type=click.Choice(DTYPES),
                 default="float32",
                 show_default=True,
-                help="Number format of the model's weights; auto = as stored.",
+                help="Number format of the model's weights in memory; auto = as stored.",
             ),
         ]
     )
@@ -86,14 +86,16 @@ def exit_options() -> Option[Any]:
             click.option(
                 "--exit-patience",
                 type=click.IntRange(min=1),
-                help="For models with exits: a text leaves the layers when its answer has stayed "
-                "the same this many times in a row. Default: all layers.",
+                help="For models with exits: a text leaves the layers when its answer has "
+                "stayed the same after this number of layers in a row. Default: all "
+                "layers.",
             ),
             click.option(
                 "--exit-tolerance",
                 type=click.FloatRange(min=0, min_open=True),
                 help="With --exit-patience, for models that predict a number: two numbers that "
-                "differ by less are the same answer.",
+                "differ by less than this difference count as the same answer. Default: "
+                "none; such models need it.",
             ),
         ]
     )

@@ -59,7 +59,8 @@ FILE = click.option(
     "--file",
     "path",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="Text file with one text a line (UTF-8), instead of TEXTS.",
+    help="Text file with one text on each line (UTF-8), instead of TEXTS; - is standard input. "
+    "Default: standard input, if there are no TEXTS.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 
@@ -258,7 +259,7 @@ def _json(item: Input, prediction: Mapping[str, Any]) -> str:
 @click.argument("model")
 @click.argument("texts", nargs=-1)
 @FILE
-@click.option("--pair", help="Second text, for models that classify pairs of texts.")
+@click.option("--pair", help="Second text, for models that classify pairs of texts. Default: none.")
 @model_options()
 @threshold_options("min_confidence", "threshold")
 @exit_options()
@@ -384,7 +385,7 @@ def tag(
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Number of answers to print.",
+    help="Number of candidate answers to print.",
 )
 @model_options()
 @threshold_options("null_threshold")

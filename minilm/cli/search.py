@@ -38,7 +38,7 @@ _SHOWN = 3  # lines of a text
 @click.option(
     "--queries",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="File with a query a line, in place of QUERY; - for standard input.",
+    help="File with one query on each line, instead of QUERY; - is standard input. Default: none.",
 )
 @click.option(
     "--top",
@@ -50,8 +50,8 @@ _SHOWN = 3  # lines of a text
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
-    help="Directory that keeps the vectors from one search to the next; only new and changed texts "
-    "are encoded again.",
+    help="Directory in which the vectors are kept from one search to the next, so that only new "
+    "and changed texts are encoded again. Default: nothing is kept.",
 )
 @click.option(
     "--rebuild",

@@ -23,14 +23,14 @@ from minilm.tokenization.training import CHARACTER_COVERAGE, Kind, train_tokeniz
     "--output",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory to make; it appears when it is complete.",
+    help="Directory to write the tokenizer into. It appears when it is complete.",
 )
 @click.option(
     "--kind",
     type=click.Choice(get_args(Kind)),
     default="wordpiece",
     show_default=True,
-    help="wordpiece for BERT and DistilBERT, unigram for ALBERT.",
+    help="Kind of tokenizer: wordpiece for BERT and DistilBERT, unigram for ALBERT.",
 )
 @click.option(
     "--vocab-size",
@@ -52,7 +52,8 @@ from minilm.tokenization.training import CHARACTER_COVERAGE, Kind, train_tokeniz
     "--documents",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Learn from the first N documents only: unigram takes minutes on a large corpus.",
+    help="Number of documents, from the first one on, to learn from: unigram takes minutes on a "
+    "large corpus. Default: all documents.",
 )
 @text_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -20,23 +20,24 @@ from minilm.parity.reference_values import verify_as
     "--as",
     "name",
     metavar="NAME",
-    help="Check the outputs published for the checkpoint NAME instead, such as "
-    "distilbert-base-uncased; needs no transformers. A name that does not exist lists all names.",
+    help="Compare with the outputs that were published for the checkpoint NAME, such as "
+    "distilbert-base-uncased, instead of with transformers. An unknown name prints the "
+    "list of names. Default: compare with transformers.",
 )
 @click.option(
     "--class",
     "class_name",
     metavar="CLASS",
-    help="Compare this class only, such as BertForMaskedLM. By default: the base model and every "
+    help="Compare this class only, such as BertForMaskedLM. Default: the base model and every "
     "head that is stored.",
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
     metavar="X",
-    help="The largest |difference| allowed in float32. By default 1e-5 for states and 2e-5 for "
-    "logits, or three times transformers' own rounding error where that is more; with --as, what "
-    "the published digits allow.",
+    help="Largest absolute difference that is accepted in float32. Default: 1e-5 for hidden "
+    "states and 2e-5 for logits, or three times the rounding error of transformers itself "
+    "where that is more; with --as, as much as the published digits allow.",
 )
 @click.option("--seed", default=0, show_default=True, help="Random seed of the inputs.")
 @threads_option()

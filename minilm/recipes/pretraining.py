@@ -66,7 +66,11 @@ class PretrainingRecipe(TextRecipe):
         group="loss",
     )
     model: Architecture = option(
-        "bert", "Architecture of a fresh model.", str, choices=get_args(Architecture), group="model"
+        "bert",
+        "Architecture of a fresh model; with --from, the checkpoint sets it.",
+        str,
+        choices=get_args(Architecture),
+        group="model",
     )
     layers: int | None = option(
         None,
@@ -105,8 +109,9 @@ class PretrainingRecipe(TextRecipe):
     )
     sharing: str | int = option(
         "all",
-        "ALBERT: the parameters that all layers share; with a number N, groups of N "
-        "successive layers share all their parameters.",
+        "ALBERT: parameters that all layers share: all of them, those of attention, those of "
+        "the feed-forward blocks, or none; with a number N, groups of N successive layers share "
+        "all their parameters.",
         str,
         choices=(*SHARING, "N"),
         group="model",
@@ -129,7 +134,7 @@ class PretrainingRecipe(TextRecipe):
     )
     start: str | os.PathLike[str] | None = option(
         None,
-        "Start from a checkpoint, which also sets architecture and sizes.",
+        "Checkpoint to start from, which also sets architecture and sizes. Default: a fresh model.",
         str,
         flags="--from",
         metavar="MODEL",
@@ -137,15 +142,16 @@ class PretrainingRecipe(TextRecipe):
     )
     sop_mode: Literal["pure", "google"] = option(
         "pure",
-        "Pairs for mlm+sop: as in the paper (pure), or as in the released code, which pairs "
-        "leftover segments with random ones (google).",
+        "How segment pairs are built for mlm+sop: as the paper describes (pure), or as Google's "
+        "released code does, which pairs leftover segments with random ones (google).",
         str,
         choices=("pure", "google"),
         group="data",
     )
     pair_weight: float = option(
         1.0,
-        "Weight of the loss of pairs, with mlm+sop or mlm+nsp, beside 1 for that of masked tokens.",
+        "Weight of the sentence-order or next-sentence loss, with mlm+sop or mlm+nsp; the "
+        "masked-LM loss has the weight 1.",
         float,
         above=0,
         group="loss",

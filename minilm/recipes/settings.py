@@ -228,7 +228,7 @@ class LoopSettings:
     )
     log_every: int = option(
         TrainingSettings.log_every,
-        "Number of steps between lines of log.jsonl.",
+        "Number of steps between two lines of log.jsonl; 0 = only at the end.",
         low=0,
         group="output",
     )
@@ -240,7 +240,8 @@ class LoopSettings:
     )
     workers: int = option(
         TrainingSettings.workers,
-        "Number of threads that prepare batches in the background; 0 = none.",
+        "Number of threads that prepare batches in the background; 0 = the training loop "
+        "prepares them.",
         low=0,
         flags="--workers --num-workers",
         group="run",
@@ -299,12 +300,16 @@ class Recipe(LoopSettings, ABC):
 
     steps: int | None = option(
         None,
-        "Number of training steps (updates); instead of --epochs.",
+        "Number of training steps (updates of the weights). Default: none; give --steps or "
+        "--epochs.",
         low=1,
         group="optimisation",
     )
     epochs: int | None = option(
-        None, "Number of passes over the corpus; instead of --steps.", low=1, group="optimisation"
+        None,
+        "Number of passes over the training data. Default: none; give --steps or --epochs.",
+        low=1,
+        group="optimisation",
     )
     learning_rate: float = option(
         TrainingSettings.learning_rate,
@@ -452,7 +457,11 @@ class TextRecipe(Recipe):
         dataclasses.MISSING, "Token store, made by `minilm tokenize`.", os.PathLike, group="data"
     )
     held_out: int = option(
-        0, "Documents at the end of the store held out for evaluation.", low=0, group="evaluation"
+        0,
+        "Number of documents at the end of the store that are held out for evaluation; 0 = "
+        "no evaluation.",
+        low=0,
+        group="evaluation",
     )
     max_length: int | None = option(
         None,
@@ -469,8 +478,8 @@ class TextRecipe(Recipe):
     )
     masking: MaskingName = option(
         "tokens",
-        "Which tokens are predicted: any, whole words, n-grams of words (ALBERT), or rarer "
-        "tokens more often (DistilBERT).",
+        "How the masked tokens are chosen: any tokens, whole words, n-grams of words (ALBERT), "
+        "or rarer tokens more often (DistilBERT).",
         str,
         choices=get_args(MaskingName),
         group="data",

@@ -119,8 +119,8 @@ class StudentRecipe(TextRecipe):
     )
     student_checkpoint: str | os.PathLike[str] | None = option(
         None,
-        "Continue with a student from a checkpoint, which also sets architecture and sizes and "
-        "keeps its heads.",
+        "Checkpoint of a student to continue with, which also sets architecture and sizes and "
+        "keeps its heads. Default: a new student is made from the teacher.",
         str,
         flags="--from",
         metavar="MODEL",
@@ -135,16 +135,16 @@ class StudentRecipe(TextRecipe):
     )
     fold_token_types: bool = option(
         True,
-        "Add the teacher's embedding of token type 0 to the student's position embeddings, "
-        "or leave it out; of a DistilBERT, which has no token types.",
+        "For a DistilBERT student, which has no token types: add the teacher's embedding of "
+        "token type 0 to the student's position embeddings, or drop it.",
         bool,
         flags="--fold-token-types/--drop-token-types",
         group="model",
     )
     copy_mlm_transform: bool = option(
         True,
-        "Take the dense layer and norm of the teacher's masked-LM head, or initialise them "
-        "at random.",
+        "Initialise the dense layer and norm of the student's masked-LM head from the "
+        "teacher's, or at random.",
         bool,
         flags="--copy-mlm-transform/--fresh-mlm-transform",
         group="model",
