@@ -103,6 +103,7 @@ def assert_equal_weights(one: Path, other: Path) -> None:
 # options that say where and how a run is carried out, or what is to be read
 NO_SETTINGS = {
     "help": False,
+    "config": None,
     "output": None,
     "threads": None,
     "device": None,

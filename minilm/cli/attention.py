@@ -60,7 +60,7 @@ def command(
     \b
     Example:
       minilm attention bert-mini "The cat sat because it was tired." -o cat.html
-        cat.html: 12 layers, 4 heads, 10 tokens, 0.02 MB
+        cat.html: 12 layers, 4 heads, 11 tokens, 0.02 MB
     """
     from minilm.checkpoints.hub import resolve
     from minilm.files.atomic import replace_files

@@ -98,6 +98,12 @@ def command(
 
     \b
     Examples:
+      minilm convert bert-mini half --dtype float16
+        half/README.md
+        half/config.json
+        half/model.safetensors
+        half/tokenizer.json
+        half/tokenizer_config.json
       minilm convert downloaded/ clean/ --from-pickle
       minilm convert unshared/ shared/ --share 4
     """

@@ -160,7 +160,8 @@ def command(
 
     \b
     Examples:
-      minilm encode sentence-transformers/all-MiniLM-L6-v2 texts.txt -o vectors.npy
+      minilm encode sentence-mini texts.txt -o vectors.npy
+        vectors.npy: 6 rows, 0.4 s
       minilm encode sentence-transformers/all-MiniLM-L6-v2 texts.txt --json
       minilm encode sentence-mini texts.parquet -o vectors --workers 8 --shard 1/4
     """

@@ -101,7 +101,15 @@ def command(model: str, as_json: bool) -> None:
 
     \b
     Example:
-      minilm inspect albert/albert-base-v2
+      minilm inspect albert-3x2-mini
+        AlbertForMaskedLM (albert), float16
+        ...
+        component                         parameters           bytes  applied
+        encoder.embeddings                 1,073,920       2,147,840        1
+        encoder.groups.0                   2,369,280       4,738,560        2
+        masked_lm_head                        41,152          82,304        1
+        total                              3,484,352       6,968,704
+        ...
     """
     description = describe(model)
     summary = description.pop("load_summary")

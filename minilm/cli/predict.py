@@ -107,10 +107,11 @@ def command(
 
     \b
     Examples:
+      echo "What a film!" | minilm predict sentiment
+        {"line": 1, "label": "positive", "confidence": 0.58, "probabilities": {"positive": 0.58, ...
       minilm predict sentiment reviews.tsv > predictions.jsonl
       minilm predict sentiment reviews.parquet -o predictions --workers 8 --shard 1/4
       minilm predict sentiment reviews.txt
-      echo "What a film!" | minilm predict sentiment
     """
     from minilm.cli.inputs import line_of, of_data, saying_guesses
     from minilm.tasks.layouts import plain
@@ -280,7 +281,9 @@ def classify(
 
     \b
     Examples:
-      minilm classify sentiment "What a film!" "I left after an hour."
+      minilm classify sentiment "A wonderful film." "I left after an hour."
+        positive  0.9812  A wonderful film.
+        negative  0.7431  I left after an hour.
       minilm classify sentiment --file reviews.txt
     """
     from minilm.cli.inputs import of_texts
@@ -339,7 +342,10 @@ def tag(
     \b
     Examples:
       minilm tag entities "Ada Lovelace met Charles Babbage in London."
-      minilm tag entities --file letters.txt
+        0   12  PER  Ada Lovelace     0.9931
+        17  32  PER  Charles Babbage  0.9874
+        36  42  LOC  London           0.9902
+      minilm tag entities --file letters.txt --html letters.html
     """
     from minilm.cli.inputs import of_texts
 
@@ -408,6 +414,7 @@ def answer(
     \b
     Examples:
       minilm answer qa "Who wrote it?" article.txt
+        Ada Lovelace  0.8127  31-43
       minilm answer qa - article.txt < questions.txt
     """
     from minilm.cli.inputs import STDIN, of_lines, text_lines

@@ -89,7 +89,9 @@ def command(
 
     \b
     Examples:
-      minilm search notes/ "how to repair a puncture"
+      minilm search texts.txt "repair a bike" --top 1
+         0.433 texts.txt:1
+               How to mend a flat tyre A hole in the inner tube of a bicycle
       minilm search faq.csv --text-column question "forgot my password" --top 3
       minilm search articles.txt --queries queries.txt --index articles.index --json
     """

@@ -152,7 +152,12 @@ def command(
 
     \b
     Examples:
-      minilm tokenize wiki.txt.xz --tokenizer bert-base-uncased -o wiki.store
+      minilm tokenize articles.txt --tokenizer bert-mini -o store
+        store
+          documents               77  (0 without any text left out)
+          sentences           10,803
+          tokens             357,370  (4,641.2 a document, 0.00% unknown)
+          speed               16,826  tokens a second (70,513 characters a second, 21.2 s in all)
       minilm tokenize part-*.jsonl.gz --text-key body --tokenizer ./model -o corpus.store
       minilm tokenize train-*.parquet --tokenizer bert-base-uncased -o corpus.store
     """
