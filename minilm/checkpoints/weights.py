@@ -27,7 +27,8 @@ from minilm.files.file_names import (
 from minilm.files.json_file import json_bytes
 from minilm.files.safetensors_file import SafetensorsFile, TensorInfo, write_tensors
 
-FOREIGN_WEIGHTS = (".h5", ".msgpack", ".onnx", ".ckpt.index", ".tflite", ".gguf")
+FOREIGN_WEIGHTS = (".h5", ".msgpack", ".onnx", ".tflite", ".gguf")
+TENSORFLOW_INDEX = ".index"
 SHOWN = 8  # names in one error message
 
 # A save that has been between its two files for so many seconds was killed there.
@@ -167,10 +168,18 @@ def _without_weights(directory: Path) -> CheckpointError:
             f"{directory} has its weights in {pickles[0].name}, a pickle file, which can run code "
             f"when it is read. If you trust where it comes from, convert it once:\n  {command}"
         )
+    if any(name.endswith(TENSORFLOW_INDEX) for name in names):
+        source = directory.resolve()
+        destination = source.with_name(f"{source.name}-safetensors")
+        words = ["minilm", "convert", str(source), str(destination), "--from-tensorflow"]
+        return CheckpointError(
+            f"{directory} has its weights in a TensorFlow checkpoint. Convert it once, which needs "
+            f"no TensorFlow:\n  {shlex.join(words)}"
+        )
     foreign = [name for name in names if name.endswith(FOREIGN_WEIGHTS)]
     if foreign:
         return CheckpointError(
-            f"{directory} has no {WEIGHTS}, only {foreign[0]}. TensorFlow, Flax and ONNX weights "
+            f"{directory} has no {WEIGHTS}, only {foreign[0]}. Keras, Flax and ONNX weights "
             "are unsupported: look for a safetensors version of this model."
         )
     found = ", ".join(names[:SHOWN]) or "nothing"
