@@ -347,6 +347,8 @@ def _indexes() -> Iterator[Case]:
     yield _index("index maps by a list", [first], "weight_map")
     yield _index("index names a missing file", {"a": first, "b": "x.safetensors"}, "x.safetensors")
     yield _index("index names an unknown tensor", {"ghost.weight": first}, "'ghost.weight'")
+    long = "x" * 300 + ".safetensors"
+    yield _index("index names a file with a long name", {"a": first, "b": long}, "plain name")
     yield _index("index names 1,000 files", thousand, "1,000")
 
     def changed(change: Callable[[Path], object]) -> Callable[[Path], None]:

@@ -33,6 +33,7 @@ COMPANIONS = (*TOKENIZER_FILES, *SENTENCE_FILES, TASK, EXITS)
 
 MAX_INDEX_BYTES = 10_000_000
 MAX_SHARDS = 128
+MAX_NAME = 200  # characters; file systems have room for 255 bytes
 
 # Pickles that a training run leaves beside the weights.
 _TRAINING_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)")
@@ -85,7 +86,8 @@ def check_shard_name(name: object, suffix: str, index: Path) -> str:
     """
     if not isinstance(name, str):
         raise CheckpointError(f"{index}: {name!r:.100} in weight_map is not a file name.")
-    if not _PLAIN.fullmatch(name) or _DEVICE.fullmatch(name) or not name.endswith(suffix):
+    plain = len(name) <= MAX_NAME and _PLAIN.fullmatch(name) and not _DEVICE.fullmatch(name)
+    if not plain or not name.endswith(suffix):
         raise CheckpointError(
             f"{index}: {name[:200]!r} in weight_map is refused. Expected the plain name of a "
             f"{suffix} file in the same directory, such as 'model-00001-of-00002{suffix}'. "
