@@ -265,3 +265,10 @@ def test_an_unknown_token_must_be_in_the_vocabulary(tmp_path: Path) -> None:
         with pytest.raises(TokenizerFileError, match=r"unk token \(<nothing>\)"):
             Tokenizer.from_pretrained(tmp_path)
         (tmp_path / layout).unlink()
+
+
+def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    (tmp_path / CONFIG).write_text('{"cls_token": "\\ud800"}')
+    with pytest.raises(TokenizerFileError, match=r"cls_token has half a surrogate pair.*ud800"):
+        Tokenizer.from_pretrained(tmp_path)

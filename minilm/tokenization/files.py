@@ -382,6 +382,8 @@ def _added_token(where: str, entry: Any, **flags: bool) -> tokenizers.AddedToken
         raise TokenizerFileError(
             f"{where} must be a string or an object with content, not {entry!r:.60}."
         )
+    if any("\ud800" <= character <= "\udfff" for character in content):
+        raise TokenizerFileError(f"{where} has half a surrogate pair: {content!a:.60}.")
     options = entry if isinstance(entry, dict) else {}
     flags = {key: options[key] for key in _FLAGS if key in options} | flags
     if not all(isinstance(flag, bool) for flag in flags.values()):
