@@ -12,13 +12,15 @@ ends first, and prints the count and what it found. A finding is
 Each finding is written to the directory --findings, once for every place in the code, and can be
 run again with --input FILE. With atheris (`pip install atheris`) inputs are guided by the coverage
 of minilm's code (libFuzzer); without it, or with --engine mutations, valid files are mutated at
-random, which is deterministic for a --seed. Linux only. Exit code: 0 nothing found, 1 findings.
+random, which is deterministic for a --seed. Both know JSON: half of the changes or more replace
+whole values, keys and items. Linux only. Exit code: 0 nothing found, 1 findings.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import gc
 import json
 import os
@@ -41,6 +43,12 @@ MAX_SECONDS = 2.0
 MAX_EXTRA_BYTES = 64 * 2**20
 MAX_INPUT_BYTES = 8192
 _STATUS_EVERY = 1000
+# values that take the place of others in JSON
+_ODD: tuple[Any, ...] = (
+    *(None, True, False, -1, 0, 1, 2, 3, 10**6, 2**31, 2**63, 2**64, 10**400, 0.5, 1e308, -0.0),
+    *("", " ", "x", "0", "1", "[PAD]", "\ud800", "\0", "\n", "../x", "a" * 300, "\u2581", "é"),
+    *([], {}, [[]], [{}], {"": None}, ["x", "x"], [None], {"content": "x"}, {"type": "Sequence"}),
+)
 _INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, ord('"'), ord("{"), ord("\n"))
 
 
@@ -154,8 +162,13 @@ def _peak() -> int:
 
 
 def mutate(drawn: random.Random, seeds: tuple[bytes, ...], words: tuple[bytes, ...]) -> bytes:
-    """A seed with some random changes."""
-    data = bytearray(drawn.choice(seeds))
+    """A seed with some random changes: of its values if it is JSON, or of its bytes, or of both."""
+    seed = drawn.choice(seeds)
+    if drawn.random() < 0.7 and (changed := mutate_json(drawn, seed)) is not None:
+        if drawn.random() < 0.8:
+            return changed[:MAX_INPUT_BYTES]
+        seed = changed
+    data = bytearray(seed)
     for _ in range(drawn.choice((1, 1, 2, 3, 5, 8, 20))):
         place = drawn.randrange(len(data) + 1)
         end = min(len(data), place + drawn.choice((1, 2, 4, 8, 64, 1000)))
@@ -179,6 +192,48 @@ def mutate(drawn: random.Random, seeds: tuple[bytes, ...], words: tuple[bytes, .
             case _:
                 data[place:place] = drawn.randbytes(drawn.choice((1, 2, 8)))
     return bytes(data[:MAX_INPUT_BYTES])
+
+
+def mutate_json(drawn: random.Random, data: bytes) -> bytes | None:
+    """JSON with some values, keys and items changed; None for anything else.
+
+    A byte in front of the JSON, by which some targets choose how to wrap an input, stays.
+    """
+    front = data[:1] if data[:1] not in (b"{", b"[", b'"') else b""
+    try:
+        whole = [json.loads(data[len(front) :])]
+    except (ValueError, RecursionError):
+        return None
+    for _ in range(drawn.choice((1, 1, 1, 2, 4))):
+        places = list(_places(whole))
+        if not places:
+            break
+        container, key = drawn.choice(places)
+        other, other_key = drawn.choice(places)
+        odd = copy.deepcopy(drawn.choice(_ODD))
+        match drawn.randrange(7):
+            case 0 | 1 | 2:
+                container[key] = odd
+            case 3 if container is not whole:
+                del container[key]
+            case 4:
+                container[key] = copy.deepcopy(other[other_key])
+            case 5 if isinstance(container, dict):
+                container[drawn.choice((str(odd), key + "s", str(other_key)))] = container[key]
+            case 6 if isinstance(container[key], list):
+                container[key] += [odd] * drawn.choice((1, 3, 300))
+            case _:
+                container[key] = [container[key]]
+    return front + json.dumps(whole[0], ensure_ascii=True).encode()
+
+
+def _places(container: Any) -> Iterator[tuple[Any, Any]]:
+    """Every list or object in a JSON value, with every index or key."""
+    items = container.items() if isinstance(container, dict) else enumerate(container)
+    for key, value in items:
+        yield container, key
+        if isinstance(value, dict | list):
+            yield from _places(value)
 
 
 def _summary(name: str, engine: str, checker: Checker, seconds: float) -> dict[str, Any]:
@@ -230,7 +285,14 @@ def run_target(name: str, options: argparse.Namespace, result: Path) -> NoReturn
         limits = [f"-max_len={MAX_INPUT_BYTES}", "-timeout=600", "-rss_limit_mb=0"]
         dictionary = [f"-dict={words}"] if target.words else []
         start_from = [f"-seed={options.seed + 1}", *dictionary, str(corpus)]
-        atheris.Setup([sys.argv[0], *limits, "-verbosity=0", *start_from], one)
+
+        def change(data: bytes, size: int, seed: int) -> bytes:
+            drawn = random.Random(seed)
+            changed = mutate_json(drawn, data) if drawn.random() < 0.5 else None
+            return atheris.Mutate(data, size) if changed is None else changed[:size]
+
+        arguments = [sys.argv[0], *limits, "-verbosity=0", *start_from]
+        atheris.Setup(arguments, one, custom_mutator=change)
         atheris.Fuzz()  # only ends with the process
     drawn = random.Random(f"{options.seed} {name}")
     for seed in target.seeds:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from minilm.checkpoints.names import ENCODER
 from minilm.checkpoints.report import Entry, LoadReport
@@ -33,7 +34,9 @@ from minilm.checkpoints.tensorflow_names import (
 )
 from minilm.checkpoints.weights import save_directory
 from minilm.errors import CheckpointError
+from minilm.files.file_names import CONFIG
 from minilm.files.json_file import json_bytes, read_json
+from minilm.files.progress import DELAY
 from minilm.files.tensor_bundle import INDEX_SUFFIX, TensorBundle
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -106,12 +109,9 @@ def find_source(source: Path) -> Source:
         )
     here = prefix.parent
     folders = [here, here.parent / "assets"] if here.name == "variables" else [here]
-    configs = [
-        path
-        for folder in folders
-        for path in sorted(folder.glob("*config*.json"))
-        if "tokenizer" not in path.name
-    ]
+    configs: list[Path] = []
+    for pattern in ("*bert*config*.json", CONFIG):  # albert_config_tiny.json, bert_config.json
+        configs = configs or [path for folder in folders for path in sorted(folder.glob(pattern))]
     if len(configs) != 1:
         found = ", ".join(path.name for path in configs) or "none"
         raise CheckpointError(
@@ -209,7 +209,7 @@ def _translate(
     """
     report = LoadReport(str(bundle.prefix))
     tensors: dict[str, Tensor] = {}
-    for variable in bundle.variables:
+    for variable in tqdm(bundle.variables, delay=DELAY, desc="convert", disable=None):
         place = names.to_local(variable)
         if place is not None:
             local, transposed = place
