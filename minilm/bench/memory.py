@@ -57,7 +57,9 @@ def held_by_tensors() -> int:
         warnings.simplefilter("ignore")  # looking at foreign objects may wake deprecation warnings
         for found in gc.get_objects():
             dense = type(found) in (torch.Tensor, torch.nn.Parameter) and not found.is_meta
-            if dense and found.layout is torch.strided:
+            if dense and found.is_mkldnn:  # has no storage that could be asked for
+                storages[id(found)] = found.numel() * found.element_size()
+            elif dense and found.layout is torch.strided:
                 storage = found.untyped_storage()
                 storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

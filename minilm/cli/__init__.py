@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import minilm
+from minilm.cli.environment import prepare_environment
 from minilm.errors import MinilmError, command_line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+prepare_environment()
 
 # command -> its module, and the name of the click command in it unless that is `command`; and its
 # line in --help

@@ -1,0 +1,326 @@
+"""A layer as a CPU runs it fastest, when nothing but its result is wanted.
+
+Under `torch.inference_mode()` a layer takes four matrix products instead of six: query, key and
+value are one, and bias, activation and residual are added while a product is written. Their
+weights are *packed*: copied once into the order in which oneDNN reads them. That is what a short
+text waits for: its products read every weight and compute little with it.
+
+The copy is derived and never authoritative. The parameters stay what they are, and what a model
+loads, saves, moves and copies are the parameters alone. A copy is made at the first call and used
+as long as it provably fits:
+
+- Every parameter it was made of is the same object, at the same address, at the same version:
+  everything that autograd can see (optimisers, `copy_`, `load_state_dict`, `.to()`) makes a new
+  one necessary.
+- What autograd cannot see, writing through `.data` or a numpy array, is looked for in a sample of
+  every matrix that reaches all parts of it. Single numbers written that way can escape it;
+  `model.eval()` and `model.train()` always drop the copy.
+
+Whoever watches or changes a part of the layer gets the layer that the papers describe: with hooks,
+with other modules in it (adapters, quantised products, parametrisations), with gradients, autocast,
+dispatch modes or anything that records the call. So does everyone outside of inference mode, and
+within `minilm.attention("explicit")`. Both ways are equal up to rounding.
+
+The copies take as much memory again as the weights of the layers; `torch.no_grad()` instead of
+inference mode goes without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from operator import is_
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as module_globals
+
+from minilm.blocks import kernels
+from minilm.blocks.activations import Activation, gelu, gelu_tanh
+from minilm.blocks.dropout import Dropout
+from minilm.blocks.layout import Layout
+
+if TYPE_CHECKING:
+    from minilm.blocks.transformer import TransformerLayer
+
+# Where only first tokens are computed, this many tokens may get a query that nobody reads.
+FIRST_ONLY_UNTIL = 256
+SAMPLES = 32  # numbers of every copied matrix that are compared at every call
+
+# what oneDNN computes while it writes a product: its name, and its variant
+FUSED: dict[Activation, tuple[str, str]] = {
+    gelu: ("gelu", "none"),
+    gelu_tanh: ("gelu", "tanh"),
+    F.relu: ("relu", ""),
+    F.silu: ("swish", ""),
+}
+NOT_FUSED = ("none", "")
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLayer:
+    """The copied weights of one layer, and what they were made of.
+
+    Attributes:
+        qkv, output, up, down: packed weights, each with its bias; those of query, key and value
+            are one, (3H, H).
+        heads: A.
+        fused: what is computed with the first product of the feed-forward block.
+        activation: what is computed after it, where that cannot be fused; else None.
+        attention_norm, feed_forward_norm: arguments of both norms, after the states.
+        held: the dictionaries in which modules keep their parts and parameters.
+        contents: what was in them.
+        watched: the dictionaries that are filled by hooks.
+        own: the attributes of every part.
+        settings: those of them that decide about the result.
+        sources: the parameters that were copied.
+        addresses, versions: of each.
+        views: of each, some of its numbers where they lie.
+        samples: what these were.
+    """
+
+    qkv: tuple[Tensor, Tensor]
+    output: tuple[Tensor, Tensor]
+    up: tuple[Tensor, Tensor]
+    down: tuple[Tensor, Tensor]
+    heads: int
+    fused: tuple[str, str]
+    activation: Activation | None
+    attention_norm: tuple[Any, ...]
+    feed_forward_norm: tuple[Any, ...]
+    held: tuple[dict[str, Any], ...]
+    contents: list[Any]
+    watched: tuple[dict[Any, Any], ...]
+    own: tuple[dict[str, Any], ...]
+    settings: list[Any]
+    sources: tuple[nn.Parameter, ...]
+    addresses: list[int]
+    versions: list[int]
+    views: list[Tensor]
+    samples: Tensor
+
+    def fits(self) -> bool:
+        """Whether the layer is as it was: parts, hooks, parameters and their numbers."""
+        return (
+            not any(self.watched)
+            and not any("forward" in attributes for attributes in self.own)
+            and _settings(self.own) == self.settings
+            and _all_same(self.held, self.contents)
+            and [p._version for p in self.sources] == self.versions
+            and [p.data_ptr() for p in self.sources] == self.addresses
+            and torch.equal(torch.cat(self.views), self.samples)
+        )
+
+
+def _settings(own: Iterable[dict[str, Any]]) -> list[Any]:
+    names = ("training", "num_heads", "activation", "eps", "normalized_shape")
+    return [attributes.get(name) for attributes in own for name in names]
+
+
+def _all_same(held: Iterable[dict[str, Any]], contents: list[Any]) -> bool:
+    """Whether the dictionaries hold these very objects."""
+    found = list(chain.from_iterable(map(dict.values, held)))
+    return len(found) == len(contents) and all(map(is_, found, contents))
+
+
+_packed: WeakKeyDictionary[nn.Module, PackedLayer] = WeakKeyDictionary()
+
+
+def forget(layer: nn.Module) -> None:
+    """Drops the copy of a layer's weights."""
+    _packed.pop(layer, None)
+
+
+def run_packed(
+    layer: TransformerLayer, hidden: Tensor, layout: Layout, first_only: bool
+) -> Tensor | None:
+    """What `TransformerLayer.forward` computes, with packed weights.
+
+    Args:
+        layer: with all its parts.
+        hidden, layout, first_only: as in `TransformerLayer.forward`.
+
+    Returns:
+        (..., H), or (B, H) with `first_only`; None where the layer has to do it itself.
+    """
+    if not torch.is_inference_mode_enabled():
+        forget(layer)  # whoever trains or inspects a model may write where no version counts it
+        return None
+    if layer.training or not _may_run(hidden, layout):
+        return None
+    if first_only and hidden.shape[:-1].numel() > FIRST_ONLY_UNTIL:
+        return None
+    packed = _packed.get(layer)
+    if packed is None or not packed.fits():
+        forget(layer)
+        if not _plain(layer, hidden.dtype):
+            return None
+        packed = _packed[layer] = _pack(layer)
+    return _apply(packed, hidden, layout, first_only)
+
+
+def _apply(packed: PackedLayer, hidden: Tensor, layout: Layout, first_only: bool) -> Tensor:
+    product, added = _products()
+    *order, width = hidden.shape
+    hidden = hidden.view(-1, width)  # (T, H)
+    three = product(hidden, *packed.qkv, "none", [], "")  # (T, 3H)
+    three = three.view(*order, 3, packed.heads, width // packed.heads)  # (..., 3, A, D)
+    query, key, value = three.unbind(-3)  # (..., A, D)
+    if first_only:
+        query, hidden = layout.first(query), layout.first(hidden.view(*order, width))
+        order = [len(hidden)]
+    context, _ = kernels.attend(query, key, value, layout, 0.0, first_only=first_only)
+    context = context.reshape(-1, width)  # (T, H)
+    hidden = torch.layer_norm(
+        added(context, hidden, *packed.output, "add"), *packed.attention_norm
+    )  # (T, H)
+    if len(hidden) <= kernels.TOKENS_AT_ONCE:
+        update = _feed_forward(packed, hidden)
+    else:
+        parts = hidden.split(kernels.TOKENS_AT_ONCE)
+        update = torch.cat([_feed_forward(packed, part) for part in parts])
+    return torch.layer_norm(update, *packed.feed_forward_norm).view(*order, width)
+
+
+def _feed_forward(packed: PackedLayer, hidden: Tensor) -> Tensor:
+    """The feed-forward block and its residual, (t, H) -> (t, H)."""
+    product, added = _products()
+    name, variant = packed.fused
+    wide = product(hidden, *packed.up, name, [], variant)  # (t, I)
+    if packed.activation is not None:
+        wide = packed.activation(wide)
+    return added(wide, hidden, *packed.down, "add")
+
+
+def _products() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """x W^T + b with an activation, and x W^T + b + y, for packed W."""
+    both = torch.ops.mkldnn._linear_pointwise
+    return both.default, both.binary
+
+
+def _may_run(hidden: Tensor, layout: Layout) -> bool:
+    """Whether nobody watches the call, on a device that has the products; once a call."""
+    if layout.explicit or hidden.device.type != "cpu" or type(hidden) is not Tensor:
+        return False
+    if _unwatched not in layout.derived:
+        layout.derived[_unwatched] = _unwatched()
+    return layout.derived[_unwatched] and hidden.dtype in DTYPES and 0 not in hidden.shape
+
+
+def _unwatched() -> bool:
+    return (
+        not torch._C._is_tracing()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._get_mkldnn_enabled()
+        and not torch.compiler.is_compiling()
+        and not module_globals._global_forward_hooks
+        and not module_globals._global_forward_pre_hooks
+        and all(kind.forward is forward for kind, forward in FORWARDS.items())
+    )
+
+
+def _has_bfloat16() -> bool:
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported
+
+
+# What the parts of a layer do as they come: a program that replaces a method is respected, too.
+FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {
+    kind: kind.forward for kind in (nn.Linear, nn.LayerNorm, Dropout)
+}
+
+
+def register(*kinds: type[nn.Module]) -> None:
+    """Says that these classes are parts of a layer, and that their `forward` is the known one."""
+    FORWARDS.update({kind: kind.forward for kind in kinds})
+
+
+def _plain(layer: TransformerLayer, dtype: torch.dtype) -> bool:
+    """Whether every part is what it was built as, with ordinary parameters and no hook."""
+    if dtype is torch.bfloat16 and not _has_bfloat16():
+        return False
+    for part in _parts(layer):
+        if type(part) not in FORWARDS or "forward" in part.__dict__:
+            return False
+        if part.training or any(_watched(part)):
+            return False
+        if type(part) is nn.Linear and part.bias is None:
+            return False
+        for parameter in part._parameters.values():
+            if (
+                type(parameter) is not nn.Parameter
+                or parameter.dtype is not dtype
+                or parameter.device.type != "cpu"
+                or parameter.layout is not torch.strided
+                or not parameter.is_contiguous()
+                or parameter.is_inference()  # has no version
+            ):
+                return False
+    return True
+
+
+def _parts(layer: TransformerLayer) -> list[nn.Module]:
+    """All modules within the layer."""
+    return [part for part in layer.modules() if part is not layer]
+
+
+def _watched(part: nn.Module) -> tuple[dict[Any, Any], ...]:
+    return part._forward_hooks, part._forward_pre_hooks
+
+
+def _pack(layer: TransformerLayer) -> PackedLayer:
+    attention, feed_forward = layer.attention, layer.feed_forward
+    three = (attention.query, attention.key, attention.value)
+    others = (attention.output, feed_forward.intermediate, feed_forward.output)
+    sources = tuple(linear.weight for linear in (*three, *others))
+    biases = tuple(linear.bias for linear in three)
+    order = torch.ops.mkldnn._reorder_linear_weight
+    joined = order(torch.cat([linear.weight for linear in three]), None)
+    output, up, down = ((order(one.weight.detach(), None), one.bias) for one in others)
+    modules = [layer, *_parts(layer)]
+    held = tuple(one for m in modules for one in (m._modules, m._parameters) if one)
+    views = [_sample(p) for p in (*sources, *biases)]
+    own = tuple(m.__dict__ for m in modules[1:])
+    fused = FUSED.get(feed_forward.activation, NOT_FUSED)
+    return PackedLayer(
+        qkv=(joined, torch.cat(biases)),
+        output=output,
+        up=up,
+        down=down,
+        heads=attention.num_heads,
+        fused=fused,
+        activation=feed_forward.activation if fused is NOT_FUSED else None,
+        attention_norm=_norm(layer.attention_norm),
+        feed_forward_norm=_norm(layer.feed_forward_norm),
+        held=held,
+        contents=[value for one in held for value in one.values()],
+        watched=tuple(hooks for m in modules[1:] for hooks in _watched(m)),
+        own=own,
+        settings=_settings(own),
+        sources=(*sources, *biases),
+        addresses=[p.data_ptr() for p in (*sources, *biases)],
+        versions=[p._version for p in (*sources, *biases)],
+        views=views,
+        samples=torch.cat(views),
+    )
+
+
+def _norm(norm: nn.LayerNorm) -> tuple[Any, ...]:
+    return norm.normalized_shape, norm.weight, norm.bias, norm.eps
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    """A view of some of its numbers: one of every few rows, each in another column."""
+    flat = parameter.detach().view(-1)
+    if parameter.dim() == 1:
+        return flat[:: max(len(flat) // SAMPLES, 1)]
+    rows, columns = parameter.shape
+    return flat[:: max(rows // SAMPLES, 1) * columns + 1]
