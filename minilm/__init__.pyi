@@ -29,11 +29,16 @@ from .errors import (
     ConfigError as ConfigError,
     DataError as DataError,
     DependencyError as DependencyError,
+    ExportError as ExportError,
     HubError as HubError,
     InputError as InputError,
     MinilmError as MinilmError,
     TokenizerFileError as TokenizerFileError,
     TrainingError as TrainingError,
+)
+from .export.folder import (
+    ExportReport as ExportReport,
+    export_onnx as export_onnx,
 )
 from .learners.tasks import SoftTargets as SoftTargets
 from .loader import load as load

@@ -8,6 +8,7 @@
      |- HubError            a download
      |- DataError           a text file, a token store or a data set
      |- TrainingError       a training run: its settings, its snapshots, its numbers
+     |- ExportError         a model that cannot be exported, or an exported file that is wrong
      |- DependencyError     an optional package that is not installed
 
 Catch `MinilmError` to catch them all. Each message says what is wrong, where (file, tensor or
@@ -65,6 +66,10 @@ class DataError(MinilmError):
 
 class TrainingError(MinilmError):
     """A run cannot start, go on or be trusted: settings, snapshots, numbers that are not finite."""
+
+
+class ExportError(MinilmError):
+    """A model cannot be exported, or what was written does not give the model's numbers."""
 
 
 @contextmanager

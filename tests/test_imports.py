@@ -27,7 +27,7 @@ LEVELS = [
     ("tasks",),
     ("learners",),
     ("recipes",),
-    ("parity", "bench"),
+    ("parity", "bench", "export"),
     ("compare",),
     ("cli",),
 ]

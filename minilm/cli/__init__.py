@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "search": ("minilm.cli.search", "Find the texts that are closest in meaning to a query."),
     "attention": ("minilm.cli.attention", "Draw where the heads of a model look in a text."),
     "convert": ("minilm.cli.convert", "Rewrite a checkpoint as safetensors."),
+    "export": ("minilm.cli.export", "Write ONNX files for other engines and the browser."),
     "train-tokenizer": ("minilm.cli.train_tokenizer", "Learn a vocabulary from text."),
     "tokenize": ("minilm.cli.tokenize", "Turn text files into a store of tokens to train on."),
     "pretrain": ("minilm.cli.pretrain", "Train a model to predict masked tokens."),

@@ -1,0 +1,293 @@
+"""Every exported file is run, and compared with the model, before anybody gets it.
+
+What a file can get wrong without an error: it ignores the mask, it holds a size of the example as
+a constant, its integers saturate, a matrix stayed float. The calls here have different numbers of
+rows and tokens, are padded on the right, on the left, in the middle and not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from minilm.errors import ExportError
+from minilm.export.libraries import library
+from minilm.export.onnx_graph import OUTPUTS, axis_names, input_names
+from minilm.models.pretrained import PretrainedModel
+
+# rows, tokens in a row, and where padding stands; lengths are cut to what the model takes
+CALLS = (
+    (1, 1, "nowhere"),
+    (1, 7, "nowhere"),
+    (2, 12, "nowhere"),
+    (3, 12, "right"),
+    (5, 9, "right"),
+    (2, 10, "left"),
+    (4, 16, "middle"),
+    (2, 64, "right"),
+)
+# largest difference of the file in single precision, as a share of the largest number of the output
+# where that is above 1
+TOLERANCE = 1e-5
+# smallest cosine between the outputs of the model and of the file in 8 bits
+SIMILARITY = 0.98
+# outputs with fewer numbers a position, such as two logits, have no direction of their own: all
+# their positions in all calls are compared as one vector
+NARROW = 16
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a model and what it returned.
+
+    Attributes:
+        inputs: (B, S) int64 arrays, or (B, C, S) for multiple choice, by name.
+        outputs: float32 arrays by name, as the model gives them.
+    """
+
+    inputs: Arrays
+    outputs: Arrays
+
+
+def calls(model: PretrainedModel, sample: list[int] | None = None) -> list[Call]:
+    """The calls that files are compared on.
+
+    Args:
+        model: in float32 and eval mode, on the CPU.
+        sample: token ids of a text as the model knows them; None = random ids. 8 bits are made
+            for the states that texts have: those of random ids lie farther apart.
+    """
+    generator = np.random.default_rng(0)
+    config = model.config
+    limit = config.max_position_embeddings
+    made = []
+    for rows, length, padding in CALLS:
+        length = min(length, limit)
+        choices = [2 + rows % 2] if "num_choices" in axis_names(model) else []
+        shape = (rows, *choices, length)
+        ids = np.empty(shape, dtype=np.int64)
+        for row in ids.reshape(-1, length):
+            if sample is None or len(sample) <= length:
+                row[:] = generator.integers(1, config.vocab_size, length)
+            else:
+                start = int(generator.integers(0, len(sample) - length))
+                row[:] = sample[start : start + length]
+        mask = np.ones(shape, dtype=np.int64)
+        for number, row in enumerate(mask.reshape(-1, length)):
+            hidden = min(length - 1, (number + 1) * length // (2 * rows * (choices or [1])[0] + 1))
+            if padding == "right":
+                row[length - hidden :] = 0
+            elif padding == "left":
+                row[:hidden] = 0
+            elif padding == "middle":
+                row[1 : 1 + hidden] = 0
+        types = np.zeros(shape, dtype=np.int64)
+        if getattr(config, "type_vocab_size", 0) > 1:
+            types[..., length // 2 :] = 1
+        every = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        inputs = {name: every[name] for name in input_names(model)}
+        with torch.no_grad():
+            out = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        named = {OUTPUTS[key]: out[key].numpy() for key in out if key in OUTPUTS}
+        made.append(Call(inputs, named))
+    return made
+
+
+def check_same(path: Path, made: list[Call], step: Callable[[], object]) -> float:
+    """Raises ExportError unless a file in single precision gives the model's numbers.
+
+    Args:
+        path: of the file.
+        made: from `calls`.
+        step: is called after every call.
+
+    Returns:
+        The largest difference; a share of an output's largest number where that is above 1.
+    """
+    worst = 0.0
+    for call, outputs in _run(path, made):
+        for name, expected in call.outputs.items():
+            found = _of_shape(path, name, outputs[name], expected, call)
+            attended = np.abs(expected[_attended(call, name, expected)])
+            error = np.abs(found - expected).max() / max(1.0, float(attended.max()))
+            if not error <= TOLERANCE:  # NaN too
+                raise ExportError(
+                    f"{path.name} is wrong: {name} differs from the model by {error:.2g} "
+                    f"{_described(call)}; at most {TOLERANCE:g} is rounding. Nothing was written. "
+                    "Update torch, onnxscript and onnxruntime, and report this if it stays."
+                )
+            worst = max(worst, float(error))
+        step()
+    return worst
+
+
+def check_similar(path: Path, made: list[Call], step: Callable[[], object]) -> float:
+    """Raises ExportError unless a file in 8 bits stays close to the model.
+
+    Args:
+        path: of the file.
+        made: from `calls`.
+        step: is called after every call.
+
+    Returns:
+        The smallest cosine of an attended position's output; of outputs with fewer than `NARROW`
+        numbers a position, that of all positions together.
+    """
+    worst, together = 1.0, dict[str, list[npt.NDArray[Any]]]()
+    for call, outputs in _run(path, made):
+        for name, expected in call.outputs.items():
+            found = _of_shape(path, name, outputs[name], expected, call)
+            attended = _attended(call, name, expected)
+            wide = expected.ndim > 1 and expected.shape[-1] >= NARROW and name not in _SPANS
+            if wide:
+                pairs = _cosines(found[attended], expected[attended])
+                worst = min(worst, float(pairs.min()))
+            else:
+                both = np.stack([found[attended].ravel(), expected[attended].ravel()])
+                together.setdefault(name, []).append(both)
+        step()
+    for parts in together.values():
+        found, expected = np.concatenate(parts, axis=1)
+        worst = min(worst, float(_cosines(found[None], expected[None]).min()))
+    if not worst >= SIMILARITY:
+        raise ExportError(
+            f"{path.name} is too far from the model: the smallest cosine of its outputs is "
+            f"{worst:.3f}, expected {SIMILARITY} or more. Export without 8 bits (--no-int8, "
+            "int8=False in Python): this model's numbers do not fit them."
+        )
+    return worst
+
+
+def check_integers(path: Path) -> None:
+    """Raises ExportError if a file in 8 bits has products or tables of floats.
+
+    Args:
+        path: of the file.
+    """
+    graph = library("onnx_ir").load(path).graph
+    left = float_weights(graph)
+    if left:
+        raise ExportError(
+            f"{path.name} is not in 8 bits: {len(left)} matrices or tables stayed float, such as "
+            f"{left[0]}. Nothing was written."
+        )
+
+
+def check_stored_once(path: Path, model: PretrainedModel) -> None:
+    """Raises ExportError if a file holds more numbers than the model has parameters.
+
+    Args:
+        path: of the file in single precision.
+        model: that it was made from.
+    """
+    graph = library("onnx_ir").load(path).graph
+    stored = sum(value.const_value.nbytes for value in graph.initializers.values())
+    expected = sum(parameter.numel() * 4 for parameter in model.parameters())
+    if stored > expected + 4096:  # shapes and other constants
+        raise ExportError(
+            f"{path.name} stores {stored:,} bytes of weights, the model has {expected:,}: shared "
+            "ones were copied. Nothing was written."
+        )
+
+
+def float_weights(graph: Any) -> list[str]:
+    """The products with, and look-ups in, matrices of floats that are part of a graph.
+
+    Args:
+        graph: of an `onnx_ir.Model`. Whatever is computed from initialisers alone counts as one.
+
+    Returns:
+        The names of the initialisers, or of what is computed from them.
+    """
+    fixed = {id(value): value for value in graph.initializers.values()}
+    for node in graph:
+        inputs = [value for value in node.inputs if value is not None]
+        constant = node.op_type == "Constant" or bool(inputs)
+        if constant and all(id(value) in fixed for value in inputs):
+            fixed |= {id(value): value for value in node.outputs}
+    floats = library("onnx_ir").DataType.FLOAT
+    found = []
+    for node in graph:
+        if node.op_type in ("MatMul", "Gemm", "FusedMatMul"):
+            # an integer matrix that is made float again before the product is one of floats
+            found += [v.name for v in node.inputs[:2] if id(v) in fixed]
+        elif node.op_type == "Gather" and id(node.inputs[0]) in fixed:
+            table = node.inputs[0]
+            wide = table.const_value is not None and table.const_value.shape[-1:] != (1,)
+            if wide and table.const_value.dtype == floats:
+                found.append(table.name)
+    return found
+
+
+_SPANS = ("start_logits", "end_logits")
+
+
+def _run(path: Path, made: list[Call]) -> Iterator[tuple[Call, Arrays]]:
+    """What a file gives for the calls."""
+    engine = library("onnxruntime")
+    options = engine.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # errors are raised
+    try:
+        session = engine.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as problem:
+        raise ExportError(f"onnxruntime does not load {path.name}: {problem}") from problem
+    names = [output.name for output in session.get_outputs()]
+    takes = [put.name for put in session.get_inputs()]
+    if set(takes) != set(made[0].inputs) or set(names) != set(made[0].outputs):
+        raise ExportError(
+            f"{path.name} has the inputs {', '.join(takes)} and the outputs {', '.join(names)}: "
+            f"expected {', '.join(made[0].inputs)} and {', '.join(made[0].outputs)}."
+        )
+    for call in made:
+        try:
+            values = session.run(names, call.inputs)
+        except Exception as problem:
+            raise ExportError(
+                f"{path.name} does not run {_described(call)}: it was recorded for other sizes "
+                f"alone. {problem}"
+            ) from problem
+        yield call, dict(zip(names, values, strict=True))
+
+
+def _of_shape(
+    path: Path, name: str, found: npt.NDArray[Any], expected: npt.NDArray[Any], call: Call
+) -> npt.NDArray[Any]:
+    if found.shape != expected.shape:
+        raise ExportError(
+            f"{path.name} is wrong: {name} has shape {found.shape} {_described(call)}, the model "
+            f"gives {expected.shape}."
+        )
+    return found
+
+
+def _attended(call: Call, name: str, output: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Where an output counts: (B, S) the attended tokens, or (B,) all texts."""
+    if output.ndim == 3 or name in _SPANS:
+        return call.inputs["attention_mask"] != 0
+    return np.ones(output.shape[:1], dtype=bool)
+
+
+def _cosines(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """One cosine a row; 1 where both are zero."""
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    same = (a == b).all(axis=-1)
+    cosines: npt.NDArray[np.float64] = np.where(
+        same, 1.0, (a * b).sum(axis=-1) / np.where(lengths > 0, lengths, 1.0)
+    )
+    return cosines
+
+
+def _described(call: Call) -> str:
+    mask = call.inputs["attention_mask"]
+    padded = f", {int((mask == 0).sum())} of them padding" if (mask == 0).any() else ""
+    return f"for input_ids of shape {mask.shape}{padded}"

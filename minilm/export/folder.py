@@ -1,0 +1,279 @@
+"""The folder that other programs load: onnxruntime, sentence-transformers, transformers.js.
+
+    config.json  tokenizer.json  tokenizer_config.json  ...
+    onnx/model.onnx             float32
+    onnx/model_quantized.onnx   8 bits
+
+The names are those that transformers.js looks for; it takes the second file unless told. A sentence
+encoder's modules.json, 1_Pooling and prompts go with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from minilm.checkpoints.hub import resolve
+from minilm.errors import CheckpointError
+from minilm.export.checking import (
+    CALLS,
+    calls,
+    check_integers,
+    check_same,
+    check_similar,
+    check_stored_once,
+)
+from minilm.export.libraries import library
+from minilm.export.onnx_cleaning import clean
+from minilm.export.onnx_graph import axis_names, input_names, single_precision, to_graph
+from minilm.export.onnx_int8 import quantize_graph
+from minilm.files.atomic import file_list, new_directory
+from minilm.files.file_names import (
+    CONFIG,
+    EXITS,
+    MODULES,
+    TOKENIZER_FILES,
+    copy_companions,
+)
+from minilm.files.json_file import json_bytes
+from minilm.files.progress import DELAY
+from minilm.loader import load, missing_tensors
+from minilm.models.pretrained import PretrainedModel
+from minilm.models.tasks import ForPreTraining
+from minilm.sentence.files import read_sentence_settings, write_sentence_settings
+from minilm.tokenization.tokenizer import Tokenizer
+
+FLOAT_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
+
+# a text for the calls that files are compared on
+SAMPLE = (
+    "A lighthouse keeper writes down the weather every evening. Which of the two is heavier, she "
+    "asked, the box or the barrel? The committee postponed its decision, although nobody had asked "
+    "for more time. In 1924 the river flooded three streets, and the mayor had a bridge built from "
+    "oak. It was not a good film: too long, badly lit, and full of jokes that I had heard before. "
+    "Please book a table for four people near the station on Friday at half past seven."
+)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how close it is to the model.
+
+    Attributes:
+        model: the class whose outputs the files give.
+        inputs, outputs: names in the graph.
+        files: all files, by their paths in the folder, sorted.
+        float_bytes: size of onnx/model.onnx.
+        parameter_bytes: of the model's parameters in float32.
+        float_error: largest difference from the model, over eight calls; a share of the output's
+            largest number where that is above 1.
+        int8_bytes: size of onnx/model_quantized.onnx; None without it.
+        int8_cosine: smallest cosine to the model's outputs, see `check_similar`; None without it.
+    """
+
+    model: str
+    inputs: list[str]
+    outputs: list[str]
+    files: list[str]
+    float_bytes: int
+    parameter_bytes: int
+    float_error: float
+    int8_bytes: int | None = None
+    int8_cosine: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{FLOAT_FILE}: {self.float_bytes:,} bytes, largest difference {self.float_error:.1e}"
+        ]
+        if self.int8_bytes is not None:
+            share = self.int8_bytes / self.float_bytes
+            lines.append(
+                f"{INT8_FILE}: {self.int8_bytes:,} bytes ({share:.2f} of it), smallest cosine "
+                f"{self.int8_cosine:.4f}"
+            )
+        return "\n".join(lines)
+
+
+def export_onnx(
+    model: PretrainedModel | str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    *,
+    tokenizer: Tokenizer | None = None,
+    int8: bool = True,
+    progress: bool = False,
+) -> ExportReport:
+    """Writes a model as ONNX files, with all that programs need to use them.
+
+    Every file is run in onnxruntime on eight calls, padded and not, and compared with the model
+    before the folder appears. The batch and the sequence may have any size. Inputs and outputs are
+    named as by Hugging Face's optimum: input_ids, attention_mask and token_type_ids (not
+    DistilBERT); last_hidden_state, logits, or start_logits and end_logits. Weights are float32
+    whatever the checkpoint stores. A pretraining model is exported as its masked-LM head.
+
+    Args:
+        model: a directory, a hub name, or a model.
+        directory: does not exist yet, or is empty. It appears complete or not at all.
+        tokenizer: goes with a model given as such; that of a directory is found there.
+        int8: also write onnx/model_quantized.onnx.
+        progress: show a bar on stderr where it takes longer than two seconds.
+
+    Returns:
+        Sizes and differences.
+
+    Raises:
+        ExportError: the model cannot be recorded, or a file does not give its numbers.
+        CheckpointError: the checkpoint lacks a part, or `directory` is in the way.
+        DependencyError: onnx, onnxscript or onnxruntime is not installed.
+
+    Example:
+        >>> report = minilm.export_onnx("sentence-mini", "exported")
+        >>> report.outputs
+        ['last_hidden_state']
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        library(name)
+    steps = 2 + len(CALLS) + int8 * (1 + len(CALLS))
+    with (
+        new_directory(Path(directory)) as complete,
+        tqdm(total=steps, unit=" steps", file=sys.stderr, disable=not progress, delay=DELAY) as bar,
+    ):
+        if not isinstance(model, PretrainedModel):
+            model, tokenizer = _load_companions(resolve(model), complete)
+        model = single_precision(model)
+        _write_config(model, complete)
+        if tokenizer is not None:
+            _write_tokenizer(tokenizer, model, complete)
+        bar.set_description("recording")
+        report = _write_files(model, complete, tokenizer, int8, bar)
+        return dataclasses.replace(report, files=file_list(complete))
+
+
+def _write_files(
+    model: PretrainedModel, folder: Path, tokenizer: Tokenizer | None, int8: bool, bar: Any
+) -> ExportReport:
+    """Writes and checks the files; the report lacks the list of them."""
+    ir = library("onnx_ir")
+    float_file, int8_file = folder / FLOAT_FILE, folder / INT8_FILE
+    float_file.parent.mkdir()
+    graph = to_graph(model)
+    bar.update()
+    clean(graph, axis_names(model))
+    ir.save(graph, float_file)
+    bar.update()
+    bar.set_description("checking")
+    check_stored_once(float_file, model)
+    sample = None if tokenizer is None else _sample_ids(tokenizer, model)
+    made = calls(model, sample)
+    error = check_same(float_file, made, bar.update)
+    report = ExportReport(
+        model=_exported_class(model),
+        inputs=input_names(model),
+        outputs=list(made[0].outputs),
+        files=[],
+        float_bytes=float_file.stat().st_size,
+        parameter_bytes=sum(parameter.numel() * 4 for parameter in model.parameters()),
+        float_error=error,
+    )
+    if not int8:
+        return report
+    bar.set_description("quantising")
+    graph = ir.load(float_file)
+    quantize_graph(graph)
+    ir.save(graph, int8_file)
+    bar.update()
+    check_integers(int8_file)
+    cosine = check_similar(int8_file, made, bar.update)
+    return dataclasses.replace(report, int8_bytes=int8_file.stat().st_size, int8_cosine=cosine)
+
+
+def _load_companions(
+    directory: Path, destination: Path
+) -> tuple[PretrainedModel, Tokenizer | None]:
+    """The model and tokenizer of a directory; the files that go with them are copied."""
+    settings = read_sentence_settings(directory)
+    source = directory / settings.folder
+    model = load(source, new_parts="allow")
+    if missing := _missing(model):
+        raise CheckpointError(
+            f"{source} does not store {', '.join(missing)} of its {type(model).__name__}, which "
+            "would be exported with random values. Fine-tune it first, or correct architectures "
+            f"in {CONFIG} to the class that the weights belong to."
+        )
+    copy_companions(source, destination)
+    (destination / EXITS).unlink(missing_ok=True)  # its classifiers are in no graph
+    if settings.folder and (directory / MODULES).exists():
+        (destination / CONFIG).write_bytes(json_bytes(model.config.to_dict()))  # its width is read
+        longest = settings.max_length or model.config.max_position_embeddings
+        write_sentence_settings(
+            destination, dataclasses.replace(settings, folder="", max_length=longest)
+        )
+    stored = any((source / name).is_file() for name in TOKENIZER_FILES)
+    return model, Tokenizer.from_pretrained(source) if stored else None
+
+
+def _missing(model: PretrainedModel) -> list[str]:
+    """What the checkpoint does not store, of what the exported outputs are computed from."""
+    unread: set[str] = set()
+    if model.base is model or isinstance(model, ForPreTraining):
+        pairs = ("next_sentence_head.", "sentence_order_head.")
+        unread = set(missing_tensors(model, ("encoder.pooler.", *pairs)))
+    return [name for name in missing_tensors(model) if name not in unread]
+
+
+def _exported_class(model: PretrainedModel) -> str:
+    """The class whose outputs the graph has: of a pretraining model, that of masked LM."""
+    name = type(model).__name__
+    return name.replace("ForPreTraining", "ForMaskedLM")
+
+
+def _write_config(model: PretrainedModel, folder: Path) -> None:
+    config = model.config.to_dict()
+    config.pop("torch_dtype", None)  # the older name of the same
+    config |= {"architectures": [_exported_class(model)], "dtype": "float32"}
+    (folder / CONFIG).write_bytes(json_bytes(config))
+
+
+def _write_tokenizer(tokenizer: Tokenizer, model: PretrainedModel, folder: Path) -> None:
+    """Writes tokenizer.json, and the settings that each program's tokenizer classes read.
+
+    transformers.js gives token types to the classes of BERT and ALBERT alone: with another name a
+    question and its text would silently become one segment. transformers builds the normaliser of
+    these classes from the settings; so they are given where they say what tokenizer.json says.
+    """
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_bytes())
+    limit = model.config.max_position_embeddings
+    settings["model_max_length"] = min(tokenizer.model_max_length or limit, limit)
+    settings["model_input_names"] = input_names(model)
+    if "token_type_ids" in input_names(model):
+        parts = json.loads(tokenizer.backend.to_str())
+        kind, normalizer = parts["model"]["type"], parts["normalizer"] or {}
+        if kind == "WordPiece" and normalizer.get("type") == "BertNormalizer":
+            settings["tokenizer_class"] = "BertTokenizer"
+            settings["do_lower_case"] = normalizer["lowercase"]
+            settings["strip_accents"] = normalizer["strip_accents"]
+            settings["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
+        elif kind == "Unigram":
+            settings["tokenizer_class"] = "AlbertTokenizer"
+    path.write_bytes(json_bytes(settings))
+
+
+def _sample_ids(tokenizer: Tokenizer, model: PretrainedModel) -> list[int] | None:
+    """Token ids of the sample text; None if the vocabulary is not one of English words."""
+    ids = tokenizer(SAMPLE, truncation=False)["input_ids"]
+    flat = [int(number) for number in ids.flatten()]
+    known = len({number for number in flat if number != tokenizer.unk_token_id})
+    usable = known > len(flat) // 4 and max(flat) < model.config.vocab_size
+    return flat if usable else None

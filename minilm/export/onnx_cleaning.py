@@ -1,0 +1,76 @@
+"""A recorded graph without what only its recorder needs.
+
+torch.onnx writes the stack trace of every operation into the file, a third of a small one; its
+optimiser may turn one shared matrix into a copy for every layer that uses it; and it leaves some
+matrices behind a Transpose, where quantising tools do not find them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minilm import __version__
+from minilm.export.libraries import library
+
+
+def clean(model: Any, axes: list[str]) -> None:
+    """Cleans a graph in place; what it computes stays the same, to the bit.
+
+    Args:
+        model: `onnx_ir.Model`.
+        axes: names of the axes of the inputs.
+    """
+    ir, passes = library("onnx_ir"), library("onnx_ir.passes.common")
+    turn_weights(model)
+    no_limit = 1 << 62  # by default small tensors are skipped: those of a small model
+    passes.DeduplicateInitializersPass(size_limit=no_limit)(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.ClearMetadataAndDocStringPass()(model)
+    graph = model.graph
+    named = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if id(value) not in named:  # an engine infers the shapes in between
+                value.shape = None
+    recorded = {str(dim): axis for dim, axis in zip(graph.inputs[0].shape, axes, strict=True)}
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape = ir.Shape(
+            [dim if isinstance(dim, int) else recorded.get(str(dim)) for dim in value.shape]
+        )
+    graph.name = "minilm"
+    model.producer_name, model.producer_version = "minilm", __version__
+
+
+def turn_weights(model: Any) -> None:
+    """Stores every matrix the way its products read it, instead of transposing it in the graph.
+
+    A matrix that is looked up as well, such as the word table of a masked-LM head, stays as it is:
+    turned, it would be stored twice.
+
+    Args:
+        model: `onnx_ir.Model`, changed in place.
+    """
+    ir = library("onnx_ir")
+    graph = model.graph
+    for value in list(graph.initializers.values()):
+        users = [node for node, _ in value.uses()]
+        if not users or not all(is_matrix_turn(node) for node in users):
+            continue
+        array = np.ascontiguousarray(value.const_value.numpy().T)
+        turned = ir.Value(name=f"{value.name}.T", const_value=ir.tensor(array))
+        turned.shape, turned.dtype = turned.const_value.shape, turned.const_value.dtype
+        graph.register_initializer(turned)
+        for node in users:
+            node.outputs[0].replace_all_uses_with(turned)
+            graph.remove(node, safe=True)
+        del graph.initializers[value.name]
+
+
+def is_matrix_turn(node: Any) -> bool:
+    """Whether a node is the transpose of a matrix."""
+    if node.op_type != "Transpose":
+        return False
+    perm = node.attributes.get("perm")
+    return perm is not None and list(perm.as_ints()) == [1, 0]

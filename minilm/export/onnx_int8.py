@@ -1,0 +1,231 @@
+"""The same graph with every matrix and every embedding table in 8 bits.
+
+Quantising tools read a graph as it is drawn, and silently leave float what they do not recognise:
+of a graph as torch.onnx writes it, onnxruntime's `quantize_dynamic` converts 1 of 97 products and
+takes ONNX's Attention operator for one of its own. Here all weights that a graph holds are found
+through its initialisers; afterwards `float_weights` looks for those that stayed float.
+
+- A product with a matrix: the matrix is stored in integers with one scale for each output, the
+  other side is quantised as it arrives, with one scale for each token, and MatMulInteger
+  multiplies. So a text's numbers do not depend on the texts beside it in a batch, as they do with
+  one scale for the whole tensor (DynamicQuantizeLinear). That was less exact too: of the states of
+  random tokens in all-MiniLM-L6-v2, the least similar one had a cosine of 0.94 in place of 0.98,
+  for 15 % less time. Operations that read the same tensor share its quantisation: query, key and
+  value do.
+- A table that is looked up: integers with one scale for each row.
+- A table that is also a matrix, as in masked-LM heads, is stored once, with one scale for each row,
+  which is one for each output of the product.
+
+Matrices use 7 bits of their 8. Processors with AVX2 but without VNNI add two products of 8 bits in
+a 16-bit register that saturates: silently wrong numbers on some machines. 2 * 255 * 64 fits.
+
+onnxruntime fuses Mul(product, Mul(a, b)) behind an integer product, and takes the first number of
+`a` for all tokens. The two scales are therefore multiplied one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minilm.export.libraries import library
+from minilm.export.onnx_cleaning import is_matrix_turn
+
+MATRIX_LEVELS = 64  # the largest integer of a matrix: see above
+TABLE_LEVELS = 127  # of a table that no product reads
+TOKEN_LEVELS = 127  # of a token's state; stored as 128 + integer, without sign
+SMALLEST = 1e-30  # the largest number of a state of zeros, so that its scale is not 0
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A matrix as an operation of a graph reads it.
+
+    Attributes:
+        value: the initialiser that holds it.
+        turned: it is stored (out, in), and the product reads (in, out).
+    """
+
+    value: Any
+    turned: bool
+
+
+def quantize_graph(model: Any) -> None:
+    """Replaces all products with matrices and all look-ups in tables.
+
+    Args:
+        model: `onnx_ir.Model` as `onnx_cleaning.clean` leaves it, changed in place.
+    """
+    rewriting = _Rewriting(model.graph)
+    for node in list(model.graph):
+        if (weight := matrix_of(node)) is not None:
+            rewriting.replace_product(node, weight)
+        elif is_table_look_up(node):
+            rewriting.replace_look_up(node)
+    library("onnx_ir.passes.common").RemoveUnusedNodesPass()(model)
+
+
+def quantize_rows(matrix: npt.NDArray[np.float32], levels: int) -> tuple[Any, Any]:
+    """Integers and scales of a matrix, one scale a row.
+
+    Args:
+        matrix: (rows, columns) float32.
+        levels: integers lie in -levels .. levels.
+
+    Returns:
+        (rows, columns) int8 and (rows, 1) float32; integers * scale is the nearest such matrix. A
+        row of zeros has scale 1.
+    """
+    largest = np.abs(matrix).max(axis=1, keepdims=True)
+    scale = np.where(largest > 0, largest / levels, 1.0).astype(np.float32)
+    return np.rint(matrix / scale).clip(-levels, levels).astype(np.int8), scale
+
+
+def matrix_of(node: Any) -> Weight | None:
+    """The matrix of initialisers that a product reads; None for any other operation."""
+    if node.op_type not in ("MatMul", "Gemm") or node.domain:
+        return None
+    turned = bool(node.op_type == "Gemm" and _integer(node, "transB"))
+    value = node.inputs[1]
+    producer = value.producer()
+    if producer is not None and is_matrix_turn(producer):
+        value, turned = producer.inputs[0], not turned
+    if not value.is_initializer() or len(value.const_value.shape) != 2:
+        return None
+    plain = node.op_type == "MatMul" or (
+        not _integer(node, "transA")
+        and all(
+            name not in node.attributes or node.attributes[name].as_float() == 1.0
+            for name in ("alpha", "beta")
+        )
+    )
+    return Weight(value, turned) if plain else None
+
+
+def is_table_look_up(node: Any) -> bool:
+    """Whether a node reads rows of a float matrix of initialisers."""
+    table = node.inputs[0] if node.op_type == "Gather" else None
+    return (
+        table is not None
+        and table.is_initializer()
+        and len(table.const_value.shape) == 2
+        and _integer(node, "axis") == 0
+        and table.const_value.dtype == library("onnx_ir").DataType.FLOAT
+    )
+
+
+def _integer(node: Any, name: str) -> int:
+    return int(node.attributes[name].as_int()) if name in node.attributes else 0
+
+
+class _Rewriting:
+    """What has been quantised already: weights and activations, each once."""
+
+    def __init__(self, graph: Any) -> None:
+        self.ir = library("onnx_ir")
+        self.graph = graph
+        self.tables = {node.inputs[0].name for node in graph if is_table_look_up(node)}
+        self.constants: dict[str, Any] = {}
+        self.activations: dict[str, tuple[Any, Any]] = {}
+        self.matrices: dict[tuple[str, bool], tuple[Any, Any]] = {}
+        self.rows: dict[str, tuple[Any, Any]] = {}
+        matrices = [weight for node in graph if (weight := matrix_of(node)) is not None]
+        self.multiplied = {weight.value.name for weight in matrices}
+
+    def replace_product(self, node: Any, weight: Weight) -> None:
+        """x W becomes (q(x) q(W)) * scales, with one scale for a token and one for an output."""
+        quantised, scale = self._activation(node)
+        matrix, scales = self._matrix(weight, node)
+        zero = self._shared("int8.zero", np.uint8(128))
+        whole = self._add(node, "MatMulInteger", [quantised, matrix, zero])
+        floating = self._add(node, "Cast", [whole], to=self.ir.DataType.FLOAT.value)
+        product = self._add(node, "Mul", [self._add(node, "Mul", [floating, scales]), scale])
+        if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
+            product = self._add(node, "Add", [product, node.inputs[2]])
+        self._replace(node, product)
+
+    def replace_look_up(self, node: Any) -> None:
+        """A row becomes the row of integers times the row's scale."""
+        table, scales = self._table(node.inputs[0])
+        row = self._add(node, "Gather", [table, node.inputs[1]])
+        scale = self._add(node, "Gather", [scales, node.inputs[1]])
+        floating = self._add(node, "Cast", [row], to=self.ir.DataType.FLOAT.value)
+        self._replace(node, self._add(node, "Mul", [floating, scale]))
+
+    def _activation(self, node: Any) -> tuple[Any, Any]:
+        """Integers (..., in) and scales (..., 1) of what a product reads beside its matrix."""
+        value = node.inputs[0]
+        if value.name not in self.activations:
+            axis = self._shared("int8.last_axis", np.array([-1]))
+            smallest = self._shared("int8.smallest", np.float32(SMALLEST))
+            levels = self._shared("int8.levels", np.float32(TOKEN_LEVELS))
+            # a cast cuts the fraction off: with the half it rounds
+            shift = self._shared("int8.shift", np.float32(128.5))
+            largest = self._add(node, "ReduceMax", [self._add(node, "Abs", [value]), axis])
+            scale = self._add(node, "Div", [self._add(node, "Max", [largest, smallest]), levels])
+            shifted = self._add(node, "Add", [self._add(node, "Div", [value, scale]), shift])
+            whole = self._add(node, "Cast", [shifted], to=self.ir.DataType.UINT8.value)
+            self.activations[value.name] = whole, scale
+        return self.activations[value.name]
+
+    def _matrix(self, weight: Weight, node: Any) -> tuple[Any, Any]:
+        """The (in, out) integers and the (out,) scales of a matrix."""
+        name = weight.value.name
+        if (name, weight.turned) not in self.matrices:
+            if name in self.tables and weight.turned:
+                table, scales = self._table(weight.value)
+                turned = self._add(node, "Transpose", [table], perm=[1, 0])
+                flat = self._constant(f"{name}.scales", scales.const_value.numpy()[:, 0])
+                self.matrices[name, True] = turned, flat
+            else:
+                stored = weight.value.const_value.numpy()
+                whole, scale = quantize_rows(stored if weight.turned else stored.T, MATRIX_LEVELS)
+                self.matrices[name, weight.turned] = (
+                    self._constant(f"{name}.int8", whole.T),
+                    self._constant(f"{name}.scales", scale[:, 0]),
+                )
+        return self.matrices[name, weight.turned]
+
+    def _table(self, value: Any) -> tuple[Any, Any]:
+        """The (rows, columns) integers and (rows, 1) scales of a table."""
+        if value.name not in self.rows:
+            levels = MATRIX_LEVELS if value.name in self.multiplied else TABLE_LEVELS
+            whole, scale = quantize_rows(value.const_value.numpy(), levels)
+            self.rows[value.name] = (
+                self._constant(f"{value.name}.int8_rows", whole),
+                self._constant(f"{value.name}.row_scales", scale),
+            )
+        return self.rows[value.name]
+
+    def _shared(self, name: str, number: Any) -> Any:
+        """A constant that all products read."""
+        if name not in self.constants:
+            self.constants[name] = self._constant(name, np.asarray(number))
+        return self.constants[name]
+
+    def _constant(self, name: str, array: npt.NDArray[Any]) -> Any:
+        tensor = self.ir.tensor(np.array(array, order="C"), name=name)
+        value = self.ir.Value(
+            name=name, const_value=tensor, shape=tensor.shape, type=self.ir.TensorType(tensor.dtype)
+        )
+        self.graph.register_initializer(value)
+        return value
+
+    def _add(self, before: Any, kind: str, inputs: list[Any], **attributes: Any) -> Any:
+        """A new operation with one output, in front of another."""
+        made = [self.ir.convenience.convert_attribute(k, v) for k, v in attributes.items()]
+        node = self.ir.Node("", kind, inputs, made)
+        self.graph.insert_before(before, node)
+        return node.outputs[0]
+
+    def _replace(self, node: Any, value: Any) -> None:
+        old = node.outputs[0]
+        if old.is_graph_output():
+            value.name, value.shape, value.type = old.name, old.shape, old.type
+            self.graph.outputs[self.graph.outputs.index(old)] = value
+            old.name = None
+        old.replace_all_uses_with(value)
+        self.graph.remove(node, safe=True)
