@@ -3,6 +3,7 @@ each name on its first use."""
 
 from .blocks.kernels import attention as attention
 from .compression.growth import deepen as deepen
+from .compression.quantisation import quantize as quantize
 from .compression.sharing import (
     share as share,
     unshare as unshare,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm.blocks.dropout import Dropout
+from minilm.blocks.int8 import QuantizedEmbedding
 
 
 class Embeddings(nn.Module):
@@ -48,6 +49,12 @@ class Embeddings(nn.Module):
         self.projection = (
             None if projection_size is None else nn.Linear(embedding_size, projection_size)
         )
+
+    @property
+    def word_matrix(self) -> Tensor | QuantizedEmbedding:
+        """What a masked-LM head compares with: the word table, (V, E)."""
+        word: nn.Module = self.word
+        return word if isinstance(word, QuantizedEmbedding) else self.word.weight
 
     def forward(
         self,

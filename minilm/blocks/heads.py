@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilm.blocks.activations import ACTIVATIONS
+from minilm.blocks.int8 import QuantizedEmbedding
 
 
 class Pooler(nn.Module):
@@ -53,12 +54,15 @@ class MaskedLMHead(nn.Module):
         self.norm = nn.LayerNorm(embedding_size, eps=norm_eps)
         self.bias = nn.Parameter(self.dense.weight.new_zeros(vocab_size))
 
-    def forward(self, hidden: Tensor, word_embeddings: Tensor | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, word_embeddings: Tensor | QuantizedEmbedding | None = None
+    ) -> Tensor:
         """Score the vocabulary.
 
         Args:
             hidden: (..., H).
-            word_embeddings: (V, E); None = leave the comparison to the caller.
+            word_embeddings: (V, E), or a quantised table, whose rows are compared as they are; None
+                = leave the comparison to the caller.
 
         Returns:
             Logits (..., V); without `word_embeddings` the vectors (..., E) that are compared.
@@ -66,4 +70,6 @@ class MaskedLMHead(nn.Module):
         transformed: Tensor = self.norm(self.activation(self.dense(hidden)))  # (..., E)
         if word_embeddings is None:
             return transformed
+        if isinstance(word_embeddings, QuantizedEmbedding):
+            return word_embeddings.scores(transformed, self.bias)
         return F.linear(transformed, word_embeddings, self.bias)

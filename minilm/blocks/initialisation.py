@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from minilm.blocks.int8 import QuantizedWeight, quantize_weight
+
 
 @contextmanager
 def on_meta() -> Iterator[None]:
@@ -76,7 +78,8 @@ def materialize(module: nn.Module, dtype: torch.dtype, device: torch.device | st
     """
     for part in module.modules():
         for name, old in part.named_parameters(recurse=False):
-            new = torch.empty(old.shape, dtype=dtype, device=device)
+            kept = dtype if old.is_floating_point() else old.dtype
+            new = torch.empty(old.shape, dtype=kept, device=device)
             setattr(part, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
 
@@ -113,6 +116,14 @@ def initialise(module: nn.Module, *, std: float, truncated: bool = False) -> Non
         elif isinstance(part, nn.LayerNorm):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
+        elif isinstance(part, QuantizedWeight):
+            drawn = torch.empty(part.weight.shape)
+            draw(drawn)
+            for parameter, values in zip(part.parameters(), quantize_weight(drawn), strict=False):
+                parameter.copy_(values)
+            for name, parameter in part.named_parameters():
+                if name == "bias":
+                    nn.init.zeros_(parameter)
         else:  # a bias of its own, as in the masked-LM head
             for parameter in part.parameters(recurse=False):
                 nn.init.zeros_(parameter)

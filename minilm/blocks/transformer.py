@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from minilm.blocks import inference, kernels
 from minilm.blocks.dropout import Dropout
 from minilm.blocks.feed_forward import FeedForward
+from minilm.blocks.int8 import shared_rows
 from minilm.blocks.layout import Layout
 
 
@@ -48,10 +49,11 @@ class SelfAttention(nn.Module):
             the probabilities (B, A, S, S) or None.
         """
         heads = (self.num_heads, -1)
-        query_states = layout.first(hidden) if first_only else hidden
+        read = shared_rows(hidden, self.key)
+        query_states = layout.first(hidden) if first_only else read
         query: Tensor = self.query(query_states).unflatten(-1, heads)  # (..., A, D)
-        key: Tensor = self.key(hidden).unflatten(-1, heads)  # (..., A, D)
-        value: Tensor = self.value(hidden).unflatten(-1, heads)  # (..., A, D)
+        key: Tensor = self.key(read).unflatten(-1, heads)  # (..., A, D)
+        value: Tensor = self.value(read).unflatten(-1, heads)  # (..., A, D)
         context, probs = kernels.attend(
             query,
             key,

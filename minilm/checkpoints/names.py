@@ -3,7 +3,8 @@
 Each row pairs a module here with the module that holds the same numbers in a hub checkpoint; `{}`
 stands for a number. Parameters have the same last name on both sides (weight, bias). What a row
 does not name, such as an adapter in a layer, keeps its own name behind that of the known module it
-is in. This is the only file that knows hub names.
+is in. The scale of a weight stored in 8 bits stands beside it, as "scale" on both sides. This is
+the only file that knows hub names.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class HubNames:
         module, _, parameter = local.rpartition(".")
         template = _template(module.split("."))
         is_layer = template == ENCODER + self.layer[0]
-        return parameter in ("weight", "bias") and template in self._hub and not is_layer
+        return parameter in ("weight", "scale", "bias") and template in self._hub and not is_layer
 
     def ignored(self, name: str) -> str | None:
         """Why a stored tensor that has no place in any model may be left out, or None."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from minilm.blocks.int8 import float_weight
 from minilm.blocks.layout import Packed
 from minilm.data.batches import TokenBatch
 from minilm.data.teacher_cache import TeacherCache, sample_digests, stored_identity
@@ -222,7 +223,7 @@ class CachedTeacher:
             teacher.config.vocab_size,
             self.stored.temperature,
         )
-        matrix = teacher.get_input_embeddings().weight
+        matrix = float_weight(teacher.get_input_embeddings())
         return PredictedStates(matrix[:0], None, matrix, None, layout.lengths, top=top.to_one())
 
     def _missing(self, digests: Sequence[bytes]) -> Flags:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from minilm.blocks.heads import MaskedLMHead
+from minilm.blocks.int8 import float_weight
 from minilm.blocks.layout import Packed
 from minilm.blocks.transformer import SelfAttention, TransformerLayer
 from minilm.data.batches import TokenBatch
@@ -71,7 +72,7 @@ def states(
         reads: what is read of the layers; None = nothing.
     """
     head = getattr(model, "masked_lm_head", None)
-    matrix = model.get_input_embeddings().weight
+    matrix = float_weight(model.get_input_embeddings())
     transform, bias = (head, head.bias) if isinstance(head, MaskedLMHead) else (None, None)
     layout = getattr(encoded, "layout", None)
     lengths = layout.lengths if isinstance(layout, Packed) else ()

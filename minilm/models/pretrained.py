@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.initialisation import initialise, materialize, on_meta
+from minilm.blocks.int8 import QuantizedEmbedding
 from minilm.checkpoints.config_file import prefix_errors
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.loading import (
@@ -34,11 +35,13 @@ from minilm.errors import CheckpointError, ConfigError, InputError, setting
 from minilm.files.file_names import WEIGHTS
 from minilm.models.arguments import LOADING, SAVING, check_words, rename_words
 from minilm.models.inputs import LayoutChoice
+from minilm.models.int8 import KEY, MARKER, is_int8, stored_int8, to_float, to_int8
 
 if TYPE_CHECKING:
     from minilm.models.encoder import EncoderModel
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in WEIGHT_DTYPES}
+INT8 = ("int8", torch.int8)
 
 
 def parse_dtype(dtype: torch.dtype | str | None, stored: torch.dtype) -> torch.dtype:
@@ -47,7 +50,7 @@ def parse_dtype(dtype: torch.dtype | str | None, stored: torch.dtype) -> torch.d
         return stored
     name = str(dtype or "float32").removeprefix("torch.")
     if name not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}: expected auto, {', '.join(DTYPES)}.")
+        raise InputError(f"dtype is {dtype!r}: expected auto, {', '.join(DTYPES)}, int8.")
     return DTYPES[name]
 
 
@@ -196,6 +199,11 @@ class PretrainedModel(nn.Module):
             with prefix_errors(directory):
                 stored_config = cls.config_class.of(data if config is None else config)
             wanted = stored_config.replace(**config_overrides)
+            from_int8 = stored_int8(data, directory)
+            asked = ours["dtype"]
+            as_int8 = asked in INT8 or (from_int8 and asked in (None, "auto"))
+            if as_int8:
+                asked = "float32"  # of all that is not a weight in 8 bits
             # the modules of a class that is not ours may start in any way: it is built with values
             known = cls.__module__.startswith("minilm.models.")
             with on_meta() if known else nullcontext():
@@ -204,6 +212,8 @@ class PretrainedModel(nn.Module):
                 raise InputError("add_pooling_layer is for base models: this head settles it.")
             if add_pooling_layer is False:
                 model.base.pooler = None
+            if from_int8:
+                model = to_int8(model)
             prefix, shared = model.own_prefix, shared_names(model)
             plan = plan_load(
                 {f"{prefix}{k}": t for k, t in model.state_dict().items() if k not in shared},
@@ -223,7 +233,8 @@ class PretrainedModel(nn.Module):
                 )
             dtypes = (weights.tensors[name].dtype for name in plan.sources.values())
             stored = (dtype for dtype in dtypes if dtype.is_floating_point)
-            as_asked = parse_dtype(ours["dtype"], next(stored, torch.float32))
+            as_asked = parse_dtype(asked, next(stored, torch.float32))
+            asked_later, as_asked = as_asked, torch.float32 if from_int8 else as_asked
             if known:
                 materialize(model, as_asked, place)
             else:
@@ -236,6 +247,12 @@ class PretrainedModel(nn.Module):
                 initialise=model._initialise if known else None,
                 allow_nonfinite=allow_nonfinite,
             )
+        if as_int8 and not from_int8:
+            model = to_int8(model)
+        elif from_int8 and not as_int8:
+            model = to_float(model).to(asked_later)
+        if from_int8:
+            data = {key: value for key, value in data.items() if key != KEY}
         model.load_report = plan.report.of_model(prefix, [] if config else remarks(data))
         model.name_or_path = os.fspath(path_or_repo)
         model.layout = layout or model.layout
@@ -307,6 +324,8 @@ class PretrainedModel(nn.Module):
         classes = (cls for cls in type(self).__mro__ if not cls.__module__.startswith("torch."))
         config["architectures"] = [next(classes).__name__]
         config.pop("torch_dtype", None)  # the older name of the same
+        if is_int8(self):
+            config[KEY] = dict(MARKER)
         # what other libraries compute in by default: AdamW of 16-bit weights ends in NaN
         config["dtype"] = "float64" if self.dtype == torch.float64 else "float32"
         save_directory(Path(directory), config, tensors)
@@ -341,7 +360,7 @@ class PretrainedModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the word embeddings."""
+        """Of the word embeddings; int8 for a quantised model."""
         return self.base.embeddings.word.weight.dtype
 
     @property
@@ -361,7 +380,7 @@ class PretrainedModel(nn.Module):
             only_trainable: leave frozen ones out.
             exclude_embeddings: leave the tables of words, positions and token types out.
         """
-        tables = (part.weight for part in self.modules() if isinstance(part, nn.Embedding))
+        tables = (part.weight for part in self.modules() if isinstance(part, nn.Embedding | QuantizedEmbedding))
         left_out = set(map(id, tables)) if exclude_embeddings else set()
         parameters = (p for p in self.parameters() if p.requires_grad or not only_trainable)
         return sum(p.numel() for p in parameters if id(p) not in left_out)
@@ -403,6 +422,8 @@ class PretrainedModel(nn.Module):
             The new table, (V, E); the old one if nothing changes.
         """
         old = self.base.embeddings.word
+        if is_int8(self):
+            raise InputError("The vocabulary of a quantised model is fixed: resize the float one.")
         wanted = old.num_embeddings if vocab_size is None else vocab_size
         wanted += -wanted % (pad_to_multiple_of or 1)
         if wanted == old.num_embeddings:

@@ -105,7 +105,7 @@ class ForMaskedLM(TaskModel):
         """
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
-        words = self.encoder.embeddings.word.weight
+        words = self.encoder.embeddings.word_matrix
         packed: Tensor = self.masked_lm_head(encoded.get("last_hidden_state"), words)  # (..., V)
         logits = encoded.layout.unpack(packed)
         loss = {} if labels is None else {"loss": _token_loss(encoded, packed, labels, logits)}
@@ -185,7 +185,7 @@ class ForPreTraining(TaskModel):
             raise InputError(f"{type(self).__name__} takes {self.pair_label} alone.")
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
-        words = self.encoder.embeddings.word.weight
+        words = self.encoder.embeddings.word_matrix
         packed: Tensor = self.masked_lm_head(encoded.get("last_hidden_state"), words)  # (..., V)
         logits = encoded.layout.unpack(packed)
         pair_logits = self.pair_logits(encoded)  # (B, 2)

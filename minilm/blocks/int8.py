@@ -1,0 +1,318 @@
+"""8-bit linear layers and embedding tables: a quarter of the memory, and faster on a CPU.
+
+A matrix is stored as whole numbers from -127 to 127 with one scale for each output. The rows that
+it is multiplied with are made whole numbers too, each row (a token) with a scale of its own:
+
+    x = scale_x (q_x - zero)    W[n] = scale_w[n] q_w[n]
+    (x W^T)[n] = scale_x scale_w[n] sum_k (q_x[k] - zero) q_w[n, k]
+
+The sum is one of whole numbers, so it is exact in any order. As no scale is shared between tokens,
+what becomes of a text does not depend on the texts beside it. Everything else (attention, norms,
+activations, residuals) stays in float32.
+
+Modules of this file are derived from trained ones and are for inference alone; see
+`minilm.quantize`. The blocks that are trained, and read, are the float ones.
+
+References: Zafrir et al. 2019, "Q8BERT"; Yao et al. 2022, "ZeroQuant", section 4.1 (a scale for
+each token); `onednn::qlinear_pointwise` of PyTorch.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minilm.blocks.kernels import recording
+from minilm.errors import InputError
+
+LARGEST = 127  # of a stored weight
+SMALLEST_SCALE = 1e-30  # of a row: that of a row of zeros
+# rows, inputs and outputs of the products that show whether sums saturate: the kernel that is
+# chosen depends on the shape
+PROBES = ((1, 64, 16), (4, 128, 64), (40, 256, 64))
+
+
+class Rows(NamedTuple):
+    """Rows as whole numbers.
+
+    Attributes:
+        values: (..., K) uint8.
+        scale: (..., 1) float32, of each row.
+        zero: the whole number that stands for 0, or for the lowest value where that is known.
+    """
+
+    values: Tensor
+    scale: Tensor
+    zero: int
+
+
+@cache
+def input_bits() -> int:
+    """How many bits the numbers of a row have on this processor: 8, or 7 where 8 would be wrong.
+
+    Processors without VNNI instructions add two products of uint8 x int8 in 16 bits, and cut the
+    sum off at 32,767. With inputs up to 127 it is 32,258 at most. Whether that happens is tried
+    out, as the instructions in use depend on more than the processor (ONEDNN_MAX_CPU_ISA).
+    """
+    flags = torch.cpu.get_capabilities()
+    if not any(flags.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+        return 7
+    return 8 if all(_is_exact(*shape) for shape in PROBES) else 7
+
+
+def _is_exact(rows: int, inputs: int, outputs: int) -> bool:
+    """Whether the kernel gets the largest possible sum right."""
+    values = torch.full((rows, inputs), 255, dtype=torch.uint8)
+    weight = torch.full((outputs, inputs), LARGEST, dtype=torch.int8)
+    if not has_kernel(weight):
+        return True  # the emulation is exact
+    found = _kernel(values, 0, _pack(weight, torch.ones(outputs)))
+    return bool((found == 255 * LARGEST * inputs).all())
+
+
+def quantize_rows(x: Tensor, lowest: float | None = None) -> Rows:
+    """Make every row whole numbers with a scale of its own.
+
+    Args:
+        x: (..., K) floating.
+        lowest: a value that none in `x` is below, if one is known. The whole numbers then count
+            from it, which makes their steps nearly half as wide for a skewed input.
+
+    Raises:
+        InputError: a gradient is wanted, which whole numbers do not have.
+    """
+    if x.requires_grad and torch.is_grad_enabled():
+        raise InputError(
+            "A quantised model is for inference and has no gradients: call it inside "
+            "torch.no_grad(), or use the float model that it was made from."
+        )
+    x, half = x.float(), 1 << (input_bits() - 1)
+    # rounded as int8, for which processors have vector instructions, then moved to uint8
+    if lowest is None:
+        largest = x.abs().amax(-1, keepdim=True)
+        scale = largest.clamp_min(SMALLEST_SCALE) / (half - 1)
+        whole = (x * scale.reciprocal()).round_().to(torch.int8)
+        return Rows(whole.view(torch.uint8).add_(half), scale, half)
+    largest = x.amax(-1, keepdim=True) - lowest
+    scale = largest.clamp_min(SMALLEST_SCALE) / (2 * half - 1)
+    steps = (x - lowest).mul_(scale.reciprocal())
+    if half == 64:
+        return Rows(steps.round_().to(torch.int8).view(torch.uint8), scale, 0)
+    whole = steps.sub_(half).round_().to(torch.int8)
+    return Rows(whole.view(torch.uint8).add_(half), scale, 0)
+
+
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix as int8 and the scale of each of its rows.
+
+    Args:
+        weight: (N, K) floating.
+
+    Returns:
+        (N, K) int8 from -127 to 127, and (N,) float32.
+    """
+    weight = weight.detach().float()
+    largest = weight.abs().amax(-1)
+    scale = torch.where(largest > 0, largest, 1.0) / LARGEST
+    return (weight / scale[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8), scale
+
+
+def emulated_product(rows: Rows, weight: Tensor, scale: Tensor) -> Tensor:
+    """What the kernel computes, spelled out: exact on any device, and slow.
+
+    Args:
+        rows: (..., K).
+        weight: (N, K) int8.
+        scale: (N,) float32.
+
+    Returns:
+        (..., N) float32, still without the scales of the rows. All sums are whole numbers below
+        2^53, so that float64 holds them exactly.
+    """
+    sums = (rows.values.double() - rows.zero) @ weight.double().t()  # (..., N)
+    return sums.float() * scale.float()
+
+
+def has_kernel(weight: Tensor) -> bool:
+    """Whether this PyTorch multiplies by such a matrix in whole numbers."""
+    on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return on_cpu and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+def _pack(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The matrix in the kernel's own order, its scales, and its zero points, which are 0.
+
+    The operator reads the memory of the matrix without its strides, so it must be contiguous.
+    """
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight.detach().contiguous(), None)
+    return packed, scale.detach(), torch.zeros(len(scale), dtype=torch.int64)
+
+
+def _kernel(values: Tensor, zero: int, packed: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """`emulated_product` by PyTorch's operator, to the bit; values (T, K) uint8."""
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(
+        *(values, 1.0, zero, *packed, None, 1.0, 0, torch.float32, "none", [], "")
+    )
+    return product
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """Something that differs when other values stand in a tensor."""
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+class QuantizedWeight(nn.Module):
+    """A matrix as whole numbers.
+
+    Args:
+        weight: (N, K) int8.
+        scale: (N,) float32, what a row's whole numbers are multiplied with.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.scale = nn.Parameter(scale, requires_grad=False)
+        self._packed: Any = None
+
+    def product(self, rows: Rows) -> Tensor:
+        """(..., K) -> (..., N) float32, without the scales of the rows."""
+        values, weight = rows.values, self.weight
+        if recording(values) or values.numel() == 0 or not has_kernel(weight):
+            return emulated_product(rows, weight, self.scale)
+        flat = _kernel(values.reshape(-1, values.shape[-1]), rows.zero, self._in_kernel_order())
+        return flat.view(*values.shape[:-1], -1)
+
+    def _in_kernel_order(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The packed matrix, made on its first use and whenever the values have changed."""
+        key = (*_version(self.weight), *_version(self.scale))
+        if self._packed is None or self._packed[0] != key:
+            self._packed = key, _pack(self.weight, self.scale)
+        packed: tuple[Tensor, Tensor, Tensor] = self._packed[1]
+        return packed
+
+    def dequantized(self) -> Tensor:
+        """The numbers that the matrix stands for, (N, K) float32."""
+        return self.weight * self.scale[:, None]
+
+    def train(self, mode: bool = True) -> QuantizedWeight:
+        """Nothing for `mode=False`.
+
+        Raises:
+            InputError: training was asked for.
+        """
+        if mode:
+            raise InputError(
+                "A quantised model cannot be trained: train the float model that it was made from "
+                "(from_pretrained with dtype='float32' makes one of an int8 directory), then "
+                "quantise the result."
+            )
+        super().train(False)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> QuantizedWeight:
+        super()._apply(fn, recurse)
+        if self.scale.dtype != torch.float32:
+            raise InputError(
+                "A quantised model computes in float32 between its 8-bit products and cannot be "
+                f"moved to {self.scale.dtype}: convert the float model instead."
+            )
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}
+
+
+class QuantizedLinear(QuantizedWeight):
+    """`nn.Linear` in whole numbers; also takes `Rows`, so that several layers can share them.
+
+    Args:
+        weight, scale: as of `QuantizedWeight`.
+        bias: (N,) float32.
+        lowest: a value that no input is below, if one is known; see `quantize_rows`.
+    """
+
+    def __init__(
+        self, weight: Tensor, scale: Tensor, bias: Tensor, lowest: float | None = None
+    ) -> None:
+        super().__init__(weight, scale)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.out_features, self.in_features = weight.shape
+        self.lowest = lowest
+        self._moved: Any = None
+
+    @classmethod
+    def of(cls, linear: nn.Linear, lowest: float | None = None) -> QuantizedLinear:
+        """A copy of a linear layer."""
+        return cls(*quantize_weight(linear.weight), linear.bias.detach().float().clone(), lowest)
+
+    def forward(self, x: Tensor | Rows) -> Tensor:
+        """(..., K) -> (..., N) float32."""
+        rows = x if isinstance(x, Rows) else quantize_rows(x, self.lowest)
+        return torch.addcmul(self._moved_bias(), self.product(rows), rows.scale)
+
+    def _moved_bias(self) -> Tensor:
+        """The bias and, where whole numbers count from `lowest`, what that adds to every row."""
+        if self.lowest is None:
+            return self.bias
+        if recording(self.bias):
+            return self._with_lowest(self.lowest)
+        key = (*_version(self.weight), *_version(self.scale), *_version(self.bias))
+        if self._moved is None or self._moved[0] != key:
+            self._moved = key, self._with_lowest(self.lowest)
+        moved: Tensor = self._moved[1]
+        return moved
+
+    def _with_lowest(self, lowest: float) -> Tensor:
+        sums = self.weight.sum(-1, dtype=torch.int32)  # (N,)
+        return self.bias + lowest * self.scale * sums
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_moved": None}
+
+
+class QuantizedEmbedding(QuantizedWeight):
+    """`nn.Embedding` with whole numbers in its rows.
+
+    Args:
+        weight: (V, E) int8.
+        scale: (V,) float32.
+        padding_idx: kept for whoever asks.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, padding_idx: int | None) -> None:
+        super().__init__(weight, scale)
+        self.num_embeddings, self.embedding_dim = weight.shape
+        self.padding_idx = padding_idx
+
+    @classmethod
+    def of(cls, table: nn.Embedding) -> QuantizedEmbedding:
+        """A copy of a table."""
+        return cls(*quantize_weight(table.weight), table.padding_idx)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) int64 -> (..., E) float32."""
+        return F.embedding(ids, self.weight) * F.embedding(ids, self.scale[:, None])
+
+    def scores(self, x: Tensor, bias: Tensor) -> Tensor:
+        """What a masked-LM head compares: x W^T + bias, (..., E) -> (..., V)."""
+        rows = quantize_rows(x)
+        return torch.addcmul(bias, self.product(rows), rows.scale)
+
+
+def shared_rows(x: Tensor, layer: nn.Module) -> Tensor | Rows:
+    """What to give to several layers like this one that read the same input.
+
+    For layers in whole numbers that is the quantised input, made once; for others `x` itself.
+    """
+    return quantize_rows(x) if isinstance(layer, QuantizedLinear) else x
+
+
+def float_weight(part: nn.Module) -> Tensor:
+    """The weight of a linear layer or a table, as floating numbers, quantised or not."""
+    weight: Tensor = part.dequantized() if isinstance(part, QuantizedWeight) else part.weight
+    return weight

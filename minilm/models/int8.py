@@ -1,0 +1,104 @@
+"""Which parts of a model become 8-bit, there and back, and what config.json says of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from minilm.blocks.activations import LOWEST
+from minilm.blocks.feed_forward import FeedForward
+from minilm.blocks.int8 import QuantizedEmbedding, QuantizedLinear, QuantizedWeight, float_weight
+from minilm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from minilm.models.pretrained import PretrainedModel
+
+Model = TypeVar("Model", bound="PretrainedModel")
+
+KEY = "quantization_config"  # in config.json
+# Without "quant_method", on purpose: transformers then refuses the directory. Under a method that
+# it does not know it would load whole numbers as weights, with no more than a warning.
+MARKER: Mapping[str, Any] = {
+    "format": "minilm-int8",
+    "version": 1,
+    "weights": "int8, a scale for each output (linear layers) or row (tables)",
+    "activations": "int8, a scale for each token, computed at run time",
+}
+# The layers that give the answers stay float: they are small, and nothing averages their errors.
+ANSWERS = ("classifier", "span_head", "sentence_order_head", "next_sentence_head")
+
+
+def is_int8(model: nn.Module) -> bool:
+    """Whether some part of a model is 8-bit."""
+    return any(isinstance(part, QuantizedWeight) for part in model.modules())
+
+
+def stored_int8(data: Mapping[str, Any], source: object) -> bool:
+    """Whether a config.json belongs to a model saved in 8 bits.
+
+    Args:
+        data: the content of config.json.
+        source: the directory, for the message.
+
+    Raises:
+        CheckpointError: it was saved in a later version of the format.
+    """
+    marker = data.get(KEY)
+    if not isinstance(marker, Mapping) or marker.get("format") != MARKER["format"]:
+        return False
+    if marker.get("version") != MARKER["version"]:
+        raise CheckpointError(
+            f"{source}: config.json says {MARKER['format']} version {marker.get('version')!r}; "
+            f"this minilm reads version {MARKER['version']}. Upgrade minilm, or quantise the float "
+            "model again."
+        )
+    return True
+
+
+def to_int8(model: Model) -> Model:
+    """A copy in eval mode whose linear layers and tables are 8-bit, but for those of `ANSWERS`.
+
+    A part that is in several places is quantised once and stays one part. Parts that the
+    architecture does not know, such as adapters, are copied as they are.
+    """
+    replaced: dict[int, nn.Module] = {}
+    for name, part in model.named_modules():
+        if type(part) is nn.Linear and model.hub_names.knows(f"{model.own_prefix}{name}.weight"):
+            if name not in ANSWERS:
+                replaced[id(part)] = QuantizedLinear.of(part)
+        elif type(part) is nn.Embedding:
+            replaced[id(part)] = QuantizedEmbedding.of(part)
+    for part in model.modules():
+        if isinstance(part, FeedForward) and id(part.output) in replaced:
+            lowest = LOWEST.get(part.activation)
+            replaced[id(part.output)] = QuantizedLinear.of(part.output, lowest)
+    return _with(model, replaced).requires_grad_(False).float()
+
+
+@torch.no_grad()
+def to_float(model: Model) -> Model:
+    """A copy of an 8-bit model with the float numbers that it stands for; can be trained."""
+    replaced: dict[int, nn.Module] = {}
+    for part in model.modules():
+        if isinstance(part, QuantizedLinear):
+            linear = nn.Linear(part.in_features, part.out_features, device="meta")
+            linear.weight = nn.Parameter(float_weight(part))
+            linear.bias = nn.Parameter(part.bias.clone())
+            replaced[id(part)] = linear
+        elif isinstance(part, QuantizedEmbedding):
+            table = nn.Embedding.from_pretrained(
+                float_weight(part), freeze=False, padding_idx=part.padding_idx
+            )
+            replaced[id(part)] = table
+    return _with(model, replaced).requires_grad_(True)
+
+
+def _with(model: Model, replaced: dict[int, nn.Module]) -> Model:
+    """A copy with other modules in some places: deepcopy takes what stands in its memo."""
+    for part in replaced.values():
+        part.eval()
+    return copy.deepcopy(model, dict[int, Any](replaced)).eval()
