@@ -33,13 +33,3 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
     "swish": F.silu,
 }
-
-# A value below which each function never falls: GELU's minimum is -0.16998, that of the tanh
-# formula -0.17005, SiLU's -0.27847.
-LOWEST: dict[Activation, float] = {
-    gelu: -0.1701,
-    gelu_tanh: -0.1701,
-    gelu_10: -0.1701,
-    F.relu: 0.0,
-    F.silu: -0.2785,
-}

@@ -1,14 +1,16 @@
 """8-bit linear layers and embedding tables: a quarter of the memory, and faster on a CPU.
 
 A matrix is stored as whole numbers from -127 to 127 with one scale for each output. The rows that
-it is multiplied with are made whole numbers too, each row (a token) with a scale of its own:
+it is multiplied with are made whole numbers too, each row (a token) with a scale of its own and
+counted from its own lowest value:
 
-    x = scale_x (q_x - zero)    W[n] = scale_w[n] q_w[n]
-    (x W^T)[n] = scale_x scale_w[n] sum_k (q_x[k] - zero) q_w[n, k]
+    x = low_x + scale_x q_x    W[n] = scale_w[n] q_w[n]
+    (x W^T)[n] = scale_x scale_w[n] sum_k q_x[k] q_w[n, k] + low_x scale_w[n] sum_k q_w[n, k]
 
-The sum is one of whole numbers, so it is exact in any order. As no scale is shared between tokens,
-what becomes of a text does not depend on the texts beside it. Everything else (attention, norms,
-activations, residuals) stays in float32.
+The first sum is one of whole numbers, so it is exact in any order; the second is known beforehand.
+As no scale is shared between tokens, what becomes of a text does not depend on the texts beside it.
+Everything else (attention, norms, activations, residuals) stays in float32, an activation function
+between two layers, too: the kernel could apply it only after one scale common to all tokens.
 
 Modules of this file are derived from trained ones and are for inference alone; see
 `minilm.quantize`. The blocks that are trained, and read, are the float ones.
@@ -30,24 +32,27 @@ from minilm.blocks.kernels import recording
 from minilm.errors import InputError
 
 LARGEST = 127  # of a stored weight
-SMALLEST_SCALE = 1e-30  # of a row: that of a row of zeros
+SMALLEST_SCALE = 1e-30  # of a row: that of a row of equal values
 # rows, inputs and outputs of the products that show whether sums saturate: the kernel that is
 # chosen depends on the shape
 PROBES = ((1, 64, 16), (4, 128, 64), (40, 256, 64))
 
 
+Packed = tuple[Tensor, Tensor, Tensor]  # a matrix in the kernel's order, scales, zero points
+
+
 class Rows(NamedTuple):
-    """Rows as whole numbers.
+    """Rows as whole numbers: `low + scale * values`.
 
     Attributes:
         values: (..., K) uint8.
-        scale: (..., 1) float32, of each row.
-        zero: the whole number that stands for 0, or for the lowest value where that is known.
+        scale: (..., 1) float32, the step of each row.
+        low: (..., 1) float32, the lowest value of each row.
     """
 
     values: Tensor
     scale: Tensor
-    zero: int
+    low: Tensor
 
 
 @cache
@@ -58,7 +63,7 @@ def input_bits() -> int:
     sum off at 32,767. With inputs up to 127 it is 32,258 at most. Whether that happens is tried
     out, as the instructions in use depend on more than the processor (ONEDNN_MAX_CPU_ISA).
     """
-    flags = torch.cpu.get_capabilities()
+    flags = getattr(torch.cpu, "get_capabilities", dict)()
     if not any(flags.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
         return 7
     return 8 if all(_is_exact(*shape) for shape in PROBES) else 7
@@ -70,17 +75,15 @@ def _is_exact(rows: int, inputs: int, outputs: int) -> bool:
     weight = torch.full((outputs, inputs), LARGEST, dtype=torch.int8)
     if not has_kernel(weight):
         return True  # the emulation is exact
-    found = _kernel(values, 0, _pack(weight, torch.ones(outputs)))
+    found = _kernel(values, _pack(weight, torch.ones(outputs)))
     return bool((found == 255 * LARGEST * inputs).all())
 
 
-def quantize_rows(x: Tensor, lowest: float | None = None) -> Rows:
+def quantize_rows(x: Tensor) -> Rows:
     """Make every row whole numbers with a scale of its own.
 
     Args:
         x: (..., K) floating.
-        lowest: a value that none in `x` is below, if one is known. The whole numbers then count
-            from it, which makes their steps nearly half as wide for a skewed input.
 
     Raises:
         InputError: a gradient is wanted, which whole numbers do not have.
@@ -90,20 +93,15 @@ def quantize_rows(x: Tensor, lowest: float | None = None) -> Rows:
             "A quantised model is for inference and has no gradients: call it inside "
             "torch.no_grad(), or use the float model that it was made from."
         )
-    x, half = x.float(), 1 << (input_bits() - 1)
+    x, bits = x.float(), input_bits()
+    low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)  # faster than aminmax
+    scale = (high - low).clamp_min(SMALLEST_SCALE) / ((1 << bits) - 1)
+    steps = (x - low).mul_(scale.reciprocal())
     # rounded as int8, for which processors have vector instructions, then moved to uint8
-    if lowest is None:
-        largest = x.abs().amax(-1, keepdim=True)
-        scale = largest.clamp_min(SMALLEST_SCALE) / (half - 1)
-        whole = (x * scale.reciprocal()).round_().to(torch.int8)
-        return Rows(whole.view(torch.uint8).add_(half), scale, half)
-    largest = x.amax(-1, keepdim=True) - lowest
-    scale = largest.clamp_min(SMALLEST_SCALE) / (2 * half - 1)
-    steps = (x - lowest).mul_(scale.reciprocal())
-    if half == 64:
-        return Rows(steps.round_().to(torch.int8).view(torch.uint8), scale, 0)
-    whole = steps.sub_(half).round_().to(torch.int8)
-    return Rows(whole.view(torch.uint8).add_(half), scale, 0)
+    if bits == 7:
+        return Rows(steps.round_().to(torch.int8).view(torch.uint8), scale, low)
+    whole = steps.sub_(128).round_().to(torch.int8)
+    return Rows(whole.view(torch.uint8).add_(128), scale, low)
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,10 +128,10 @@ def emulated_product(rows: Rows, weight: Tensor, scale: Tensor) -> Tensor:
         scale: (N,) float32.
 
     Returns:
-        (..., N) float32, still without the scales of the rows. All sums are whole numbers below
-        2^53, so that float64 holds them exactly.
+        (..., N) float32, before what differs between rows. All sums are whole numbers below 2^53,
+        so that float64 holds them exactly.
     """
-    sums = (rows.values.double() - rows.zero) @ weight.double().t()  # (..., N)
+    sums = rows.values.double() @ weight.double().t()  # (..., N)
     return sums.float() * scale.float()
 
 
@@ -143,7 +141,7 @@ def has_kernel(weight: Tensor) -> bool:
     return on_cpu and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
-def _pack(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _pack(weight: Tensor, scale: Tensor) -> Packed:
     """The matrix in the kernel's own order, its scales, and its zero points, which are 0.
 
     The operator reads the memory of the matrix without its strides, so it must be contiguous.
@@ -152,10 +150,10 @@ def _pack(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return packed, scale.detach(), torch.zeros(len(scale), dtype=torch.int64)
 
 
-def _kernel(values: Tensor, zero: int, packed: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def _kernel(values: Tensor, packed: Packed) -> Tensor:
     """`emulated_product` by PyTorch's operator, to the bit; values (T, K) uint8."""
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        *(values, 1.0, zero, *packed, None, 1.0, 0, torch.float32, "none", [], "")
+        *(values, 1.0, 0, *packed, None, 1.0, 0, torch.float32, "none", [], "")
     )
     return product
 
@@ -177,23 +175,30 @@ class QuantizedWeight(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
-        self._packed: Any = None
+        self._prepared: Any = None
 
-    def product(self, rows: Rows) -> Tensor:
-        """(..., K) -> (..., N) float32, without the scales of the rows."""
-        values, weight = rows.values, self.weight
-        if recording(values) or values.numel() == 0 or not has_kernel(weight):
-            return emulated_product(rows, weight, self.scale)
-        flat = _kernel(values.reshape(-1, values.shape[-1]), rows.zero, self._in_kernel_order())
-        return flat.view(*values.shape[:-1], -1)
+    def multiply(self, rows: Rows, bias: Tensor) -> Tensor:
+        """x W^T + bias: (..., K) -> (..., N) float32."""
+        values = rows.values
+        if recording(values) or values.numel() == 0 or not has_kernel(self.weight):
+            product, sums = emulated_product(rows, self.weight, self.scale), self._sums()
+        else:
+            packed, sums = self._in_kernel_order()
+            flat = _kernel(values.reshape(-1, values.shape[-1]), packed)
+            product = flat.view(*values.shape[:-1], -1)  # (..., N)
+        return torch.addcmul(bias, rows.low, sums).addcmul_(product, rows.scale)
 
-    def _in_kernel_order(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The packed matrix, made on its first use and whenever the values have changed."""
+    def _sums(self) -> Tensor:
+        """The sum of every row of the matrix, (N,) float32."""
+        return self.scale * self.weight.sum(-1, dtype=torch.int32)
+
+    def _in_kernel_order(self) -> tuple[Packed, Tensor]:
+        """The packed matrix and `_sums`: made on first use, and whenever the values have changed."""
         key = (*_version(self.weight), *_version(self.scale))
-        if self._packed is None or self._packed[0] != key:
-            self._packed = key, _pack(self.weight, self.scale)
-        packed: tuple[Tensor, Tensor, Tensor] = self._packed[1]
-        return packed
+        if self._prepared is None or self._prepared[0] != key:
+            self._prepared = key, (_pack(self.weight, self.scale), self._sums().detach())
+        prepared: tuple[Packed, Tensor] = self._prepared[1]
+        return prepared
 
     def dequantized(self) -> Tensor:
         """The numbers that the matrix stands for, (N, K) float32."""
@@ -224,7 +229,7 @@ class QuantizedWeight(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}
+        return {**self.__dict__, "_prepared": None}
 
 
 class QuantizedLinear(QuantizedWeight):
@@ -233,46 +238,21 @@ class QuantizedLinear(QuantizedWeight):
     Args:
         weight, scale: as of `QuantizedWeight`.
         bias: (N,) float32.
-        lowest: a value that no input is below, if one is known; see `quantize_rows`.
     """
 
-    def __init__(
-        self, weight: Tensor, scale: Tensor, bias: Tensor, lowest: float | None = None
-    ) -> None:
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor) -> None:
         super().__init__(weight, scale)
         self.bias = nn.Parameter(bias, requires_grad=False)
         self.out_features, self.in_features = weight.shape
-        self.lowest = lowest
-        self._moved: Any = None
 
     @classmethod
-    def of(cls, linear: nn.Linear, lowest: float | None = None) -> QuantizedLinear:
+    def of(cls, linear: nn.Linear) -> QuantizedLinear:
         """A copy of a linear layer."""
-        return cls(*quantize_weight(linear.weight), linear.bias.detach().float().clone(), lowest)
+        return cls(*quantize_weight(linear.weight), linear.bias.detach().float().clone())
 
     def forward(self, x: Tensor | Rows) -> Tensor:
         """(..., K) -> (..., N) float32."""
-        rows = x if isinstance(x, Rows) else quantize_rows(x, self.lowest)
-        return torch.addcmul(self._moved_bias(), self.product(rows), rows.scale)
-
-    def _moved_bias(self) -> Tensor:
-        """The bias and, where whole numbers count from `lowest`, what that adds to every row."""
-        if self.lowest is None:
-            return self.bias
-        if recording(self.bias):
-            return self._with_lowest(self.lowest)
-        key = (*_version(self.weight), *_version(self.scale), *_version(self.bias))
-        if self._moved is None or self._moved[0] != key:
-            self._moved = key, self._with_lowest(self.lowest)
-        moved: Tensor = self._moved[1]
-        return moved
-
-    def _with_lowest(self, lowest: float) -> Tensor:
-        sums = self.weight.sum(-1, dtype=torch.int32)  # (N,)
-        return self.bias + lowest * self.scale * sums
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_moved": None}
+        return self.multiply(x if isinstance(x, Rows) else quantize_rows(x), self.bias)
 
 
 class QuantizedEmbedding(QuantizedWeight):
@@ -300,8 +280,7 @@ class QuantizedEmbedding(QuantizedWeight):
 
     def scores(self, x: Tensor, bias: Tensor) -> Tensor:
         """What a masked-LM head compares: x W^T + bias, (..., E) -> (..., V)."""
-        rows = quantize_rows(x)
-        return torch.addcmul(bias, self.product(rows), rows.scale)
+        return self.multiply(quantize_rows(x), bias)
 
 
 def shared_rows(x: Tensor, layer: nn.Module) -> Tensor | Rows:

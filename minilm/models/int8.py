@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from minilm.blocks.activations import LOWEST
-from minilm.blocks.feed_forward import FeedForward
 from minilm.blocks.int8 import QuantizedEmbedding, QuantizedLinear, QuantizedWeight, float_weight
 from minilm.errors import CheckpointError
 
@@ -26,7 +24,7 @@ MARKER: Mapping[str, Any] = {
     "format": "minilm-int8",
     "version": 1,
     "weights": "int8, a scale for each output (linear layers) or row (tables)",
-    "activations": "int8, a scale for each token, computed at run time",
+    "activations": "8 or 7 bits, a range for each token, computed at run time",
 }
 # The layers that give the answers stay float: they are small, and nothing averages their errors.
 ANSWERS = ("classifier", "span_head", "sentence_order_head", "next_sentence_head")
@@ -72,10 +70,6 @@ def to_int8(model: Model) -> Model:
                 replaced[id(part)] = QuantizedLinear.of(part)
         elif type(part) is nn.Embedding:
             replaced[id(part)] = QuantizedEmbedding.of(part)
-    for part in model.modules():
-        if isinstance(part, FeedForward) and id(part.output) in replaced:
-            lowest = LOWEST.get(part.activation)
-            replaced[id(part.output)] = QuantizedLinear.of(part.output, lowest)
     return _with(model, replaced).requires_grad_(False).float()
 
 
