@@ -71,6 +71,7 @@ class EncodedTexts:
 
     def __getitem__(self, index: Any) -> Vectors:
         """Some of the rows; rows of several parts are copied."""
+        rows: npt.NDArray[Any]
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if step == 1 and start < stop:
