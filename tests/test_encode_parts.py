@@ -228,8 +228,13 @@ def _packed(pack: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     ],
 )
 def test_formats_by_name(
-    model: Path, texts: Path, name: str, write: Callable[[Path], None]
+    model: Path,
+    texts: Path,
+    name: str,
+    write: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("minilm.data.row_files._ROWS", 3)
     home = texts.parent
     write(home / name)
     encode(model, texts, home / "expected")

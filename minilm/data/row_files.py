@@ -20,7 +20,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self, TypeAlias, cast, get_args
 
@@ -281,23 +280,21 @@ class RowReader:
             index = [name for name in table.schema_arrow.names if name.startswith("__index_level_")]
             if columns is None:
                 columns = [name for name in table.schema_arrow.names if name not in index]
-            groups, before = [], 0
-            skipped = None
+            groups, before, at = [], 0, None
             for group in range(table.metadata.num_row_groups):
                 rows = table.metadata.row_group(group).num_rows
                 if before < stop and before + rows > start:
                     groups.append(group)
-                    skipped = start - before if skipped is None else skipped
+                    at = before if at is None else at
                 before += rows
-            yield from islice(
-                (
-                    record
-                    for batch in table.iter_batches(_ROWS, row_groups=groups, columns=columns)
-                    for record in batch.to_pylist()
-                ),
-                skipped or 0,
-                (skipped or 0) + min(stop, self._file.rows) - start,
-            )
+            row = at or 0  # the first one of the next batch
+            for batch in table.iter_batches(_ROWS, row_groups=groups, columns=columns):
+                begin, end = max(start - row, 0), min(stop - row, len(batch))
+                row += len(batch)
+                if begin < end:  # rows of other parts are decoded, but not made Python's
+                    yield from batch.slice(begin, end - begin).to_pylist()
+                if row >= stop:
+                    return
 
 
 def _record(line: str) -> Mapping[str, Any] | RecordError:
