@@ -39,6 +39,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+# The Rust libraries would read 50 MB of debugging symbols at their first panic.
+os.environ["RUST_BACKTRACE"] = "0"
+
 MAX_SECONDS = 2.0
 MAX_EXTRA_BYTES = 64 * 2**20
 MAX_INPUT_BYTES = 8192

@@ -167,7 +167,16 @@ def _documents(name: str, directory: Path, data: bytes) -> None:
 _WEIGHTS = save(tiny_tensors(), metadata={"format": "pt"})
 _HEADER = _WEIGHTS[8 : 8 + int.from_bytes(_WEIGHTS[:8], "little")]
 _VOCABULARY = "\n".join([*SPECIAL, *"abcdefgh", "##a", "##b", "the", "test"]).encode()
-_ALBERT = tiny_config() | {"embedding_size": 4, "model_type": "albert"}
+_ALBERT = tiny_config() | {
+    "embedding_size": 4,
+    "model_type": "albert",
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "num_hidden_groups": 1,
+    "num_labels": 2,
+    "ln_type": "postln",
+    "pooler_type": "first_token_transform",
+}
 _ALBERT_TENSORS = {
     f"encoder.embeddings.{name}.weight": torch.zeros(8, 4) for name in ("word", "token_type")
 }

@@ -165,6 +165,7 @@ def test_converted_checkpoints_compute_what_googles_code_computes(
         assert np.abs(other["states"] - found["states"]).max() > 1e-5
     assert "Adam's state" in result.stderr
     assert "the number of the step" in result.stderr
+    assert ("tanh form" in result.stderr) == (tanh and config["hidden_act"] == "gelu")
     written = json.loads((tmp_path / "dst" / "config.json").read_text())
     assert written["hidden_dropout_prob"] == config["hidden_dropout_prob"]
     assert written["architectures"][0].endswith("ForPreTraining")
@@ -298,6 +299,12 @@ def test_finetuned_heads(tmp_path: Path) -> None:
 # --- refusals ---
 
 
+def test_groups_that_two_codes_spread_differently(tmp_path: Path) -> None:
+    config = ALBERT | {"num_hidden_layers": 18, "num_hidden_groups": 14}
+    source = write(tmp_path / "src", tf.albert_variables(config), config, vocabulary="")
+    refused(source, tmp_path / "dst", "18 layers in 14 groups")
+
+
 def refused(source: Path, destination: Path, *words: str) -> None:
     result = run("convert", source, destination, "--from-tensorflow")
     assert result.exit_code == 2, result.output
@@ -349,6 +356,8 @@ def test_what_describes_the_model_is_needed(tmp_path: Path) -> None:
     refused(source, tmp_path / "dst", "num_hidden_layers")
     config.write_text("{")
     refused(source, tmp_path / "dst", "not valid JSON")
+    config.write_text(json.dumps(BERT | {"hidden_act": ["gelu"]}))
+    refused(source, tmp_path / "dst", "bert_config.json", "hidden_act")
     config.write_text(json.dumps(BERT | {"num_attention_heads": 5}))
     refused(source, tmp_path / "dst", "bert_config.json", "num_attention_heads")
     shutil.copy(config, source / "albert_config.json")

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from minilm.checkpoints.names import ENCODER
 from minilm.checkpoints.report import Entry, LoadReport
-from minilm.checkpoints.tensorflow_config import hub_config
+from minilm.checkpoints.tensorflow_config import TANH_GELU, hub_config
 from minilm.checkpoints.tensorflow_names import (
     PROJECTION,
     TF_ALBERT,
@@ -163,6 +163,11 @@ def convert_tensorflow(source: Source, destination: Path) -> LoadReport:
         tensors = _one_embedding_matrix(bundle, tensors, report)
     spiece = source.vocabulary is not None and source.vocabulary.suffix == ".model"
     config = hub_config(raw, source.config, names.hub, tensors, spiece=spiece)
+    if config["hidden_act"] == TANH_GELU != raw.get("hidden_act"):
+        report.notes.append(
+            f"hidden_act is {TANH_GELU}, the tanh form that Google's ALBERT computes under the "
+            "name gelu; config.json of the v1 models on the hub says gelu, the erf form"
+        )
     if names is TF_ALBERT and f"{_PROJECTION}.weight" not in tensors:
         width = config["hidden_size"]
         if config["embedding_size"] == width:

@@ -16,8 +16,9 @@ from minilm.errors import CheckpointError, ConfigError
 _REQUIRED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 # What Google's code assumes for a missing key, where that differs from the hub.
 _ALBERT_DEFAULTS = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-# Google's ALBERT computes the tanh form of GELU and calls it "gelu".
-_ALBERT_ACTIVATIONS = {"gelu": "gelu_new"}
+# Google's ALBERT computes the tanh form of GELU and calls it "gelu". BERT's files on the hub keep
+# the name, and so the erf form.
+GOOGLES_GELU, TANH_GELU = "gelu", "gelu_new"
 # Keys of the file that say nothing about the model that is written.
 _DROPPED = ("ln_type", "directionality")
 
@@ -72,9 +73,8 @@ def hub_config(
     data.setdefault("type_vocab_size", types.shape[0])
     if albert:
         data["embedding_size"] = word.shape[1]
-        data["hidden_act"] = _ALBERT_ACTIVATIONS.get(
-            data.get("hidden_act", "gelu"), data.get("hidden_act", "gelu")
-        )
+        if data.setdefault("hidden_act", GOOGLES_GELU) == GOOGLES_GELU:
+            data["hidden_act"] = TANH_GELU
         if spiece:
             data |= {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     if (classifier := tensors.get("classifier.weight")) is not None and classifier.ndim == 2:
@@ -82,6 +82,21 @@ def hub_config(
     kind = next((kind for parts, kind in _CLASSES if all(p in tensors for p in parts)), "Model")
     data["architectures"] = [f"{'Albert' if albert else 'Bert'}{kind}"]
     try:
-        return (AlbertConfig if albert else BertConfig).from_dict(data).to_dict()
+        config = (AlbertConfig if albert else BertConfig).from_dict(data)
     except ConfigError as problem:
         raise ConfigError(f"{path}: {problem}") from None
+    if isinstance(config, AlbertConfig):
+        _check_groups(path, config.num_hidden_layers, config.num_hidden_groups)
+    return config.to_dict()
+
+
+def _check_groups(path: Path, layers: int, groups: int) -> None:
+    """Refuses a number of groups that Google's code and Hugging Face's spread differently.
+
+    Both divide in floating point, in another order; no published model is concerned.
+    """
+    if any(int(i / layers * groups) != int(i / (layers / groups)) for i in range(layers)):
+        raise CheckpointError(
+            f"{path}: {layers} layers in {groups} groups. Google's code and Hugging Face's assign "
+            "some of these layers to different groups, so the result would not be the same model."
+        )
