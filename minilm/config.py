@@ -529,7 +529,7 @@ def _labels(values: Mapping[str, Any]) -> dict[str, Any]:
     if count is None:
         count = len(found) or 2
     labels: dict[int, str] = {}
-    for number in range(count if len(found) == count else 0):
+    for number in range(count if isinstance(count, int) and len(found) == count else 0):
         name = found.get(number, f"LABEL_{number}")
         while name in labels.values():
             name = f"{name}_{number}"

@@ -11,6 +11,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -225,10 +226,18 @@ def _parquet() -> tuple[bytes, ...]:
         from pyarrow import parquet
     except ImportError:
         return (b"PAR1",)
+    names = {"label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+    classes = {b"huggingface": _json({"info": {"features": names}})}
+    tables = [
+        arrow.Table.from_pylist(_ROWS),
+        arrow.Table.from_pylist([{"tokens": ["a", "b"], "tags": [1, 2]}]),
+        arrow.Table.from_pylist([{"text": None, "time": datetime(2020, 1, 1)}]),
+        arrow.Table.from_pylist([{"text": "a", "label": 1}]).replace_schema_metadata(classes),
+    ]
     seeds = []
-    for rows in (_ROWS, [{"tokens": ["a", "b"], "tags": [1, 2]}], [{"text": None, "n": 1.5}]):
+    for table in tables:
         file = io.BytesIO()
-        parquet.write_table(arrow.Table.from_pylist(rows), file)
+        parquet.write_table(table, file, compression="NONE")
         seeds.append(file.getvalue())
     return tuple(seeds)
 

@@ -131,6 +131,9 @@ def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
         ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
         ({"id2label": ["a"]}, "id2label: expected an object"),
         ({"id2label": {"x": "a"}}, "not all numbers"),
+        ({"num_labels": 0.0}, "num_labels is 0.0: expected a whole number"),
+        ({"num_labels": 2.0, "id2label": {"0": "a", "1": "b"}}, "num_labels is 2.0"),
+        ({"num_labels": "two"}, "num_labels is 'two'"),
     ],
 )
 def test_unsupported_files_are_refused(data: dict[str, Any], message: str) -> None:

@@ -285,6 +285,47 @@ def test_parquet_of_datasets_has_names_for_classes(tmp_path: Path) -> None:
         read_records(tmp_path / "c.parquet")
 
 
+def test_parquet_with_odd_bytes(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["abcdefgh"]}), path, compression="NONE", use_dictionary=False)
+    good = path.read_bytes()
+    assert list(read_records(path)) == [{"text": "abcdefgh"}]
+    for found in (b"abcdefgh", b"text"):
+        path.write_bytes(good.replace(found, b"\x93" * len(found)))
+        with pytest.raises(DataError, match="is damaged, or no Parquet"):
+            read_records(path)
+    far = pa.table({"time": pa.array([2**62], pa.timestamp("us"))})
+    pq.write_table(far, path)
+    with pytest.raises(DataError, match="is damaged, or no Parquet"):
+        read_records(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ("{", "no JSON"),
+        ('{"info": []}', None),
+        ('{"info": {"features": {"other": {"_type": "ClassLabel", "names": ["a"]}}}}', None),
+        ('{"info": {"features": {"n": {"_type": "ClassLabel"}}}}', "no list of names"),
+        ('{"info": {"features": {"n": {"_type": "ClassLabel", "names": [1]}}}}', "list of names"),
+    ],
+)
+def test_odd_metadata_of_datasets(tmp_path: Path, metadata: str, words: str | None) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"n": [1]}).replace_schema_metadata({"huggingface": metadata}), path)
+    if words is None:
+        assert list(read_records(path)) == [{"n": 1}]
+    else:
+        with pytest.raises(DataError, match=words):
+            read_records(path)
+
+
 @pytest.mark.parametrize("name", ["a.xlsx", "a.zip", "a.pkl", "a.arrow", "a.ods"])
 def test_files_that_are_not_read_say_what_to_do(tmp_path: Path, name: str) -> None:
     with pytest.raises(

@@ -233,7 +233,7 @@ class RowReader:
         """
         if self._file.format == "parquet":
             with _parquet(self._file.path) as table:
-                named = label_names(table.schema_arrow)
+                named = label_names(self._file.path, table.schema_arrow)
             for record in self._table(start, stop, None):
                 yield record | {key: names(record[key]) for key, names in named.items()}
             return

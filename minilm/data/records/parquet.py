@@ -5,13 +5,13 @@ Corpora, of which one column is read a few rows at a time, are in minilm/data/te
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minilm.data.records.base import Record, Records, Skips, collect
 from minilm.errors import DataError
+from minilm.files.json_file import parse_json
 from minilm.files.pyarrow_library import pyarrow_for
 
 if TYPE_CHECKING:
@@ -36,34 +36,52 @@ def read_parquet(path: str | Path, *, skips: Skips | None = None) -> Records:
     arrow, parquet = pyarrow_for(path)
     try:
         table = parquet.ParquetFile(path).read()
+        rows: list[Record] = table.to_pylist()
+        names = label_names(path, table.schema)
     except FileNotFoundError as problem:
         raise DataError(f"{path} does not exist.") from problem
-    except (OSError, arrow.ArrowException) as problem:
+    # names and texts need not be UTF-8, nor times in the range of Python's
+    except (OSError, arrow.ArrowException, ValueError, OverflowError) as problem:
         raise DataError(f"{path} is damaged, or no Parquet: {problem}.") from problem
-    rows: list[Record] = table.to_pylist()
     index = [name for name in table.column_names if name.startswith("__index_level_")]
-    names = label_names(table.schema)
     for row in rows:
         for name in index:
-            del row[name]
+            row.pop(name, None)
         for column, named in names.items():
             row[column] = named(row[column])
     return collect(path, ((f"row {n}", row) for n, row in enumerate(rows, 1)), skips or Skips())
 
 
-def label_names(schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
-    """For columns of class numbers: what turns a value into names."""
+def label_names(path: Path, schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
+    """For columns of class numbers: what turns a value into names.
+
+    Raises:
+        DataError: the table's description by `datasets` is damaged.
+    """
     stored = (schema.metadata or {}).get(b"huggingface")
     if stored is None:
         return {}
-    features = json.loads(stored).get("info", {}).get("features", {})
+    try:
+        description: Any = parse_json(stored)
+    except ValueError as problem:
+        raise DataError(f"{path}: its metadata of datasets is no JSON: {problem}.") from problem
+    for key in ("info", "features"):
+        description = description.get(key) if isinstance(description, Mapping) else None
     found = {}
-    for column, feature in features.items():
+    for column, feature in (description if isinstance(description, Mapping) else {}).items():
+        if column not in schema.names:
+            continue
         if isinstance(feature, list) and len(feature) == 1:  # of older versions
             feature = feature[0]
         inner = feature.get("feature", feature) if isinstance(feature, Mapping) else feature
         if isinstance(inner, Mapping) and inner.get("_type") == "ClassLabel":
-            found[column] = _names(inner["names"])
+            labels = inner.get("names")
+            if not isinstance(labels, list) or not all(isinstance(one, str) for one in labels):
+                raise DataError(
+                    f"{path}: its metadata of datasets gives the classes of {column!r:.80} no "
+                    "list of names. Write the file again."
+                )
+            found[column] = _names(labels)
     return found
 
 
