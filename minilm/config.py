@@ -57,6 +57,9 @@ USUAL_VALUES: dict[str, Any] = {
 
 SHOWN = 4  # class names in one remark
 
+# Every class gets a name, so a few bytes in a file would fill the memory.
+MAX_LABELS = 2**17
+
 # A file is refused before anything is allocated if it describes more parameters than this.
 MAX_PARAMETERS = 2**35
 
@@ -152,7 +155,7 @@ class EncoderConfig:
             _check_int("pad_token_id", self.pad_token_id, 0, self.vocab_size - 1)
         labels = _numbered(self.id2label)
         count = len(labels) or 2 if self.num_labels is None else self.num_labels
-        _check_int("num_labels", count, 1, 2**20)
+        _check_int("num_labels", count, 1, MAX_LABELS)
         labels = labels or {number: f"LABEL_{number}" for number in range(count)}
         if sorted(labels) != list(range(len(labels))):
             raise ConfigError(

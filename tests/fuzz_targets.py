@@ -29,6 +29,7 @@ from minilm.config import AlbertConfig, BertConfig, DistilBertConfig
 from minilm.data.records.base import Skips
 from minilm.data.records.files import read_records
 from minilm.data.text_files import TextFormat, read_documents
+from minilm.files.crc32c import masked_crc32c
 from minilm.files.json_file import parse_json
 from minilm.files.tensor_bundle import TensorBundle
 from minilm.tokenization.tokenizer import Tokenizer
@@ -97,7 +98,7 @@ def _tensorflow(directory: Path, data: bytes) -> None:
     if kind == b"\1":
         data = _table(data)
     elif kind == b"\2":
-        data = tf.table([(b"", tf.message((1, 1))), (b"a", data)])
+        data = _table(tf.block([(b"", tf.message((1, 1))), (b"a", data)]))
     elif kind not in (b"", b"\0"):
         data = _table(tf.block([(b"", tf.message((1, 1)))]), data)
     _put(directory, "x.index", data)
@@ -115,7 +116,7 @@ def _table(first: bytes, top: bytes | None = None) -> bytes:
         if content is None:
             content = tf.block([(b"z", places[0])])
         places.append(tf.varint(len(out)) + tf.varint(len(content)))
-        out += content + b"\0" + struct.pack("<I", tf.checksum(content + b"\0"))
+        out += content + b"\0" + struct.pack("<I", masked_crc32c(content + b"\0"))
     return out + (places[1] + places[2]).ljust(40, b"\0") + struct.pack("<Q", tf.MAGIC)
 
 

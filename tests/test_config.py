@@ -134,6 +134,7 @@ def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
         ({"num_labels": 0.0}, "num_labels is 0.0: expected a whole number"),
         ({"num_labels": 2.0, "id2label": {"0": "a", "1": "b"}}, "num_labels is 2.0"),
         ({"num_labels": "two"}, "num_labels is 'two'"),
+        ({"num_labels": 1_000_000}, "num_labels is 1000000: expected 1 to 131072"),
     ],
 )
 def test_unsupported_files_are_refused(data: dict[str, Any], message: str) -> None:
