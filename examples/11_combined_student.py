@@ -132,6 +132,12 @@ result = ablation.run(folder / "ablation")
 print(report(result))
 
 # %% [markdown]
+# What to expect (one run): the three starts and the variant without hidden states are within a
+# point of each other, 30.5 to 31.3 % of the masked tokens, and of nearly the same loss, 4.45 to
+# 4.67. After 20 steps of so small a text, with the teacher's embeddings and head in all of them,
+# layers hardly matter yet. The student without a teacher is at 28.5 %, with a loss of 6.7: it has
+# learned which tokens are frequent, and no more.
+#
 # The log of a run has every term of its loss, here of the combined student at the first step and at
 # the last. `minilm plot` draws them.
 
