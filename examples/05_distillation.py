@@ -122,7 +122,8 @@ small = {"corpus": folder / "store", "held_out": 8, "tokens_per_step": 2048, "mi
 def train(recipe: TextRecipe, name: str) -> dict[str, float]:
     """Trains, prints the curve of the held-out text, and returns its ends."""
     result = recipe.train(folder / name)
-    log = [json.loads(line) for line in (folder / name / "run" / "log.jsonl").open()]
+    lines = (folder / name / "run" / "log.jsonl").read_text().splitlines()
+    log = [json.loads(line) for line in lines]
     curve = [row["held_out"]["masked_loss"] for row in log if "held_out" in row]
     accuracy = result.held_out["masked_accuracy"]
     shown = " ".join(f"{loss:5.2f}" for loss in curve)

@@ -25,7 +25,7 @@ draw = random.Random(0)
 # ## Utterances
 # A record is a list of words with a tag each, and an intent. `{room}` in a pattern stands for a
 # slot; patterns without it teach the assistant that people leave things out.
-
+#
 # What to expect: all 40 held-out utterances right in one run. They are made of the same patterns,
 # so that says little about other sentences; the last section has some.
 

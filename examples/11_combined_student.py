@@ -143,7 +143,7 @@ print(report(result))
 
 # %%
 log = folder / "ablation" / "combined-student" / "seed-0" / "run" / "log.jsonl"
-rows = [row for row in map(json.loads, log.open()) if "loss" in row]
+rows = [row for row in map(json.loads, log.read_text().splitlines()) if "loss" in row]
 for name in ("kl", "mlm", "cosine", "hidden_cosine"):
     print(f"{name:<14}{rows[0][name]:7.3f}  ->{rows[-1][name]:7.3f}")
 
