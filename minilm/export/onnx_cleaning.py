@@ -24,6 +24,7 @@ def clean(model: Any, axes: list[str]) -> None:
     """
     ir, passes = library("onnx_ir"), library("onnx_ir.passes.common")
     turn_weights(model)
+    join_tables(model)
     no_limit = 1 << 62  # by default small tensors are skipped: those of a small model
     passes.DeduplicateInitializersPass(size_limit=no_limit)(model)
     passes.RemoveUnusedNodesPass()(model)
@@ -68,9 +69,52 @@ def turn_weights(model: Any) -> None:
         del graph.initializers[value.name]
 
 
+def join_tables(model: Any) -> None:
+    """Reads a table that is looked up for the product with it, too, in place of a turned copy.
+
+    torch.onnx stores such a copy of a small table.
+
+    Args:
+        model: `onnx_ir.Model`, changed in place.
+    """
+    ir = library("onnx_ir")
+    graph = model.graph
+    tables = {node.inputs[0].name: node.inputs[0] for node in graph if is_table_look_up(node)}
+    for value in list(graph.initializers.values()):
+        for table in tables.values():
+            shape = tuple(table.const_value.shape)
+            if tuple(value.const_value.shape) != shape[::-1] or value is table:
+                continue
+            if np.array_equal(value.const_value.numpy(), table.const_value.numpy().T):
+                perm = ir.convenience.convert_attribute("perm", [1, 0])
+                turn = ir.Node("", "Transpose", [table], [perm])
+                turn.outputs[0].dtype = value.dtype
+                graph.insert_before(graph.node(0), turn)
+                value.replace_all_uses_with(turn.outputs[0])
+                del graph.initializers[value.name]
+                break
+
+
 def is_matrix_turn(node: Any) -> bool:
     """Whether a node is the transpose of a matrix."""
     if node.op_type != "Transpose":
         return False
     perm = node.attributes.get("perm")
     return perm is not None and list(perm.as_ints()) == [1, 0]
+
+
+def is_table_look_up(node: Any) -> bool:
+    """Whether a node reads rows of a float matrix of initialisers."""
+    table = node.inputs[0] if node.op_type == "Gather" else None
+    return (
+        table is not None
+        and table.is_initializer()
+        and len(table.const_value.shape) == 2
+        and integer(node, "axis") == 0
+        and table.const_value.dtype == library("onnx_ir").DataType.FLOAT
+    )
+
+
+def integer(node: Any, name: str) -> int:
+    """An attribute of a node; 0 where it has none of this name."""
+    return int(node.attributes[name].as_int()) if name in node.attributes else 0

@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from minilm.export.libraries import library
-from minilm.export.onnx_cleaning import is_matrix_turn
+from minilm.export.onnx_cleaning import integer, is_matrix_turn, is_table_look_up
 
 MATRIX_LEVELS = 64  # the largest integer of a matrix: see above
 TABLE_LEVELS = 127  # of a table that no product reads
@@ -88,7 +88,7 @@ def matrix_of(node: Any) -> Weight | None:
     """The matrix of initialisers that a product reads; None for any other operation."""
     if node.op_type not in ("MatMul", "Gemm") or node.domain:
         return None
-    turned = bool(node.op_type == "Gemm" and _integer(node, "transB"))
+    turned = bool(node.op_type == "Gemm" and integer(node, "transB"))
     value = node.inputs[1]
     producer = value.producer()
     if producer is not None and is_matrix_turn(producer):
@@ -96,29 +96,13 @@ def matrix_of(node: Any) -> Weight | None:
     if not value.is_initializer() or len(value.const_value.shape) != 2:
         return None
     plain = node.op_type == "MatMul" or (
-        not _integer(node, "transA")
+        not integer(node, "transA")
         and all(
             name not in node.attributes or node.attributes[name].as_float() == 1.0
             for name in ("alpha", "beta")
         )
     )
     return Weight(value, turned) if plain else None
-
-
-def is_table_look_up(node: Any) -> bool:
-    """Whether a node reads rows of a float matrix of initialisers."""
-    table = node.inputs[0] if node.op_type == "Gather" else None
-    return (
-        table is not None
-        and table.is_initializer()
-        and len(table.const_value.shape) == 2
-        and _integer(node, "axis") == 0
-        and table.const_value.dtype == library("onnx_ir").DataType.FLOAT
-    )
-
-
-def _integer(node: Any, name: str) -> int:
-    return int(node.attributes[name].as_int()) if name in node.attributes else 0
 
 
 class _Rewriting:
