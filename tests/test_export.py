@@ -29,6 +29,7 @@ from minilm.export.checking import (
     Call,
     calls,
     check_integers,
+    check_mask,
     check_same,
     check_similar,
     check_stored_once,
@@ -230,7 +231,20 @@ def test_a_file_that_ignores_the_mask_in_8_bits_is_refused(
     graph = ir.load(masked_lm.int8_file)
     ignore_mask(graph.graph)
     ir.save(graph, tmp_path / "x.onnx")
-    with pytest.raises(ExportError, match="too far from the model"):
+    check_mask(masked_lm.int8_file, masked_lm.calls, no_step)
+    with pytest.raises(ExportError, match="changes by .* attention_mask hides"):
+        check_mask(tmp_path / "x.onnx", masked_lm.calls, no_step)
+
+
+def test_a_file_in_8_bits_far_from_the_model_is_refused(
+    masked_lm: Exported, tmp_path: Path
+) -> None:
+    graph = ir.load(masked_lm.int8_file)
+    name = next(name for name in graph.graph.initializers if name.endswith(".row_scales"))
+    scales = graph.graph.initializers[name]
+    scales.const_value = ir.tensor(scales.const_value.numpy()[::-1].copy() ** 3, name=name)
+    ir.save(graph, tmp_path / "x.onnx")
+    with pytest.raises(ExportError, match="too far from the model: the smallest cosine"):
         check_similar(tmp_path / "x.onnx", masked_lm.calls, no_step)
 
 

@@ -26,6 +26,7 @@ from minilm.export.checking import (
     CALLS,
     calls,
     check_integers,
+    check_mask,
     check_same,
     check_similar,
     check_stored_once,
@@ -176,6 +177,7 @@ def _write_files(
     sample = None if tokenizer is None else _sample_ids(tokenizer, model)
     made = calls(model, sample)
     error = check_same(float_file, made, bar.update)
+    check_mask(float_file, made, lambda: None)
     report = ExportReport(
         model=_exported_class(model),
         inputs=input_names(model),
@@ -194,6 +196,7 @@ def _write_files(
     bar.update()
     check_integers(int8_file)
     cosine = check_similar(int8_file, made, bar.update)
+    check_mask(int8_file, made, lambda: None)
     return dataclasses.replace(report, int8_bytes=int8_file.stat().st_size, int8_cosine=cosine)
 
 

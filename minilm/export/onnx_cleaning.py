@@ -110,6 +110,7 @@ def is_table_look_up(node: Any) -> bool:
         table is not None
         and table.is_initializer()
         and len(table.const_value.shape) == 2
+        and table.const_value.shape[1] > 1  # of one column: the scales of a table in 8 bits
         and integer(node, "axis") == 0
         and table.const_value.dtype == library("onnx_ir").DataType.FLOAT
     )
