@@ -183,7 +183,9 @@ def test_the_page_says_how_a_missing_model_is_made(site: str) -> None:
         browser.open(f"{site}/index.html?model=other")
         browser.wait("document.getElementById('status')?.className === 'wrong'")
         told = browser.value(STATUS)
-        assert told == "other is no exported model. Make it: minilm export MODEL other"
+        assert (
+            told == "models/other is no exported model. Make it: minilm export MODEL models/other"
+        )
 
 
 @needs_chromium

@@ -11,7 +11,7 @@ export const WEIGHTS = { fp32: "model.onnx", q8: "model_quantized.onnx" };
  *
  * @param {object} transformers the module "@huggingface/transformers"; its `env` must be set so that
  *   it finds the folder.
- * @param {string} folder name of the folder below `env.localModelPath`.
+ * @param {string} folder path of the folder below `env.localModelPath`.
  * @param {object} options
  * @param {(name: string) => Promise<object | null>} options.readJson reads a JSON file of the
  *   folder; null where there is none.

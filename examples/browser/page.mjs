@@ -7,21 +7,21 @@ const { env } = transformers;
 const here = new URL(".", import.meta.url);
 env.allowRemoteModels = false; // everything comes from the server of this page
 env.allowLocalModels = true;
-env.localModelPath = new URL("models/", here).pathname;
+env.localModelPath = here.pathname;
 env.useBrowserCache = false; // a model that is exported again is read again
 env.useWasmCache = false;
 env.backends.onnx.wasm.wasmPaths = new URL("node_modules/onnxruntime-web/dist/", here).href;
 
 // index.html?model=NAME reads models/NAME
 const address = new URLSearchParams(location.search);
-const folder = address.get("model") ?? "sentence-mini";
+const folder = `models/${address.get("model") ?? "sentence-mini"}`;
 
 const place = (id) => document.getElementById(id);
 const status = place("status");
 
 /** A JSON file of the model's folder, null where there is none. */
 async function readJson(name) {
-  const answer = await fetch(new URL(`models/${folder}/${name}`, here));
+  const answer = await fetch(new URL(`${folder}/${name}`, here));
   return answer.ok ? answer.json() : null;
 }
 
@@ -43,7 +43,7 @@ let sentences = []; // { text, vector }
 const spent = {}; // milliseconds: to load the model, for each sentence
 
 async function load() {
-  show(`Loading models/${folder}/onnx/${WEIGHTS[chosen()]} …`);
+  show(`Loading ${folder}/onnx/${WEIGHTS[chosen()]} …`);
   [spent.load, encode] = await timed(() =>
     loadEncoder(transformers, folder, { readJson, weights: chosen(), device: "wasm" }));
   await encode("The first call prepares the kernels, so it is not timed.");
