@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import date
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import assume, given, strategies as st
 
 import minilm
+from minilm.bench.machine import describe_machine
 from minilm.cli import main
 from minilm.cli.compare import _task_names
 from minilm.compare.measure import CompareSettings, compare, component_sizes
@@ -332,6 +334,38 @@ def test_ticks_are_few_and_inside(low: float, width: float) -> None:
     slack = 1e-6 * (high - low) + 1e-9
     assert low - slack <= min(ticks) <= max(ticks) <= high + slack
     assert len(set(ticks)) == len(ticks)
+
+
+def test_a_busy_machine_is_said_everywhere(result: dict[str, Any]) -> None:
+    load = {"cpus": 2, "load_average": 3.0, "others_before": 0.6, "others_during": 0.63}
+    for busy in (True, False):
+        machine = {**result["machine"], "load": {**load, "busy": busy}}
+        for form in (page, table, markdown):
+            shown = " ".join(form({**result, "machine": machine}).split())
+            assert ("busy with other work meanwhile (63% of its 2 CPUs)" in shown) is busy
+
+
+def test_the_machine_is_described() -> None:
+    machine = describe_machine()
+    assert json.loads(json.dumps(machine)) == machine
+    assert abs(date.fromisoformat(machine["date"]) - date.today()).days <= 1
+    assert machine["threads"] == torch.get_num_threads()
+    assert machine["torch"] == torch.__version__
+    assert machine["minilm"] == minilm.__version__
+    assert machine["processor"].strip()
+    assert "\n" not in machine["processor"]
+
+
+def test_timing_shows_its_progress(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("minilm.compare.measure.DELAY", 0)
+    for watched in (False, True):
+        monkeypatch.setattr("minilm.compare.measure.is_watched", lambda watched=watched: watched)
+        compare([place / "student"], help_topics()[:2], SMALL)
+        shown = capsys.readouterr().err
+        for what in ("one text", "in bulk"):
+            assert (what in shown) is watched, what
 
 
 def test_the_command(place: Path, tmp_path: Path) -> None:

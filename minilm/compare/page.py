@@ -79,6 +79,7 @@ def page(result: Mapping[str, Any]) -> str:
     names = [model["name"] for model in result["models"]]
     title = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
     what = "models, compared" if len(names) > 1 else "model, measured"
+    # the first remark stands in the first paragraph
     notes = "".join(f"<p>{escape(remark)}</p>\n" for remark in remarks(result)[1:])
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

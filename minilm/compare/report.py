@@ -118,6 +118,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     workload, models = result["workload"], result["models"]
     lines = [
         machine_line(result),
+        *_busy(result["machine"].get("load")),
         f"Speed: {_count(workload['texts'], 'text')} of uneven length "
         f"({_count(workload['tokens'], 'token')}) in float32, the models in turn. "
         + _rounds(workload["rounds"], models),
@@ -159,6 +160,18 @@ def machine_line(result: Mapping[str, Any]) -> str:
         f"{_count(machine['threads'], 'thread')}; minilm {machine['minilm']}, torch "
         f"{machine['torch']}, Python {machine['python']}."
     )
+
+
+def _busy(load: Mapping[str, Any] | None) -> list[str]:
+    """A warning if other processes used the machine meanwhile."""
+    if load is None or not load["busy"]:
+        return []
+    others = load.get("others_during")
+    share = "" if others is None else f" ({others:.0%} of its {_count(load['cpus'], 'CPU')})"
+    return [
+        f"The machine was busy with other work meanwhile{share}: times are too long, and "
+        "differences of speed may be chance."
+    ]
 
 
 def _rounds(rounds: int, models: Sequence[Mapping[str, Any]]) -> str:
