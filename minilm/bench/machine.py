@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from minilm import __version__
+import minilm
 
 
 def describe_machine() -> dict[str, Any]:
@@ -28,7 +28,7 @@ def describe_machine() -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
-        "minilm": __version__,
+        "minilm": minilm.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
