@@ -24,15 +24,17 @@ SHADES = 5  # colours from slow to fast
 SAME_SPEED = 1.5  # the colours stand for at least this ratio, so that noise gets no colour
 
 STYLE = """
-.plot { --ink: #1b1f24; --soft: #5c6670; --line: #d9dee3;
+.plot { --ink: #1b1f24; --paper: #ffffff; --soft: #5c6670; --line: #d9dee3;
   --s0: #cfe3f7; --s1: #97c2ec; --s2: #5b9bd8; --s3: #2a6fbb; --s4: #123f77;
   font: 13px system-ui, sans-serif; fill: var(--ink); }
+.plot .paper { fill: var(--paper); }
 .plot .axis { stroke: var(--line); } .plot .tick { fill: var(--soft); font-size: 12px; }
 .plot .error { stroke: var(--ink); stroke-width: 1.5; }
 .plot .dot { fill-opacity: .9; stroke: var(--soft); }
 .plot .s0 { fill: var(--s0); } .plot .s1 { fill: var(--s1); } .plot .s2 { fill: var(--s2); }
 .plot .s3 { fill: var(--s3); } .plot .s4 { fill: var(--s4); }
-@media (prefers-color-scheme: dark) { .plot { --ink: #e6e9ec; --soft: #9aa4ae; --line: #2e363d;
+@media (prefers-color-scheme: dark) { .plot { --ink: #e6e9ec; --paper: #14181c; --soft: #9aa4ae;
+  --line: #2e363d;
   --s0: #1d3550; --s1: #2b5687; --s2: #3f7fc4; --s3: #7db3ee; --s4: #d3e7fd; } }
 """
 
@@ -99,7 +101,9 @@ def scatter(result: Mapping[str, Any]) -> str | None:
         share = (speed - slowest) / (fastest - slowest)
         return min(int(share * SHADES), SHADES - 1)
 
-    parts = list(_axes(across, up, widest, low, high, "%" if quantity.unit == "%" else ""))
+    # a ground of its own: whatever a picture stands on may not follow light and dark as it does
+    parts = [f'<rect class="paper" width="{WIDTH}" height="{HEIGHT}" rx="6"/>']
+    parts += list(_axes(across, up, widest, low, high, "%" if quantity.unit == "%" else ""))
     for point in sorted(points, key=lambda point: -point.radius):  # small ones in front
         if point.bottom > point.top:
             parts.append(
