@@ -83,3 +83,12 @@ def test_a_command_like_no_other_has_no_suggestion() -> None:
     result = CliRunner().invoke(main, ["xyzzy"])
     assert result.exit_code == 2
     assert "Did you mean" not in result.stderr
+
+
+@pytest.mark.parametrize(("name", "hint"), [("berd-mini", True), ("some/model", False)])
+def test_misspelt_short_names(name: str, hint: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = CliRunner().invoke(main, ["inspect", name])
+    assert result.exit_code == 2
+    assert f"There is no directory '{name}' here" in result.stderr
+    assert ("(did you mean 'bert-mini'?)" in result.stderr) is hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
@@ -172,7 +173,7 @@ class _Repository:
         from huggingface_hub import constants
 
         return HubError(
-            f"There is no directory {self.name!r} here. As the name of a hub repository, {where} "
+            f"{_not_here(self.name)}. As the name of a hub repository, {where} "
             f"has {what} in the cache {self.cache_dir or constants.HF_HUB_CACHE}, and nothing can "
             f"be downloaded: {self.unreachable}. Check the path, or load it once with a connection."
         )
@@ -252,15 +253,22 @@ def _error(name: str, revision: str, file: str | None, problem: BaseException) -
         return HubError(f"{name!r} has no revision {revision!r}. Give a branch, tag or commit.")
     if isinstance(problem, RepositoryNotFoundError) or status == 401:
         return HubError(
-            f"There is no directory {name!r} here, and on the hub {what} (revision {revision}) was "
+            f"{_not_here(name)}, and on the hub {what} (revision {revision}) was "
             "not found: no repository of this name that you can see. Check the spelling; for a "
             f"private repository {_log_in()}."
         )
     return HubError(
-        f"There is no directory {name!r} here, and {what} (revision {revision}) could not be "
+        f"{_not_here(name)}, and {what} (revision {revision}) could not be "
         f"downloaded from the hub: {_words(problem)}. Try again; files that arrived complete are "
         "kept."
     )
+
+
+def _not_here(name: str) -> str:
+    """Says that a name is no directory, and which short name it may have been meant to be."""
+    near = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.8)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"There is no directory {name!r} here{hint}"
 
 
 def _log_in() -> str:

@@ -125,6 +125,11 @@ def encode(
     \b
     Example:
       minilm bench encode --model albert-base --against transformers
+        ...
+        batches in arrival order              tokens/s ... x transformers
+          minilm                                   855 ... 6.30
+          transformers                             136 ... 1.00
+        ...
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -130,6 +130,12 @@ def distill(
 
     \b
     Examples:
+      minilm bench distill --dtype float32 --rounds 1
+        ...
+        ..., padding 6.0                      tokens/s   s/step ...  x transformers
+          minilm                                   148     4.60 ...            5.78
+          transformers                              26    26.60 ...            1.00
+        ...
       minilm bench distill --memory --memory-tokens 16384
       minilm bench distill --hidden-size 256 --layers 4 --rounds 1
     """

@@ -22,6 +22,10 @@ def command(**options: Any) -> None:
     \b
     Example:
       minilm distill-sentences --teacher sentence-transformers/all-MiniLM-L6-v2 \\
-        --texts articles.txt --max-texts 20000 --output student --steps 330 --embedding-size 72
+        --texts sentences.txt --output sentence-mini --steps 900 --embedding-size 72 --held-out 200
+        output           sentence-mini
+        steps            900
+        finished         True
+        ...
     """
     run(SentenceDistillationRecipe, options)

@@ -53,7 +53,11 @@ def command(
 
     \b
     Examples:
-      minilm evaluate sentiment dev.tsv
+      minilm evaluate sentiment dev.tsv --format glue:sst2
+        accuracy                    0.8350
+        ...
+        class  precision    recall        f1   support
+        ...
       minilm evaluate topics dev.jsonl --tune-thresholds
       minilm evaluate sentiment dev.tsv --exit-threshold 0.95
     """

@@ -91,7 +91,13 @@ def curves(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
 
     \b
     Example:
-      minilm plot curves runs/small-lr runs/large-lr -o learning-rates.png
+      minilm plot curves runs/bert-3 -o curves.png
+        run          step                          last      best  at step
+        bert-3      2,000  training loss         4.1...
+                           masked_loss           4.1770    4.1770    2,000
+                           masked_accuracy       0.3090    0.3090    2,000
+
+        curves.png
     """
     check_destination(output)
     found = read_runs(runs)
@@ -146,7 +152,11 @@ def similarity(
 
     \b
     Example:
-      minilm plot similarity bert-mini distilbert-mini albert-mini -o layers.svg
+      minilm plot similarity bert-mini distilbert-mini -o layers.svg
+        model              layer  L2 distance    angle   most like state of bert-mini (CKA)
+        bert-mini              1 ...
+        ...
+        layers.svg
     """
     from minilm.compare.similarity_picture import draw_similarity
 

@@ -24,9 +24,16 @@ def command(**options: Any) -> None:
 
     \b
     Examples:
-      minilm tokenize articles.txt --tokenizer DIR --output store
-      minilm pretrain --corpus store --output bert-mini --layers 12 --hidden-size 256 --heads 4 \\
-        --held-out 100 --epochs 1 --learning-rate 5e-4
+      minilm tokenize articles.txt --tokenizer vocabulary --output store
+      minilm pretrain --from bert-12 --corpus store --output bert-mini --held-out 200 \\
+        --max-length 128 --tokens-per-step 4096 --steps 3600 --learning-rate 1e-3
+        output           bert-mini
+        steps            3,600
+        finished         True
+        masked loss      3.4270
+        masked accuracy  0.4110
+      minilm pretrain --corpus store --output bert-3 --layers 3 --hidden-size 256 --heads 4 \\
+        --head-start --held-out 200 --epochs 1 --learning-rate 5e-4
       minilm pretrain --from bert-3 --layers 6 --corpus store --output bert-6 --epochs 1
       minilm pretrain --model albert --objective mlm+sop --masking ngrams --optimiser lamb \\
         --corpus store --output albert-mini --layers 12 --hidden-size 256 --heads 4 \\

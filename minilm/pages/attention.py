@@ -82,7 +82,9 @@ def attention_page(title: str, maps: AttentionMaps, *, note: str = "") -> str:
         "layers": layers,
         "heads": heads,
         "length": length,
-        "weights": base64.b64encode(np.rint(maps.weights * LEVELS).astype(np.uint8)).decode(),
+        "weights": base64.b64encode(
+            np.rint(maps.weights * LEVELS).astype(np.uint8).tobytes()
+        ).decode(),
     }
     content = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     body = (

@@ -133,7 +133,9 @@ class Predictor:
         return cls(model, Tokenizer.from_pretrained(directory), task, early_exit=early_exit)
 
     @overload
-    def __call__(self, text: str, pair: str | None = None) -> Prediction: ...
+    def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+        self, text: str, pair: str | None = None
+    ) -> Prediction: ...
 
     @overload
     def __call__(
