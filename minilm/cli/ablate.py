@@ -105,17 +105,17 @@ def _options() -> Option[Any]:
 @click.command(cls=Command)
 @_options()
 def command(**options: Any) -> None:
-    """Distil the same student again and again with single settings changed, and compare.
+    """Distil the same student several times with single settings changed, and compare the results.
 
-    The options are those of `minilm distill`; variants change some of them. Every variant is
+    The options are those of `minilm distill`; each variant changes some of them. Every variant is
     trained with several seeds and evaluated on the same masked words of the held-out documents. The
-    table says, for each, mean and standard deviation, the difference from the first variant (the
-    runs of one seed read the same text, and are compared with each other), and the share of the
-    teacher's masked accuracy.
+    table shows for each variant the mean and standard deviation, the difference from the first
+    variant (paired by seed: the runs of one seed read the same text), and the share of the
+    teacher's masked-LM accuracy.
 
-    The same command goes on after an interruption: finished runs are not repeated. Their snapshots
-    are removed, their models stay. Below --teacher-cache there is a cache for each seed, which all
-    variants share.
+    If an ablation is interrupted, the same command resumes it; finished runs are not repeated.
+    Their snapshots are removed, their models are kept. With --teacher-cache there is one cache for
+    each seed, which all variants share.
 
     \b
     Examples:

@@ -84,14 +84,14 @@ def command(
     html: Path | None,
     svg: Path | None,
 ) -> None:
-    """Compare checkpoints on the CPU: parameters, files, memory, speed, what they get right.
+    """Compare checkpoints on the CPU: parameters, file sizes, memory, speed and scores.
 
-    That is masked words, for models with a head for them, and the answers to a task, for models
-    that were fine-tuned for it.
+    The score is the masked-LM accuracy, for models with a masked-LM head, and the metric of a task,
+    for models that were fine-tuned for it (--task).
 
-    The first MODEL is what the others are compared with. Without any, the language models of the
-    repository are: a BERT, the DistilBERT distilled from it, an ALBERT distilled from that, and one
-    that was trained on text alone.
+    The other models are compared with the first MODEL. Without any MODEL, the language models of
+    the repository are compared: a BERT, the DistilBERT distilled from it, an ALBERT distilled from
+    that, and an ALBERT that was trained on text alone.
 
     \b
     Examples:

@@ -144,8 +144,8 @@ def command(
 ) -> None:
     """Write the checkpoint SOURCE to the new directory DESTINATION.
 
-    Shards become one file, old tensor names today's, and the tokenizer's files are copied; the
-    result loads in minilm and in transformers.
+    Shards are joined in one file, tensors get their present names, and the files of the tokenizer
+    are copied. The result loads in minilm and in transformers.
 
     \b
     Examples:

@@ -71,7 +71,9 @@ def command(
     optimiser: str,
     as_json: bool,
 ) -> None:
-    """Count what every part of a MODEL stores, computes and takes to train. Needs no weights.
+    """Count parameters, operations and training memory of every part of a MODEL.
+
+    No weights are needed, only the configuration.
 
     MODEL is the name of a published model, with or without its owner, a directory or a config.json.
     No network is touched. Several models are compared first.

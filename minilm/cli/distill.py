@@ -14,13 +14,13 @@ from minilm.recipes.distillation import DistillationRecipe
 @click.command(cls=Command)
 @recipe_options(DistillationRecipe)
 def command(**options: Any) -> None:
-    """Distil a student from a teacher: by default DistilBERT from BERT, by the triple loss.
+    """Distil a student from a teacher: by default a DistilBERT from a BERT, with the triple loss.
 
-    Defaults are those of the paper and its released code, except for the size of a step (there up
-    to 4,000 sequences). A student of another architecture or shape takes from its teacher what
-    fits, and the command says what that is: with --student albert it shares its layers and
-    factorises its embeddings. The same command goes on after an interruption; under torchrun it
-    uses all processes.
+    The defaults are those of the paper and its released code, except for the batch size of a step
+    (there up to 4,000 sequences). A student of another architecture or shape is initialised from
+    those parts of its teacher that fit, and the command prints which: with --student albert the
+    student shares its layers and factorises its embeddings. If a run is interrupted, the same
+    command resumes it. Under torchrun it uses all processes.
 
     \b
     Examples:

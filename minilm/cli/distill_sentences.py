@@ -14,10 +14,11 @@ from minilm.recipes.sentences import SentenceDistillationRecipe
 @click.command(cls=Command)
 @recipe_options(SentenceDistillationRecipe)
 def command(**options: Any) -> None:
-    """Distil a sentence encoder: shared layers and factorised embeddings, the teacher's vectors.
+    """Distil a small sentence encoder that reproduces the vectors of a large one.
 
-    The teacher, such as all-MiniLM-L6-v2, reads each sentence once. The same command goes on after
-    an interruption; under torchrun it uses all processes.
+    The student is an ALBERT with shared layers and factorised embeddings. The teacher, such as
+    all-MiniLM-L6-v2, reads each sentence once. If a run is interrupted, the same command resumes
+    it. Under torchrun it uses all processes.
 
     \b
     Example:

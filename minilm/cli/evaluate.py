@@ -49,7 +49,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Score MODEL, a fine-tuned checkpoint, on DATA, whose answers are known.
+    """Score the fine-tuned MODEL on the labelled records of DATA.
 
     \b
     Examples:

@@ -24,15 +24,16 @@ from minilm.files.progress import is_watched
 @click.option(
     "--num-layers",
     type=click.IntRange(min=1),
-    help="Use only the first so many layers of the model, as a control. Default: all of them.",
+    help="Number of layers of the model to use, from the first one on, as a control. Default: all.",
 )
 @model_options()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str, data: Path, num_layers: int | None, as_json: bool, **options: Any) -> None:
-    """Compare the cosines of MODEL's sentence vectors with the scores of the pairs in DATA.
+    """Score the sentence vectors of MODEL on pairs of texts with judgements of similarity.
 
-    Nothing is trained: MODEL is a sentence encoder, DATA are pairs of texts with a number that says
-    how similar they are, such as STS-B. Printed are Spearman's and Pearson's correlation.
+    MODEL is a sentence encoder; nothing is trained. Each record of DATA has two texts and a number
+    that says how similar they are, such as in STS-B. The command prints Spearman's and Pearson's
+    correlation of these numbers with the cosines of the vectors.
 
     \b
     Examples:

@@ -196,12 +196,12 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fine-tune a model, and leave a checkpoint that minilm and transformers load.
+    """Fine-tune a model for a task, and write a checkpoint that minilm and transformers load.
 
     Tasks: classification (one label for a text or a pair), multi-label, regression, tagging
     (entities, parts of speech), answering (SQuAD), choice, utterances (intent and slots together).
-    The best evaluation's weights are kept. Interrupt it as you like: the same command goes on where
-    it stopped. Under torchrun it uses all processes.
+    The weights of the best evaluation are kept. If a run is interrupted, the same command resumes
+    it. Under torchrun it uses all processes.
 
     \b
     Examples:

@@ -154,7 +154,9 @@ class Command(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):
-                sections[group_of(parameter) or "general"].append(record)
+                names, text = record  # a bounded number says its bounds at the end of the text
+                row = (names.replace(" RANGE", ""), text)
+                sections[group_of(parameter) or "general"].append(row)
         for group, records in sections.items():
             if records:
                 with formatter.section(f"{GROUPS[group]} options"):

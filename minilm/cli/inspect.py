@@ -97,7 +97,9 @@ def describe(path_or_repo: str) -> dict[str, Any]:
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every tensor's verdict.")
 def command(model: str, as_json: bool) -> None:
-    """Show the class, configuration, size by component, and what became of each stored tensor.
+    """Show a checkpoint's class, configuration, size by component and report of loading.
+
+    The report says for every stored tensor whether it was loaded, renamed, dropped or is missing.
 
     \b
     Example:

@@ -141,7 +141,7 @@ def _option(field: dataclasses.Field[Any], words: Mapping[str, object]) -> Optio
             default=field.default,
             show_default=not switch,
             help=text,
-            **switch,  # type: ignore[arg-type]
+            **switch,
         )
     required = field.default is dataclasses.MISSING
     shown = rule["none"] if field.default is None else field.default

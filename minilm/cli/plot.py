@@ -84,8 +84,8 @@ def command() -> None:
 def curves(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
     """Draw the curves of training RUNS into one picture, and print their last and best figures.
 
-    RUNS are the output directories of `minilm pretrain`, `distill` and `finetune`, going on or
-    finished. Loss and its terms are drawn as logged (faint) and smoothed, beside the held-out
+    RUNS are the output directories of `minilm pretrain`, `distill` and `finetune`, finished or
+    not. Loss and its terms are drawn as logged (faint) and smoothed, beside the held-out
     scores. Losses that are sums of other terms, such as those of a teacher and its student, have a
     panel each. Needs the extra `plots`.
 

@@ -51,7 +51,7 @@ Show = Callable[["Input", dict[str, Any]], Iterable[str]]
 BATCH = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Most records to read before their predictions are printed: 1 = answer each line at once. "
+    help="Largest number of records to read before their predictions are printed; 1 = one by one. "
     f"Default: {CHUNK}, after fewer at the start; 1 on a terminal.",
 )
 FILE = click.option(
@@ -90,7 +90,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Predict with MODEL, a fine-tuned checkpoint, for every record of DATA.
+    """Predict with the fine-tuned MODEL for every record of DATA.
 
     DATA is a file as `minilm finetune` takes it, labels not needed, or a text file (.txt, or
     --format text) with one text a line; "-" is standard input: plain texts, one a line, or with
@@ -275,9 +275,10 @@ def classify(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Say the class of each of TEXTS, or of each line of a file or of standard input.
+    """Classify each of TEXTS, or each line of a file or of standard input.
 
-    Each text has a line of output, a blank one too ("-").
+    For every text one line is printed: the label, its probability and the text, with tabs between
+    them. For a blank text the columns hold "-".
 
     \b
     Examples:
@@ -406,10 +407,11 @@ def answer(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Answer QUESTION from the text in the file CONTEXT; either may be "-", standard input.
+    """Answer QUESTION from the text in the file CONTEXT; either may be "-" for standard input.
 
-    With "-" as QUESTION, each line of standard input is a question, and the number of the line is
-    the first column of the output.
+    Columns of the output: the answer, its probability, and its start and end in characters. With
+    "-" as QUESTION, each line of standard input is a question, and the number of the line is the
+    first column.
 
     \b
     Examples:

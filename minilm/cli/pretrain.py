@@ -15,12 +15,12 @@ from minilm.recipes.pretraining import ALBERT_SHAPE, PAIRS, SHAPE, PretrainingRe
 @click.command(cls=Command)
 @recipe_options(PretrainingRecipe)
 def command(**options: Any) -> None:
-    """Train a model to predict masked tokens, and perhaps the order of two segments.
+    """Train a model to predict masked tokens, and with --objective also the order of segments.
 
-    Reads a token store and leaves a checkpoint that minilm and transformers load. Interrupt it as
-    you like: the same command goes on where it stopped, and ends with the same weights. Under
-    torchrun it uses all processes. A step is far smaller than BERT's 128,000 or ALBERT's two
-    million tokens, for machines that are.
+    The command reads a token store and writes a checkpoint that minilm and transformers load. If a
+    run is interrupted, the same command resumes it and ends with the same weights. Under torchrun
+    it uses all processes. The default batch size of a step suits a small machine: BERT's paper has
+    128,000 tokens in a step, ALBERT's two million.
 
     \b
     Examples:

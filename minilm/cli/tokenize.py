@@ -147,8 +147,8 @@ def command(
     """Turn text FILES into a token store, which pretraining and distillation read.
 
     FILES end in .txt (a blank line between documents), .jsonl (one object a line) or .json (the
-    same, or a list of objects), perhaps followed by .gz or .xz, or in .parquet (one row a
-    document). If this is interrupted, the same command goes on.
+    same, or a list of objects), each also compressed (.gz or .xz), or in .parquet (one row for each
+    document). If the command is interrupted, the same command resumes.
 
     \b
     Examples:
