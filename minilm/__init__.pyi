@@ -80,6 +80,12 @@ from .models.early_exit import (
     ExitHeads as ExitHeads,
     ExitRule as ExitRule,
 )
+from .pages.attention import (
+    AttentionMaps as AttentionMaps,
+    attention_maps as attention_maps,
+    attention_page as attention_page,
+)
+from .pages.entities import entities_page as entities_page
 from .recipes.corpus import CorpusSettings as CorpusSettings
 from .recipes.distillation import DistillationRecipe as DistillationRecipe
 from .recipes.finetuning import (

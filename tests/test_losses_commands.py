@@ -158,7 +158,7 @@ def test_pretraining_weighs_its_pairs(tmp_path: Path) -> None:
     assert record(tmp_path / "three")["pair_weight"] == 3
     refused = run(*base, "--pair-weight", 2, "--output", tmp_path / "mlm")
     assert refused.exit_code == 2
-    assert "--pair-weight: of pairs only" in refused.stderr
+    assert "--pair-weight can be used with --objective mlm+sop or" in refused.stderr
 
 
 def test_a_head_for_pairs_is_added_and_nothing_else_changes() -> None:

@@ -277,8 +277,8 @@ def test_checkpoints_that_cannot_be_pretrained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["--embedding-size", 8], "--embedding-size: of --model albert only"),
-        (["--sharing", "none"], "--sharing: of --model albert only"),
+        (["--embedding-size", 8], "--embedding-size can be used with --model albert only"),
+        (["--sharing", "none"], "--sharing can be used with --model albert only"),
         ([*SOP, "--sharing", "some"], "'some' is neither one of"),
         ([*SOP, "--sharing", 3], "do not add up to the 2"),
         (["--sop-mode", "google"], "--sop-mode"),
@@ -300,7 +300,7 @@ def test_wrong_use(tmp_path: Path, options: list[object], word: str) -> None:
 
 def test_recipes_refuse_each_others_segments() -> None:
     pairs = CorpusSettings(store="store", segments="sentence_order")
-    with pytest.raises(InputError, match="no use for pairs"):
+    with pytest.raises(InputError, match="reads no pairs"):
         masked_lm(tiny("AlbertForMaskedLM", vocab_size=120), pairs)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="segments is 'single'"):
         pretraining(model_of(CLASSES[0]), CorpusSettings(store="store"))

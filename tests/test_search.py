@@ -253,7 +253,7 @@ def test_the_command_keeps_an_index(model: Path, tmp_path: Path) -> None:
     [
         (("notes.txt",), "Give TEXTS and a QUERY"),
         (("notes.txt", " "), "holds no query"),
-        (("notes.txt", "a", "--rebuild"), "--rebuild is for an --index"),
+        (("notes.txt", "a", "--rebuild"), "--rebuild needs --index"),
         (("none.txt", "a"), "none.txt does not exist"),
         (("blank.txt", "a"), "There is no text in"),
     ],

@@ -364,7 +364,7 @@ def test_bytes_of_another_encoding(tmp_path: Path) -> None:
     [
         (["--model", "start", "--layers", "0"], ["--model or --layers, not both"]),
         ([], ["--model", "--teacher and --layers"]),
-        (["--layers", "0"], ["--layers are those of a --teacher"]),
+        (["--layers", "0"], ["--layers needs a --teacher"]),
         (["--model", "start", "--dev", "dev.tsv", "--hold-out", 0.1], ["not both"]),
         (["--model", "start", "--hold-out", 1], ["--hold-out"]),
         (["--model", "start", "--patience", 2], ["give --dev or --hold-out"]),
@@ -427,7 +427,7 @@ def test_evaluate_refuses_what_does_not_fit() -> None:
     refused(run("evaluate", "tags", "dev.conll", "--confusion"), "tagging has no confusion matrix")
     for command in ("evaluate", "predict"):
         refused(run(command, "colours", "dev.tsv", "--min-confidence", 0.5),
-                "no out-of-scope label (finetune --out-of-scope)")  # fmt: skip
+                "was not fine-tuned with --out-of-scope")  # fmt: skip
 
 
 def test_unsure_predictions_are_out_of_scope(tmp_path: Path) -> None:

@@ -344,7 +344,7 @@ def test_start_and_task_must_be_named(start: Path, tmp_path: Path) -> None:
         task_class("")
     with pytest.raises(InputError, match="either a model to start from, or layers"):
         quick("classification", None, train, tmp_path)
-    with pytest.raises(InputError, match="layers are those of a teacher: give one"):
+    with pytest.raises(InputError, match="layers needs a teacher"):
         quick("classification", None, train, tmp_path, layers=[0])
     with pytest.raises(MinilmError, match="nowhere"):
         quick("classification", tmp_path / "nowhere", train, tmp_path / "out")

@@ -610,7 +610,7 @@ def test_a_stopped_command_goes_on(model: Path, tmp_path: Path, how: signal.Sign
         TokenStore.open(tmp_path / "store")
     if how == signal.SIGINT:
         assert process.returncode == 130
-        assert "the same command goes on there" in errors
+        assert "the same command resumes there" in errors
         assert "Traceback" not in errors
 
     result = run(tmp_path / "a.txt", *options, "-o", tmp_path / "store")

@@ -375,4 +375,4 @@ def test_command_says_when_the_text_is_too_little(tmp_path: Path) -> None:
     path = text_file(tmp_path, "a small text, a small model")
     done = CliRunner().invoke(main, ["train-tokenizer", str(path), "-o", str(tmp_path / "new")])
     assert done.exit_code == 0, done.output
-    assert "tokens only, 8,000 were asked for" in done.stderr
+    assert "tokens; 8,000 were asked for" in done.stderr

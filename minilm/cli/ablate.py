@@ -259,7 +259,7 @@ def report(result: AblationResult, *, markdown: bool = False) -> str:
         markdown: a Markdown table instead of one for a terminal.
     """
     if not result.variants:
-        return "No run is finished yet: the same ablation goes on."
+        return "No run is finished yet. The same command resumes the ablation."
     rows = [_HEADINGS, *(_cells(result, row) for row in result.variants)]
     kept = [n for n in range(len(_HEADINGS)) if any(row[n] != UNKNOWN for row in rows[1:])]
     rows = [[row[n] for n in kept] for row in rows]

@@ -198,10 +198,18 @@ def command(
 ) -> None:
     """Fine-tune a model for a task, and write a checkpoint that minilm and transformers load.
 
-    Tasks: classification (one label for a text or a pair), multi-label, regression, tagging
-    (entities, parts of speech), answering (SQuAD), choice, utterances (intent and slots together).
     The weights of the best evaluation are kept. If a run is interrupted, the same command resumes
     it. Under torchrun it uses all processes.
+
+    \b
+    Task            Fields of a record
+    classification  text (and text_pair), label
+    multi-label     text (and text_pair), labels: names, or 0 and 1 for each label
+    regression      text (and text_pair), label: a number
+    tagging         tokens, tags: entities (IOB1, IOB2, BIOES, BILOU) or parts of speech
+    answering       question, context, answers: as in SQuAD
+    choice          prompt (or context and question), choices, label: the number of the right one
+    utterances      tokens, tags, intent: intent and slots together
 
     \b
     Examples:
@@ -234,7 +242,7 @@ def command(
     if model is not None and layers is not None:
         raise click.UsageError("Give --model or --layers, not both.")
     if layers is not None and teacher is None:
-        raise click.UsageError("--layers are those of a --teacher.")
+        raise click.UsageError("--layers needs a --teacher, whose layers the student starts from.")
     if unlabelled is not None and teacher is None:
         raise click.UsageError(
             "--unlabelled needs a --teacher, whose predictions stand for the labels: fine-tune one "

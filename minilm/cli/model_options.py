@@ -140,9 +140,11 @@ def set_thresholds(task: Task[Any], options: Mapping[str, Any]) -> None:
     for name in given:
         option = "--" + name.replace("_", "-")
         if name not in task.threshold_names:
-            raise click.UsageError(f"{option}: models for {task.name} have no such threshold.")
+            raise click.UsageError(
+                f"{option} cannot be used: models for {task.name} have no such threshold."
+            )
         if name == "min_confidence" and getattr(task, "out_of_scope", None) is None:
             raise click.UsageError(
-                f"{option}: the model has no out-of-scope label (finetune --out-of-scope)."
+                f"{option} cannot be used: the model was not fine-tuned with --out-of-scope."
             )
     task.set_thresholds(given)

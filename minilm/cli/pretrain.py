@@ -46,14 +46,18 @@ def command(**options: Any) -> None:
 def _check_options(objective: str, model: str, start: str | None) -> None:
     """Refuses options that would have no effect, also where their value is the default."""
     if start is not None and (names := given_flags(*SHAPE)):
-        raise click.UsageError(f"--from brings a model with its own shape: leave out {names}.")
+        raise click.UsageError(
+            f"The checkpoint of --from sets the shape of the model: leave out {names}."
+        )
     if model != "albert" and (names := given_flags(*ALBERT_SHAPE)):
-        raise click.UsageError(f"{names}: of --model albert only.")
+        raise click.UsageError(f"{names} can be used with --model albert only.")
     if objective == "mlm" and (names := given_flags(*PAIRS)):
-        raise click.UsageError(f"{names}: of pairs only, so not of --objective mlm.")
+        raise click.UsageError(
+            f"{names} can be used with --objective mlm+sop or mlm+nsp only: mlm reads no pairs."
+        )
     if objective == "mlm+nsp" and (names := given_flags("sop_mode")):
-        raise click.UsageError(f"{names}: of --objective mlm+sop only.")
+        raise click.UsageError(f"{names} can be used with --objective mlm+sop only.")
     if objective != "mlm" and start is None and model == "distilbert":
         raise click.UsageError(
-            f"DistilBERT has no head for pairs: --objective mlm, not {objective}."
+            f"DistilBERT has no head for pairs: use --objective mlm instead of {objective}."
         )

@@ -122,7 +122,8 @@ def read(
     format = options["format"] or format_of(path)
     if labelled and format == "text":
         raise InputError(
-            f"{path}: plain text has no labels. Say what else it is, e.g. --format tsv or conll."
+            f"{path}: plain text has no labels. Name the format of the file, such as --format tsv "
+            "or conll."
         )
     unlabelled = {"squad": "labelled", "json": "labelled", "conll": "tagged"}.get(format)
     if unlabelled and not labelled:

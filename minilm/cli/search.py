@@ -103,7 +103,7 @@ def command(
 
     paths, asked = _queries(texts, queries)
     if rebuild and index is None:
-        raise click.UsageError("--rebuild is for an --index.")
+        raise click.UsageError("--rebuild needs --index.")
     text_format = TextFormat(errors, text_key, document_per_line)
     files = files_of(paths)
     encoder = SentenceEncoder.from_pretrained(model, **loading(options))

@@ -180,7 +180,7 @@ def command(
         except KeyboardInterrupt:
             again = " (without --restart)" if restart else ""
             display.say(
-                f"\nThe finished shards are in {output}: the same command{again} goes on there."
+                f"\nThe finished shards are in {output}: the same command{again} resumes there."
             )
             raise
         found = describe(store, display)

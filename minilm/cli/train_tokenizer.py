@@ -109,7 +109,7 @@ def command(
         return
     if tokenizer.vocab_size < vocab_size:
         click.echo(
-            f"The text gives {tokenizer.vocab_size:,} tokens only, {vocab_size:,} were asked for.",
+            f"The text yields only {tokenizer.vocab_size:,} tokens; {vocab_size:,} were asked for.",
             err=True,
         )
     click.echo(f"{output}: {tokenizer.vocab_size:,} tokens, {seconds:.1f} s")

@@ -133,7 +133,7 @@ def write_card(
     """
     path = directory / README
     if path.exists() and not is_untouched(path.read_text(encoding="utf-8", errors="replace")):
-        say(f"{path} is not a card as minilm wrote it: it is left as it is")
+        say(f"{path} was written or edited by somebody else: it is left as it is")
         return None
     text = card.text()
     mark = f"\n{_MARK}{_digest(text)}: a card that somebody edits is never written again -->\n"
@@ -229,7 +229,7 @@ def usage(name: str, class_name: str, *, sentence: bool = False, task: bool = Fa
     if task or pipeline(class_name) not in (None, "fill-mask"):
         record = {
             "ForQuestionAnswering": '{"question": "Who?", "context": "Ada did."}',
-            "ForMultipleChoice": '{"text": "She ate", "choices": ["an apple.", "a stone."]}',
+            "ForMultipleChoice": '{"prompt": "She ate", "choices": ["an apple.", "a stone."]}',
         }
         given = next((text for end, text in record.items() if class_name.endswith(end)), None)
         call = 'predictor("A text.")' if given is None else f"predictor.predict([{given}])"

@@ -186,7 +186,7 @@ def prepare(
     if (model is None) == (layers is None):
         raise InputError("Give either a model to start from, or layers of a teacher.")
     if layers is not None and teacher is None:
-        raise InputError("layers are those of a teacher: give one.")
+        raise InputError("layers needs a teacher, whose layers the student starts from.")
     if unlabelled is not None:
         check_unlabelled(teacher, settings)
     start = Path(resolve(model if model is not None else teacher))  # type: ignore[arg-type]

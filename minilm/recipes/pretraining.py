@@ -180,7 +180,9 @@ class PretrainingRecipe(TextRecipe):
             if found := [name for name in names if getattr(self, name) != defaults[name]]:
                 raise InputError(f"{found[0]} has no effect: {why}.")
         if self.objective != "mlm" and self.start is None and self.model == "distilbert":
-            raise InputError(f"DistilBERT has no head for pairs: 'mlm', not {self.objective!r}.")
+            raise InputError(
+                f"DistilBERT has no head for pairs: use 'mlm' instead of {self.objective!r}."
+            )
 
     def _build(self, output: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Run:
         from minilm.compression.growth import deepen
@@ -258,11 +260,11 @@ def useless(objective: str, model: str, from_checkpoint: bool) -> list[tuple[tup
     """Settings that have no effect beside others, and why."""
     found: list[tuple[tuple[str, ...], str]] = []
     if from_checkpoint:
-        found.append((SHAPE, "the checkpoint brings a model with its own shape"))
+        found.append((SHAPE, "the checkpoint sets the shape of the model"))
     if model != "albert":
-        found.append((ALBERT_SHAPE, "it is of ALBERT only"))
+        found.append((ALBERT_SHAPE, "only an ALBERT has it"))
     if objective == "mlm":
-        found.append((PAIRS, "it is of pairs only, not of mlm"))
+        found.append((PAIRS, "mlm reads no pairs of segments"))
     if objective == "mlm+nsp":
-        found.append((("sop_mode",), "it is of mlm+sop only"))
+        found.append((("sop_mode",), "only mlm+sop has it"))
     return found

@@ -191,7 +191,7 @@ def masked_lm(
     """
     if corpus.segments != "single":
         raise InputError(
-            f"segments is {corpus.segments!r}, but masked-LM training has no use for pairs. Use "
+            f"segments is {corpus.segments!r}, but masked-LM training reads no pairs. Use "
             "pretraining, or segments='single'."
         )
     learner = MaskedLMLearner(model)
