@@ -19,9 +19,10 @@ import gzip
 import io
 import json
 import lzma
+import os
 import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, get_args
@@ -93,6 +94,13 @@ class Document:
 
     def __str__(self) -> str:
         return f"{self.path}, {self.unit} {self.line}"
+
+
+def file_names(
+    files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> list[str | os.PathLike[str]]:
+    """The files that a caller names, one or several, as a list."""
+    return [files] if isinstance(files, (str, os.PathLike)) else list(files)
 
 
 def check_text_file(path: Path) -> int:

@@ -26,6 +26,7 @@ from minilm.data.text_files import (
     Document,
     TextFormat,
     check_text_file,
+    file_names,
     read_documents,
 )
 from minilm.data.text_records import EncodingErrors, text_of
@@ -64,7 +65,7 @@ class TokenizeProgress:
 
 
 def tokenize_corpus(
-    files: Iterable[str | os.PathLike[str]],
+    files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     tokenizer: Tokenizer,
     destination: str | os.PathLike[str],
     *,
@@ -87,7 +88,7 @@ def tokenize_corpus(
     is complete, nothing is done.
 
     Args:
-        files: text files, in the order in which they go into the store; see
+        files: text files, in the order in which they go into the store, or one file; see
             `minilm.data.text_files`. For texts that are no files, see `tokenize_texts`.
         tokenizer: the tokenizer.
         destination: directory of the store.
@@ -113,7 +114,7 @@ def tokenize_corpus(
         >>> store = tokenize_corpus(["wiki.txt.xz"], tokenizer, "wiki.store")  # doctest: +SKIP
     """
     text_format = TextFormat(encoding_errors, text_key, document_per_line)
-    paths = [_path(file) for file in files]
+    paths = [_path(file) for file in file_names(files)]
     if not paths:
         raise InputError("files is empty; give at least one text file.")
     state = TokenizeProgress(sum([check_text_file(path) for path in paths]))

@@ -243,6 +243,8 @@ class SentenceEncoder:
             InputError: an argument is wrong, an item is not a string or the model is in training
                 mode.
         """
+        if not isinstance(texts, Iterable):
+            raise InputError(f"texts is a {type(texts).__name__}: expected a string or a list.")
         rows = [texts] if isinstance(texts, str) else texts
         rows = rows if isinstance(rows, Sequence) else list(rows)
         stream = self.encode_stream(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from tqdm.auto import tqdm
 
-from minilm.data.text_files import TextFormat, check_text_file, read_documents
+from minilm.data.text_files import TextFormat, check_text_file, file_names, read_documents
 from minilm.data.text_records import EncodingErrors
 from minilm.errors import DataError, InputError, MinilmError, argument
 from minilm.files.atomic import new_directory
@@ -61,7 +61,7 @@ _SCORE_DIGITS = 5  # far above the noise of sums in random order, 1e-13
 
 
 def train_tokenizer(
-    files: Sequence[str | os.PathLike[str]],
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     destination: str | os.PathLike[str],
     *,
     kind: Kind = "wordpiece",
@@ -89,7 +89,7 @@ def train_tokenizer(
     Text becomes lower case without accents unless `cased`.
 
     Args:
-        files: text files (see `minilm.data.text_files`), read one after the other.
+        files: text files (see `minilm.data.text_files`), read one after the other; or one file.
         destination: a directory that does not exist yet, or is empty. It appears complete or not at
             all: tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt. Both
             `Tokenizer.from_pretrained` and transformers' AutoTokenizer, BertTokenizerFast and
@@ -134,7 +134,7 @@ def train_tokenizer(
     if documents is not None and documents < 1:
         raise InputError(f"documents must be at least 1 or None, not {documents}.")
     text_format = TextFormat(encoding_errors, text_key, document_per_line)
-    corpus = _Corpus(tuple(map(Path, files)), text_format, documents, progress)
+    corpus = _Corpus(tuple(map(Path, file_names(files))), text_format, documents, progress)
     with new_directory(Path(destination)) as complete:
         counts = corpus.count_characters()
         alphabet, rare = _alphabet(recipe.backend, counts, character_coverage)
