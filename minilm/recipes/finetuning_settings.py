@@ -21,31 +21,34 @@ OWN_MEANING = {
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningSettings(LoopSettings):
-    """Settings of a fine-tuning run. None = what `defaults` says for the model and the task.
+    """Settings of a fine-tuning run.
 
-    Beside those below there are the fields of the loop: schedule, power, decay, layer_decay,
-    optimiser, betas, epsilon, weight_decay, shared_weight_decay, average_weights,
+    None stands for the default that `minilm.recipes.finetuning.defaults` has for the model and the
+    task. Besides the settings below, there are those of the training loop: schedule, power, decay,
+    layer_decay, optimiser, betas, epsilon, weight_decay, shared_weight_decay, average_weights,
     max_gradient_norm, accumulation, gradient_checkpointing, precision, log_every, keep_snapshots,
     workers, on_nonfinite, max_skips and on_save_error, as in `minilm.TrainingSettings`.
 
     Attributes:
-        epochs: passes over the training samples.
-        batch_size: samples of a step.
-        learning_rate: the highest one.
-        warmup: share of all steps; the rate then falls to 0.
-        max_length: longest row in tokens.
-        evaluate_every: steps; None = twice an epoch.
-        snapshot_every: steps; None = once an epoch.
-        select: the score that says which evaluation is the best, whose weights are kept; None =
-            the task's own, "last" = keep the last weights.
-        patience: end after so many evaluations without a better one; None = never.
-        balance: what makes up for classes of unequal frequency: "none"; "weights" of the loss, for
+        epochs: number of passes over the training samples.
+        batch_size: number of samples in a step.
+        learning_rate: peak learning rate, reached at the end of the warm-up.
+        warmup: fraction of all steps in which the learning rate rises; then it decays.
+        max_length: maximum sequence length in tokens.
+        evaluate_every: number of steps between evaluations; None = twice an epoch.
+        snapshot_every: number of steps between snapshots; None = once an epoch.
+        select: metric that selects the best evaluation, whose weights are kept; None = the task's
+            own metric, "last" = keep the last weights.
+        patience: early stopping: the run ends after this number of evaluations in a row without
+            improvement; None = never.
+        balance: how classes of unequal frequency are balanced: "none"; "weights" of the loss, for
             classification, tagging, utterances and multi-label (see `minilm.tasks.balance`); or
             "sampling", for classification.
-        labelled_share: which part of an epoch has labels, where there are unlabelled records too:
-            the labelled ones are repeated until they are so many. None = each comes once.
+        labelled_share: with unlabelled records: fraction of the samples of an epoch that have
+            labels; the labelled records are repeated to make up this fraction. None = every record
+            comes once.
         freeze_embeddings: do not train the embeddings.
-        freeze_layers: do not train so many layers from below.
+        freeze_layers: number of layers, from the bottom, that are not trained.
         exits: also train a classifier after every application of a layer but the last, for early
             exit (see `minilm.models.early_exit`); of tasks on whole texts. The loss is then the
             mean over all depths, weighted by depth.
@@ -54,12 +57,12 @@ class FinetuningSettings(LoopSettings):
         text_column, pair_column, label_column: columns of the records with the text, the second
             text of a pair and the label (of a list of several columns: of zeros and ones, one for
             each label); None = found by their names, see `minilm.tasks.layouts`.
-        options: of the task, such as `doc_stride` or `out_of_scope`.
-        soft_targets: how to learn from a teacher.
+        options: options of the task, such as `doc_stride` or `out_of_scope`.
+        soft_targets: temperature and weights of the loss on a teacher's predictions.
         precision: None = bfloat16 where the hardware computes in it.
-        seed: of head, order and dropout.
-        loop: another way to give fields of the loop: {"weight_decay": 0.1} is weight_decay=0.1. It
-            is empty afterwards.
+        seed: random seed of the new head, the order of the samples and dropout.
+        loop: settings of the training loop as a dictionary: {"weight_decay": 0.1} has the same
+            effect as weight_decay=0.1. The field is empty afterwards.
 
     Raises:
         InputError: names the setting that is out of range, unknown, or given twice.

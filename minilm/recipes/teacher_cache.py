@@ -1,4 +1,4 @@
-"""From the settings of a distillation to the teacher cache that it reads and fills."""
+"""The teacher cache of a distillation, opened or made from its settings."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _NEUTRAL = ("tokens_per_step", "mask_rounds", "sequences.documents")
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCacheSettings:
-    """Where a distillation keeps what its teacher says, and how.
+    """Where and how the outputs of a teacher are kept.
 
     Attributes:
-        directory: of the cache, which later runs may share.
-        dtype: of the numbers on the disk: "float32", which changes no loss but for rounding, or
-            "float16".
-        top_k: keep so many of the likeliest words instead of hidden states; None = hidden states.
+        directory: directory of the cache, which later runs may share.
+        dtype: type of the numbers on the disk: "float32", which changes a loss by its rounding
+            only, or "float16".
+        top_k: number of most probable tokens to keep for each position instead of hidden states;
+            None = hidden states.
     """
 
     directory: str | os.PathLike[str]

@@ -29,23 +29,24 @@ FREE: tuple[str, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Numbers of the loop. A step is one update of the weights.
+    """Settings of the training loop. A step is one update of the weights.
 
     Attributes:
-        steps: how many updates.
-        learning_rate: the peak of the schedule.
-        schedule: see `minilm.training.schedules.learning_rate`.
-        warmup: updates of the linear warm-up.
-        power: of the polynomial schedule.
-        decay: share of all steps over which the schedule "wsd" decays, above 0 and at most 1.
+        steps: number of updates.
+        learning_rate: peak learning rate, reached at the end of the warm-up.
+        schedule: schedule of the learning rate; see `minilm.training.schedules.learning_rate`.
+        warmup: number of updates in which the learning rate rises linearly.
+        power: exponent of the polynomial schedule.
+        decay: fraction of all steps over which the schedule "wsd" decays, above 0 and at most 1.
         layer_decay: layer-wise decay of the learning rate: each layer learns at the rate of the one
             above it times this number; heads have the full rate, embeddings the lowest; see
             `minilm.training.optimiser.layer_groups`. 1 = the same rate for all.
         optimiser: "adamw"; "lamb" with Google's defaults, for large steps, see `minilm.Lamb`; or
             "muon" for the matrices of layers and AdamW for the rest, see `minilm.Muon`.
-        betas, epsilon, weight_decay: of the optimiser. Norms and biases are never decayed.
-        shared_weight_decay: of matrices that are applied more than once, as those of ALBERT's
-            layer; None = as `weight_decay`.
+        betas, epsilon, weight_decay: parameters of the optimiser: decay rates of its two running
+            means, epsilon in its denominator, weight decay. Norms and biases are never decayed.
+        shared_weight_decay: weight decay of matrices that are applied more than once, as those of
+            the layer that ALBERT shares; None = the same as `weight_decay`.
         average_weights: the decay of an exponential moving average of the weights, above 0 and
             below 1, such as 0.999 for about the last thousand updates. The average is what is
             evaluated and what the run ends with; see `minilm.training.averaging.WeightAverage`.
@@ -59,10 +60,12 @@ class TrainingSettings:
             and the optimiser stay in float32. "float16" does so in float16, for GPUs without
             bfloat16, and scales the loss so that small gradients do not vanish; a step whose scaled
             gradients overflow is computed again with half the scale.
-        seed: of dropout.
-        log_every, evaluate_every, snapshot_every: in steps; 0 = only at the end.
-        keep_snapshots: how many snapshots stay on the disk.
-        workers: threads that prepare batches ahead; 0 = the loop does it itself.
+        seed: random seed of dropout.
+        log_every, evaluate_every, snapshot_every: number of steps between lines of the log,
+            evaluations and snapshots; 0 = only at the end.
+        keep_snapshots: number of snapshots that are kept on the disk.
+        workers: number of threads that prepare batches in the background; 0 = the loop prepares
+            them itself.
         on_nonfinite: a loss or gradient that is not finite ends the run before it reaches the
             weights ("raise"), or the step is left out ("skip"), at most `max_skips` in a row.
         max_skips: see `on_nonfinite`.
