@@ -13,14 +13,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import minilm
 from minilm import MinilmError
-from minilm.bench import contenders, measure
-from minilm.bench.contenders import CONTENDERS, Contender
+from minilm.bench import contenders, load, measure
+from minilm.bench.contenders import CONTENDERS, Contender, Source
 from minilm.bench.measure import Settings, bench_encode, check_agreement, peak_memory
 from minilm.bench.workload import draw_lengths, encoder_flops, make_batches, padding_ratio
 from minilm.cli import main
 from minilm.cli.bench import table
 from saved import save_tiny
 from tiny import tiny
+
+WORKLOADS = ("arrival", "sorted", "one_text_8", "one_text_32", "one_text_128", "training")
+SPREAD = ("seconds", "lower_quartile", "upper_quartile", "lowest", "highest")
+
+
+def source(directory: Path, precision: str = "float32", work: Path | None = None) -> Source:
+    return Source(directory, precision, work or directory)
+
 
 SMALL = Settings(texts=6, batch_size=3, rounds=2, training_batches=1)
 
@@ -35,6 +43,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No number measured here is of interest; several threads only make tiny models slower."""
     monkeypatch.setattr(measure, "PEAK_SIZE", 64)
     monkeypatch.setattr(measure, "LATENCY_REPEATS", 1)
+    monkeypatch.setattr(load, "BEFORE", 0.01)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -102,12 +111,16 @@ def test_contenders_agree_and_the_result_has_its_shape(tiny_dir: Path) -> None:
     assert 0 < result["max_difference"] < 1e-5
     assert list(result["contenders"]) == list(names)
     for measured in result["contenders"].values():
-        assert set(measured) == {"arrival", "sorted", "one_text", "training"}
-        for numbers in measured.values():
-            assert set(numbers) == {"seconds", "tokens_per_second", "share_of_peak", "ratio"}
+        assert set(measured) == {*WORKLOADS, "difference", "cosine"}
+        assert measured["cosine"] > 0.9999
+        for numbers in (measured[workload] for workload in WORKLOADS):
+            assert set(numbers) == {*SPREAD, "tokens_per_second", "share_of_peak", "ratio"}
             assert min(numbers.values()) > 0
-    for numbers in result["contenders"]["transformers"].values():
-        assert numbers["ratio"] == 1
+            order = ("lowest", "lower_quartile", "seconds", "upper_quartile", "highest")
+            assert sorted(numbers[name] for name in order) == [numbers[name] for name in order]
+    for workload in WORKLOADS:
+        assert result["contenders"]["transformers"][workload]["ratio"] == 1
+    assert result["machine"]["load"]["cpus"] >= 1
     # the longest texts of the draw are cut to the 20 tokens that the model takes
     assert result["workload"]["tokens"] == sum(min(n, 20) for n in draw_lengths(6))
     assert result["workload"]["padding_ratio"]["sorted"] >= 1
@@ -116,20 +129,20 @@ def test_contenders_agree_and_the_result_has_its_shape(tiny_dir: Path) -> None:
 
 
 def test_another_engine_joins_by_a_row(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(directory: Path, dtype: torch.dtype) -> Contender:
-        model = contenders.load_base(directory, dtype)
+    def build(source: Source) -> Contender:
+        model = contenders.load_base(source.directory, source.dtype)
         return Contender(lambda b: model(b.input_ids, b.attention_mask).last_hidden_state)
 
     monkeypatch.setattr(measure, "CONTENDERS", {**CONTENDERS, "other": build})
     settings = Settings(names=("minilm", "other"), texts=6, batch_size=3, rounds=1)
     result = bench_encode(tiny_dir, settings)
-    assert set(result["contenders"]["other"]) == {"arrival", "sorted", "one_text"}
+    assert set(result["contenders"]["other"]) == {*WORKLOADS, "difference", "cosine"} - {"training"}
     assert "ratio" not in result["contenders"]["other"]["arrival"]
 
 
 def test_contenders_with_different_weights_are_not_compared(tiny_dir: Path) -> None:
-    one = CONTENDERS["minilm"](tiny_dir, torch.float32)
-    other = CONTENDERS["minilm-packed"](tiny_dir, torch.float32)
+    one = CONTENDERS["minilm"](source(tiny_dir))
+    other = CONTENDERS["minilm-packed"](source(tiny_dir))
     assert other.module is not None
     batches = make_batches([5, 9], batch_size=2, vocab_size=50, seed=1)
     check_agreement({"one": one, "other": other}, batches[0], "float32")
@@ -140,12 +153,12 @@ def test_contenders_with_different_weights_are_not_compared(tiny_dir: Path) -> N
 
 
 def test_peak_memory_is_of_a_fresh_process(tiny_dir: Path) -> None:
-    memory = peak_memory("minilm", tiny_dir, SMALL)
+    memory = peak_memory("minilm", source(tiny_dir), SMALL)
     assert 10e6 < memory["loaded"] <= memory["peak"] < 10e9
 
 
 def test_models_are_in_eval_mode_without_gradients_after_training(tiny_dir: Path) -> None:
-    contender = CONTENDERS["minilm"](tiny_dir, torch.float32)
+    contender = CONTENDERS["minilm"](source(tiny_dir))
     assert contender.module is not None
     batches = make_batches([5, 9], batch_size=2, vocab_size=50, seed=1)
     seconds = measure.time_training({"minilm": contender}, batches, rounds=2)

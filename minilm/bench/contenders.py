@@ -9,13 +9,29 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import minilm
+from minilm.bench.peers import (
+    export_onnx,
+    need,
+    onnxruntime_encode,
+    openvino_encode,
+    quantize_onnx,
+)
 from minilm.bench.workload import Batch
 from minilm.checkpoints.config_file import prefix_errors, read_config
 from minilm.config import AlbertConfig, BertConfig, DistilBertConfig, EncoderConfig
-from minilm.errors import DependencyError
+from minilm.errors import DependencyError, MinilmError
 from minilm.loader import CLASSES, STEMS, find_class
 from minilm.models.encoder import EncoderModel
-from minilm.models.pretrained import PretrainedModel
+from minilm.models.pretrained import DTYPES, PretrainedModel
+
+INT8 = "int8"
+PRECISIONS = ("float32", "bfloat16", INT8)
+
+
+class UnsupportedError(MinilmError):
+    """An engine does not run in a precision."""
+
 
 # configurations that --model knows by name: the published base models
 BASE_CONFIGS: Mapping[str, type[EncoderConfig]] = {
@@ -31,33 +47,64 @@ class Contender:
 
     Attributes:
         encode: a batch -> states of its tokens, (B, S, H) or (T, H). Called without gradients.
-        module: for engines that can train: what `encode` runs.
+        module: for engines that can train in this precision: what `encode` runs.
     """
 
     encode: Callable[[Batch], Tensor]
     module: nn.Module | None = None
 
 
-def _minilm(directory: Path, dtype: torch.dtype) -> Contender:
-    model = load_base(directory, dtype)
-    return Contender(lambda b: model(b.input_ids, b.attention_mask).last_hidden_state, model)
+@dataclass(frozen=True)
+class Source:
+    """What a contender is made of.
+
+    Attributes:
+        directory: the checkpoint.
+        precision: "float32", "bfloat16", "int8" (8-bit weights), or another name of `DTYPES`.
+        work: an empty directory for files that an engine needs; what one has put there, the next
+            one with the same source may use.
+    """
+
+    directory: Path
+    precision: str
+    work: Path
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of floating-point numbers."""
+        return DTYPES["float32" if self.precision == INT8 else self.precision]
 
 
-def _minilm_packed(directory: Path, dtype: torch.dtype) -> Contender:
-    model = load_base(directory, dtype)
-    return Contender(lambda b: model(b.packed_ids, lengths=b.lengths).last_hidden_state, model)
+def _own(source: Source) -> EncoderModel:
+    model = load_base(source.directory, source.dtype)
+    if source.precision != INT8:
+        return model
+    quantize = getattr(minilm, "quantize", None)
+    if quantize is None:
+        raise DependencyError("This version of minilm cannot quantise models to 8 bits.")
+    quantized: EncoderModel = quantize(model)
+    return quantized.eval()
 
 
-def _transformers(directory: Path, dtype: torch.dtype, attention: str = "sdpa") -> Contender:
-    try:
-        import transformers
-    except ImportError:
-        raise DependencyError(
-            "This comparison needs transformers: pip install transformers."
-        ) from None
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+def _minilm(source: Source) -> Contender:
+    model = _own(source)
+    module = None if source.precision == INT8 else model
+    return Contender(lambda b: model(b.input_ids, b.attention_mask).last_hidden_state, module)
+
+
+def _minilm_packed(source: Source) -> Contender:
+    model = _own(source)
+    module = None if source.precision == INT8 else model
+    return Contender(lambda b: model(b.packed_ids, lengths=b.lengths).last_hidden_state, module)
+
+
+def _transformers(source: Source, attention: str = "sdpa") -> Contender:
+    if source.precision == INT8:
+        raise UnsupportedError("transformers has no 8-bit models of its own for a CPU.")
+    transformers = need("transformers", "transformers")
+    transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModel.from_pretrained(
-        directory, attn_implementation=attention, dtype=dtype
+        source.directory, attn_implementation=attention, dtype=source.dtype
     ).eval()
 
     def encode(batch: Batch) -> Tensor:
@@ -69,11 +116,42 @@ def _transformers(directory: Path, dtype: torch.dtype, attention: str = "sdpa") 
     return Contender(encode, model)
 
 
-def _transformers_eager(directory: Path, dtype: torch.dtype) -> Contender:
-    return _transformers(directory, dtype, "eager")
+def _transformers_eager(source: Source) -> Contender:
+    return _transformers(source, "eager")
 
 
-Builder = Callable[[Path, torch.dtype], Contender]
+def _onnx_file(source: Source) -> Path:
+    """The checkpoint as an ONNX file in float32, written once."""
+    path = source.work / "model.onnx"
+    if not path.exists():
+        export_onnx(load_base(source.directory, torch.float32), path)
+    return path
+
+
+def _onnxruntime(source: Source) -> Contender:
+    need("onnxruntime", "onnxruntime")
+    if source.precision not in ("float32", INT8):
+        raise UnsupportedError(f"ONNX Runtime has no {source.precision} products for a CPU.")
+    path = _onnx_file(source)
+    if source.precision == INT8:
+        quantized = source.work / "model_quantized.onnx"
+        if not quantized.exists():
+            quantize_onnx(path, quantized)
+        path = quantized
+    return Contender(onnxruntime_encode(path))
+
+
+def _openvino(source: Source) -> Contender:
+    need("openvino", "openvino")
+    if source.precision not in ("float32", "bfloat16"):
+        raise UnsupportedError(
+            f"OpenVINO in {source.precision} needs data to calibrate with (NNCF); it is not part "
+            "of this comparison."
+        )
+    return Contender(openvino_encode(_onnx_file(source), source.precision))
+
+
+Builder = Callable[[Source], Contender]
 
 # Another engine joins by a function that loads the checkpoint, and a row.
 CONTENDERS: Mapping[str, Builder] = {
@@ -81,6 +159,8 @@ CONTENDERS: Mapping[str, Builder] = {
     "minilm-packed": _minilm_packed,
     "transformers": _transformers,
     "transformers-eager": _transformers_eager,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
 }
 
 

@@ -34,7 +34,8 @@ from minilm.bench.distillation_loops import (
     distillation_flops,
     labelled_batches,
 )
-from minilm.bench.measure import compare_steps, peak_flops, take_turns
+from minilm.bench.load import LoadWatch
+from minilm.bench.measure import compare_steps, peak_flops, spread, take_turns
 from minilm.bench.memory import in_fresh_process, peak_resident
 from minilm.bench.workload import SEED, draw_lengths, padding_ratio
 from minilm.config import EncoderConfig
@@ -247,11 +248,13 @@ def bench_distillation(
         loops |= group
         precision_of |= dict.fromkeys(group, precision)
 
+    watch = LoadWatch()
     timed: dict[str, dict[str, list[float]]] = {}
     for workload, found in workloads.items():
         say(f"{workload}: batches {len(found)}, rounds {settings.rounds}")
         timed[workload] = take_turns(loops, found, settings.rounds, _step, sample[0])
     loops.clear()
+    load = watch.report()
     # other programs slow a measurement down and nothing speeds it up: the best of two moments
     for name, peak in measure_peaks(settings.precisions, bfloat16).items():
         peaks[name] = max(peaks[name], peak)
@@ -266,7 +269,7 @@ def bench_distillation(
         seconds = {name: median(rounds) for name, rounds in timed[workload].items()}
         for name, taken in seconds.items():
             results[name][workload] = {
-                "seconds": taken / len(found),
+                **spread([value / len(found) for value in timed[workload][name]]),
                 "tokens_per_second": tokens / taken,
                 "gflops": flops / taken / 1e9,
                 "share_of_peak": flops / taken / peaks[precision_of[name]],
@@ -294,6 +297,7 @@ def bench_distillation(
             "threads": torch.get_num_threads(),
             "peak_gflops": {name: peak / 1e9 for name, peak in peaks.items()},
             "computes_bfloat16": bfloat16,
+            "load": load,
         },
         "max_relative_difference": differences,
         "contenders": results,

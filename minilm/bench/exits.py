@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from minilm.bench.measure import DisagreementError, take_turns
+from minilm.bench.load import LoadWatch
+from minilm.bench.measure import DisagreementError, spread, take_turns
 from minilm.data.records.base import Skips
 from minilm.errors import InputError, argument
 from minilm.files.arrays import Floats, Integers
@@ -151,11 +152,12 @@ def bench_exits(
             "same_answers": _same(model, settings, found[FULL], found[name]),
         }
     say(f"timing {len(engines)} ways in turn: batches {len(batches)}, rounds {settings.rounds}")
+    watch = LoadWatch()
     timed = take_turns(engines, batches, settings.rounds, _run)
     for name, seconds in timed.items():
         ratios = [full / own for full, own in zip(timed[FULL], seconds, strict=True)]
         rows[name] |= {
-            "seconds": median(seconds),
+            **spread(seconds),
             "texts_per_second": len(samples) / median(seconds),
             "speedup": {"median": median(ratios), "lowest": min(ratios), "highest": max(ratios)},
         }
@@ -172,7 +174,11 @@ def bench_exits(
             "batch_size": settings.batch_size,
             "rounds": settings.rounds,
         },
-        "machine": {"torch": torch.__version__, "threads": torch.get_num_threads()},
+        "machine": {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "load": watch.report(),
+        },
         "metric": task.metric,
         "rules": rows,
         "fastest_at_full_score": fastest_at_full_score(rows),

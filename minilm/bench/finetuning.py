@@ -31,7 +31,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from minilm.bench.contenders import BASE_CONFIGS, read_base_config
 from minilm.bench.distillation import computes_bfloat16, contender_name, measure_peaks
-from minilm.bench.measure import compare_steps, observe_step, take_turns
+from minilm.bench.load import LoadWatch
+from minilm.bench.measure import compare_steps, observe_step, spread, take_turns
 from minilm.bench.workload import SEED, encoder_flops
 from minilm.config import BertConfig, EncoderConfig
 from minilm.data.records.base import Skips
@@ -423,6 +424,7 @@ def bench_finetuning(
     bfloat16 = computes_bfloat16()
     if "bfloat16" in settings.precisions and not bfloat16:
         say("this processor has no arithmetic in bfloat16: it is emulated, expect it to be slow")
+    watch = LoadWatch()
     peaks = measure_peaks(settings.precisions, bfloat16)
     contenders: dict[str, dict[str, Any]] = {}
     differences: dict[str, float] = {}
@@ -439,7 +441,7 @@ def bench_finetuning(
             taken = median(rounds)
             contenders[contender_name(name, precision)] = {
                 "precision": precision,
-                "seconds": taken / len(batches),
+                **spread([value / len(batches) for value in rounds]),
                 "tokens_per_second": tokens / taken,
                 "examples_per_second": len(texts.samples) / taken,
                 "share_of_peak": flops / taken / peaks[precision],
@@ -473,6 +475,7 @@ def bench_finetuning(
             "threads": torch.get_num_threads(),
             "peak_gflops": {name: peak / 1e9 for name, peak in peaks.items()},
             "computes_bfloat16": bfloat16,
+            "load": watch.report(),
         },
         "max_relative_difference": differences,
         "contenders": contenders,

@@ -32,7 +32,8 @@ from minilm.bench.distillation import (
     measure_peaks,
 )
 from minilm.bench.distillation_loops import LabelledBatch, labelled_batches
-from minilm.bench.measure import compare_steps, observe_step, take_turns
+from minilm.bench.load import LoadWatch
+from minilm.bench.measure import compare_steps, observe_step, spread, take_turns
 from minilm.bench.memory import in_fresh_process, peak_resident
 from minilm.bench.workload import SEED, draw_lengths, encoder_flops, padding_ratio
 from minilm.config import AlbertConfig
@@ -264,7 +265,8 @@ def bench_pretraining(
 
     Returns:
         What `minilm bench pretrain --json` prints: "model", "workload", "machine", "contenders"
-        (seconds of a step, the mean over the batches; tokens_per_second, share_of_peak, and ratio
+        (seconds of a step, the mean over the batches, with quartiles and extremes of the rounds;
+        tokens_per_second, share_of_peak, and ratio
         to transformers in the same precision, above 1 = faster), and on request "memory" (bytes).
 
     Raises:
@@ -282,6 +284,7 @@ def bench_pretraining(
     )
     say("measuring the peak rate of this machine")
     bfloat16 = computes_bfloat16()
+    watch = LoadWatch()
     peaks = measure_peaks(settings.precisions, bfloat16)
     tokens = sum(drawn)
     contenders: dict[str, dict[str, Any]] = {}
@@ -295,7 +298,7 @@ def bench_pretraining(
         seconds = {name: median(rounds) for name, rounds in timed.items()}
         for name, taken in seconds.items():
             contenders[contender_name(name, precision)] = {
-                "seconds": taken / len(batches),
+                **spread([value / len(batches) for value in timed[name]]),
                 "tokens_per_second": tokens / taken,
                 "share_of_peak": pretraining_flops(config, drawn) / taken / peaks[precision],
                 "ratio": seconds["transformers"] / taken if "transformers" in seconds else None,
@@ -318,6 +321,7 @@ def bench_pretraining(
             "threads": torch.get_num_threads(),
             "peak_gflops": {name: peak / 1e9 for name, peak in peaks.items()},
             "computes_bfloat16": bfloat16,
+            "load": watch.report(),
         },
         "max_relative_difference": differences,
         "contenders": contenders,

@@ -148,6 +148,8 @@ def run_packed(
     Returns:
         (..., H), or (B, H) with `first_only`; None where the layer has to do it itself.
     """
+    if torch.compiler.is_compiling():  # what follows is nothing to compile
+        return None
     if not torch.is_inference_mode_enabled():
         forget(layer)  # whoever trains or inspects a model may write where no version counts it
         return None
@@ -220,7 +222,6 @@ def _unwatched() -> bool:
         and torch._C._len_torch_function_stack() == 0
         and not torch.is_autocast_enabled("cpu")
         and torch._C._get_mkldnn_enabled()
-        and not torch.compiler.is_compiling()
         and not module_globals._global_forward_hooks
         and not module_globals._global_forward_pre_hooks
         and all(kind.forward is forward for kind, forward in FORWARDS.items())

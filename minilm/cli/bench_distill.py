@@ -17,8 +17,10 @@ from minilm.bench.distillation import (
     computes_bfloat16,
 )
 from minilm.bench.distillation_loops import LOOPS, save_models
+from minilm.bench.load import load_words
 from minilm.bench.workload import SEED
 from minilm.cli.help import Command
+from minilm.cli.machine_load import extremes, warn_if_busy
 from minilm.config import BertConfig
 from minilm.models.bert import BertForMaskedLM
 from minilm.training.settings import Precision
@@ -171,6 +173,7 @@ def distill(
             Path(temporary), settings, lambda text: click.echo(text, err=True)
         )
     result["models"]["source"] = teacher or "random weights"
+    warn_if_busy(result["machine"]["load"])
     click.echo(json.dumps(result, indent=2) if as_json else table(result))
 
 
@@ -189,6 +192,7 @@ def table(result: dict[str, Any]) -> str:
         f"torch {machine['torch']}, {machine['threads']} threads, matrix products at GFLOP/s: "
         f"{peaks}"
         + ("" if machine["computes_bfloat16"] else "; no bfloat16 arithmetic, it is emulated"),
+        load_words(machine["load"]),
     ]
     if differences:
         lines.append(f"largest relative difference of losses and gradient norms: {differences}")
@@ -198,13 +202,14 @@ def table(result: dict[str, Any]) -> str:
         references = list(next(iter(rows.values()))["ratios"])
         heads = "".join(f"  x {name}" for name in references)
         lines.append(
-            f"\n{title:<36}{'tokens/s':>10}{'s/step':>9}{'GFLOP/s':>9}{'of peak':>9}{heads}"
+            f"\n{title:<36}{'tokens/s':>10}{'s/step':>9}{'(rounds)':>18}{'GFLOP/s':>9}"
+            f"{'of peak':>9}{heads}"
         )
         for name, row in rows.items():
             ratios = "".join(f"{row['ratios'][other]:>{len(other) + 4}.2f}" for other in references)
             lines.append(
                 f"  {name:<34}{row['tokens_per_second']:>10,.0f}{row['seconds']:>9.2f}"
-                f"{row['gflops']:>9,.1f}{row['share_of_peak']:>9.0%}{ratios}"
+                f"{extremes(row):>18}{row['gflops']:>9,.1f}{row['share_of_peak']:>9.0%}{ratios}"
             )
     for key in ("memory", "memory_of_tokens"):
         rows = _rows(result, key)

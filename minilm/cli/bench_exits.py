@@ -17,9 +17,11 @@ from minilm.bench.exits import (
     ExitBenchSettings,
     bench_exits,
 )
+from minilm.bench.load import load_words
 from minilm.bench.measure import DisagreementError
 from minilm.checkpoints.hub import resolve
 from minilm.cli.help import Command
+from minilm.cli.machine_load import warn_if_busy
 from minilm.cli.record_options import read, record_options
 from minilm.data.records.base import Skips
 
@@ -136,6 +138,7 @@ def exits(
     if skips.count or skips.repaired:
         click.echo(skips.summary(), err=True)
     result["model"]["source"], result["workload"]["source"] = model, str(data)
+    warn_if_busy(result["machine"]["load"])
     click.echo(json.dumps(result, indent=2) if as_json else table(result))
 
 
@@ -150,6 +153,7 @@ def table(result: dict[str, Any]) -> str:
         f"{workload['source']}: {workload['texts']:,} texts, {workload['tokens']:,} tokens, in "
         f"batches of {workload['batch_size']}; rounds {workload['rounds']}, torch "
         f"{machine['torch']}, threads {machine['threads']}",
+        load_words(machine["load"]),
         "",
         f"{'':<18}{metric:>14}{'layers':>9}{'same':>8}{'texts/s':>10}   x {FULL}",
     ]

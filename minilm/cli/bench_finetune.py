@@ -21,11 +21,13 @@ from minilm.bench.finetuning import (
     read_texts,
     save_start,
 )
+from minilm.bench.load import load_words
 from minilm.bench.measure import DisagreementError
 from minilm.bench.workload import SEED
 from minilm.checkpoints.hub import resolve
 from minilm.cli.bench_distill import PRECISIONS
 from minilm.cli.help import Command
+from minilm.cli.machine_load import extremes, warn_if_busy
 from minilm.training.memory import keep_freed_memory
 
 count = click.IntRange(min=1)
@@ -150,6 +152,7 @@ def finetune(
             ctx.exit(1)
     result["model"]["source"] = model
     result["workload"]["source"] = "lengths of SST-2, random ids" if data is None else str(data)
+    warn_if_busy(result["machine"]["load"])
     click.echo(json.dumps(result, indent=2) if as_json else table(result))
 
 
@@ -166,6 +169,7 @@ def table(result: dict[str, Any]) -> str:
         f"{workload['rounds']}, medians; torch {machine['torch']}, {machine['threads']} threads, "
         f"matrix products at GFLOP/s: {peaks}"
         + ("" if machine["computes_bfloat16"] else "; no bfloat16 arithmetic, it is emulated"),
+        load_words(machine["load"]),
     ]
     for name, value in result["max_relative_difference"].items():
         lines.append(f"largest relative difference of losses and gradients: {value:.1e} in {name}")
@@ -174,14 +178,14 @@ def table(result: dict[str, Any]) -> str:
         references = list(next(iter(rows.values()))["ratios"])
         heads = "".join(f"  {'x ' + name:<23}" for name in references)
         lines.append(
-            f"\n{precision:<32}{'tokens/s':>9}{'texts/s':>9}{'s/step':>8}{'padding':>9}"
+            f"\n{precision:<32}{'tokens/s':>9}{'texts/s':>9}{'s/step':>8}{'(rounds)':>18}{'padding':>9}"
             f"{'of peak':>9}{heads}".rstrip()
         )
         for name, row in rows.items():
             ratios = "".join(f"  {_ratio(row['ratios'][other]):<23}" for other in references)
             lines.append(
                 f"  {name:<30}{row['tokens_per_second']:>9,.0f}{row['examples_per_second']:>9,.1f}"
-                f"{row['seconds']:>8.3f}{row['padding']:>9.0%}{row['share_of_peak']:>9.0%}"
+                f"{row['seconds']:>8.3f}{extremes(row):>18}{row['padding']:>9.0%}{row['share_of_peak']:>9.0%}"
                 f"{ratios}".rstrip()
             )
     return "\n".join(lines)

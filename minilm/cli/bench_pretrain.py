@@ -11,10 +11,12 @@ import click
 import torch
 
 from minilm.bench.distillation import computes_bfloat16
+from minilm.bench.load import load_words
 from minilm.bench.pretraining import LOOPS, PretrainingSettings, bench_pretraining
 from minilm.bench.workload import SEED
 from minilm.cli.bench_distill import PRECISIONS
 from minilm.cli.help import Command
+from minilm.cli.machine_load import extremes, warn_if_busy
 from minilm.config import AlbertConfig
 from minilm.models.albert import AlbertForPreTraining
 
@@ -138,6 +140,7 @@ def pretrain(
         result = bench_pretraining(
             Path(temporary), settings, lambda text: click.echo(text, err=True)
         )
+    warn_if_busy(result["machine"]["load"])
     click.echo(json.dumps(result, indent=2) if as_json else table(result))
 
 
@@ -150,16 +153,19 @@ def table(result: dict[str, Any]) -> str:
         f"{model['vocab_size']:,}; rounds {workload['rounds']}, medians",
         f"torch {machine['torch']}, {machine['threads']} threads, matrix products at GFLOP/s: "
         f"{peaks}",
+        load_words(machine["load"]),
     ]
     for name, value in result["max_relative_difference"].items():
         lines.append(f"largest relative difference of losses and gradients: {value:.1e} in {name}")
     title = f"{workload['batches']} batches of 16 texts, padding {workload['padding_ratio']:.1f}"
-    lines.append(f"\n{title:<36}{'tokens/s':>10}{'s/step':>9}{'of peak':>9}  x transformers")
+    lines.append(
+        f"\n{title:<36}{'tokens/s':>10}{'s/step':>9}{'(rounds)':>18}{'of peak':>9}  x transformers"
+    )
     for name, row in result["contenders"].items():
         ratio = "" if row["ratio"] is None else f"{row['ratio']:>16.2f}"
         lines.append(
             f"  {name:<34}{row['tokens_per_second']:>10,.0f}{row['seconds']:>9.2f}"
-            f"{row['share_of_peak']:>9.0%}{ratio}"
+            f"{extremes(row):>18}{row['share_of_peak']:>9.0%}{ratio}"
         )
     memory = result.get("memory")
     if memory is not None:

@@ -108,6 +108,7 @@ def command(
     """
     import torch
 
+    from minilm.cli.machine_load import warn_if_busy
     from minilm.compare.measure import CompareSettings, compare
     from minilm.compare.page import page
     from minilm.compare.report import markdown, table
@@ -138,6 +139,7 @@ def command(
         tasks=dict(zip(_task_names(tasks), map(_records, tasks), strict=True)),
         source="Python's help topics" if text is None else text.name,
     )
+    warn_if_busy(result["machine"]["load"])
     # before the pictures: one that cannot be drawn must not take the figures away
     if as_json:
         click.echo(json.dumps(result, indent=2))

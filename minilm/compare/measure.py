@@ -14,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from minilm.bench.contenders import load_base
+from minilm.bench.load import LoadWatch
 from minilm.bench.machine import describe_machine
 from minilm.bench.measure import LATENCY_REPEATS, ONE_TEXT, take_turns
 from minilm.bench.memory import held_by_tensors, in_fresh_process, peak_resident
@@ -120,6 +121,7 @@ def compare(
         for some in (lengths, [min(ONE_TEXT, longest)])
     )
     say(f"speed of {len(encoders)} models, in turn" if len(encoders) > 1 else "speed")
+    watch = LoadWatch()
     for key, batches, rounds in (
         ("one_text_seconds", one, settings.rounds * LATENCY_REPEATS),
         ("bulk_seconds", bulk, settings.rounds),
@@ -128,6 +130,7 @@ def compare(
             found = take_turns(encoders, batches, rounds, _encode, told=step)
         for name, seconds in found.items():
             rows[name]["rounds"][key] = seconds
+    load = watch.report()
     tokens = sum(lengths)
     for name, row in rows.items():
         bulk_seconds = row["rounds"].pop("bulk_seconds")
@@ -141,7 +144,7 @@ def compare(
     for row in rows.values():
         row["relative"] = _relative(row, first)
     return {
-        "machine": describe_machine(),
+        "machine": {**describe_machine(), "load": load},
         "workload": {
             "texts": settings.texts,
             "tokens": tokens,

@@ -380,7 +380,11 @@ class PretrainedModel(nn.Module):
             only_trainable: leave frozen ones out.
             exclude_embeddings: leave the tables of words, positions and token types out.
         """
-        tables = (part.weight for part in self.modules() if isinstance(part, nn.Embedding | QuantizedEmbedding))
+        tables = (
+            part.weight
+            for part in self.modules()
+            if isinstance(part, nn.Embedding | QuantizedEmbedding)
+        )
         left_out = set(map(id, tables)) if exclude_embeddings else set()
         parameters = (p for p in self.parameters() if p.requires_grad or not only_trainable)
         return sum(p.numel() for p in parameters if id(p) not in left_out)
