@@ -98,7 +98,7 @@ class PackedLayer:
     watched: tuple[dict[Any, Any], ...]
     own: tuple[dict[str, Any], ...]
     settings: list[Any]
-    sources: tuple[nn.Parameter, ...]
+    sources: tuple[Tensor, ...]
     addresses: list[int]
     versions: list[int]
     views: list[Tensor]
@@ -169,7 +169,7 @@ def run_packed(
 def _apply(packed: PackedLayer, hidden: Tensor, layout: Layout, first_only: bool) -> Tensor:
     product, added = _products()
     *order, width = hidden.shape
-    hidden = hidden.view(-1, width)  # (T, H)
+    hidden = hidden.reshape(-1, width)  # (T, H)
     three = product(hidden, *packed.qkv, "none", [], "")  # (T, 3H)
     three = three.view(*order, 3, packed.heads, width // packed.heads)  # (..., 3, A, D)
     query, key, value = three.unbind(-3)  # (..., A, D)

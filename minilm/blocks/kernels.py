@@ -1,9 +1,9 @@
 """How the arithmetic is executed: attention, feed-forward and dropout on whatever runs them.
 
 Every choice that depends on the device, on gradients, on a processor that somebody measured, or on
-what is watching the call is made in this file; the other blocks read like the papers. Every
-execution of attention equals the formula, `explicit_attention`, which `attention("explicit")`
-forces.
+what is watching the call is made in this file, and for whole layers in inference mode in
+inference.py; the other blocks read like the papers. Every execution of attention equals the
+formula, `explicit_attention`, which `attention("explicit")` forces.
 
 References: Vaswani et al. 2017, section 3.2; Devlin et al. 2019.
 """

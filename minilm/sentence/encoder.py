@@ -45,6 +45,10 @@ class SentenceEncoder:
     A text longer than `max_length` is cut, and a warning says how many were. An empty text is a
     text like any other: its vector is that of the special tokens alone.
 
+    On a CPU that does other work, too, set the environment variable OMP_WAIT_POLICY=PASSIVE before
+    torch is imported, as minilm's commands do: threads that spin while they wait for each other can
+    make a single text take several times as long.
+
     The arguments of sentence-transformers' `encode` are understood beside minilm's own, so tools
     that call it can be given a `SentenceEncoder`; scikit-learn takes
     `FunctionTransformer(encoder.encode)` as a step of a pipeline.
