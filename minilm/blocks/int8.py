@@ -193,7 +193,7 @@ class QuantizedWeight(nn.Module):
         return self.scale * self.weight.sum(-1, dtype=torch.int32)
 
     def _in_kernel_order(self) -> tuple[Packed, Tensor]:
-        """The packed matrix and `_sums`: made on first use, and whenever the values have changed."""
+        """The packed matrix and `_sums`: made on first use and after changes."""
         key = (*_version(self.weight), *_version(self.scale))
         if self._prepared is None or self._prepared[0] != key:
             self._prepared = key, (_pack(self.weight, self.scale), self._sums().detach())

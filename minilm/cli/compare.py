@@ -12,7 +12,7 @@ import click
 
 from minilm.checkpoints.hub import LANGUAGE_MODELS
 from minilm.cli.help import Command
-from minilm.cli.model_options import threads_option
+from minilm.cli.model_options import DTYPES, threads_option
 
 count = click.IntRange(min=1)
 
@@ -50,6 +50,12 @@ count = click.IntRange(min=1)
     type=count,
     help="Number of timing rounds; the median is reported.",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="Number format of all models' weights in memory; int8 = quantise them to 8 bits, auto = "
+    "as stored. Default: float32, or int8 where they are stored so.",
+)
 @threads_option()
 @click.option(
     "--no-memory",
@@ -77,6 +83,7 @@ def command(
     max_tokens: int,
     texts: int,
     rounds: int,
+    dtype: str | None,
     threads: int | None,
     no_memory: bool,
     as_json: bool,
@@ -125,7 +132,7 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     settings = CompareSettings(
-        texts=texts, rounds=rounds, max_tokens=max_tokens or None, memory=not no_memory
+        texts=texts, rounds=rounds, max_tokens=max_tokens or None, memory=not no_memory, dtype=dtype
     )
     if text is None:
         documents = help_topics()

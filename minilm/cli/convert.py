@@ -11,6 +11,7 @@ from minilm.checkpoints.pickled import convert_pickle
 from minilm.checkpoints.tensorflow import convert_tensorflow, find_prefix, find_source
 from minilm.cli.help import Command
 from minilm.cli.options import choice, given_options
+from minilm.compression.quantisation import quantize
 from minilm.compression.sharing import share
 from minilm.errors import CheckpointError
 from minilm.files.archive import extracted
@@ -22,6 +23,8 @@ from minilm.recipes.card import write_card
 from minilm.recipes.converted_card import converted_card
 from minilm.tokenization.tokenizer import Tokenizer
 
+INT8 = "int8"
+
 
 def rewrite(
     source: str, destination: Path, dtype: str, sharing: str | int | None = None
@@ -32,7 +35,7 @@ def rewrite(
         source: a directory or hub name.
         destination: a directory that does not exist yet, or is empty. It appears complete or not
             at all.
-        dtype: of the saved weights, a name of `DTYPES` or "auto", as stored.
+        dtype: of the saved weights, a name of `DTYPES`, "int8" or "auto", as stored.
         sharing: of an ALBERT's layers, as for `AlbertConfig.with_sharing`; layers that become one
             are averaged. None = as stored.
 
@@ -46,7 +49,9 @@ def rewrite(
     """
     directory = resolve(source)
     with new_directory(destination) as complete:
-        model = load(directory, dtype=dtype, new_parts="allow")
+        # layers are shared, or not, as floats
+        as_float = "float32" if sharing is not None and dtype == INT8 else dtype
+        model = load(directory, dtype=as_float, new_parts="allow")
         if missing := missing_tensors(model):
             raise CheckpointError(
                 f"{directory} does not store {', '.join(missing)} of its "
@@ -58,6 +63,7 @@ def rewrite(
             before = model.num_parameters()
             model = share(model, sharing, merge="average")
             click.echo(f"{before:,} parameters became {model.num_parameters():,}", err=True)
+            model = quantize(model) if dtype == INT8 else model
         model.save_pretrained(complete)
         copy_companions(directory, complete)
         return file_list(complete)
@@ -121,9 +127,10 @@ def _is_tensorflow(source: str) -> bool:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["auto", *DTYPES]),
+    type=click.Choice(["auto", *DTYPES, INT8]),
     help="Precision of the written weights; default: auto, as stored. For 16 bits config.json "
-    "still says float32, so that other libraries load and fine-tune them in float32.",
+    "still says float32, so that other libraries load and fine-tune them in float32. int8: a "
+    "quarter of the size of float32, for minilm alone (other libraries refuse it).",
 )
 @click.option(
     "--share",
@@ -155,6 +162,7 @@ def command(
         half/model.safetensors
         half/tokenizer.json
         half/tokenizer_config.json
+      minilm convert all-MiniLM-L6-v2 all-MiniLM-L6-v2-int8 --dtype int8
       minilm convert downloaded/ clean/ --from-pickle
       minilm convert unshared/ shared/ --share 4
       minilm convert albert_base_v2.tar.gz albert-base-v2/ --from-tensorflow

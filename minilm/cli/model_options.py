@@ -12,7 +12,7 @@ from minilm.cli.options import Option, together
 if TYPE_CHECKING:
     from minilm.tasks.task import Task
 
-DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
+DTYPES = ("float32", "bfloat16", "float16", "float64", "int8", "auto")
 # threshold of a task -> its option
 _THRESHOLDS = {
     "min_confidence": click.option(
@@ -51,9 +51,8 @@ def model_options() -> Option[Any]:
                 "--dtype",
                 "precision",
                 type=click.Choice(DTYPES),
-                default="float32",
-                show_default=True,
-                help="Number format of the model's weights in memory; auto = as stored.",
+                help="Number format of the model's weights in memory; int8 = quantise them to 8 "
+                "bits, auto = as stored. Default: float32, or int8 where they are stored so.",
             ),
         ]
     )

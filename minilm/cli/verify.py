@@ -11,6 +11,7 @@ import torch
 from minilm.cli.help import Command
 from minilm.cli.model_options import threads_option
 from minilm.parity import verify
+from minilm.parity.int8 import is_int8_checkpoint, verify_int8
 from minilm.parity.reference_values import verify_as
 
 
@@ -39,6 +40,13 @@ from minilm.parity.reference_values import verify_as
     "states and 2e-5 for logits, or three times the rounding error of transformers itself "
     "where that is more; with --as, as much as the published digits allow.",
 )
+@click.option(
+    "--float",
+    "original",
+    metavar="DIR",
+    help="For a MODEL stored in int8: the float checkpoint that it was made from, to compare "
+    "weights and states with. Default: the float numbers that the stored weights stand for.",
+)
 @click.option("--seed", default=0, show_default=True, help="Random seed of the inputs.")
 @threads_option()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every comparison.")
@@ -49,6 +57,7 @@ def command(
     name: str | None,
     class_name: str | None,
     tolerance: float | None,
+    original: str | None,
     seed: int,
     threads: int | None,
     as_json: bool,
@@ -58,6 +67,10 @@ def command(
     Both libraries load the files of MODEL. Every layer, the pooler and every head that is stored
     are compared on the CPU in float64 and float32, with ragged masks of every kind, as padded and
     packed calls. Prints the largest |difference| of each module and the first module that diverges.
+
+    A MODEL stored in int8 is no longer one that transformers reads. Its products are compared with
+    exact integer arithmetic, and a text alone with the same text in a batch: both must be equal to
+    the bit; and its states with those of a float model, by their cosine.
 
     Exit code: 0 = equal within the tolerances, 1 = different, 2 = cannot be compared.
 
@@ -78,7 +91,13 @@ def command(
         raise click.UsageError("--tolerance is not a number.")
     if threads is not None:
         torch.set_num_threads(threads)
-    if name is None:
+    if is_int8_checkpoint(model):
+        if name is not None or class_name is not None or tolerance is not None:
+            raise click.UsageError("--as, --class and --tolerance are not for int8 checkpoints.")
+        report = verify_int8(model, original, seed)
+    elif original is not None:
+        raise click.UsageError("--float is for checkpoints stored in int8.")
+    elif name is None:
         report = verify(model, class_name=class_name, tolerance=tolerance, seed=seed, progress=True)
     elif class_name is None:
         report = verify_as(model, name, tolerance=tolerance, progress=True)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from minilm.bench.contenders import load_base
+from minilm.bench.contenders import base_class
 from minilm.bench.load import LoadWatch
 from minilm.bench.machine import describe_machine
 from minilm.bench.measure import LATENCY_REPEATS, ONE_TEXT, take_turns
@@ -49,6 +49,8 @@ class CompareSettings:
         max_tokens: most tokens of the text to predict masked words in; None = all.
         seed: of masks and ids.
         memory: measure memory, in a process for each model.
+        dtype: of the weights in memory, as for `from_pretrained`; None = int8 where they are stored
+            so, else float32.
     """
 
     texts: int = TEXTS
@@ -56,6 +58,7 @@ class CompareSettings:
     max_tokens: int | None = 40_000
     seed: int = SEED
     memory: bool = True
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("texts", "rounds", "max_tokens"):
@@ -106,9 +109,9 @@ def compare(
     for name, directory in directories.items():
         say(f"{name}: reading the text")
         rows[name] = describe(name, directory, documents, settings)
-        rows[name]["tasks"] = score_tasks(directory, tasks or {}, say)
+        rows[name]["tasks"] = score_tasks(directory, tasks or {}, say, settings.dtype)
     encoders = {
-        name: load_base(directory, torch.float32).eval() for name, directory in directories.items()
+        name: _load_base(directory, settings.dtype) for name, directory in directories.items()
     }
     configs = [encoder.config for encoder in encoders.values()]
     vocab_size = min(config.vocab_size for config in configs)
@@ -139,7 +142,7 @@ def compare(
             row[key] = median(values)
         if settings.memory:
             say(f"{name}: memory")
-            row["memory"] = in_fresh_process(_memory, directories[name], bulk)
+            row["memory"] = in_fresh_process(_memory, directories[name], bulk, settings.dtype)
     first = next(iter(rows.values()))
     for row in rows.values():
         row["relative"] = _relative(row, first)
@@ -161,7 +164,7 @@ def describe(
     name: str, directory: Path, documents: Sequence[str], settings: CompareSettings
 ) -> dict[str, Any]:
     """Everything about one checkpoint that needs no comparison."""
-    model = load(directory, new_parts="allow").eval()
+    model = load(directory, dtype=settings.dtype, new_parts="allow").eval()
     config = model.config
     scores = None
     headless = missing_tensors(model, "masked_lm_head")
@@ -198,11 +201,12 @@ def score_tasks(
     directory: Path,
     tasks: Mapping[str, Sequence[Mapping[str, Any]]],
     say: Callable[[str], None] = lambda _: None,
+    dtype: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The main score of a fine-tuned checkpoint on every task, 0 to 1; {} without a head."""
     if not tasks or not is_finetuned(directory):
         return {}
-    predictor = Predictor.from_pretrained(directory)
+    predictor = Predictor.from_pretrained(directory, dtype=dtype)
     metric = predictor.task.metric
     scores = {}
     for name, records in tasks.items():
@@ -277,8 +281,13 @@ def _encode(encoder: EncoderModel, batch: Batch) -> None:
         encoder(batch.packed_ids, lengths=batch.lengths)
 
 
-def _memory(directory: Path, batches: Sequence[Batch]) -> dict[str, int]:
-    encoder = load_base(directory, torch.float32).eval()
+def _load_base(directory: Path, dtype: str | None) -> EncoderModel:
+    loaded = base_class(directory).from_pretrained(directory, dtype=dtype, new_parts="allow")
+    return loaded.base.eval()
+
+
+def _memory(directory: Path, batches: Sequence[Batch], dtype: str | None) -> dict[str, int]:
+    encoder = _load_base(directory, dtype)
     for batch in batches:
         _encode(encoder, batch)
     peak = peak_resident()
