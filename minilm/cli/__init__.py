@@ -72,7 +72,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Prepare text": ("train-tokenizer", "tokenize"),
     "Train": ("pretrain", "distill", "distill-sentences", "finetune", "ablate"),
     "Measure": ("evaluate", "evaluate-similarity", "compare", "plot", "bench"),
-    "Convert and export": ("convert", "export"),
+    "Convert and export": ("convert", "export", "parts"),
 }  # fmt: skip
 OTHERS = "Other commands"
 

@@ -75,7 +75,7 @@ command.add_command(pretrain)
 
 @command.command("encode", cls=Command)
 @click.argument("model_argument", metavar="[MODEL]", required=False)
-@click.option("--model", help="Another way to give MODEL.")
+@click.option("--model", help="Another way to give MODEL. Default: distilbert-base.")
 @click.option(
     "--precision",
     "--dtype",
@@ -93,7 +93,7 @@ command.add_command(pretrain)
     multiple=True,
     help="Other engines to compare with, separated by commas. Ratios are relative to the first. "
     "One that is not installed, or does not run in a precision, is left out with a message; "
-    "pip install 'minilm[bench]' installs all.",
+    "pip install 'minilm[bench]' installs all. Default: none.",
 )
 @click.option(
     "--texts",

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from minilm.cli.help import Command
 from minilm.export.folder import export_onnx
 from minilm.files.progress import is_watched
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
@@ -32,6 +33,12 @@ def command(model: str, directory: Path, no_int8: bool, as_json: bool) -> None:
     \b
     Examples:
       minilm export sentence-mini exported/
+        exported/config.json
+        ...
+        exported/onnx/model.onnx
+        exported/onnx/model_quantized.onnx
+        exported/tokenizer.json
+        ...
       minilm export my-classifier/ exported/ --no-int8 --json
     """
     report = export_onnx(model, directory, int8=not no_int8, progress=is_watched())

@@ -30,10 +30,10 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
         *("min_confidence", "threshold", "null_threshold", "exit_threshold", "exit_patience"),
         *("exit_tolerance", "windows", "doc_stride", "max_query", "n_best", "max_answer"),
         *("hidden_size", "vocab_size", "head", "kind", "cased", "character_coverage", "sharing"),
-        *("from_pickle", "dtype"),
+        *("from_pickle", "from_tensorflow", "dtype", "no_int8"),
     ),
     "data": (
-        *("train", "dev", "hold_out", "unlabelled", "format", "text_column", "pair_column"),
+        *("train", "dev", "hold_out", "unlabelled", "format", "form", "text_column", "pair_column"),
         *("label_column", "no_header", "delimiter", "quoting", "escape", "token_column"),
         *("tag_column", "encoding", "on_bad_record", "repair_offsets", "text_key", "errors"),
         *("document_per_line", "path", "pair", "queries", "text", "tasks", "max_tokens", "texts"),
@@ -45,7 +45,7 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "evaluation": (
         *("tune_thresholds", "confusion", "tolerance", "against", "rounds", "batches", "alone"),
         *("training_batches", "bucketed", "thresholds", "patience", "depths", "no_memory"),
-        *("memory", "memory_tokens"),
+        *("memory", "memory_tokens", "clock", "precisions", "verify"),
     ),
     "run": (
         *("threads", "device", "precision", "allow_changes", "clean", "dry_run", "workers"),

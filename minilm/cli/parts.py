@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from minilm.cli.help import Command
 
-@click.command()
+
+@click.command(cls=Command)
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--verify",
@@ -27,6 +29,7 @@ def command(context: click.Context, directory: Path, verify: bool, as_json: bool
     \b
     Examples:
       minilm parts vectors
+        vectors: complete: 4 of 4 parts, 400,000 of 400,000 rows of vectors
       minilm parts vectors --verify --json
     """
     from minilm.data.parts import Parts

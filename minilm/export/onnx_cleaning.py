@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minilm import __version__
+import minilm
 from minilm.export.libraries import library
 
 
@@ -41,7 +41,7 @@ def clean(model: Any, axes: list[str]) -> None:
             [dim if isinstance(dim, int) else recorded.get(str(dim)) for dim in value.shape]
         )
     graph.name = "minilm"
-    model.producer_name, model.producer_version = "minilm", __version__
+    model.producer_name, model.producer_version = "minilm", minilm.__version__
 
 
 def turn_weights(model: Any) -> None:
