@@ -15,6 +15,7 @@ from hypothesis import assume, given, strategies as st
 
 import minilm
 from minilm.bench.machine import describe_machine
+from minilm.checkpoints.hub import LANGUAGE_MODELS
 from minilm.cli import main
 from minilm.cli.compare import _task_names
 from minilm.compare.measure import CompareSettings, compare, component_sizes
@@ -316,6 +317,19 @@ def test_speeds_that_hardly_differ_have_nearly_one_colour(result: dict[str, Any]
     drawn = scatter(many_rounds(result, tokens_per_second=speeds, one_text_seconds=[[0.01]] * 3))
     assert drawn is not None
     assert set(re.findall(r"dot s(\d)", drawn)) <= {str(SHADES - 2), str(SHADES - 1)}
+
+
+def test_the_picture_in_the_repository_is_of_the_shipped_models() -> None:
+    root = Path(__file__).parent.parent
+    drawn = ElementTree.parse(root / "examples" / "shipped-models.svg")
+    told = [str(title.text) for title in drawn.iter("{http://www.w3.org/2000/svg}title")]
+    assert sorted(words.split(":")[0] for words in told) == sorted(LANGUAGE_MODELS)
+    for words in told:
+        directory = root / "weights" / words.split(":")[0]
+        parameters = minilm.load(directory).num_parameters() / 1e6
+        size = (directory / "model.safetensors").stat().st_size / 1e6
+        assert f": {parameters:.2f} million parameters, " in words
+        assert words.endswith(f"file of {size:.1f} MB")
 
 
 def test_no_picture_of_a_single_score(result: dict[str, Any]) -> None:
