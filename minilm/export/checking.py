@@ -303,7 +303,8 @@ def _of_shape(
 def _attended(call: Call, name: str, output: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Where an output counts: (B, S) the attended tokens, or (B,) all texts."""
     if output.ndim == 3 or name in _SPANS:
-        return call.inputs["attention_mask"] != 0
+        mask: npt.NDArray[np.bool_] = call.inputs["attention_mask"] != 0
+        return mask
     return np.ones(output.shape[:1], dtype=bool)
 
 

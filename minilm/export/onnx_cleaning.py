@@ -16,7 +16,7 @@ from minilm.export.libraries import library
 
 
 def clean(model: Any, axes: list[str]) -> None:
-    """Cleans a graph in place; what it computes stays the same, to the bit.
+    """Cleans a graph in place; what it computes stays the same, up to rounding.
 
     Args:
         model: `onnx_ir.Model`.
@@ -47,6 +47,9 @@ def clean(model: Any, axes: list[str]) -> None:
 def turn_weights(model: Any) -> None:
     """Stores every matrix the way its products read it, instead of transposing it in the graph.
 
+    One layer of ALBERT may be applied to all tokens (MatMul) and to the first ones alone (Gemm),
+    which read its matrices differently.
+
     A matrix that is looked up as well, such as the word table of a masked-LM head, stays as it is:
     turned, it would be stored twice.
 
@@ -56,17 +59,28 @@ def turn_weights(model: Any) -> None:
     ir = library("onnx_ir")
     graph = model.graph
     for value in list(graph.initializers.values()):
-        users = [node for node, _ in value.uses()]
-        if not users or not all(is_matrix_turn(node) for node in users):
+        users = list(value.uses())
+        if not users or not all(_reads_turned(node, index) for node, index in users):
             continue
         array = np.ascontiguousarray(value.const_value.numpy().T)
         turned = ir.Value(name=f"{value.name}.T", const_value=ir.tensor(array))
         turned.shape, turned.dtype = turned.const_value.shape, turned.const_value.dtype
         graph.register_initializer(turned)
-        for node in users:
-            node.outputs[0].replace_all_uses_with(turned)
-            graph.remove(node, safe=True)
+        for node, index in users:
+            if node.op_type == "Gemm":
+                node.replace_input_with(index, turned)
+                del node.attributes["transB"]
+            else:
+                node.outputs[0].replace_all_uses_with(turned)
+                graph.remove(node, safe=True)
         del graph.initializers[value.name]
+
+
+def _reads_turned(node: Any, index: int) -> bool:
+    """Whether an operation reads the transpose of a matrix as its input of this number."""
+    return is_matrix_turn(node) or bool(
+        node.op_type == "Gemm" and index == 1 and integer(node, "transB")
+    )
 
 
 def join_tables(model: Any) -> None:
