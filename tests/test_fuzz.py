@@ -62,7 +62,7 @@ def _hang(directory: Path, data: bytes) -> None:
 
 
 def _fill(directory: Path, data: bytes) -> None:
-    assert len(bytearray(b"x") * (1200 * 2**20))
+    assert len(bytearray(b"x") * (fuzz._peak() - fuzz._memory() + 150 * 2**20))
 
 
 @pytest.mark.parametrize(
