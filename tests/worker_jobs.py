@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from minilm.errors import DataError, setting
 from minilm.files.workers import Work
 
@@ -39,6 +41,7 @@ class Job:
             if task == 3 and self.kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if task == 3 and self.kind == "wait":
+                tqdm(disable=True)  # a lock between processes would be missed when this one ends
                 (self.directory / "waiting").write_text(str(os.getpid()))
                 time.sleep(600)
             for _ in range(task):

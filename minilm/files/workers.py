@@ -35,6 +35,9 @@ class Job(Protocol):
 
 def prepare_worker() -> None:
     """What every worker process does first."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())  # its own, between processes, would be left by a killed one
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each processor
     threading.Thread(target=_end_with_parent, daemon=True).start()
