@@ -59,6 +59,8 @@ FUSED: dict[Activation, tuple[str, str]] = {
     F.silu: ("swish", ""),
 }
 NOT_FUSED = ("none", "")
+# attributes of parts that decide about the result
+SETTINGS = ("num_heads", "activation", "eps", "normalized_shape")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -77,7 +79,8 @@ class PackedLayer:
         contents: what was in them.
         watched: the dictionaries that are filled by hooks.
         own: the attributes of every part.
-        settings: those of them that decide about the result.
+        active: those parts that do something else in training.
+        settings: those of them that decide about the result: where, which, and what it was.
         sources: the parameters that were copied.
         addresses, versions: of each.
         views: of each, some of its numbers where they lie.
@@ -97,7 +100,8 @@ class PackedLayer:
     contents: list[Any]
     watched: tuple[dict[Any, Any], ...]
     own: tuple[dict[str, Any], ...]
-    settings: list[Any]
+    active: tuple[nn.Module, ...]
+    settings: list[tuple[dict[str, Any], str, Any]]
     sources: tuple[Tensor, ...]
     addresses: list[int]
     versions: list[int]
@@ -108,18 +112,14 @@ class PackedLayer:
         """Whether the layer is as it was: parts, hooks, parameters and their numbers."""
         return (
             not any(self.watched)
+            and not any(part.training for part in self.active)
             and not any("forward" in attributes for attributes in self.own)
-            and _settings(self.own) == self.settings
+            and all(attributes[name] == value for attributes, name, value in self.settings)
             and _all_same(self.held, self.contents)
             and [p._version for p in self.sources] == self.versions
             and [p.data_ptr() for p in self.sources] == self.addresses
             and torch.equal(torch.cat(self.views), self.samples)
         )
-
-
-def _settings(own: Iterable[dict[str, Any]]) -> list[Any]:
-    names = ("training", "num_heads", "activation", "eps", "normalized_shape")
-    return [attributes.get(name) for attributes in own for name in names]
 
 
 def _all_same(held: Iterable[dict[str, Any]], contents: list[Any]) -> bool:
@@ -184,7 +184,7 @@ def _apply(packed: PackedLayer, hidden: Tensor, layout: Layout, first_only: bool
     if len(hidden) <= kernels.TOKENS_AT_ONCE:
         update = _feed_forward(packed, hidden)
     else:
-        parts = hidden.split(kernels.TOKENS_AT_ONCE)
+        parts = torch.split(hidden, kernels.TOKENS_AT_ONCE)
         update = torch.cat([_feed_forward(packed, part) for part in parts])
     return torch.layer_norm(update, *packed.feed_forward_norm).view(*order, width)
 
@@ -305,7 +305,13 @@ def _pack(layer: TransformerLayer) -> PackedLayer:
         contents=[value for one in held for value in one.values()],
         watched=tuple(hooks for m in modules[1:] for hooks in _watched(m)),
         own=own,
-        settings=_settings(own),
+        active=(attention, layer.attention_dropout, layer.feed_forward_dropout),
+        settings=[
+            (attributes, name, attributes[name])
+            for attributes in own
+            for name in SETTINGS
+            if name in attributes
+        ],
         sources=(*sources, *biases),
         addresses=[p.data_ptr() for p in (*sources, *biases)],
         versions=[p._version for p in (*sources, *biases)],
