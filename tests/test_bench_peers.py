@@ -125,7 +125,7 @@ def behind_transposes(source: Path, target: Path) -> None:
             nodes.append(onnx.helper.make_node("Transpose", [weight.name], [name], perm=[1, 0]))
             node.input[1] = name
         nodes.append(node)
-    del model.graph.node[:]
+    del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)
     onnx.save(model, target)
 

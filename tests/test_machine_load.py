@@ -10,7 +10,7 @@ import pytest
 from minilm.bench import load
 from minilm.bench.load import LoadWatch, busy_warning, load_words
 from minilm.bench.measure import spread
-from minilm.cli.environment import prepare_environment
+from minilm.cli import prepare_environment
 
 
 def ticks(busy: int, idle: int) -> str:

@@ -135,8 +135,8 @@ def check_quantized(path: Path) -> int:
         for node in graph.node
         if node.op_type in ("MatMul", "Gemm") and any(map(is_weight, node.input[:2]))
     ]
-    integers = sum(node.op_type in ("MatMulInteger", "QLinearMatMul") for node in graph.node)
-    integers += sum(node.op_type == "DynamicQuantizeMatMul" for node in graph.node)
+    integer_kinds = ("MatMulInteger", "QLinearMatMul", "DynamicQuantizeMatMul")
+    integers = len([node for node in graph.node if node.op_type in integer_kinds])
     if floats or not integers:
         raise LeftFloatError(
             f"{path}: {len(floats)} products with weights were left in floating point "
