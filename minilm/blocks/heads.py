@@ -3,10 +3,11 @@
 The other heads are single linear layers and need no block of their own.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minilm.blocks.activations import ACTIVATIONS
+from minilm.blocks.activations import ACTIVATIONS, Activation
 from minilm.blocks.int8 import QuantizedEmbedding
 
 
@@ -16,11 +17,11 @@ class Pooler(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.dense = nn.Linear(hidden_size, hidden_size)
+        self.activation: Activation = torch.tanh
 
     def forward(self, first: Tensor) -> Tensor:
         """(B, H) state of the first token -> (B, H)."""
-        pooled: Tensor = self.dense(first)
-        return pooled.tanh()
+        return self.activation(self.dense(first))
 
 
 class MaskedLMHead(nn.Module):

@@ -23,16 +23,21 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minilm.blocks.activations import Activation
 from minilm.blocks.kernels import recording
 from minilm.errors import InputError
 
 LARGEST = 127  # of a stored weight
 SMALLEST_SCALE = 1e-30  # of a row: that of a row of equal values
+# Numbers that torch computes in one go at most (two AVX-512 registers), and that a thread takes at
+# least (at::internal::GRAIN_SIZE).
+AT_ONCE, NUMBERS_A_THREAD = 32, 32768
 # rows, inputs and outputs of the products that show whether sums saturate: the kernel that is
 # chosen depends on the shape
 PROBES = ((1, 64, 16), (4, 128, 64), (40, 256, 64))
@@ -283,12 +288,66 @@ class QuantizedEmbedding(QuantizedWeight):
         return self.multiply(quantize_rows(x), bias)
 
 
-def shared_rows(x: Tensor, layer: nn.Module) -> Tensor | Rows:
-    """What to give to several layers like this one that read the same input.
+class SameEverywhere:
+    """An activation function whose result does not depend on where in a tensor a number lies.
 
-    For layers in whole numbers that is the quantised input, made once; for others `x` itself.
+    Torch computes what does not fill a vector register by another formula, which differs in the
+    last bit. Here every part that a thread computes fills them all.
+
+    Args:
+        function: of each number on its own.
     """
-    return quantize_rows(x) if isinstance(layer, QuantizedLinear) else x
+
+    def __init__(self, function: Activation) -> None:
+        self.function = function
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Any shape; the same comes out."""
+        if recording(x) or x.device.type != "cpu":
+            return self.function(x)
+        size = padded = x.numel()
+        while rest := padded % (AT_ONCE * _parts(padded)):
+            padded += AT_ONCE * _parts(padded) - rest
+        if padded == size and x.is_contiguous():
+            return self.function(x)
+        line = F.pad(x.flatten(), (0, padded - size))
+        return self.function(line)[:size].view(x.shape)
+
+
+def _parts(numbers: int) -> int:
+    """In how many parts torch's threads share so many numbers."""
+    return max(1, min(torch.get_num_threads(), -(-numbers // NUMBERS_A_THREAD)))
+
+
+_joined: WeakKeyDictionary[nn.Module, tuple[Any, QuantizedLinear]] = WeakKeyDictionary()
+
+
+def project(x: Tensor, *layers: nn.Module) -> list[Tensor]:
+    """What several layers make of the same input, (..., K) -> (..., N) each.
+
+    Layers in whole numbers share its quantisation and, where nothing watches them, are one product:
+    of a matrix joined of theirs, a derived copy that is made again when one of them changes.
+    """
+    eight_bit = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
+    if len(eight_bit) < len(layers):
+        return [layer(x) for layer in layers]
+    rows = quantize_rows(x)
+    hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+    if hooked or recording(x) or not has_kernel(eight_bit[0].weight):
+        return [layer(rows) for layer in layers]
+    sizes = [layer.out_features for layer in eight_bit]
+    return list(_join(eight_bit)(rows).split(sizes, dim=-1))
+
+
+def _join(layers: list[QuantizedLinear]) -> QuantizedLinear:
+    """One layer with the outputs of all, kept beside the first of them."""
+    key = [_version(p) for layer in layers for p in (layer.weight, layer.scale, layer.bias)]
+    kept = _joined.get(layers[0])
+    if kept is None or kept[0] != key:
+        parts = [(layer.weight, layer.scale, layer.bias) for layer in layers]
+        kept = key, QuantizedLinear(*(torch.cat(same) for same in zip(*parts, strict=True)))
+        _joined[layers[0]] = kept
+    return kept[1]
 
 
 def float_weight(part: nn.Module) -> Tensor:

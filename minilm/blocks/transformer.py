@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from minilm.blocks import inference, kernels
 from minilm.blocks.dropout import Dropout
 from minilm.blocks.feed_forward import FeedForward
-from minilm.blocks.int8 import shared_rows
+from minilm.blocks.int8 import project
 from minilm.blocks.layout import Layout
 
 
@@ -49,11 +49,12 @@ class SelfAttention(nn.Module):
             the probabilities (B, A, S, S) or None.
         """
         heads = (self.num_heads, -1)
-        read = shared_rows(hidden, self.key)
-        query_states = layout.first(hidden) if first_only else read
-        query: Tensor = self.query(query_states).unflatten(-1, heads)  # (..., A, D)
-        key: Tensor = self.key(read).unflatten(-1, heads)  # (..., A, D)
-        value: Tensor = self.value(read).unflatten(-1, heads)  # (..., A, D)
+        if first_only:
+            query = self.query(layout.first(hidden))
+            key, value = project(hidden, self.key, self.value)
+        else:
+            query, key, value = project(hidden, self.query, self.key, self.value)
+        query, key, value = (x.unflatten(-1, heads) for x in (query, key, value))  # (..., A, D)
         context, probs = kernels.attend(
             query,
             key,

@@ -16,9 +16,8 @@ def quantize(model: Model) -> Model:
 
     Every linear layer and embedding table becomes int8, with a scale for each output or row; what a
     linear layer reads becomes 8-bit with a scale for each token (7-bit on processors without VNNI
-    instructions, where sums of 8-bit products saturate). The small layers that give answers, such
-    as a classifier, stay float32, and so does everything between the products. There is nothing to
-    calibrate.
+    instructions, where sums of 8-bit products saturate). Everything between the products stays
+    float32. There is nothing to calibrate.
 
     The copy is of the same class and is called, hooked, saved and loaded in the same way:
     `save_pretrained` writes int8, a quarter of the size, and `from_pretrained` gives the same bits

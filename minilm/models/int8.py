@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from minilm.blocks.int8 import QuantizedEmbedding, QuantizedLinear, QuantizedWeight, float_weight
+from minilm.blocks.feed_forward import FeedForward
+from minilm.blocks.heads import MaskedLMHead, Pooler
+from minilm.blocks.int8 import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    QuantizedWeight,
+    SameEverywhere,
+    float_weight,
+)
 from minilm.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="PretrainedModel")
 
+ACTIVE = (FeedForward, MaskedLMHead, Pooler)  # blocks with an activation function
 KEY = "quantization_config"  # in config.json
 # Without "quant_method", on purpose: transformers then refuses the directory. Under a method that
 # it does not know it would load whole numbers as weights, with no more than a warning.
@@ -26,8 +35,6 @@ MARKER: Mapping[str, Any] = {
     "weights": "int8, a scale for each output (linear layers) or row (tables)",
     "activations": "8 or 7 bits, a range for each token, computed at run time",
 }
-# The layers that give the answers stay float: they are small, and nothing averages their errors.
-ANSWERS = ("classifier", "span_head", "sentence_order_head", "next_sentence_head")
 
 
 def is_int8(model: nn.Module) -> bool:
@@ -58,7 +65,7 @@ def stored_int8(data: Mapping[str, Any], source: object) -> bool:
 
 
 def to_int8(model: Model) -> Model:
-    """A copy in eval mode whose linear layers and tables are 8-bit, but for those of `ANSWERS`.
+    """A copy in eval mode whose linear layers and tables are 8-bit.
 
     A part that is in several places is quantised once and stays one part. Parts that the
     architecture does not know, such as adapters, are copied as they are.
@@ -66,11 +73,14 @@ def to_int8(model: Model) -> Model:
     replaced: dict[int, nn.Module] = {}
     for name, part in model.named_modules():
         if type(part) is nn.Linear and model.hub_names.knows(f"{model.own_prefix}{name}.weight"):
-            if name not in ANSWERS:
-                replaced[id(part)] = QuantizedLinear.of(part)
+            replaced[id(part)] = QuantizedLinear.of(part)
         elif type(part) is nn.Embedding:
             replaced[id(part)] = QuantizedEmbedding.of(part)
-    return _with(model, replaced).requires_grad_(False).float()
+    made = _with(model, replaced).requires_grad_(False).float()
+    for part in made.modules():
+        if isinstance(part, ACTIVE):
+            part.activation = SameEverywhere(part.activation)
+    return made
 
 
 @torch.no_grad()
@@ -88,7 +98,11 @@ def to_float(model: Model) -> Model:
                 float_weight(part), freeze=False, padding_idx=part.padding_idx
             )
             replaced[id(part)] = table
-    return _with(model, replaced).requires_grad_(True)
+    made = _with(model, replaced).requires_grad_(True)
+    for part in made.modules():
+        if isinstance(part, ACTIVE) and isinstance(part.activation, SameEverywhere):
+            part.activation = part.activation.function
+    return made
 
 
 def _with(model: Model, replaced: dict[int, nn.Module]) -> Model:
