@@ -68,7 +68,8 @@ def input_bits() -> int:
     sum off at 32,767. With inputs up to 127 it is 32,258 at most. Whether that happens is tried
     out, as the instructions in use depend on more than the processor (ONEDNN_MAX_CPU_ISA).
     """
-    flags = getattr(torch.cpu, "get_capabilities", dict)()
+    # 7 where this PyTorch does not say
+    flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if not any(flags.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
         return 7
     return 8 if all(_is_exact(*shape) for shape in PROBES) else 7
@@ -142,7 +143,7 @@ def emulated_product(rows: Rows, weight: Tensor, scale: Tensor) -> Tensor:
 
 def has_kernel(weight: Tensor) -> bool:
     """Whether this PyTorch multiplies by such a matrix in whole numbers."""
-    on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    on_cpu = weight.device.type == "cpu" and torch._C._has_mkldnn
     return on_cpu and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
@@ -225,7 +226,7 @@ class QuantizedWeight(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedWeight:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.scale.dtype != torch.float32:
             raise InputError(
                 "A quantised model computes in float32 between its 8-bit products and cannot be "
@@ -352,5 +353,6 @@ def _join(layers: list[QuantizedLinear]) -> QuantizedLinear:
 
 def float_weight(part: nn.Module) -> Tensor:
     """The weight of a linear layer or a table, as floating numbers, quantised or not."""
-    weight: Tensor = part.dequantized() if isinstance(part, QuantizedWeight) else part.weight
-    return weight
+    weight: Any = part.dequantized() if isinstance(part, QuantizedWeight) else part.weight
+    found: Tensor = weight
+    return found

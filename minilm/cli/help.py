@@ -46,6 +46,7 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
         *("tune_thresholds", "confusion", "tolerance", "against", "rounds", "batches", "alone"),
         *("training_batches", "bucketed", "thresholds", "patience", "depths", "no_memory"),
         *("memory", "memory_tokens", "clock", "precisions", "verify"),
+        *("original",),
     ),
     "run": (
         *("threads", "device", "precision", "allow_changes", "clean", "dry_run", "workers"),

@@ -184,7 +184,9 @@ class ExitHeads(nn.Module):
         self.classifiers = nn.ModuleList(
             model.new_linear(model.config.num_labels) for _ in range(applications - 1)
         )
-        self.to(device=model.device, dtype=model.dtype)
+        # beside a quantised model, they are what its other parts are
+        dtype = model.dtype if model.dtype.is_floating_point else torch.float32
+        self.to(device=model.device, dtype=dtype)
 
     def forward(self, pooled: Tensor, applications: int) -> Tensor:
         """The answer after so many applications, from the pooled first tokens.

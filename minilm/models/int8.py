@@ -94,9 +94,8 @@ def to_float(model: Model) -> Model:
             linear.bias = nn.Parameter(part.bias.clone())
             replaced[id(part)] = linear
         elif isinstance(part, QuantizedEmbedding):
-            table = nn.Embedding.from_pretrained(
-                float_weight(part), freeze=False, padding_idx=part.padding_idx
-            )
+            table = nn.Embedding(*part.weight.shape, part.padding_idx, device="meta")
+            table.weight = nn.Parameter(float_weight(part))
             replaced[id(part)] = table
     made = _with(model, replaced).requires_grad_(True)
     for part in made.modules():
