@@ -87,6 +87,13 @@ def test_names_are_those_of_the_options(tmp_path: Path) -> None:
     }
 
 
+def test_an_option_that_may_be_repeated_takes_one_value_or_a_list(tmp_path: Path) -> None:
+    both = ["a: kl=0", "b: kl=1"]
+    for text, expected in (("'a: kl=0'", both[:1]), (json.dumps(both), both)):
+        file = toml(tmp_path, f"variant = {text}")
+        assert option_values(str(file), command("ablate"), "ablate") == {"variants": expected}
+
+
 def test_positional_arguments_may_stand_in_the_file(tmp_path: Path) -> None:
     file = toml(tmp_path, 'models = ["albert-base-v2"]\nlength = 32\n')
     result = run("cost", "--config", file)

@@ -294,7 +294,7 @@ def test_a_damaged_file_is_one_line(bert_dir: Path, tmp_path: Path) -> None:
 def test_help_has_an_example() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    assert "minilm verify weights/distilbert-base-uncased --as distilbert-base-un" in result.stdout
+    assert "minilm verify distilbert-base-uncased --as distilbert-base-uncased" in result.stdout
 
 
 # --- published values -------------------------------------------------------------------------

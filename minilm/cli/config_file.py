@@ -44,6 +44,8 @@ def option_values(file: str, command: click.Command, name: str) -> dict[str, Any
             raise InputError(_unknown(path, key, name, known, origin))
         if parameter.name in values:
             raise InputError(f"{path} gives a value for {parameter.opts[0]} twice: remove one.")
+        if parameter.multiple and not isinstance(value, list):
+            value = [value]
         _check(path, key, value, parameter)
         values[parameter.name] = value
     return values

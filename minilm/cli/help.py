@@ -45,15 +45,15 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "evaluation": (
         *("tune_thresholds", "confusion", "tolerance", "against", "rounds", "batches", "alone"),
         *("training_batches", "bucketed", "thresholds", "patience", "depths", "no_memory"),
-        *("memory", "memory_tokens", "clock", "precisions", "verify"),
-        *("original",),
+        *("memory", "memory_tokens", "clock", "precisions", "verify", "original"),
     ),
     "run": (
         *("threads", "device", "precision", "allow_changes", "clean", "dry_run", "workers"),
         *("batch_size", "tokens_per_batch", "restart", "shard_tokens", "index", "rebuild"),
+        *("shard", "part_rows"),
     ),
     "output": (
-        *("output", "tensorboard", "as_json", "as_markdown", "html", "svg", "top"),
+        *("output", "output_format", "tensorboard", "as_json", "as_markdown", "html", "svg", "top"),
     ),
     "general": ("config", "help"),
 }  # fmt: skip

@@ -43,8 +43,8 @@ def part_options() -> Option[Any]:
             click.option(
                 "--part-rows",
                 type=click.IntRange(min=1),
-                help="With a directory as output: rows of a part. An interruption costs each "
-                "worker at most one part. Default: 16384.",
+                help="With a directory as output: number of records in a part. An interruption "
+                "costs each worker at most one part. Default: 16384.",
             ),
         ]
     )
