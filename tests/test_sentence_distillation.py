@@ -44,7 +44,13 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(teacher: Path, texts: Path, **changes: Any) -> SentenceDistillationRecipe:
-    given = {"embedding_size": 16, "tokens_per_step": 60, "held_out": 10, "steps": 12}
+    given = {
+        "precision": "float32",
+        "embedding_size": 16,
+        "tokens_per_step": 60,
+        "held_out": 10,
+        "steps": 12,
+    }
     return SentenceDistillationRecipe(
         teacher=teacher, texts=texts, **{**given, "learning_rate": 3e-3, **changes}
     )

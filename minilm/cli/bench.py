@@ -36,7 +36,7 @@ CLOCKS = {"wall": "wall-clock time", "cpu": "processor time of all threads"}
 NAMES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
-class ListOf(click.ParamType):
+class ListOf(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """Names that are separated by commas."""
 
     name = "list"

@@ -287,12 +287,12 @@ def _load_base(directory: Path, dtype: str | None) -> EncoderModel:
 
 
 def _memory(directory: Path, batches: Sequence[Batch], dtype: str | None) -> dict[str, int]:
+    before = held_by_tensors()
     encoder = _load_base(directory, dtype)
+    weights = held_by_tensors() - before  # the copies for inference come with the first batch
     for batch in batches:
         _encode(encoder, batch)
-    peak = peak_resident()
-    ids = sum(t.nbytes for b in batches for t in vars(b).values() if isinstance(t, torch.Tensor))
-    return {"weights": held_by_tensors() - ids, "peak": peak}
+    return {"weights": weights, "peak": peak_resident()}
 
 
 def _relative(row: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, float | None]:

@@ -94,7 +94,8 @@ def to_float(model: Model) -> Model:
             linear.bias = nn.Parameter(part.bias.clone())
             replaced[id(part)] = linear
         elif isinstance(part, QuantizedEmbedding):
-            table = nn.Embedding(*part.weight.shape, part.padding_idx, device="meta")
+            rows, width = part.weight.shape
+            table = nn.Embedding(rows, width, part.padding_idx, device="meta")
             table.weight = nn.Parameter(float_weight(part))
             replaced[id(part)] = table
     made = _with(model, replaced).requires_grad_(True)
