@@ -90,11 +90,11 @@ def compare(
         What `minilm compare --json` prints: "machine", "workload", and "models", a list of
         dictionaries: "name", "class", "card", "architecture", "layers", "components" (parameters),
         "parameters", "file_bytes", "flops_per_token", "one_text_seconds", "tokens_per_second",
-        "memory" ("weights" held and "peak", bytes), "rounds" ("one_text_seconds" and
-        "tokens_per_second" of every round; the figures of those names are their medians), "scores"
-        (see `TextScores`; None if no masked-LM head is stored), "tasks" (by name: "metric", "score"
-        and "examples", how many records; {} without a head), and "relative", all figures of a kind
-        divided by the first model's.
+        "memory" ("weights", their "copies" for inference and "peak", bytes), "rounds"
+        ("one_text_seconds" and "tokens_per_second" of every round; the figures of those names are
+        their medians), "scores" (see `TextScores`; None if no masked-LM head is stored), "tasks"
+        (by name: "metric", "score" and "examples", how many records; {} without a head), and
+        "relative", all figures of a kind divided by the first model's.
 
     Raises:
         InputError: no model, two of the same name, or a tokenizer that is too large for its model.
@@ -289,10 +289,11 @@ def _load_base(directory: Path, dtype: str | None) -> EncoderModel:
 def _memory(directory: Path, batches: Sequence[Batch], dtype: str | None) -> dict[str, int]:
     before = held_by_tensors()
     encoder = _load_base(directory, dtype)
-    weights = held_by_tensors() - before  # the copies for inference come with the first batch
+    weights = held_by_tensors() - before
     for batch in batches:
         _encode(encoder, batch)
-    return {"weights": weights, "peak": peak_resident()}
+    copies = held_by_tensors() - before - weights  # packed for inference with the first batch
+    return {"weights": weights, "copies": copies, "peak": peak_resident()}
 
 
 def _relative(row: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, float | None]:

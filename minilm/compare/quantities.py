@@ -123,7 +123,11 @@ def quantities(result: Mapping[str, Any]) -> list[Quantity]:
         ),
         _times("in bulk, tokens a second", models, "tokens_per_second"),
     ]
-    for title, name in (("weights in memory", "weights"), ("peak memory", "peak")):
+    for title, name in (
+        ("weights in memory", "weights"),
+        ("copies for inference", "copies"),
+        ("peak memory", "peak"),
+    ):
         found.append(_size(title, "MB", 1, models, _inside("memory", name)))
     found += [
         _score("masked words right", models, _text_score("masked_accuracy", "masked_tokens")),
