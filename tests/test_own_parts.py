@@ -281,17 +281,17 @@ def test_strict_is_right_at_any_depth() -> None:
     lost = "inner.0.bert.bert.encoder.layer.1.output.dense.bias"
     del state[lost]
     state["inner.0.bert.bert.adapter.weight"] = torch.ones(2)
-    state["inner.0.bert.classifier.scale"] = torch.ones(2)
+    state["inner.0.bert.classifier.gain"] = torch.ones(2)
     mine = Outer(type(model)(model.config))
     with pytest.raises(RuntimeError) as caught:
         mine.load_state_dict(state)
-    for name in ("bert.adapter.weight", "classifier.scale", "layers.1.feed_forward.output.bias"):
+    for name in ("bert.adapter.weight", "classifier.gain", "layers.1.feed_forward.output.bias"):
         assert name in str(caught.value)
     missing, unexpected = mine.load_state_dict(state, strict=False)
     assert missing == ["inner.0.bert.encoder.layers.1.feed_forward.output.bias"]
     assert set(unexpected) == {
         "inner.0.bert.bert.adapter.weight",
-        "inner.0.bert.classifier.scale",
+        "inner.0.bert.classifier.gain",
     }
 
 
