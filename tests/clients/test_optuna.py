@@ -1,4 +1,4 @@
-"""Hyper-parameters searched by optuna: the README's sweep, as it stands there."""
+"""Hyper-parameters searched by optuna: the sweep of the page on training, as it stands there."""
 
 import re
 import runpy
@@ -9,15 +9,15 @@ import pytest
 import minilm
 from task_data import colour_texts, save_start
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "examples" / "training.md"
 
 
-def test_the_sweep_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweep_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials run at the same time, each in its own output, and the best one is found."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found = re.search(r"```text\n([^`]*optuna\.create_study[^`]*)```", README.read_text())
+    found = re.search(r"```text\n([^`]*optuna\.create_study[^`]*)```", PAGE.read_text())
     assert found is not None
     code = (
         found[1]
