@@ -353,6 +353,17 @@ def test_weights_of_other_types_become_float32() -> None:
     assert single_precision(wide) is wide
 
 
+def test_a_quantised_model_is_exported_as_the_numbers_it_stands_for(tmp_path: Path) -> None:
+    small = minilm.quantize(tiny("DistilBertModel", torch.float32))
+    small.save_pretrained(tmp_path / "int8")
+    report = export_onnx(small, tmp_path / "model")
+    assert report.float_error <= TOLERANCE
+    export_onnx(tmp_path / "int8", tmp_path / "directory", int8=False)
+    files = [tmp_path / name / FLOAT_FILE for name in ("model", "directory")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert "quantization_config" not in (tmp_path / "directory/config.json").read_text()
+
+
 def test_the_command_on_a_sentence_encoder(tmp_path: Path) -> None:
     """The folder holds all that a program needs to compute the vectors of minilm's encoder."""
     save_tiny(tmp_path / "model", "BertModel", max_position_embeddings=40)

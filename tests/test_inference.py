@@ -167,6 +167,10 @@ def _one_head_through_data(model: PretrainedModel) -> None:
     layer.attention.value.weight.data[:size] = 0
 
 
+def _one_bias_through_data(model: PretrainedModel) -> None:
+    _value(model).bias.data[1] += 9
+
+
 def _activation(model: PretrainedModel) -> None:
     layer: Any = next(iter(model.base.virtual_layers()))
     layer.feed_forward.activation = ACTIVATIONS["relu"]
@@ -184,7 +188,8 @@ def _norm(model: PretrainedModel) -> None:
 
 CHANGES: list[Callable[[PretrainedModel], None]] = [
     _in_place, _in_place_in_inference_mode, _step, _load, _assign, _replace, _replace_module,
-    _through_data, _through_numpy, _new_data, _one_head_through_data, _activation, _epsilon, _norm,
+    _through_data, _through_numpy, _new_data, _one_head_through_data,
+    _one_bias_through_data, _activation, _epsilon, _norm,
 ]  # fmt: skip
 
 
@@ -248,6 +253,14 @@ def test_a_copy_goes_with_its_layer() -> None:
     assert len(inference._packed) > before
     del model
     assert len(inference._packed) == before
+
+
+def test_a_model_that_is_moved_keeps_no_copy_of_what_it_was() -> None:
+    model = fresh()
+    before = held_by_tensors()
+    states(model)
+    model.half()  # never runs with packed weights
+    assert held_by_tensors() < before
 
 
 def test_the_memory_of_copies_is_counted() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -366,6 +367,67 @@ def test_training_is_refused() -> None:
         minilm.quantize(fresh("BertModel")).resize_token_embeddings(130)
 
 
+def test_a_model_that_cannot_be_moved_stays_as_it_is() -> None:
+    small = minilm.quantize(fresh("BertModel"))
+    expected = outputs(small, texts())
+    for move in (small.half, small.double, lambda: small.to(torch.bfloat16)):
+        with pytest.raises(minilm.InputError, match="float32"):
+            move()
+        assert all(map(torch.equal, outputs(small, texts()), expected))
+
+
+def _feed_forward(model: Any) -> Any:
+    return model.layers[0].feed_forward.intermediate
+
+
+CHANGES: list[Callable[[Any], object]] = [
+    lambda model: _feed_forward(model).weight.data.zero_(),
+    lambda model: _feed_forward(model).scale.data.mul_(1.5),
+    lambda model: _feed_forward(model).weight.numpy().fill(3),
+    lambda model: model.layers[0].attention.query.weight.data.neg_(),
+    lambda model: model.layers[0].attention.key.scale.data[3].mul_(9),
+    lambda model: model.layers[0].attention.value.bias.data[3].add_(9),
+    lambda model: setattr(
+        model.layers[0].attention.value, "forward", lambda rows: 0 * rows.scale.expand(-1, 64)
+    ),
+]
+
+
+@pytest.mark.parametrize("in_inference_mode", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_copy_for_the_kernel_outlives_its_weights(
+    change: Callable[[Any], object], in_inference_mode: bool
+) -> None:
+    with torch.inference_mode(in_inference_mode):  # its tensors have no version
+        small = minilm.quantize(fresh("BertModel"))
+        before = outputs(small, texts())
+        change(small)
+    found = outputs(small, texts())
+    assert not torch.equal(found[0], before[0])
+    expected = minilm.quantize(fresh("BertModel"))  # that has no copy yet
+    change(expected)
+    assert all(map(torch.equal, found, outputs(expected, texts())))
+
+
+def test_eval_drops_what_a_sample_does_not_show() -> None:
+    small = minilm.quantize(fresh("BertModel", hidden_size=128))
+    before = outputs(small, texts())
+    weight = _feed_forward(small).weight
+    weight.data[1] = -weight.data[1]
+    assert torch.equal(outputs(small, texts())[0], before[0])  # the one trap, which is documented
+    assert not torch.equal(outputs(small.eval(), texts())[0], before[0])
+
+
+def test_a_student_of_a_quantised_teacher_starts_as_its_float_numbers(tmp_path: Path) -> None:
+    small = minilm.quantize(fresh("BertForPreTraining"))
+    small.save_pretrained(tmp_path)
+    teacher = minilm.BertForPreTraining.from_pretrained(tmp_path, dtype="float32")
+    for kind in ("distilbert", "bert"):
+        student, expected = (minilm.init_student(t, student=kind) for t in (small, teacher))
+        assert all(map(torch.equal, student.parameters(), expected.parameters()))
+        assert all(parameter.requires_grad for parameter in student.parameters())
+
+
 def test_hooks_see_every_layer_and_change_nothing() -> None:
     small, seen = minilm.quantize(fresh("BertModel")), []
     expected = outputs(small, texts())
@@ -452,3 +514,20 @@ def test_vectors_of_a_real_model_stay_where_they_are(minilm_l6_dir: Path, bits: 
     cosines = torch.cosine_similarity(expected, found)
     assert cosines.mean() >= 0.995
     assert cosines.min() >= 0.99
+
+
+def test_finetuning_an_8_bit_directory_says_what_to_do(tmp_path: Path) -> None:
+    from saved import save_tiny
+
+    save_tiny(tmp_path / "float", "BertModel")
+    run("convert", tmp_path / "float", tmp_path / "int8", "--dtype", "int8")
+    rows = "sentence\tlabel\n" + "a b\t0\nb a\t1\n" * 4
+    (tmp_path / "train.tsv").write_text(rows)
+    options = ("--train", tmp_path / "train.tsv", "--dev", tmp_path / "train.tsv")
+    text = run(
+        *("finetune", "--task", "classification", "--model", tmp_path / "int8"),
+        *("--format", "glue:sst2", *options, "--output", tmp_path / "out"),
+        code=2,
+    )
+    assert "quantised to 8 bits" in text
+    assert "--dtype float32" in text

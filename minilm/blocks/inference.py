@@ -12,9 +12,9 @@ as long as it provably fits:
 - Every parameter it was made of is the same object, at the same address, at the same version:
   everything that autograd can see (optimisers, `copy_`, `load_state_dict`, `.to()`) makes a new
   one necessary.
-- What autograd cannot see, writing through `.data` or a numpy array, is looked for in a sample of
-  every matrix that reaches all parts of it. Single numbers written that way can escape it;
-  `model.eval()` and `model.train()` always drop the copy.
+- What autograd cannot see, writing through `.data` or a numpy array, is looked for in every bias
+  that was copied and in a sample of every matrix: one number of every few rows. A single number or
+  row written that way can escape it; `model.eval()` and `model.train()` always drop the copy.
 
 Whoever watches or changes a part of the layer gets the layer that the papers describe: with hooks,
 with other modules in it (adapters, quantised products, parametrisations), with gradients, autocast,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 # Where only first tokens are computed, this many tokens may get a query that nobody reads.
 FIRST_ONLY_UNTIL = 256
-SAMPLES = 32  # numbers of every copied matrix that are compared at every call
+SAMPLES = 32  # rows of every copied matrix of which a number is compared at every call
 
 # what oneDNN computes while it writes a product: its name, and its variant
 FUSED: dict[Activation, tuple[str, str]] = {
@@ -325,9 +325,11 @@ def _norm(norm: nn.LayerNorm) -> tuple[Any, ...]:
 
 
 def _sample(parameter: Tensor) -> Tensor:
-    """A view of some of its numbers: one of every few rows, each in another column."""
+    """A view of some of its numbers: a bias whole, of a matrix one of every few rows, each in
+    another column.
+    """
     flat = parameter.detach().view(-1)
     if parameter.dim() == 1:
-        return flat[:: max(len(flat) // SAMPLES, 1)]
+        return flat
     rows, columns = parameter.shape
     return flat[:: max(rows // SAMPLES, 1) * columns + 1]

@@ -22,6 +22,7 @@ each token); `onednn::qlinear_pointwise` of PyTorch.
 from __future__ import annotations
 
 from functools import cache
+from operator import is_
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -34,6 +35,7 @@ from minilm.blocks.kernels import recording
 from minilm.errors import InputError
 
 LARGEST = 127  # of a stored weight
+SAMPLES = 32  # rows of a matrix of which a number is compared at every call
 SMALLEST_SCALE = 1e-30  # of a row: that of a row of equal values
 # Numbers that torch computes in one go at most (two AVX-512 registers), and that a thread takes at
 # least (at::internal::GRAIN_SIZE).
@@ -164,9 +166,46 @@ def _kernel(values: Tensor, packed: Packed) -> Tensor:
     return product
 
 
-def _version(tensor: Tensor) -> tuple[int, int]:
-    """Something that differs when other values stand in a tensor."""
+class Source:
+    """What a derived copy was made of, to find out whether it still fits.
+
+    Writing through `.data`, into a numpy array or a tensor made in inference mode raises no
+    version. It is looked for in all scales and biases, and in one number of every few rows of a
+    matrix; `model.eval()` drops every copy.
+
+    Args:
+        tensors: matrices, scales and biases.
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors  # kept, so that no other tensor comes to lie at their addresses
+        self.marks = [_mark(tensor) for tensor in tensors]
+        self.views = [_sample(tensor.detach()) for tensor in tensors]
+        self.samples = [view.clone() for view in self.views]
+
+    def fits(self, *tensors: Tensor) -> bool:
+        """Whether these are the same tensors with the same numbers."""
+        return (
+            all(map(is_, tensors, self.tensors))
+            and [_mark(tensor) for tensor in tensors] == self.marks
+            and all(map(torch.equal, self.views, self.samples))
+        )
+
+
+def _mark(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """A view: of a matrix one number of every few rows, each in another column."""
+    if tensor.dim() == 1:
+        return tensor
+    rows, columns = tensor.shape
+    return tensor.flatten()[:: max(rows // SAMPLES, 1) * columns + 1]
+
+
+# of layers that are one product: by the first of them
+_joined: WeakKeyDictionary[nn.Module, tuple[Source, QuantizedLinear]] = WeakKeyDictionary()
 
 
 class QuantizedWeight(nn.Module):
@@ -200,9 +239,9 @@ class QuantizedWeight(nn.Module):
 
     def _in_kernel_order(self) -> tuple[Packed, Tensor]:
         """The packed matrix and `_sums`: made on first use and after changes."""
-        key = (*_version(self.weight), *_version(self.scale))
-        if self._prepared is None or self._prepared[0] != key:
-            self._prepared = key, (_pack(self.weight, self.scale), self._sums().detach())
+        if self._prepared is None or not self._prepared[0].fits(self.weight, self.scale):
+            source = Source(self.weight, self.scale)
+            self._prepared = source, (_pack(self.weight, self.scale), self._sums().detach())
         prepared: tuple[Packed, Tensor] = self._prepared[1]
         return prepared
 
@@ -211,7 +250,7 @@ class QuantizedWeight(nn.Module):
         return self.weight * self.scale[:, None]
 
     def train(self, mode: bool = True) -> QuantizedWeight:
-        """Nothing for `mode=False`.
+        """For `mode=False`, drops what was prepared for the kernel.
 
         Raises:
             InputError: training was asked for.
@@ -222,16 +261,22 @@ class QuantizedWeight(nn.Module):
                 "(from_pretrained with dtype='float32' makes one of an int8 directory), then "
                 "quantise the result."
             )
+        self._prepared = None
+        _joined.pop(self, None)
         super().train(False)
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedWeight:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.scale.dtype != torch.float32:
+        # asked before anything is changed: a model moved half would go on with rounded scales
+        dtype = fn(torch.empty_like(self.scale[:0])).dtype
+        if dtype != torch.float32:
             raise InputError(
                 "A quantised model computes in float32 between its 8-bit products and cannot be "
-                f"moved to {self.scale.dtype}: convert the float model instead."
+                f"moved to {dtype}: convert the float model instead."
             )
+        self._prepared = None
+        _joined.pop(self, None)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -320,9 +365,6 @@ def _parts(numbers: int) -> int:
     return max(1, min(torch.get_num_threads(), -(-numbers // NUMBERS_A_THREAD)))
 
 
-_joined: WeakKeyDictionary[nn.Module, tuple[Any, QuantizedLinear]] = WeakKeyDictionary()
-
-
 def project(x: Tensor, *layers: nn.Module) -> list[Tensor]:
     """What several layers make of the same input, (..., K) -> (..., N) each.
 
@@ -333,7 +375,10 @@ def project(x: Tensor, *layers: nn.Module) -> list[Tensor]:
     if len(eight_bit) < len(layers):
         return [layer(x) for layer in layers]
     rows = quantize_rows(x)
-    hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+    hooked = any(
+        layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__
+        for layer in layers
+    )
     if hooked or recording(x) or not has_kernel(eight_bit[0].weight):
         return [layer(rows) for layer in layers]
     sizes = [layer.out_features for layer in eight_bit]
@@ -342,11 +387,14 @@ def project(x: Tensor, *layers: nn.Module) -> list[Tensor]:
 
 def _join(layers: list[QuantizedLinear]) -> QuantizedLinear:
     """One layer with the outputs of all, kept beside the first of them."""
-    key = [_version(p) for layer in layers for p in (layer.weight, layer.scale, layer.bias)]
+    parts = [(layer.weight, layer.scale, layer.bias) for layer in layers]
+    tensors = [tensor for part in parts for tensor in part]
     kept = _joined.get(layers[0])
-    if kept is None or kept[0] != key:
-        parts = [(layer.weight, layer.scale, layer.bias) for layer in layers]
-        kept = key, QuantizedLinear(*(torch.cat(same) for same in zip(*parts, strict=True)))
+    if kept is None or len(kept[0].tensors) != len(tensors) or not kept[0].fits(*tensors):
+        kept = (
+            Source(*tensors),
+            QuantizedLinear(*(torch.cat(same) for same in zip(*parts, strict=True))),
+        )
         _joined[layers[0]] = kept
     return kept[1]
 

@@ -1,6 +1,6 @@
 """One encoder layer: self-attention and feed-forward, each with residual and a norm after it."""
 
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -149,6 +149,11 @@ class TransformerLayer(nn.Module):
         """As in every module; also drops what was prepared for inference."""
         inference.forget(self)
         return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Of `.to()` and the like; what was prepared would keep the memory of the old weights."""
+        inference.forget(self)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
 
 inference.register(SelfAttention, FeedForward)

@@ -22,6 +22,7 @@ from minilm.models.albert import AlbertForMaskedLM, AlbertModel
 from minilm.models.bert import BertForMaskedLM, BertModel
 from minilm.models.distilbert import DistilBertForMaskedLM, DistilBertModel
 from minilm.models.encoder import EncoderModel
+from minilm.models.int8 import is_int8, to_float
 from minilm.models.pretrained import PretrainedModel
 
 Architecture = Literal["distilbert", "albert", "bert"]
@@ -140,6 +141,8 @@ def init_student(
         raise InputError(
             f"student is {student!r}: expected one of {', '.join(map(repr, _CLASSES))}."
         )
+    if is_int8(teacher):
+        teacher = to_float(teacher)  # the student starts as the numbers that its weights stand for
     source_head = getattr(teacher, "masked_lm_head", None)
     if masked_lm and source_head is None:
         raise InputError(

@@ -120,7 +120,8 @@ def export_onnx(
     before the folder appears. The batch and the sequence may have any size. Inputs and outputs are
     named as by Hugging Face's optimum: input_ids, attention_mask and token_type_ids (not
     DistilBERT); last_hidden_state, logits, or start_logits and end_logits. Weights are float32
-    whatever the checkpoint stores. A pretraining model is exported as its masked-LM head.
+    whatever the checkpoint stores; of a quantised model they are the numbers that its 8-bit weights
+    stand for. A pretraining model is exported as its masked-LM head.
 
     Args:
         model: a directory, a hub name, or a model.

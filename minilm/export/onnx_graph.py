@@ -25,6 +25,7 @@ from minilm.blocks.kernels import attention
 from minilm.config import EncoderConfig
 from minilm.errors import ExportError
 from minilm.export.libraries import library
+from minilm.models.int8 import is_int8, to_float
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMultipleChoice
 
@@ -71,7 +72,12 @@ def axis_names(model: PretrainedModel) -> list[str]:
 
 
 def single_precision(model: PretrainedModel) -> PretrainedModel:
-    """The model itself if it is one of float32 in eval mode on the CPU; else such a copy."""
+    """The model itself if it is one of float32 in eval mode on the CPU; else such a copy.
+
+    Of a quantised model it is the copy with the float numbers that its weights stand for.
+    """
+    if is_int8(model):
+        model = to_float(model)
     parameters = list(model.parameters())
     ready = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
     if ready and not model.training and model.layout == "auto":

@@ -17,6 +17,7 @@ from minilm.learners.masked_lm import MaskedLMLearner
 from minilm.learners.pairs import PretrainingLearner
 from minilm.loader import check_vocabulary
 from minilm.losses.distillation import DistillationLoss
+from minilm.models.int8 import is_int8
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.recipes.card import Card, run_card, write_card
@@ -101,6 +102,11 @@ class Run:
             TrainingError: `output` holds a model that is not the one of this run.
         """
         if not any(parameter.requires_grad for parameter in self.learner.parameters()):
+            if is_int8(self.learner):
+                raise InputError(
+                    "The model is quantised to 8 bits and cannot be trained: give the float model "
+                    "that it was made from, or one that minilm convert --dtype float32 makes of it."
+                )
             raise InputError("All parameters are frozen: there is nothing to train.")
         output = Path(output)
         with join() if processes is None else nullcontext(processes) as joined:
