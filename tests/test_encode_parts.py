@@ -463,7 +463,7 @@ def test_the_command_and_its_status(model: Path, texts: Path) -> None:
     first = run(*options, "--shard", "1/2")
     assert first.exit_code == 0, first.output
     assert f"{output}: shard 1/2 is complete: 4 parts, 32 texts" in first.stderr
-    assert "4 parts of other shards are missing here" in first.stderr
+    assert "4 parts of other shards still missing" in first.stderr
     assert first.stdout == ""
     status = run("parts", output)
     assert status.exit_code == 1

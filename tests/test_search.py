@@ -121,6 +121,7 @@ def test_places_in_files_of_every_kind(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("one\ntwo\n\n\nthree\n")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.txt").write_text("four\n")
+    (tmp_path / "sub" / "notes.md").write_text("# Nine\n\nten\n")
     (tmp_path / "x.jsonl").write_text('{"text": "five"}\n{"text": "six"}\n')
     (tmp_path / "t.csv").write_text('id,body\n1,"seven, or so"\n2,\n3,eight\n')
     found = list(read_passages(files_of([tmp_path, tmp_path / "x.jsonl"])))
@@ -128,6 +129,8 @@ def test_places_in_files_of_every_kind(tmp_path: Path) -> None:
         ("one\ntwo", "b.txt", 1),
         ("three", "b.txt", 5),
         ("four", "a.txt", 1),
+        ("# Nine", "notes.md", 1),
+        ("ten", "notes.md", 3),
         ("five", "x.jsonl", 1),
         ("six", "x.jsonl", 2),
     ]

@@ -62,13 +62,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "fill-mask": ("minilm.cli.fill_mask", "Predict the masked words of a text."),
     "encode": ("minilm.cli.encode", "Turn a file of texts into a file of vectors."),
     "search": ("minilm.cli.search", "Find the texts that are closest in meaning to a query."),
-    "attention": ("minilm.cli.attention", "Draw where the heads of a model look in a text."),
+    "attention": ("minilm.cli.attention", "Show the attention of a model on a text as a page."),
     "convert": ("minilm.cli.convert", "Rewrite a checkpoint as safetensors."),
     "export": ("minilm.cli.export", "Write ONNX files for other engines and the browser."),
     "train-tokenizer": ("minilm.cli.train_tokenizer", "Learn a vocabulary from text."),
     "tokenize": ("minilm.cli.tokenize", "Turn text files into a store of tokens to train on."),
     "pretrain": ("minilm.cli.pretrain", "Train a model to predict masked tokens."),
-    "distill": ("minilm.cli.distill", "Train a small student on what a teacher predicts."),
+    "distill": ("minilm.cli.distill", "Train a small student on a teacher's predictions."),
     "ablate": ("minilm.cli.ablate", "Distil with single settings changed, and compare."),
     "distill-sentences": (
         "minilm.cli.distill_sentences",
@@ -86,10 +86,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "answer": ("minilm.cli.predict:answer", "Answer a question from a text."),
     "parts": (
         "minilm.cli.parts",
-        "Say whether all parts of vectors or predictions are there.",
+        "Check that vectors or predictions are complete.",
     ),
     "compare": ("minilm.cli.compare", "Compare checkpoints: size, speed, memory, scores."),
-    "plot": ("minilm.cli.plot", "Draw the curves of training runs, or what layers do."),
+    "plot": ("minilm.cli.plot", "Draw the curves of training runs, or compare layers."),
     "bench": ("minilm.cli.bench", "Measure speed and memory, side by side with other engines."),
 }
 # the sections of --help; a command that stands in none is shown under the last title

@@ -54,8 +54,8 @@ def command(
     """Show the attention of MODEL on TEXT, for each layer and head, as an HTML page.
 
     The page shades the tokens by the attention of the token under the pointer, draws the map of the
-    layer and head that are chosen, and small maps of all of them. Of an ALBERT, whose layers are
-    shared, each application is a layer.
+    chosen layer and head, and small maps of all of them. For an ALBERT, whose layers are shared,
+    every application counts as a layer.
 
     \b
     Example:

@@ -165,13 +165,13 @@ def encode(
     MODEL is distilbert-base (the default), albert-base or bert-base, with random weights; a
     directory, or a hub name.
 
-    The default texts are the standard draw: 512 texts of 6 to 512 tokens, half of them under 30,
+    The default texts are a fixed sample: 512 texts of 6 to 512 tokens, half of them under 30,
     in batches of 32, in arrival order and sorted by length; then one text of 8, of 32 and of 128
     tokens. Rates count real tokens, not padding. Before anything is timed, the states of every
     contender are compared with those that minilm computes in float32.
 
-    Times are medians over rounds, and in brackets the quartiles. With --json they are seconds;
-    several precisions are {"runs": [...]}.
+    Times are medians over rounds, and in brackets the quartiles. With --json they are seconds,
+    and several precisions give {"runs": [...]}.
 
     \b
     Examples:

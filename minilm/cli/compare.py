@@ -98,7 +98,7 @@ def command(
 
     The other models are compared with the first MODEL. Without any MODEL, the language models of
     the repository are compared: a BERT, the DistilBERT distilled from it, an ALBERT distilled from
-    that, and an ALBERT that was trained on text alone.
+    that, and an ALBERT that was trained without a teacher.
 
     \b
     Examples:

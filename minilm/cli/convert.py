@@ -115,7 +115,7 @@ def _is_tensorflow(source: str) -> bool:
     "--from-pickle",
     is_flag=True,
     help="Read the weights from pytorch_model.bin, a pickle. Only tensors are read from it and "
-    "no code in it is run; still, use this for files that you trust only.",
+    "no code in it is run; still, use this only for files that you trust.",
 )
 @click.option(
     "--from-tensorflow",
@@ -128,9 +128,9 @@ def _is_tensorflow(source: str) -> bool:
 @click.option(
     "--dtype",
     type=click.Choice(["auto", *DTYPES, INT8]),
-    help="Precision of the written weights; default: auto, as stored. For 16 bits config.json "
+    help="Precision of the written weights. Default: auto, as stored. For 16 bits config.json "
     "still says float32, so that other libraries load and fine-tune them in float32. int8: a "
-    "quarter of the size of float32, for minilm alone (other libraries refuse it).",
+    "quarter of the size of float32, for minilm only (other libraries refuse it).",
 )
 @click.option(
     "--share",
@@ -151,8 +151,8 @@ def command(
 ) -> None:
     """Write the checkpoint SOURCE to the new directory DESTINATION.
 
-    Shards are joined in one file, tensors get their present names, and the files of the tokenizer
-    are copied. The result loads in minilm and in transformers.
+    Shards are merged into one file, old tensor names are replaced by those of today's transformers,
+    and the files of the tokenizer are copied. The result loads in minilm and in transformers.
 
     \b
     Examples:

@@ -76,7 +76,7 @@ def command(
     No weights are needed, only the configuration.
 
     MODEL is the name of a published model, with or without its owner, a directory or a config.json.
-    No network is touched. Several models are compared first.
+    The network is not used. For several models, a comparison is printed first.
 
     Activations are what the forward pass keeps for the backward pass, in float32 on a CPU, with the
     dropout of the configuration: dropout on attention maps keeps the maps. The masked-LM head works

@@ -150,12 +150,11 @@ def command(
 ) -> None:
     """Turn every line of TEXTS (UTF-8; "-" for standard input) into a row of OUTPUT.
 
-    Row n is line n: an empty line is a text too. Of JSON lines (.jsonl) and Parquet, the key or
-    column "text" is read. Neither the texts nor the vectors are ever all in memory, so the file may
-    have any number of lines.
+    Row n is line n: an empty line is a text too. From JSON lines (.jsonl) and Parquet, the key or
+    column "text" is read. Texts and vectors are streamed, so the file may have any number of lines.
 
     If OUTPUT is a directory, it holds the vectors in parts, which several processes (--workers) and
-    machines (--shard) make. After an interruption, the same command goes on with the parts that are
+    machines (--shard) make. After an interruption, the same command makes the parts that are
     missing. minilm parts says whether all are there; minilm.EncodedTexts.open reads them in Python.
 
     \b

@@ -18,7 +18,7 @@ from minilm.files.progress import is_watched
 @click.option(
     "--no-int8",
     is_flag=True,
-    help="Write onnx/model.onnx alone, not onnx/model_quantized.onnx too.",
+    help="Write only onnx/model.onnx, not onnx/model_quantized.onnx.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object: files, sizes and differences."

@@ -84,7 +84,8 @@ TASK_OPTIONS = (
     "--hold-out",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Fraction of the training records to hold out for evaluation instead of --dev, drawn "
-    "at random and of every class alike; no class loses its last record. Default: none.",
+    "at random with the same fraction of every class; each class keeps at least one training "
+    "record. Default: none.",
 )
 @OUTPUT
 @record_options()

@@ -97,7 +97,7 @@ def describe(path_or_repo: str) -> dict[str, Any]:
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every tensor's verdict.")
 def command(model: str, as_json: bool) -> None:
-    """Show a checkpoint's class, configuration, size by component and report of loading.
+    """Show a checkpoint's class, configuration, size by component and load report.
 
     The report says for every stored tensor whether it was loaded, renamed, dropped or is missing.
 

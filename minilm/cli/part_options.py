@@ -140,7 +140,7 @@ def display(unit: str) -> Iterator[Display]:
 
 
 def say_result(result: ShardResult, directory: Path, shard: str | None, unit: str) -> None:
-    """Says what became of a shard, on stderr."""
+    """Prints how many parts and rows of a shard were made, on stderr."""
     what = "complete" if shard is None else f"shard {shard} is complete"
     made = f"{result.rows_made:,} of {result.rows:,} {unit} in {result.seconds:.1f} s"
     if result.rows_made == 0:
@@ -149,10 +149,14 @@ def say_result(result: ShardResult, directory: Path, shard: str | None, unit: st
         made = f"{result.rows:,} {unit} in {result.seconds:.1f} s"
     rest = ""
     if result.missing:
-        rest = f"; {result.missing} parts of other shards are missing here"
+        rest = f"; {_parts(result.missing)} of other shards still missing"
     elif shard is not None:
         rest = "; so are all others"
-    click.echo(f"{directory}: {what}: {result.parts} parts, {made}{rest}", err=True)
+    click.echo(f"{directory}: {what}: {_parts(result.parts)}, {made}{rest}", err=True)
+
+
+def _parts(count: int) -> str:
+    return f"{count:,} part{'s' * (count != 1)}"
 
 
 def _duration(seconds: float) -> str:

@@ -15,13 +15,13 @@ from minilm.cli.help import Command
 @click.option(
     "--verify",
     is_flag=True,
-    help="Read all parts, and compare them with what was written. A damaged part is forgotten: "
-    "the command that made it makes it again.",
+    help="Read all parts and compare their digests with those that were recorded. The record of a "
+    "damaged part is removed; the command that made the part will then make it again.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def command(context: click.Context, directory: Path, verify: bool, as_json: bool) -> None:
-    """Say whether all parts of DIRECTORY are there, whichever shards and machines they are from.
+    """Check whether vectors or predictions are complete: all parts, of all shards and machines.
 
     DIRECTORY is what minilm encode or minilm predict wrote with --output. The exit code is 0 if all
     parts are there, and 1 if some are missing or, with --verify, damaged.

@@ -1,4 +1,4 @@
-"""`minilm plot`: the curves of training runs, and what the layers of models do."""
+"""`minilm plot`: the curves of training runs, and the layers of models compared."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _PlotGroup(SuggestingGroup):
 
 @click.group(cls=_PlotGroup)
 def command() -> None:
-    """Draw the curves of training runs, or what the layers of models do.
+    """Draw the curves of training runs, or compare the layers of models.
 
     Without a command it is `curves`. A run whose directory has the name of a command is written
     with its path, as in `minilm plot ./similarity`.
@@ -143,12 +143,13 @@ def similarity(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Draw what the layers of models do to the same text, and which of them do the same.
+    """Draw how layers change the states of a text, and how similar layers of two models are.
 
-    Of every MODEL: L2 distance and angle between input and output of each application of a layer
-    (ALBERT's figure 1). Of the first MODEL and each of the others, a teacher and its students:
-    linear CKA of their states (Kornblith et al. 2019), and correlation of their attention weights,
-    averaged over heads. They must have the same tokenizer. Needs the extra `plots`.
+    For every MODEL: the L2 distance and the angle between input and output of each application of a
+    layer (ALBERT's figure 1). For the first MODEL (a teacher) and each of the others (its
+    students): linear CKA of their states (Kornblith et al. 2019), and correlation of their
+    attention weights, averaged over heads. All models must have the same tokenizer. Needs the extra
+    `plots`.
 
     \b
     Example:

@@ -52,7 +52,7 @@ BATCH = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     help="Largest number of records to read before their predictions are printed; 1 = one by one. "
-    f"Default: {CHUNK}, after fewer at the start; 1 on a terminal.",
+    f"Default: {CHUNK}, with smaller batches at the start; 1 on a terminal.",
 )
 FILE = click.option(
     "-f",
@@ -99,11 +99,11 @@ def command(
     Output is one JSON object for each record, in the same order, with the "line" it is from (the
     "row" of Parquet, the "record" of a JSON list) and the record's own "id" if it has one. A blank
     line, or a record that was skipped, has "error". At a bad record the command stops after the
-    predictions of those before it, unless --on-bad-record is skip. Which columns are read is
-    printed where they are neither named nor those of training.
+    predictions of those before it, unless --on-bad-record is skip. The command prints
+    which columns it reads, unless you name them or they are those of training.
 
     With --output, text, JSON lines and Parquet are read a part at a time, by several processes
-    (--workers) and machines (--shard), and the same command goes on after an interruption.
+    (--workers) and machines (--shard), and the same command resumes after an interruption.
 
     \b
     Examples:
@@ -337,8 +337,8 @@ def tag(
 ) -> None:
     """Find the entities in each of TEXTS, or in each line of a file or of standard input.
 
-    Columns: start and end in characters, type, text, confidence. Unless there is one text alone,
-    the first column is the number of the text, or of its line.
+    Columns: start and end in characters, type, text, confidence. Unless exactly one text is
+    given, the first column is the number of the text or of its line.
 
     \b
     Examples:

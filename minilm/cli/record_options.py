@@ -39,12 +39,13 @@ def record_options() -> Option[Any]:
             click.option(
                 "--pair-column",
                 help="Column with the second text of a pair (context, choices). Default: found "
-                "by its name. choice: perhaps a column for each, with commas between them.",
+                "by its name. For choice, several columns may be named, separated by commas.",
             ),
             click.option(
                 "--label-column",
                 help="Column with the label (tags, answers, intent). Default: found by its "
-                "name. multi-label: perhaps several columns of 0 and 1, with commas between them.",
+                "name. For multi-label, several columns of 0 and 1 may be named, separated by "
+                "commas.",
             ),
             click.option(
                 "--no-header",
@@ -64,18 +65,18 @@ def record_options() -> Option[Any]:
             ),
             click.option(
                 "--escape",
-                help="Character of a table that takes the special meaning from the one behind it, "
-                "such as a backslash before a quote. Default: none.",
+                help="Escape character of a table: the character after it is taken literally, such "
+                "as a quote after a backslash. Default: none.",
             ),
             click.option(
                 "--token-column",
-                help="Column of the words in a CoNLL file: its number from 1, or from -1 "
-                "backwards, or its name in CoNLL-U. Default: 1.",
+                help="Column of the words in a CoNLL file: its number (1 = the first, -1 = the "
+                "last) or its name in CoNLL-U. Default: 1.",
             ),
             click.option(
                 "--tag-column",
-                help="Column of the tags in a CoNLL file, counted or named alike. Default: -1, "
-                "the last.",
+                help="Column of the tags in a CoNLL file, given in the same way. Default: -1, the "
+                "last.",
             ),
             click.option("--encoding", help="Character encoding of the file. Default: utf-8."),
             click.option(

@@ -33,7 +33,7 @@ _SHOWN = 3  # lines of a text
     default=SENTENCE_MODEL,
     show_default=True,
     help="Sentence encoder: a directory or hub name, such as "
-    "sentence-transformers/all-MiniLM-L6-v2. The default is in a clone of the repository.",
+    "sentence-transformers/all-MiniLM-L6-v2. The default comes with a clone of the repository.",
 )
 @click.option(
     "--queries",
@@ -50,13 +50,13 @@ _SHOWN = 3  # lines of a text
 @click.option(
     "--index",
     type=click.Path(path_type=Path),
-    help="Directory in which the vectors are kept from one search to the next, so that only new "
-    "and changed texts are encoded again. Default: nothing is kept.",
+    help="Directory that stores the vectors for later searches, which then encode new and "
+    "changed texts only. Default: nothing is stored.",
 )
 @click.option(
     "--rebuild",
     is_flag=True,
-    help="With --index: encode all texts again, whatever the directory holds.",
+    help="With --index: encode all texts again instead of reusing the stored vectors.",
 )
 @text_options
 @model_options()
@@ -82,10 +82,10 @@ def command(
 ) -> None:
     """Find the paragraphs of TEXTS whose meaning is closest to that of QUERY.
 
-    TEXTS are files or directories: .txt (paragraphs, with a blank line between them; or lines, with
-    --document-per-line), .jsonl, .json, .csv, .tsv and .parquet with a column of texts. Texts are
-    compared by the cosine of their sentence vectors, so they need not have a word in common. Long
-    texts are cut at what the model reads.
+    TEXTS are files or directories: .txt and .md (paragraphs, with a blank line between them; or
+    lines, with --document-per-line), .jsonl, .json, .csv, .tsv and .parquet with a column of texts.
+    Texts are compared by the cosine of their sentence vectors, so they need not have a word in
+    common. Texts that are longer than the model can read are truncated.
 
     \b
     Examples:

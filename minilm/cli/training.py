@@ -57,7 +57,7 @@ def execution_options() -> list[Option[Any]]:
             "--clean",
             is_flag=True,
             help="When the run is finished, remove its snapshots and best weights, which take "
-            "several times the room of the model; log and settings stay.",
+            "several times the space of the model; log and settings stay.",
         ),
         click.option(
             "--tensorboard",
@@ -68,8 +68,8 @@ def execution_options() -> list[Option[Any]]:
         click.option(
             "--dry-run",
             is_flag=True,
-            help="Measure a few steps, an evaluation and a snapshot, print what the run will cost, "
-            "leave nothing on the disk.",
+            help="Measure a few steps, an evaluation and a snapshot, and print how long the run "
+            "will take and the size of a snapshot. Nothing is written.",
         ),
     ]
 

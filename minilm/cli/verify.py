@@ -68,9 +68,9 @@ def command(
     are compared on the CPU in float64 and float32, with ragged masks of every kind, as padded and
     packed calls. Prints the largest |difference| of each module and the first module that diverges.
 
-    A MODEL stored in int8 is no longer one that transformers reads. Its products are compared with
-    exact integer arithmetic, and a text alone with the same text in a batch: both must be equal to
-    the bit; and its states with those of a float model, by their cosine.
+    transformers cannot read a MODEL stored in int8. For such a model, the command compares its
+    products with exact integer arithmetic, and single texts with the same texts in a batch (both
+    must be bit-identical), and the cosine of its states with those of a float model.
 
     Exit code: 0 = equal within the tolerances, 1 = different, 2 = cannot be compared.
 

@@ -40,7 +40,7 @@ from minilm.errors import DataError, InputError, setting
 MAX_LINE = 2**24  # bytes
 MAX_DOCUMENT = 2**26  # characters
 
-_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
+_SUFFIXES = (".txt", ".jsonl", ".json", ".md", ".parquet")
 _COMPRESSED = (".gz", ".xz")
 _BLOCK = 2**18  # bytes read at once
 
@@ -136,7 +136,7 @@ def read_documents(
     Only `\\n` and `\\r\\n` end a line of a file. A byte order mark is skipped.
 
     Args:
-        path: a .txt, .jsonl or .json file, perhaps .gz or .xz, or a .parquet file.
+        path: a .txt, .md, .jsonl or .json file, perhaps .gz or .xz, or a .parquet file.
         text_format: how to read it.
         on_bytes: is given everything that is read from the file, as it is stored.
 
@@ -173,7 +173,8 @@ def _kind(path: Path) -> tuple[str, str]:
             f"{path}: text files end in {', '.join(texts)}, perhaps followed by "
             f"{' or '.join(_COMPRESSED)}, or in {parquet}. Rename or convert it."
         )
-    return suffix, compression
+    # Markdown is plain text whose paragraphs stand between blank lines
+    return ".txt" if suffix == ".md" else suffix, compression
 
 
 def _from_txt(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Document]:

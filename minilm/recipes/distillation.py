@@ -149,9 +149,9 @@ class DistillationRecipe(StudentRecipe):
     )
     layer_map: str | Sequence[int] = option(
         "uniform",
-        "Teacher layers that the student's layers are compared with: uniform (at the same share of "
-        "the depth, the last with the last), last (the last ones alone), or a list such as 3,7,11 "
-        "with one teacher layer for each application of a student layer.",
+        "Teacher layers that the student's layers are compared with: uniform (at the same relative "
+        "depth; the last layers are compared with each other), last (the last layers only), or a "
+        "list such as 3,7,11 with one teacher layer for each application of a student layer.",
         list,
         group="loss",
     )
@@ -173,7 +173,7 @@ class DistillationRecipe(StudentRecipe):
     short_sequences: float = other_default(PretrainingRecipe, "short_sequences", 0.1)
     teacher_cache: str | os.PathLike[str] | None = option(
         None,
-        "Directory in which what the teacher says is kept: it is computed once for each sample and "
+        "Directory that stores the teacher's outputs: they are computed once for each sample and "
         "mask, and read in later epochs and by later runs with the same teacher, corpus, masks and "
         "seed. It covers the terms kl, mse, cosine, pooled and pooled-mse. Default: the teacher "
         "runs in every step.",
@@ -182,24 +182,24 @@ class DistillationRecipe(StudentRecipe):
     )
     teacher_cache_dtype: Literal["float32", "float16"] = option(
         "float32",
-        "Numbers of the teacher cache: float32 changes no loss but for rounding, float16 takes "
-        "half the room.",
+        "Precision of the teacher cache: with float32, losses change by rounding only; float16 "
+        "takes half the space.",
         str,
         choices=("float32", "float16"),
         group="run",
     )
     teacher_cache_top_k: int | None = option(
         None,
-        "Keep so many of the teacher's likeliest words at each position in the teacher cache, "
-        "instead of its hidden states; all other words count as one. For the term kl alone. "
-        "Default: hidden states.",
+        "Number of the teacher's likeliest words to store at each position of the teacher cache "
+        "instead of its hidden states; all other words count as one. For the term kl only. "
+        "Default: hidden states are stored.",
         low=1,
         group="run",
     )
     mask_rounds: int | None = option(
         None,
         "Number of epochs after which the masks repeat, so that a teacher cache serves later "
-        "epochs; 10 in the comparison of RoBERTa. Default: every epoch has masks of its own.",
+        "epochs, such as 10 in RoBERTa's comparison. Default: every epoch draws new masks.",
         low=1,
         group="data",
     )

@@ -118,7 +118,7 @@ def finetune(
         allow_changes: go on with a run that was started with other settings.
         observers: are told of every step, evaluation and snapshot; see `minilm.Observer`.
         clean: once the run is finished, remove its snapshots and best weights, which take several
-            times the room of the model; the log and the settings stay.
+            times the space of the model; the log and the settings stay.
         command: name and options of the command that started this, as JSON values, for
             settings.json and the card; None = it was started from Python.
         say: takes messages.

@@ -140,7 +140,7 @@ class FinetuningSettings(LoopSettings):
     labelled_share: float | None = option(
         None,
         "With --unlabelled: fraction of the samples of an epoch that have labels; the labelled "
-        "records are repeated until they are so many. Default: every record comes once.",
+        "records are repeated to reach it. Default: every record is used once.",
         float,
         above=0,
         below=1,

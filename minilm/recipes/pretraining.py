@@ -74,8 +74,8 @@ class PretrainingRecipe(TextRecipe):
     )
     layers: int | None = option(
         None,
-        "Number of layers. Default: 12. With --from: stack the layers of the checkpoint "
-        "again and again until there are this many (progressive stacking).",
+        "Number of layers. Default: 12. With --from: repeat the layers of the checkpoint "
+        "until there are this many (progressive stacking).",
         low=1,
         group="model",
     )
@@ -127,7 +127,7 @@ class PretrainingRecipe(TextRecipe):
         False,
         "Warm-start a fresh model from statistics of the corpus: word vectors as embeddings, "
         "word frequencies as output bias, and some attention heads that look at neighbouring "
-        "tokens. Saves the plateau of the first thousands of steps.",
+        "tokens. This avoids the plateau of the first thousands of steps.",
         bool,
         flags="--head-start --warm-start",
         group="model",

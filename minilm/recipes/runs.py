@@ -94,7 +94,7 @@ class Run:
             allow_changes: go on with a run that was started with other settings.
             observers: are told of every step, evaluation and snapshot; see `minilm.Observer`.
             clean: once the run is finished, remove its snapshots and best weights, which take
-                several times the room of the model; the log and the settings stay.
+                several times the space of the model; the log and the settings stay.
             say: takes messages.
 
         Raises:

@@ -70,15 +70,17 @@ class SentenceDistillationRecipe(Recipe):
         None, "Number of sentences to draw at random. Default: all of them.", low=1, group="data"
     )
     min_words: int = option(
-        4, "Fewest words of a sentence; shorter ones are left out.", low=1, group="data"
+        4, "Minimum number of words; shorter sentences are left out.", low=1, group="data"
     )
     max_words: int = option(
-        30, "Most words of a sentence; longer ones are left out.", low=1, group="data"
+        30, "Maximum number of words; longer sentences are left out.", low=1, group="data"
     )
-    max_length: int = option(64, "Tokens after which a sentence is cut.", low=3, group="data")
+    max_length: int = option(
+        64, "Maximum length in tokens; longer sentences are truncated.", low=3, group="data"
+    )
     held_out: int = option(
         500,
-        "Sentences held out, on which student and teacher are compared.",
+        "Number of held-out sentences on which student and teacher are compared.",
         low=0,
         group="evaluation",
     )

@@ -105,7 +105,7 @@ class StudentRecipe(TextRecipe):
     )
     inner_layers: int | None = option(
         None,
-        "ALBERT: number of different layers that are applied one after the other, again and again "
+        "ALBERT: number of different layers in the sequence that is applied repeatedly "
         "(inner_group_num). Default: 1.",
         low=1,
         group="model",

@@ -12,7 +12,7 @@ from minilm.errors import DataError, setting
 from minilm.sentence.search import Passage
 
 # what is read of a directory; name any other file itself
-IN_DIRECTORIES = (".txt", ".txt.gz", ".txt.xz")
+IN_DIRECTORIES = (".txt", ".md", ".txt.gz", ".txt.xz", ".md.gz", ".md.xz")
 _TABLES = (".csv", ".tsv")
 
 
@@ -32,8 +32,8 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
             )
             if not inside:
                 raise DataError(
-                    f"{path} is a directory without {', '.join(IN_DIRECTORIES)} files. Name the "
-                    "files themselves."
+                    f"{path} is a directory without {' or '.join(IN_DIRECTORIES[:2])} files "
+                    "(compressed or not). Name the files themselves."
                 )
             found += inside
         elif path.name.lower().endswith(_TABLES):
@@ -52,9 +52,8 @@ def read_passages(
     """The texts of files, one after the other.
 
     Args:
-        files: .txt (a paragraph, or each line, is a text), .jsonl, .json and .parquet (a text for
-            each record), perhaps compressed; .csv and .tsv (a text for each row, which are held in
-            memory).
+        files: .txt and .md (each paragraph, or each line, is a text), .jsonl, .json and .parquet
+            (each record), compressed or not; .csv and .tsv (each row; the rows are held in memory).
         text_format: how to read them; `text_key` is the column of a table, too.
 
     Yields:
