@@ -63,7 +63,7 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("snippet", all_blocks("python"))
 def test_python_snippets_run(snippet: str, tmp_path: Path, minilm_l6_dir: Path) -> None:
-    code = snippet.replace("path/to/all-MiniLM-L6-v2", str(minilm_l6_dir))
+    code = snippet.replace("sentence-transformers/all-MiniLM-L6-v2", str(minilm_l6_dir))
     run([sys.executable, "-c", code], clone_in(tmp_path))
 
 
