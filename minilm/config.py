@@ -457,7 +457,7 @@ class AlbertConfig(EncoderConfig):
             )
         if layers % sharing:
             raise ConfigError(
-                f"sharing is {sharing}: groups of so many layers do not add up to the {layers} "
+                f"sharing is {sharing}: groups of this many layers do not add up to the {layers} "
                 "layers of this model."
             )
         return self.replace(num_hidden_groups=layers // sharing, shared_between_groups=None)

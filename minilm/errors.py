@@ -65,7 +65,7 @@ class DataError(MinilmError):
 
 
 class TrainingError(MinilmError):
-    """A run cannot start, go on or be trusted: settings, snapshots, numbers that are not finite."""
+    """A run cannot start, resume or be trusted: settings, snapshots, non-finite numbers."""
 
 
 class ExportError(MinilmError):

@@ -50,7 +50,7 @@ def load(
         The model in eval mode.
 
     Raises:
-        CheckpointError: the class cannot be told, or as `from_pretrained`.
+        CheckpointError: the class cannot be determined, or as `from_pretrained`.
 
     Example:
         >>> model = minilm.load("sentence-transformers/all-MiniLM-L6-v2")
@@ -176,7 +176,7 @@ def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
     """The class that a checkpoint directory was saved from.
 
     Raises:
-        CheckpointError: it cannot be told; the message lists the classes to choose from.
+        CheckpointError: it cannot be determined; the message lists the classes to choose from.
     """
     path = resolve(directory)
     data, weights = open_directory(path)

@@ -278,7 +278,7 @@ def test_a_signal_stops_it_between_two_steps(
         done = ablate(tmp_path / "out", "--table", "distilbert")
     assert done.exit_code == 128 + signal.SIGTERM
     assert done.stdout == ""
-    assert "the same command goes on" in done.stderr
+    assert "the same command resumes" in done.stderr
     assert updates == [1, 2]
 
 

@@ -451,5 +451,5 @@ def test_the_encoder_returns_those_alone_that_went_on() -> None:
         found = encoder(**batch, reads="first", after=after)
     assert shown == [8, 3]  # of three layers, not after the last
     torch.testing.assert_close(found.last_hidden_state, wanted[[0, 3, 4]], rtol=0, atol=1e-12)
-    with pytest.raises(InputError, match="Early exit needs the first tokens alone"):
+    with pytest.raises(InputError, match="Early exit needs only the first tokens"):
         encoder(**batch, after=after)

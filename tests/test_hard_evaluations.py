@@ -207,7 +207,7 @@ def test_after_a_full_disk_every_snapshot_names_weights_that_are_there(
     run(tmp_path, Scripted(0.1, 0.2, 0.3, 0.4, 0.5, 0.6), **OPTIONS)
     assert named(tmp_path) == {2}
     assert 2 in best_on_disk(tmp_path)
-    # the same command goes on from step 2, finds none better, and ends with step 2
+    # the same command resumes from step 2, finds none better, and ends with step 2
     room.clear()
     result = run(tmp_path, Scripted(0.05, 0.05, 0.05, 0.05, 0.05), **OPTIONS)
     assert result.chosen == 2

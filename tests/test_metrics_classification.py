@@ -207,9 +207,9 @@ def test_wrong_label_sets(call) -> None:
         call(np.zeros((0, 3)), np.zeros((0, 3)))
     with pytest.raises(InputError, match=r"two arrays \(N, C\) of one shape, got \(2,\)"):
         call([0, 1], [0, 1])
-    with pytest.raises(InputError, match="predicted: expected 0 and 1 alone, got 0 to 2"):
+    with pytest.raises(InputError, match="predicted: expected only 0 and 1, got 0 to 2"):
         call([[0, 1]], [[0, 2]])
-    with pytest.raises(InputError, match="gold: expected 0 and 1 alone, got -1 to 1"):
+    with pytest.raises(InputError, match="gold: expected only 0 and 1, got -1 to 1"):
         call([[-1, 1]], [[0, 1]])
 
 

@@ -221,7 +221,7 @@ def test_a_signal_saves_within_a_step(runs: Runs, tmp_path: Path, number: int) -
     answer = runs.start(tmp_path, strike=strike)
     assert answer["status"] == answer["code"] == 128 + sent
     assert (answer["step"], answer["finished"]) == (step, False)
-    assert f"stopped after step {step}; the same command goes on from there" in answer["said"]
+    assert f"stopped after step {step}; the same command resumes from there" in answer["said"]
     assert saved_step(tmp_path) == step
     assert not (tmp_path / "model.safetensors").exists()
     assert runs.start(tmp_path)["status"] == 0

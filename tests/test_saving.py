@@ -1,4 +1,4 @@
-"""Snapshots that are written while training goes on: of their own step, in order, never lost."""
+"""Snapshots that are written while training continues: of their own step, in order, never lost."""
 
 import os
 import signal

@@ -295,7 +295,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_with_the_same_weights(tmp_path: 
     result = json.loads(stdout)
     assert not result["finished"]
     assert 10 < result["steps"] < 150
-    assert "the same command goes on" in stderr
+    assert "the same command resumes" in stderr
     files = sorted(tmp_path.rglob("*"))
     assert pretrain(tmp_path / "stopped", *loop, "--dry-run").exit_code == 0
     assert sorted(tmp_path.rglob("*")) == files

@@ -4,8 +4,8 @@
     MINILM_MODEL=weights/sentence-mini uvicorn --app-dir examples/serve service:app
     curl localhost:8000/embed -H 'content-type: application/json' -d '{"texts": ["a flat tyre"]}'
 
-By default, uvicorn accepts connections from this machine only. A public service needs keys, rate limits
-and TLS in front of it. /docs describes the service and lets you try it.
+By default, uvicorn accepts connections from this machine only. A public service needs keys, rate
+limits and TLS in front of it. /docs describes the service and lets you try it.
 """
 
 import os

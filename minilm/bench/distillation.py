@@ -66,10 +66,10 @@ class DistillationSettings:
         precisions: of matrix products: "float32", and "bfloat16" by autocast.
         loops: rows of `LOOPS`.
         workloads: names of `WORKLOADS`.
-        rounds: how often everything is measured.
+        rounds: number of timing rounds.
         seed: of ids and labels.
         memory: also measure peak memory.
-        memory_tokens: also measure minilm's peak memory for one step of so many tokens.
+        memory_tokens: also measure minilm's peak memory for one step of this many tokens.
     """
 
     precisions: tuple[Precision, ...] = ("float32",)
@@ -203,7 +203,7 @@ def bench_distillation(
     Args:
         directory: with the checkpoints "teacher" and "student".
         settings: what to measure.
-        say: is told what happens next.
+        say: receives a message about every stage.
 
     Returns:
         What `minilm bench distill --json` prints: "models", "workloads", "machine", and

@@ -51,7 +51,7 @@ class ExitBenchSettings:
             patience it belongs to.
         depths: that all texts have in common; None = a quarter, a half and three quarters.
         batch_size: texts of a batch.
-        rounds: how often everything is timed.
+        rounds: number of timing rounds.
 
     Raises:
         InputError: a number that is out of range.
@@ -69,7 +69,7 @@ class ExitBenchSettings:
             raise InputError("batch_size and rounds must be at least 1.")
 
     def rules(self, model: PretrainedModel, applications: int) -> dict[str, ExitRule]:
-        """The rules by their names, for a model with so many applications of layers.
+        """The rules by their names, for a model with this many applications of layers.
 
         A patience that no text can have before the last layer is left out.
         """
@@ -107,9 +107,9 @@ def bench_exits(
         directory: of the checkpoint.
         records: labelled, as the task has them.
         settings: what to measure.
-        skips: what becomes of bad records; None = they are errors.
+        skips: what to do with bad records; None = they are errors.
         columns: which columns are read, see `Task.name_columns`.
-        say: is told what happens next.
+        say: receives a message about every stage.
 
     Returns:
         What `minilm bench exits --json` prints: "model", "workload", "machine", "metric" and
@@ -186,7 +186,7 @@ def bench_exits(
 
 
 def in_order(task: Task[Any], samples: Sequence[Sample], batch_size: int) -> list[TaskBatch]:
-    """Samples in batches of so many, in the order in which they come."""
+    """Samples in batches of this many, in the order in which they come."""
     numbers = np.arange(len(samples))
     starts = range(0, len(samples), batch_size)
     return [collate(task, samples, numbers[start : start + batch_size]) for start in starts]

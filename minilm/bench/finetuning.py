@@ -106,7 +106,7 @@ class FinetuningBenchSettings:
     Attributes:
         precisions: of matrix products: "float32", and "bfloat16" by autocast.
         loops: rows of `LOOPS`.
-        rounds: how often everything is measured.
+        rounds: number of timing rounds.
     """
 
     precisions: tuple[Precision, ...] = ("float32",)
@@ -191,7 +191,7 @@ def random_texts(
 def read_texts(
     file: Path, directory: Path, *, batches: int, batch_size: int = BATCH_SIZE, seed: int = SEED
 ) -> Texts:
-    """Labelled texts from a file, drawn at random; fewer batches if it has not so many.
+    """Labelled texts from a file, drawn at random; fewer batches if it does not have that many.
 
     Args:
         file: with texts and labels, as `minilm finetune --task classification` reads it.
@@ -402,13 +402,13 @@ def bench_finetuning(
         directory: the classifier to start from, as `save_start` leaves it.
         texts: what it learns from.
         settings: what to measure.
-        say: is told what happens next.
+        say: receives a message about every stage.
 
     Returns:
         What `minilm bench finetune --json` prints: "model", "workload", "machine" and "contenders".
         For each of these: seconds (of a step, the mean over the batches, the median over rounds),
         tokens_per_second, examples_per_second, share_of_peak (of matrix products in the same
-        precision; the last layer counts whole, of which minilm computes the first tokens alone),
+        precision; the last layer counts whole, of which minilm computes only the first tokens),
         padding (share of positions), and ratios to the loops of transformers in the same precision:
         median, lowest and highest over rounds, above 1 = faster than it.
 

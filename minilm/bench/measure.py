@@ -66,7 +66,7 @@ class Settings:
         names: rows of `CONTENDERS`.
         reference: one of `names` that the others are compared with, or None.
         texts, batch_size, seed: the draw.
-        rounds: how often everything is measured.
+        rounds: number of timing rounds.
         training_batches: how many batches run forward and backward; 0 = none.
         memory: also measure peak memory.
         clock: "wall", what a user waits for; "cpu", what all threads of this process compute, which
@@ -386,7 +386,7 @@ def bench_encode(
     Args:
         directory: a checkpoint in the hub's layout.
         settings: what to measure.
-        say: is told what happens next.
+        say: receives a message about every stage.
 
     Returns:
         What `minilm bench encode --json` prints: "model", "workload", "machine" (with "load", see

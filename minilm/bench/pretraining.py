@@ -59,9 +59,9 @@ class PretrainingSettings:
         precisions: of matrix products: "float32", and "bfloat16" by autocast.
         loops: rows of `LOOPS`.
         batches: how many.
-        rounds: how often everything is measured.
+        rounds: number of timing rounds.
         seed: of ids and labels.
-        memory_tokens: also measure minilm's peak memory for one step of so many tokens, with and
+        memory_tokens: also measure minilm's peak memory for one step of this many tokens, with and
             without gradient checkpointing.
     """
 
@@ -261,7 +261,7 @@ def bench_pretraining(
     Args:
         directory: a checkpoint of AlbertForPreTraining.
         settings: what to measure.
-        say: is told what happens next.
+        say: receives a message about every stage.
 
     Returns:
         What `minilm bench pretrain --json` prints: "model", "workload", "machine", "contenders"

@@ -8,7 +8,7 @@ counted from its own lowest value:
     (x W^T)[n] = scale_x scale_w[n] sum_k q_x[k] q_w[n, k] + low_x scale_w[n] sum_k q_w[n, k]
 
 The first sum is one of whole numbers, so it is exact in any order; the second is known beforehand.
-As no scale is shared between tokens, what becomes of a text does not depend on the texts beside it.
+As no scale is shared between tokens, the result of a text does not depend on the texts beside it.
 Everything else (attention, norms, activations, residuals) stays in float32, an activation function
 between two layers, too: the kernel could apply it only after one scale common to all tokens.
 
@@ -361,7 +361,7 @@ class SameEverywhere:
 
 
 def _parts(numbers: int) -> int:
-    """In how many parts torch's threads share so many numbers."""
+    """In how many parts torch's threads share this many numbers."""
     return max(1, min(torch.get_num_threads(), -(-numbers // NUMBERS_A_THREAD)))
 
 

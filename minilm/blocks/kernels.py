@@ -113,7 +113,7 @@ def attend(
         key, value: (..., A, D) in the order of `layout`.
         layout: says which tokens belong together.
         dropout: probability with which an attention probability is dropped; 0 outside training.
-        first_only: the queries are those of the first tokens alone.
+        first_only: the queries are those of only the first tokens.
         return_probs: also return the attention probabilities (padded layout only).
 
     Returns:

@@ -203,7 +203,7 @@ class Places:
         ]
 
     def rows(self, count: int, tokens: Tensor | None = None) -> Places:
-        """The same, or some of the tokens, in so many rows: (B, S)."""
+        """The same, or some of the tokens, in this many rows: (B, S)."""
         queries, positions = self.queries, self.positions
         if tokens is not None:
             queries, positions = queries[tokens], positions[tokens]

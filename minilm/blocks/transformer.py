@@ -125,7 +125,7 @@ class TransformerLayer(nn.Module):
         Args:
             hidden: (..., H) in the order of `layout`.
             layout: says which tokens belong together.
-            first_only: compute the states of the first tokens alone, for which all others are read.
+            first_only: compute the states of only the first tokens, for which all others are read.
             probs: a list to which the attention probabilities (B, A, S, S) are appended.
 
         Returns:

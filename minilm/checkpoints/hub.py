@@ -59,7 +59,7 @@ def resolve(
         subfolder: where in the directory or repository the model is.
         token: for private and gated repositories; None = the one you are logged in with.
         cache_dir: where downloads go; None = huggingface_hub's folder.
-        local_files_only: use the cache alone.
+        local_files_only: use only the cache.
         weights: False leaves config.json optional and the weights out, for a tokenizer.
 
     Returns:

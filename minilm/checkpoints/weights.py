@@ -31,7 +31,7 @@ FOREIGN_WEIGHTS = (".h5", ".msgpack", ".onnx", ".tflite", ".gguf")
 TENSORFLOW_INDEX = ".index"
 SHOWN = 8  # names in one error message
 
-# A save that has been between its two files for so many seconds was killed there.
+# A save that has been between its two files for this many seconds was killed there.
 KILLED = 10.0
 
 

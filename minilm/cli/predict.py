@@ -205,7 +205,7 @@ def write(
         predictor: the model.
         inputs: what is predicted for.
         show: see `Show`.
-        policy: what becomes of bad records.
+        policy: what to do with bad records.
         batch_size: the most inputs to read before something is printed; None = 1 on a terminal.
         total: how many inputs there are, if that is known.
     """

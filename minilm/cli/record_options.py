@@ -104,7 +104,7 @@ def read(
     Args:
         path: the file.
         options: of the command.
-        skips: what becomes of bad records.
+        skips: what to do with bad records.
         labelled: answers are needed.
     """
     given: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def read_unlabelled(
         path: the file.
         train: the file of labelled records.
         options: of the command.
-        skips: what becomes of bad records.
+        skips: what to do with bad records.
     """
     form = options["format"] or format_of(train)
     own = "text" if suffix_of(path) == ".txt" and suffix_of(train) != ".txt" else None

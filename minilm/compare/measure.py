@@ -45,7 +45,7 @@ class CompareSettings:
 
     Attributes:
         texts: of the standard draw, for speed and peak memory.
-        rounds: how often speed is measured.
+        rounds: number of timing rounds.
         max_tokens: most tokens of the text to predict masked words in; None = all.
         seed: of masks and ids.
         memory: measure memory, in a process for each model.
@@ -82,7 +82,7 @@ def compare(
         models: directories or hub names, the baseline first.
         documents: texts to predict masked words of, one paragraph a line.
         settings: what to measure.
-        say: is told what happens next.
+        say: receives a message about every stage.
         source: what the reports call the documents.
         tasks: labelled records by a name, to score models on that were fine-tuned for them.
 

@@ -206,7 +206,7 @@ def observe(
         model: any; its encoder is run in eval mode.
         tokenizer: the model's.
         texts: paragraphs; those of fewer than 8 tokens are left out, long ones are cut at 128.
-        max_tokens: stop after about so many tokens.
+        max_tokens: stop after about this many tokens.
 
     Raises:
         InputError: no text is long enough.

@@ -66,7 +66,7 @@ def score_text(
         model: with a masked-LM head; a pretraining ALBERT also predicts the order of sentences.
         tokenizer: the model's.
         documents: texts, one paragraph a line.
-        max_tokens: stop after about so many tokens, for each of the two questions; None = all.
+        max_tokens: stop after about this many tokens, for each of the two questions; None = all.
         seed: of the masks.
         sentence_order: False = leave the order of sentences out.
 

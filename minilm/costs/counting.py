@@ -33,7 +33,7 @@ FLOAT = 4  # bytes of a number in training
 # numbers that optimisers keep for each one they train; Muon of matrices of layers, AdamW of others
 MOMENTS = {"adamw": 2, "lamb": 2, "muon": 2}
 MUON_MOMENTS = 1
-INDEX = 2  # an int64 takes the place of so many numbers
+INDEX = 2  # an int64 takes the place of this many numbers
 HEADER_BYTES = 128  # about what the header of a file says about a tensor: name, shape and place
 
 # part of the model -> how its modules' names begin, in the encoder or in a layer
@@ -73,7 +73,7 @@ ON_FIRST_TOKEN = ("next-sentence", "sequence-classification", "multiple-choice")
 ON_EVERY_TOKEN = ("token-classification", "question-answering")
 
 # how many I-wide states the backward pass of a feed-forward block needs: what goes into the
-# activation and what comes out of it, unless its derivative can be told from the latter
+# activation and what comes out of it, unless its derivative can be computed from the latter
 INNER_STATES = {"relu": 1, "gelu_10": 3}
 OTHER_INNER_STATES = 2
 
@@ -189,8 +189,8 @@ def cost(
     With dropout on the maps, sequences lie in blocks of at least 64 tokens and multiples of 32:
     query, key, value and maps are larger by what that adds, and S is the width of a block.
 
-    Where a head reads the first token alone, the last layer computes no other: one row a sequence
-    there, but for what its attention reads and weighs (5 H a token).
+    Where a head reads only the first token, the last layer computes only that one: there, one row a
+    sequence, except for what its attention reads and weighs (5 H a token).
 
     Layers count every time they are applied, whether they share weights or not. Left out is what
     does not stay: gradients of activations, buffers within an operation, the logits the loss is

@@ -84,7 +84,7 @@ class SampleSource(Protocol):
 
     @property
     def fingerprint(self) -> dict[str, object]:
-        """JSON values that a run which goes on must find again."""
+        """JSON values that must be the same when a run resumes."""
 
     @property
     def drawn_anew(self) -> bool:
@@ -181,7 +181,7 @@ def token_batch(
 
 
 def cut_steps(order: Integers, lengths: Integers, tokens: int) -> list[Integers]:
-    """Cuts samples into steps of at most so many tokens, each as full as the order allows.
+    """Cuts samples into steps of at most this many tokens, each as full as the order allows.
 
     Args:
         order: (N,) samples in the order in which they are used.

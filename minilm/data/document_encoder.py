@@ -47,7 +47,7 @@ class EncodedDocuments:
         return len(self.document_lengths)
 
     def split(self, documents: int) -> tuple[EncodedDocuments, EncodedDocuments]:
-        """The first so many documents, and the rest."""
+        """The first this many documents, and the rest."""
         sentences = int(self.document_lengths[:documents].sum())
         tokens = int(self.sentence_lengths[:sentences].sum())
         first = (
@@ -63,7 +63,7 @@ class EncodedDocuments:
         return EncodedDocuments(*first), EncodedDocuments(*rest)
 
     def documents_with(self, tokens: int) -> int:
-        """How many documents, from the first, have so many tokens; all if they have less."""
+        """How many documents, from the first, have this many tokens; all if they have less."""
         sentence_ends = np.cumsum(self.sentence_lengths)
         document_ends = np.append(0, sentence_ends)[np.cumsum(self.document_lengths)]
         return min(int(np.searchsorted(document_ends, tokens)) + 1, len(self))
@@ -176,7 +176,7 @@ def _encode_elsewhere(
     except BrokenProcessPool as problem:
         raise DataError(
             "A process that tokenizes has died. Was it killed for want of memory? Try fewer "
-            "workers; the same command goes on after the last finished shard."
+            "workers; the same command resumes after the last finished shard."
             + by_place(
                 python=' In a script, start tokenizing under `if __name__ == "__main__":`, or with '
                 "workers=1.",

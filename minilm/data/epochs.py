@@ -1,4 +1,4 @@
-"""The steps of each epoch, made block by block while training goes on.
+"""The steps of each epoch, made block by block while training continues.
 
     source.block(seed, epoch, number) -> its samples in random order -> steps
 
@@ -97,7 +97,7 @@ class Epoch(Sequence[Integers]):
     shared by threads.
 
     Args:
-        source, seed, epoch, tokens_per_step: what it is of.
+        source, seed, epoch, tokens_per_step: what the epoch consists of.
         maker: has one thread, in which blocks are made in order.
         then: called when half of the last block's steps were taken.
 

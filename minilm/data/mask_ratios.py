@@ -18,9 +18,9 @@ class ChangingRatio:
     Many masks are a hard task with many answers a sample, which an untrained model learns fastest
     from; few masks leave the context that a good one needs.
 
-    What decides is where a sample's step stands in the run: after `epoch` epochs and so many steps
-    of its own. That is known to the data alone, from (seed, epoch, sample), and so neither the
-    number of processes, threads and micro-batches nor an interruption changes a mask. An epoch is
+    The ratio depends on the place of a sample's step in the run: its epoch, and its step in that
+    epoch. The data know both from (seed, epoch, sample), so that neither the number of processes,
+    threads and micro-batches nor an interruption changes a mask. An epoch is
     taken to have as many steps as the first one; where others have a few more or less, the ratio
     runs ahead or behind by as little.
 

@@ -44,16 +44,16 @@ class MaskedLMData:
         source: of the samples: `Sequences` or `SegmentPairs`.
         masking: which positions are predicted.
         vocabulary: of the tokenizer that the store was made with.
-        tokens_per_step: a step has at most so many tokens (a single longer sequence is a step of
+        tokens_per_step: a step has at most this many tokens (a single longer sequence is a step of
             its own). The last, shorter step of an epoch is kept.
         seed: of order, masks and pairs.
         corruption: what happens to the chosen positions.
         ratio: the mask ratio, if it changes in the course of the run; None = the masking's own
             throughout.
-        mask_rounds: after so many epochs the masks repeat; None = every epoch has its own.
+        mask_rounds: after this many epochs the masks repeat; None = every epoch has its own.
 
     Attributes:
-        fingerprint: JSON values that a run which goes on must find again.
+        fingerprint: JSON values that must be the same when a run resumes.
 
     Raises:
         InputError: an argument is out of range, the vocabulary is not the store's, or masks are to
@@ -109,7 +109,7 @@ class MaskedLMData:
         return self._epochs[epoch]
 
     def count_steps(self, epochs: int) -> int:
-        """How many steps so many epochs take, without making samples that are not needed yet.
+        """How many steps this many epochs take, without making samples that are not needed yet.
 
         Exact for sequences. For pairs, which every epoch draws anew, it is the first epoch's steps
         for each epoch; in a corpus of several blocks, what its first block gives for each block.
@@ -128,7 +128,7 @@ class MaskedLMData:
         return self._epochs[0].expected_tokens()
 
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
-        """Samples of a step in exactly so many parts, balanced by tokens; some may be empty."""
+        """Samples of a step in exactly this many parts, balanced by tokens; some may be empty."""
         return split_evenly(samples, self._epochs[epoch].lengths(samples), parts)
 
     def batch(self, epoch: int, samples: Integers) -> TokenBatch:
@@ -177,9 +177,9 @@ def evaluation_batches(
         masking: which positions are predicted; `TokenMasking(vocabulary)` makes results
             comparable across runs that learn with other masks.
         vocabulary: of the tokenizer that the store was made with.
-        tokens_per_batch: at most so many tokens in a batch, as in `MaskedLMData`.
+        tokens_per_batch: at most this many tokens in a batch, as in `MaskedLMData`.
         seed: of the masks and of the choice that `limit_tokens` asks for.
-        limit_tokens: at most so many tokens in all, from sequences drawn at random; at least one
+        limit_tokens: at most this many tokens in all, from sequences drawn at random; at least one
             sequence is taken. None takes all sequences.
         corruption: what happens to the chosen positions.
 

@@ -61,7 +61,7 @@ class TokenMasking:
     Args:
         vocabulary: of the tokenizer.
         probability: share of a sequence that is predicted.
-        max_predictions: at most so many in a sequence (Google's scripts: 20); None = no such limit.
+        max_predictions: at most this many in a sequence (Google's scripts: 20); None = no limit.
 
     References:
         Devlin et al. 2019, section 3.1; google-research/bert, create_pretraining_data.py.
@@ -99,7 +99,7 @@ class RareTokenMasking:
         counts: (V,) how often each token is in the corpus; 0 counts as 1.
         probability: share of a sequence that is predicted.
         smoothing: 0 makes all tokens equally likely.
-        max_predictions: at most so many in a sequence; None = no such limit.
+        max_predictions: at most this many in a sequence; None = no such limit.
 
     Raises:
         InputError: an argument is out of range, or counts are not the vocabulary's.
@@ -154,7 +154,7 @@ class WholeWordMasking:
     Args:
         vocabulary: of the tokenizer.
         probability: share of a sequence that is predicted.
-        max_predictions: at most so many in a sequence; None = no such limit.
+        max_predictions: at most this many in a sequence; None = no such limit.
 
     Raises:
         InputError: an argument is out of range, or the vocabulary does not show where words begin.
@@ -358,7 +358,7 @@ def _race(weights: Doubles, uniform: Doubles, lengths: Integers, winners: Intege
     Args:
         weights, uniform: (T,) of each token.
         lengths: (B,) tokens of each sequence.
-        winners: (B,) how many of each sequence are drawn, if so many have a weight.
+        winners: (B,) how many of each sequence are drawn, if that many have a weight.
 
     Returns:
         (T,) True for the winners.

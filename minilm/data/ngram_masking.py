@@ -30,7 +30,7 @@ class NGramMasking:
         vocabulary: of the tokenizer; it must show where words begin.
         probability: share of a sequence that is predicted.
         max_ngram: words of the longest run; 3 gives 1, 2 and 3 the probabilities 6/11, 3/11, 2/11.
-        max_predictions: at most so many tokens in a sequence; None = no such limit. Google's flag
+        max_predictions: at most this many tokens in a sequence; None = no such limit. Google's flag
             is 20, which in sequences of 512 tokens leaves 3.9 % instead of 15 %.
 
     Raises:

@@ -185,7 +185,7 @@ def run_parts(
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Torch has so many threads in here."""
+    """Torch has this many threads in here."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

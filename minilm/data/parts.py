@@ -73,7 +73,7 @@ class Shard:
         return cls(int(found[1]), int(found[2]))
 
     def parts(self, total: int) -> range:
-        """The numbers of its parts, of so many."""
+        """The numbers of its parts, of this many."""
         return range(self.number - 1, total, self.count)
 
     def __str__(self) -> str:
@@ -343,7 +343,7 @@ class Parts:
             raise DataError(
                 f"{self.directory} is not complete: {len(missing)} of {self.manifest.num_parts} "
                 f"parts are missing, the first is {self.path(missing[0]).name}. Run the command "
-                "that makes it again, for every shard: it goes on where it stopped."
+                "that makes it again, for every shard: it resumes where it stopped."
             )
         counts: dict[str, int] = status["counts"]
         return counts

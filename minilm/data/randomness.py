@@ -91,7 +91,7 @@ class TokenDraw:
 
 
 def heads(flips: Integers, uniform: Doubles) -> Integers:
-    """How many of so many fair coins show heads: binomial numbers by inversion.
+    """How many of this many fair coins show heads: binomial numbers by inversion.
 
     Args:
         flips: (N,) coins of each draw, at least 0.

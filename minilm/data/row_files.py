@@ -80,7 +80,7 @@ class RowFile:
         path: the file.
         format: "text", "jsonl" or "parquet".
         rows: how many there are.
-        step: the place of every so many rows is known.
+        step: the place of every this many rows is known.
         places: where these begin, in bytes of the text that is not compressed; empty for Parquet.
         bytes, sha256: of the file as it is stored.
         modified: when it was last changed, in nanoseconds.
@@ -107,9 +107,9 @@ class RowFile:
 
         Args:
             path: the file.
-            step: the place of every so many rows is remembered.
+            step: the place of every this many rows is remembered.
             format: what a row is; None = the file's name says it.
-            on_bytes: is told how many more bytes of the stored file were read.
+            on_bytes: called with the number of bytes of the stored file that were just read.
 
         Raises:
             DataError: it cannot be read, or is damaged.
@@ -308,7 +308,7 @@ def _record(line: str) -> Mapping[str, Any] | RecordError:
 
 
 def _count(block: bytes, position: int, rows: int, step: int, places: list[int]) -> int:
-    """Counts the line ends of a block, and notes where every so many lines begin."""
+    """Counts the line ends of a block, and notes where every this many lines begin."""
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
     first = step - 1 - rows % step  # the line end that completes a step
     places.extend((ends[first::step] + position + 1).tolist())

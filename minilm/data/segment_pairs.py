@@ -66,7 +66,7 @@ class SegmentPairs:
         short_probability: of a document whose samples are to have only 2 to `max_length` - 3
             ordinary tokens, how many is drawn.
         min_length: shorter samples are left out; special tokens counted.
-        block_tokens: the documents of a block have at least so many tokens, if there are so many.
+        block_tokens: the documents of a block have at least this many tokens, if possible.
 
     Raises:
         InputError: an argument is out of range.

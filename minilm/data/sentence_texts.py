@@ -28,7 +28,7 @@ def read_sentences(
         path: a .txt file, whose lines are split into sentences, or another one that
             `minilm.data.text_files.read_documents` reads.
         min_words, max_words: sentences with fewer or more words are left out.
-        most: so many are drawn at random, each with the same chance; None = all.
+        most: this many are drawn at random, each with the same chance; None = all.
         seed: of the draw.
 
     Returns:
@@ -56,7 +56,7 @@ def read_sentences(
 
 
 def _different(path: Path, min_words: int, max_words: int) -> Iterator[str]:
-    """Sentences of so many words, each once."""
+    """Sentences of this many words, each once."""
     known: set[bytes] = set()
     for document in read_documents(path, TextFormat(document_per_line=True)):
         for sentence in split_sentences(document.text):

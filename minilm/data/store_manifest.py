@@ -252,7 +252,7 @@ def _why_no_store(directory: Path) -> str:
     if (directory / UNFINISHED).exists():
         return (
             f"{directory} is an unfinished token store. Give the same minilm tokenize command "
-            "again: it goes on where it stopped."
+            "again: it resumes where it stopped."
         )
     return (
         f"{directory} is not a token store: it has no {MANIFEST}. Make one from text files: "

@@ -1,4 +1,4 @@
-"""Writing a token store shard by shard, in such a way that a killed run can go on.
+"""Writing a token store shard by shard, in such a way that a killed run can resume.
 
 Until store.json is there, `unfinished.json` says what the run was started with and which shards are
 finished. A shard is moved into place whole, and listed after that.
@@ -47,7 +47,7 @@ class StoreWriter:
             here, its shards are kept.
         settings: whatever decides on the content, as JSON.
         tokenizer: the tokenizer.
-        shard_tokens: a shard ends with the document in which it reaches so many tokens.
+        shard_tokens: a shard ends with the document in which it reaches this many tokens.
 
     Attributes:
         documents_done: how many documents of the input, empty ones included, are in shards that an
@@ -204,7 +204,7 @@ class StoreWriter:
             yield
         except CheckpointError as problem:
             raise DataError(
-                f"{problem} When this is mended, give the same command again: it goes on after the "
+                f"{problem} When this is mended, give the same command again: it resumes after the "
                 f"{len(self.shards)} finished shards."
             ) from problem
 

@@ -50,7 +50,7 @@ from minilm.files.json_file import json_bytes, read_json
 MANIFEST = "cache.json"
 VERSION = 1
 PRECISION = "precision"  # the one part of an identity that may be settled late
-PART_BYTES = 2**26  # a part is written when it has so many bytes of targets,
+PART_BYTES = 2**26  # a part is written when it has this many bytes of targets,
 PART_SECONDS = 120.0  # or when its first target has waited for so long
 
 _MAX_BYTES = 2**20  # of cache.json
@@ -92,7 +92,7 @@ class TeacherCache:
 
     Args:
         directory: of the cache; made when the first part is written.
-        identity: JSON values without nesting that say what the targets are of.
+        identity: JSON values without nesting that identify what the targets were computed from.
         columns: what is stored, by name.
         part_bytes, part_seconds: when a part is written.
 

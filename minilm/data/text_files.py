@@ -138,7 +138,7 @@ def read_documents(
     Args:
         path: a .txt, .md, .jsonl or .json file, perhaps .gz or .xz, or a .parquet file.
         text_format: how to read it.
-        on_bytes: is given everything that is read from the file, as it is stored.
+        on_bytes: called with every block of the file, as stored.
 
     Raises:
         DataError: the file cannot be read, is damaged, is not UTF-8 or not JSON, or a line or a

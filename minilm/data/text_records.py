@@ -30,7 +30,7 @@ def text_of(record: object, key: str, encoding_errors: EncodingErrors = "strict"
     Args:
         record: a mapping.
         key: where its text is.
-        encoding_errors: what becomes of half surrogate pairs.
+        encoding_errors: what to do with half surrogate pairs.
 
     Raises:
         ValueError: it has none, or is no mapping; the message says no place.
@@ -61,7 +61,7 @@ def text_of(record: object, key: str, encoding_errors: EncodingErrors = "strict"
 def ways_to_be_lenient() -> str:
     """What to do about bytes that are not UTF-8, for messages."""
     option = by_place(python=setting("encoding_errors", "replace"), command="--errors replace")
-    return f"Repair it, or choose what becomes of such places: {option}, or ignore"
+    return f"Repair it, or choose what to do with such places: {option}, or ignore"
 
 
 def json_list_records(path: Path, pieces: Iterable[str]) -> Iterator[Record]:

@@ -36,7 +36,7 @@ from minilm.errors import DataError, InputError, setting
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer
 
-SHARD_TOKENS = 2**23  # an interruption costs at most the time for so many
+SHARD_TOKENS = 2**23  # an interruption costs at most the time for this many
 MANY_UNKNOWN = 0.1  # a larger share of unknown tokens gets a warning
 
 _SMALL = 2**22  # characters that are done before another process has started
@@ -83,7 +83,7 @@ def tokenize_corpus(
     Every sentence is encoded on its own, without special tokens; a special token that is spelled
     out in the text ("[MASK]") is text. Documents without any token are left out.
 
-    A run that was interrupted goes on after its last finished shard when it is started again with
+    An interrupted run resumes after its last finished shard when it is started again with
     the same arguments: it reads the text before that again, but does not tokenize it. If the store
     is complete, nothing is done.
 
@@ -97,9 +97,9 @@ def tokenize_corpus(
             `if __name__ == "__main__":`.
         resume: False throws away what `destination` holds of a store.
         encoding_errors, text_key, document_per_line: see `TextFormat`.
-        shard_tokens: a shard ends with the document in which it reaches so many tokens.
+        shard_tokens: a shard ends with the document in which it reaches this many tokens.
         progress: called now and then.
-        say: is told what happens.
+        say: receives a message about every stage.
 
     Returns:
         The store.
@@ -151,7 +151,7 @@ def tokenize_texts(
     Args:
         texts: one for each document: strings, or rows that hold a string, such as a
             `datasets.Dataset` or `IterableDataset` gives them. A missing value (None) is an empty
-            document. A run that goes on must be given the same texts in the same order; they are
+            document. A run that resumes must be given the same texts in the same order; they are
             read again from the first one.
         tokenizer: the tokenizer.
         destination: directory of the store.

@@ -20,7 +20,7 @@ from minilm.errors import InputError
 from minilm.files.arrays import Floats, Integers
 
 WEIGHTS = (1.0, 1.0, 0.7, 0.5, 0.3)  # of neighbours at a distance of 1, 2, ...
-MOST_WORDS = 16_384  # the counts are a matrix of so many rows and columns: 1 GB in float32
+MOST_WORDS = 16_384  # the counts are a matrix of this many rows and columns: 1 GB in float32
 MOST_TOKENS = 40_000_000
 RAREST = 30  # occurrences; a rarer word has too few neighbours for a vector
 CHUNK = 2_000_000  # tokens that are counted at once
@@ -57,7 +57,7 @@ def count_word_vectors(
         store: the corpus.
         size: numbers in a vector.
         documents: which documents to read, from the first; None = all.
-        most_tokens: stop reading after about so many.
+        most_tokens: stop reading after about this many.
         seed: of the factorisation, which starts from random directions.
 
     Raises:

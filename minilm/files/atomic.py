@@ -109,7 +109,7 @@ def being_replaced(path: Path, *, within: float) -> bool:
 
     Args:
         path: the file.
-        within: temporary files not touched for so many seconds do not count.
+        within: temporary files not touched for this many seconds do not count.
     """
     return any(abs(age) < within for _, age in _temporaries(path))
 

@@ -58,8 +58,8 @@ def run_tasks(
         job: does them.
         tasks: their numbers.
         workers: the most processes.
-        on_rows: is told how many rows of some task have been done.
-        on_done: is told the number and the result of every finished task.
+        on_rows: called with the number of rows of a task that are done.
+        on_done: called with the number and the result of every finished task.
         error: the class of error to raise when a worker is killed.
 
     Raises:
@@ -167,6 +167,6 @@ def _killed(process: BaseProcess, task: int | None) -> str:
     script = ' In a script, start this under `if __name__ == "__main__":`.'
     return (
         f"A worker process {how} {doing}{memory if code == -signal.SIGKILL else ''}. Finished "
-        "parts are kept: the same command goes on after them."
+        "parts are kept: the same command resumes after them."
         + (by_place(python=script, command="") if code > 0 else "")
     )

@@ -96,7 +96,7 @@ class StoredTargets:
         others = [name for name in terms if name != "kl"]
         if top_k is not None and others:
             raise InputError(
-                f"{setting('teacher_cache_top_k', top_k)} keeps the likeliest words alone, which "
+                f"{setting('teacher_cache_top_k', top_k)} keeps only the likeliest words, which "
                 f"is enough for kl, but not for {', '.join(others)}. Set the weights "
                 f"{_names(others)} to 0, or leave it out: then hidden states are kept."
             )
@@ -122,7 +122,7 @@ class StoredTargets:
         """How it is stored.
 
         Raises:
-            InputError: the vocabulary has not so many words.
+            InputError: the vocabulary does not have that many words.
         """
         dtype = np.dtype(self.dtype)
         if self.top_k is None:

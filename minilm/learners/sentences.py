@@ -79,7 +79,7 @@ class SentenceBatch:
 
 
 class SentenceData:
-    """Texts with a teacher's targets, in steps of so many tokens; see `TrainingData`.
+    """Texts with a teacher's targets, in steps of this many tokens; see `TrainingData`.
 
     Args:
         targets: of all texts.
@@ -106,7 +106,7 @@ class SentenceData:
         return cut_steps(order, self._targets.lengths, self._tokens_per_step)
 
     def count_steps(self, epochs: int) -> int:
-        """How many steps so many epochs take."""
+        """How many steps this many epochs take."""
         return sum(len(self.steps(epoch)) for epoch in range(epochs))
 
     def count_samples(self) -> int:
@@ -114,7 +114,7 @@ class SentenceData:
         return len(self._texts)
 
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
-        """The texts of a step in exactly so many parts, balanced by tokens."""
+        """The texts of a step in exactly this many parts, balanced by tokens."""
         return split_evenly(samples, self._targets.lengths[samples], parts)
 
     def batch(self, epoch: int, samples: Integers) -> SentenceBatch:
@@ -137,7 +137,7 @@ def sentence_batch(targets: SentenceTargets, texts: Integers) -> SentenceBatch:
 def held_out_batches(
     targets: SentenceTargets, texts: Integers, tokens_per_batch: int
 ) -> list[SentenceBatch]:
-    """Texts in batches of at most so many tokens, shortest first."""
+    """Texts in batches of at most this many tokens, shortest first."""
     rows = pack(targets.lengths[texts].tolist(), tokens_per_batch)
     return [sentence_batch(targets, texts[np.array(each)]) for each in rows]
 

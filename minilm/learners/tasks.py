@@ -227,10 +227,10 @@ def freeze(model: PretrainedModel, *, embeddings: bool = False, layers: int = 0)
     Args:
         model: with a head.
         embeddings: all embedding tables, their norm and projection.
-        layers: so many layers from below.
+        layers: this many layers from below.
 
     Raises:
-        InputError: there are not so many layers, or some of them are shared with others above.
+        InputError: there are not that many layers, or some of them are shared with others above.
     """
     encoder = model.base
     stack = list(encoder.virtual_layers())

@@ -33,7 +33,7 @@ class TeacherPredictions:
         task: of the student.
         samples: as the teacher reads them; the n-th stands for the n-th of the student. They are
             the same unless the teacher has another vocabulary.
-        processes: who takes part: each makes its share; None = this one alone makes all.
+        processes: those that take part: each makes its share; None = this process makes all.
     """
 
     def __init__(

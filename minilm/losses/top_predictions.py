@@ -117,7 +117,7 @@ def top_divergence(student: Tensor, teacher: TopPredictions) -> LossSum:
 
 
 def check_top_k(top_k: int, vocab_size: int) -> None:
-    """Raises InputError unless there can be so many words and a rest."""
+    """Raises InputError unless there can be that many words and a rest."""
     if not 1 <= top_k < vocab_size:
         raise InputError(
             f"top_k is {top_k}; expected from 1 to {vocab_size - 1}, fewer than the vocabulary has "

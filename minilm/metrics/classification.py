@@ -361,7 +361,7 @@ def _label_sets(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> tuple[Integers
     for name, values in (("gold", one), ("predicted", other)):
         if values.min() < 0 or values.max() > 1:
             raise InputError(
-                f"{name}: expected 0 and 1 alone, got {values.min()} to {values.max()}. Each "
+                f"{name}: expected only 0 and 1, got {values.min()} to {values.max()}. Each "
                 "column is a label that an item has (1) or has not (0)."
             )
     return one, other

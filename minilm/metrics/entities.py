@@ -74,7 +74,7 @@ def entities(tags: Sequence[str]) -> list[Entity]:
         match = TAG.fullmatch(tag)
         if match is None:
             raise InputError(
-                f"Tag {word} is {tag!r}: expected O, or B, I, E or S, alone or as in B-PER. Rename "
+                f"Tag {word} is {tag!r}: expected O, or B, I, E or S, bare or as in B-PER. Rename "
                 "the tags of other schemes first (in BILOU, L to E and U to S)."
             )
         prefix, type_ = match[1], match[2] or NO_TYPE

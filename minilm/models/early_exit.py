@@ -51,11 +51,11 @@ class ExitRule:
         threshold: it leaves after an application whose exit gives its answer a probability above
             this, from 0 to 1: of the likeliest class; of several labels, of the least certain one,
             given or not. At 1 no text leaves early. Numbers (regression) have no probability.
-        patience: it leaves when so many exits in a row, at least 1, have answered as the one before
-            them: with the same class, the same labels (at a probability of one half), or a number
+        patience: it leaves when this many exits in a row, at least 1, have answered as the one
+            before: with the same class, the same labels (at a probability of one half), or a number
             that differs by less than `tolerance`. The earliest exit is that after 1 + patience
             applications.
-        depth: it leaves after so many applications, at least 1, whatever the answer. This is the
+        depth: it leaves after this many applications, at least 1, whatever the answer. This is the
             model cut at that depth, to compare with.
         tolerance: of numbers, with patience; in the units of the labels.
 
@@ -166,7 +166,7 @@ class ExitHeads(nn.Module):
         classifiers: the k-th, counted from 0, follows k + 1 applications.
 
     Raises:
-        InputError: a model with another head, or with one application alone.
+        InputError: a model with another head, or with a single application.
 
     References: Zhou et al. 2020, section 3.1.
     """
@@ -189,7 +189,7 @@ class ExitHeads(nn.Module):
         self.to(device=model.device, dtype=dtype)
 
     def forward(self, pooled: Tensor, applications: int) -> Tensor:
-        """The answer after so many applications, from the pooled first tokens.
+        """The answer after this many applications, from the pooled first tokens.
 
         Args:
             pooled: (N, H).

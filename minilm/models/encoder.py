@@ -41,7 +41,7 @@ class LayerRun:
     Attributes:
         layout: where sequences begin and end; of those alone that have not left.
         batch: B, how many these are.
-        last: the number of the last application, if it computes the first tokens alone; else 0.
+        last: the number of the last application, if it computes only the first tokens; else 0.
         checkpointing: keep only the input of each layer for the backward pass.
         states: the states so far; None = not recorded.
         probs: attention probabilities so far; None = not recorded.
@@ -50,7 +50,7 @@ class LayerRun:
             sequences go on; None = all do.
         depth: how many applications there are, where `after` is given.
         applied: how many layers have been applied.
-        only_first: the states are those of first tokens alone.
+        only_first: the states are those of first tokens only.
     """
 
     layout: Layout
@@ -186,7 +186,7 @@ class EncoderModel(PretrainedModel):
                 = as the configuration says.
             return_dict: False returns a tuple of the same values.
             reads: for heads: which last states they read. The states are then left in the order of
-                `output.layout`; with "first" they may be those of the first tokens alone, (B, H).
+                `output.layout`; with "first" they may be those of only the first tokens, (B, H).
                 "layers" is "all", and hidden_states are returned in that order, too.
             after: for early exit, with reads="first": is shown the states of the first tokens after
                 every application but the last, (B, H), and returns the numbers of the sequences
@@ -221,13 +221,13 @@ class EncoderModel(PretrainedModel):
         layout, recorded = tokens.layout, output_hidden_states or output_attentions
         if after is not None and (recorded or reads != "first"):
             raise InputError(
-                "Early exit needs the first tokens alone: leave output_hidden_states and "
+                "Early exit needs only the first tokens: leave output_hidden_states and "
                 "output_attentions out, in the configuration, too."
             )
         if self.training:
             entered(layout)
         only_first = reads == "first" and self.layout_choice != "padded"
-        cut_last = only_first and not recorded  # the last layer computes first tokens alone
+        cut_last = only_first and not recorded  # the last layer computes first tokens only
         depth = len(list(self.virtual_layers())) if cut_last or after is not None else 0
         run = LayerRun(
             layout,

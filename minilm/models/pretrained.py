@@ -165,7 +165,7 @@ class PretrainedModel(nn.Module):
                 Arguments of transformers are taken too, where they have a meaning here.
 
         Returns:
-            The model in eval mode; `model.load_report` says what became of every tensor.
+            The model in eval mode; `model.load_report` lists what was done with every tensor.
 
         Raises:
             CheckpointError: files that are damaged, unsafe or do not fit; nothing is half-loaded.

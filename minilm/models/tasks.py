@@ -51,7 +51,7 @@ class TaskModel(PretrainedModel):
     def pool(self, encoded: EncoderOutput) -> Tensor:
         """A vector for each sequence, (B, H).
 
-        The last state is (B, H) here, of first tokens alone, unless the layout is "padded".
+        The last state is (B, H) here, of first tokens only, unless the layout is "padded".
         """
         assert encoded.pooler_output is not None
         return encoded.pooler_output

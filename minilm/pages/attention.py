@@ -16,7 +16,7 @@ from minilm.models.pretrained import PretrainedModel
 from minilm.pages.frame import framed
 from minilm.tokenization.tokenizer import Tokenizer
 
-LEVELS = 255  # a weight is stored as so many steps of one byte
+LEVELS = 255  # a weight is stored as this many steps of one byte
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def stored_classes(directory: Path) -> list[type[PretrainedModel]]:
     """The base model and a class for every head whose tensors a checkpoint holds.
 
     Raises:
-        CheckpointError: the architecture cannot be told.
+        CheckpointError: the architecture cannot be determined.
     """
     data = read_config(directory)
     with open_weights(directory) as weights:

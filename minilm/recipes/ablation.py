@@ -3,7 +3,7 @@
     OUTPUT/without-kl/seed-0/     one run, with its model, as `minilm distill` leaves it
     OUTPUT/ablation.json          the figures of all runs, once all are finished
 
-Every run goes on where it stopped, and one that is finished is not repeated, so the same call after
+Every run resumes where it stopped, and one that is finished is not repeated, so the same call after
 an interruption, or with more variants or seeds, does only what is left.
 """
 
@@ -356,12 +356,12 @@ class Ablation:
 
         Args:
             output: directory of the runs.
-            processes: who takes part; None = those that torchrun started, or this one alone.
-            allow_changes: go on with runs that were started with other settings.
+            processes: those that take part; None = those that torchrun started, or only this one.
+            allow_changes: resume runs that were started with other settings.
             say: takes messages.
 
         Raises:
-            MinilmError: says what is wrong with settings, models, corpus or output, and which
+            MinilmError: something is wrong with settings, models, corpus or output, and which
                 variant it belongs to.
         """
         from minilm.training.distributed import join

@@ -123,7 +123,7 @@ def write_card(
     Args:
         directory: of the model.
         card: its card.
-        say: is told if a README.md was left as it is.
+        say: receives a message if an existing README.md was kept.
 
     Returns:
         The name of the file, or None if nothing was written.

@@ -37,7 +37,7 @@ class CorpusSettings:
 
     Attributes:
         store: directory that `minilm tokenize` made.
-        held_out: so many documents at the end of the store are for evaluation only.
+        held_out: this many documents at the end of the store are for evaluation only.
         max_length: longest sequence in tokens, [CLS] and [SEP] included.
         min_length: shorter sequences are left out.
         segments: "single" sequences, or pairs: "sentence_order" as ALBERT, "next_sentence" as
@@ -49,13 +49,13 @@ class CorpusSettings:
         probability: mask ratio, the share of a sequence's tokens that is predicted.
         final_probability: to which the mask ratio goes, in a straight line over the whole run;
             needs one of `steps` and `epochs`. None = it stays.
-        max_predictions: at most so many in a sequence; None = no such limit.
+        max_predictions: at most this many in a sequence; None = no such limit.
         max_ngram: words of the longest n-gram.
         tokens_per_step: a step takes as many sequences as fit.
         tokens_per_evaluation: most held-out tokens to evaluate on; None = all.
         seed: of order and masks.
         steps, epochs: of the run; see `final_probability`.
-        mask_rounds: after so many epochs the masks repeat; None = every epoch has its own.
+        mask_rounds: after this many epochs the masks repeat; None = every epoch has its own.
     """
 
     store: str | os.PathLike[str]
@@ -102,7 +102,7 @@ def open_corpus(settings: CorpusSettings, say: Callable[[str], None] = lambda _:
 
     Args:
         settings: which part, and how.
-        say: is told of a question that the held-out documents cannot ask.
+        say: receives a message if the held-out documents give no pairs of a kind.
 
     Raises:
         DataError: the store is damaged or incomplete, or nothing is left to train on.

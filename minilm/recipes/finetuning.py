@@ -96,7 +96,7 @@ def finetune(
     """Trains a checkpoint for a task.
 
     The output is a checkpoint in the hub's layout with label names and tokenizer, which
-    `minilm.Predictor` and transformers load. A run that was interrupted goes on when called again.
+    `minilm.Predictor` and transformers load. An interrupted run resumes when it is called again.
 
     Args:
         task: "classification", "multi-label", "regression", "tagging", "answering", "choice" or
@@ -113,10 +113,10 @@ def finetune(
         layers: instead of `model`: which of the teacher's layers to start from, as for
             `minilm.init_student`.
         settings: numbers of the run.
-        skips: what becomes of bad records; None = they are errors.
-        processes: who takes part; None = those that torchrun started, or this one alone.
-        allow_changes: go on with a run that was started with other settings.
-        observers: are told of every step, evaluation and snapshot; see `minilm.Observer`.
+        skips: what to do with bad records; None = they are errors.
+        processes: those that take part; None = those that torchrun started, or only this one.
+        allow_changes: resume a run that was started with other settings.
+        observers: are called at every step, evaluation and snapshot; see `minilm.Observer`.
         clean: once the run is finished, remove its snapshots and best weights, which take several
             times the space of the model; the log and the settings stay.
         command: name and options of the command that started this, as JSON values, for
@@ -124,7 +124,7 @@ def finetune(
         say: takes messages.
 
     Raises:
-        MinilmError: says what is wrong with records, checkpoint or settings.
+        MinilmError: something is wrong with records, checkpoint or settings.
 
     Example:
         >>> train = [{"text": "win a prize", "label": "spam"}, {"text": "see you", "label": "ham"}]

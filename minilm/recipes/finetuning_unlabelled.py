@@ -42,7 +42,7 @@ def read_unlabelled(
     Args:
         task: that the labelled records describe: texts are read from the same columns.
         records: as for predictions; blank lines of a text file are left out.
-        skips: what becomes of bad records.
+        skips: what to do with bad records.
         tokenizer: of the student.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pretraining of a fresh model, or of a checkpoint that goes on: what `minilm pretrain` runs."""
+"""Pretraining of a fresh model, or from a checkpoint: what `minilm pretrain` runs."""
 
 from __future__ import annotations
 

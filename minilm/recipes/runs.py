@@ -83,16 +83,16 @@ class Run:
         clean: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> Result:
-        """Trains, or goes on training; see `minilm.training.loop.train`.
+        """Starts or resumes training; see `minilm.training.loop.train`.
 
         At the end `output` is a checkpoint in the hub's layout, tokenizer included.
 
         Args:
             settings: numbers of the loop.
             output: directory of the run and of the checkpoint.
-            processes: who takes part; None = those that torchrun started, or this one alone.
-            allow_changes: go on with a run that was started with other settings.
-            observers: are told of every step, evaluation and snapshot; see `minilm.Observer`.
+            processes: those that take part; None = those that torchrun started, or only this one.
+            allow_changes: resume a run that was started with other settings.
+            observers: are called at every step, evaluation and snapshot; see `minilm.Observer`.
             clean: once the run is finished, remove its snapshots and best weights, which take
                 several times the space of the model; the log and the settings stay.
             say: takes messages.
@@ -184,7 +184,7 @@ def masked_lm(
     """Masked-LM pretraining of any of the three architectures.
 
     Args:
-        model: fresh, or a checkpoint to go on from.
+        model: fresh, or a checkpoint to continue from.
         corpus: what to read, in single segments. Its tokenizer must fit the model's vocabulary.
         tokenizer: the checkpoint's; the corpus must have been made with it.
         start: JSON values that identify the initial weights; None = these very numbers do.
@@ -216,7 +216,7 @@ def pretraining(
     """Pretraining on masked tokens and pairs of segments, of BERT or ALBERT.
 
     Args:
-        model: fresh, or a checkpoint to go on from.
+        model: fresh, or a checkpoint to continue from.
         corpus: what to read; `segments` says what is asked about the pairs. Its tokenizer must fit
             the model's vocabulary.
         tokenizer: the checkpoint's; the corpus must have been made with it.
@@ -357,7 +357,7 @@ def _run(
 
 
 def has_begun(output: str | os.PathLike[str]) -> bool:
-    """Whether there is a snapshot, from which a run goes on instead of from its initial weights."""
+    """Whether there is a snapshot, from which a run resumes instead of from its initial weights."""
     snapshots = (Path(output) / LOG).with_name(SNAPSHOTS)
     return snapshots.is_dir() and any(snapshots.glob("step-*"))
 

@@ -387,7 +387,7 @@ class Recipe(LoopSettings, ABC):
             say: takes messages.
 
         Raises:
-            MinilmError: says what does not fit together.
+            MinilmError: settings do not fit together; the message names them.
         """
         from minilm.blocks.initialisation import seeded
 
@@ -411,19 +411,19 @@ class Recipe(LoopSettings, ABC):
         clean: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> Result:
-        """Trains, or goes on training; what the command does.
+        """Starts or resumes training; what the command does.
 
         Args:
             output: directory of the run and, at the end, of the trained checkpoint.
-            processes: who takes part; None = those that torchrun started, or this one alone.
-            allow_changes: go on with a run that was started with other settings.
-            observers: are told of every step, evaluation and snapshot; see `minilm.Observer`.
+            processes: those that take part; None = those that torchrun started, or only this one.
+            allow_changes: resume a run that was started with other settings.
+            observers: are called at every step, evaluation and snapshot; see `minilm.Observer`.
             clean: once the run is finished, remove its snapshots and best weights, which take
                 several times the space of the model; the log and the settings stay.
             say: takes messages.
 
         Raises:
-            MinilmError: says what is wrong with settings, models, corpus or output.
+            MinilmError: something is wrong with settings, models, corpus or output.
         """
         from minilm.training.distributed import join
 

@@ -189,10 +189,10 @@ class StudentRecipe(TextRecipe):
 
         Args:
             teacher: its teacher.
-            say: is told what was taken from the teacher.
+            say: receives a message that lists what was taken from the teacher.
 
         Raises:
-            MinilmError: says what does not fit together.
+            MinilmError: settings do not fit together; the message names them.
         """
         if self.student_checkpoint is not None:
             student, start = self._loaded(self.student_checkpoint)

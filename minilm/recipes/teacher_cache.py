@@ -54,7 +54,7 @@ def open_teacher_cache(
         teacher: whose targets they are.
         data: of which samples.
         corpus: how these are masked.
-        say: is told how much room the cache takes.
+        say: receives a message about the size of the cache.
 
     Raises:
         InputError: the loss reads what a cache does not keep.

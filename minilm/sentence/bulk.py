@@ -157,7 +157,7 @@ def encode_file(
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """Encodes parts; the attributes are what `encode_file` was told."""
+    """Encodes parts; the attributes are the arguments of `encode_file`."""
 
     model: Path
     dtype: torch.dtype | str | None

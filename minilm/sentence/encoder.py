@@ -137,7 +137,7 @@ class SentenceEncoder:
             dtype: of the parameters; None = float32, "auto" = as stored. "bfloat16" is faster on
                 processors made for it.
             device: where the model runs.
-            num_hidden_layers: use only the first so many layers; None = all of them.
+            num_hidden_layers: use only the first this many layers; None = all of them.
 
         Raises:
             MinilmError: a file is missing, damaged or unsupported, or the vectors are made in a way
@@ -231,7 +231,7 @@ class SentenceEncoder:
             normalize_embeddings: instead of `normalize`, with the meaning it has in
                 sentence-transformers: False leaves the vectors as the model's own modules give
                 them, which is at length 1 if the last of these is Normalize.
-            max_length: cut texts after so many tokens; None = as the encoder was made.
+            max_length: cut texts after this many tokens; None = as the encoder was made.
             tokens_per_batch: how many tokens go through the model at once. Memory grows with it; a
                 longer text still goes alone.
             progress, show_progress_bar: show a progress bar on stderr.
@@ -296,7 +296,7 @@ class SentenceEncoder:
             texts: any iterable, read a chunk at a time.
             prompt, prompt_name, batch_size, pooling, normalize, normalize_embeddings, max_length,
                 tokens_per_batch, progress, show_progress_bar: as for `encode`.
-            on_batch: is told after every batch how many texts it had; for a program's own display.
+            on_batch: called after every batch with its number of texts, to show progress.
 
         Returns:
             An iterator of (n, H) float32 arrays, in the order of the texts; n is 4096 for all but

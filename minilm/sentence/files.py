@@ -47,7 +47,7 @@ class SentenceSettings:
 
     Attributes:
         folder: where encoder and tokenizer lie below the checkpoint's directory; usually "".
-        max_length: texts are cut after so many tokens, special ones included.
+        max_length: texts are cut after this many tokens, special ones included.
         pooling: "mean", "cls", or the names of other modes, joined by " + ".
         include_prompt: whether the tokens of a prompt are pooled like the text's.
         unit_length: whether the last module scales every vector to length 1.

@@ -92,7 +92,7 @@ def search(
         passages: what is searched.
         top_k: how many are wanted for each query.
         store: keeps vectors between searches; None = all passages are encoded.
-        on_passages: is told how many passages were just done.
+        on_passages: called with the number of passages that were just encoded.
 
     Raises:
         InputError: there is no query, or top_k is below 1.

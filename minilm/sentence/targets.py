@@ -44,7 +44,7 @@ class SentenceTargets:
         directory: which `make_targets` has filled.
 
     Attributes:
-        identity: JSON values that say what it is of.
+        identity: JSON values that identify what it was computed from.
         lengths: (N,) tokens of each text.
 
     Raises:
@@ -150,7 +150,7 @@ def make_targets(
         directory: of the targets; created. Processes that come at the same time wait.
         teacher: pools its token states; vectors are kept at the length they have.
         texts: gives N strings, at least one; called if the directory has none.
-        max_length: texts are cut after so many tokens.
+        max_length: texts are cut after this many tokens.
         states: keep the state of every token too: T x H numbers instead of N x H.
         identity: JSON values that say which texts and which teacher.
         progress: show a progress bar on stderr.

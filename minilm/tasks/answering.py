@@ -85,7 +85,7 @@ class QuestionAnswering(Task[QuestionExample]):
 
     Attributes:
         doc_stride: tokens from the beginning of one window to that of the next.
-        max_query: a longer question is cut after so many tokens.
+        max_query: a longer question is cut after this many tokens.
         n_best: candidates that are considered, and returned.
         max_answer: longest answer in tokens.
         unanswerable: training had questions without an answer; else one is always given.
@@ -126,7 +126,7 @@ class QuestionAnswering(Task[QuestionExample]):
         task.tune_thresholds = options.get("null_threshold") is None
         task.unanswerable = False
         for record in records:
-            with suppress(RecordError):  # `examples` decides what becomes of it
+            with suppress(RecordError):  # `examples` decides what to do with it
                 task.unanswerable |= _answers(layouts.of(record), record) == ()
         return task
 

@@ -20,7 +20,7 @@ Balance = Literal["none", "weights", "sampling"]
 
 
 class TaskData:
-    """Samples in steps of so many; see `minilm.training.learner.TrainingData`.
+    """Samples in steps of this many; see `minilm.training.learner.TrainingData`.
 
     Args:
         task: whose samples they are.
@@ -30,7 +30,7 @@ class TaskData:
         balance: "sampling" draws, with replacement, all classes equally often; an epoch still has
             as many samples.
         labelled_share: which part of an epoch has labels: those samples are repeated until they are
-            so many, while the others come once. None = every sample comes once.
+            this many, while the others come once. None = every sample comes once.
 
     Raises:
         InputError: no samples, a batch_size below 1, or a share out of range or without samples
@@ -98,7 +98,7 @@ class TaskData:
         return random.choice(self._labelled, size=self._drawn, p=chance)
 
     def count_steps(self, epochs: int) -> int:
-        """How many steps so many epochs take."""
+        """How many steps this many epochs take."""
         return epochs * -(-self.count_samples() // self._batch_size)
 
     def count_samples(self) -> int:
@@ -111,7 +111,7 @@ class TaskData:
         return self._drawn / self.count_samples()
 
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
-        """The samples of a step in exactly so many parts, balanced by tokens."""
+        """The samples of a step in exactly this many parts, balanced by tokens."""
         return split_evenly(samples, self._lengths[samples], parts)
 
     def batch(self, epoch: int, samples: Integers) -> TaskBatch | NoBatch:
@@ -133,7 +133,7 @@ class NoBatch:
 
 
 def batches(task: Task[Any], samples: Sequence[Sample], tokens_per_batch: int) -> list[TaskBatch]:
-    """All samples in batches of at most so many tokens, shortest first."""
+    """All samples in batches of at most this many tokens, shortest first."""
     lengths = [sample.tokens for sample in samples]
     return [collate(task, samples, np.array(rows)) for rows in pack(lengths, tokens_per_batch)]
 

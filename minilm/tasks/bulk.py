@@ -73,11 +73,11 @@ def predict_file(
         exits: "exit_threshold", "exit_patience", "exit_tolerance", see
             `Predictor.from_pretrained`.
         dtype, device: as for `Predictor.from_pretrained`.
-        say: is told which columns are read, where that was guessed.
+        say: receives a message about the columns that are read, if they were guessed.
 
     Returns:
         What was done; its `counts` may have "truncated", "skipped" (bad records), "blank" (lines),
-        and with exits "applications" of layers to so many "predicted" texts.
+        and with exits "applications" of layers to this many "predicted" texts.
 
     Raises:
         DataError: as for `encode_file`.
@@ -123,7 +123,7 @@ def predict_file(
 
 @dataclass(frozen=True)
 class PredictJob:
-    """How a predictor is made; the attributes are what `predict_file` was told."""
+    """How a predictor is made; the attributes are the arguments of `predict_file`."""
 
     model: Path
     dtype: torch.dtype | str | None

@@ -229,7 +229,7 @@ def labels_in(
     for number, record in enumerate(records):
         try:
             labels.update(read(layouts.of(record), record))
-        except RecordError as problem:  # `examples` decides what becomes of it
+        except RecordError as problem:  # `examples` decides what to do with it
             first = first or f"{where(records, number)}: {problem}"  # type: ignore[arg-type]
     if len(labels) < least:
         if first and not labels:

@@ -1,7 +1,7 @@
 """Which fields of a record are read as what.
 
 Data sets have many names for the same thing. A task declares its `Field`s: our name, the names that
-data sets use, and what becomes of a record that has several of them. `Layouts` finds, for the
+data sets use, and what to do with a record that has several of them. `Layouts` finds, for the
 records of one data set, which column each field is read from:
 
 1. a column that the user named (`text_column`, `pair_column`, `label_column`);

@@ -41,7 +41,7 @@ class MultiLabel(TextTask):
 
     A record has them under "labels": a list of names, perhaps empty; one string with bars,
     semicolons or commas between them; or zeros and ones, as many in all records, one for each
-    class. Or it has a column of zeros and ones for each label, perhaps for one alone.
+    class. Or it has a column of zeros and ones for each label, or for one label only.
 
     Options of `learn`: `threshold`, or `tune_thresholds` to find the one with the highest micro F1
     on the dev records.

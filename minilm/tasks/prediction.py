@@ -204,7 +204,7 @@ class Predictor:
 
         Args:
             records: as the task has them, labels not needed.
-            skips: what becomes of bad records; None = they are errors. Those left out have no
+            skips: what to do with bad records; None = they are errors. Those left out have no
                 prediction.
 
         Raises:
@@ -310,7 +310,7 @@ class Predictor:
 
         Args:
             records: as the task has them, with labels.
-            skips: what becomes of bad records; None = they are errors.
+            skips: what to do with bad records; None = they are errors.
             progress: show a progress bar on stderr if it takes longer than two seconds.
 
         Returns:

@@ -327,7 +327,7 @@ class Task(ABC, Generic[Example]):
 
         Args:
             records: of any kind of sequence.
-            skips: decides what becomes of bad ones.
+            skips: what to do with bad ones.
             labelled: labels are needed; otherwise they may be missing.
         """
 

@@ -99,7 +99,7 @@ def train_tokenizer(
         cased: keep upper case and accents.
         character_coverage: the alphabet is the most frequent characters that make up this share of
             the text (without white space); words are cut at all others.
-        documents: learn from the first so many documents only.
+        documents: learn from the first this many documents only.
         encoding_errors: what to do with bytes that are not UTF-8: "strict" stops with an error,
             "replace" turns them into U+FFFD, "ignore" drops them.
         text_key: where the objects of a .jsonl file hold their text.
@@ -289,7 +289,7 @@ def _learn_wordpiece(
     """Fills the model of `backend`.
 
     Among equally frequent pairs the trainer prefers those with small ids, and it would give the
-    continuations ids in random order. So the alphabet is told beforehand, as special tokens.
+    continuations ids in random order. So the alphabet is passed in advance, as special tokens.
     """
     from tokenizers import models, trainers
 

@@ -1,4 +1,4 @@
-"""What the log of a run says: a curve for every number in it, while the run goes on or after it."""
+"""Curves from the log of a run, one for every number in it, during the run or after it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from minilm.training.steps import prepared_steps
 from minilm.training.updates import Updater
 
 LEAST_SECONDS = 2.0  # steps are measured for so long,
-MOST_STEPS = 20  # or so many of them
+MOST_STEPS = 20  # or this many of them
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _snapshot(updater: Updater, output: Path | None) -> tuple[float, float, int]
 
 
 def _times(every: int, settings: TrainingSettings) -> int:
-    """How often something is done that is done `every` so many steps and at the end."""
+    """How often something is done that is done `every` this many steps and at the end."""
     return 1 if every == 0 else -(-settings.steps // every)
 
 

@@ -40,7 +40,7 @@ class Finished:
 def clean(run: Path, finished: Finished) -> None:
     """Removes the snapshots and best weights of a finished run; log and settings stay.
 
-    Whenever this is interrupted, the run is remembered as finished, or can go on.
+    Whenever this is interrupted, the run is remembered as finished, or can resume.
 
     Args:
         run: the run's directory.
@@ -116,7 +116,7 @@ def finished_before(
     if found.steps != settings.steps:
         raise TrainingError(
             f"{run.parent} holds a finished run of {found.steps:,} steps whose snapshots were "
-            "removed: it cannot go on. Start from its model, in another output."
+            "removed: it cannot resume. Start from its model, in another output."
         )
     if processes.first:
         clean(run, found)  # what an interruption may have left

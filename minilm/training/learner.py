@@ -39,7 +39,7 @@ class TrainingData(Protocol):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON values that a run which goes on must find again."""
+        """JSON values that must be the same when a run resumes."""
 
     def steps(self, epoch: int) -> Sequence[Integers]:
         """The samples of every step of an epoch; independent of the number of processes.
@@ -48,13 +48,13 @@ class TrainingData(Protocol):
         """
 
     def count_steps(self, epochs: int) -> int:
-        """How many steps so many epochs take, at least about."""
+        """How many steps this many epochs take, at least about."""
 
     def count_samples(self) -> int:
         """How many samples an epoch has, at least about."""
 
     def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
-        """The samples of a step in exactly so many parts, some perhaps empty."""
+        """The samples of a step in exactly this many parts, some perhaps empty."""
 
     def batch(self, epoch: int, samples: Integers) -> Any:
         """A `TrainingBatch` of these samples."""

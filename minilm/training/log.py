@@ -21,7 +21,7 @@ LOG = Path("run", "log.jsonl")  # in the directory of a run
 class Log(Observer):
     """A line for every logged step, every evaluation and every event.
 
-    A run that goes on from a snapshot first drops what was logged after it, so that a run that was
+    A run that resumes from a snapshot first drops what was logged after it, so that a run that was
     interrupted leaves the same lines as one that was not (except for seconds and events).
 
     Args:
@@ -38,7 +38,7 @@ class Log(Observer):
         """Drops what was logged after a snapshot.
 
         Args:
-            step: of the snapshot to go on from.
+            step: of the snapshot to resume from.
             evaluated: step of the last evaluation that it knows of.
         """
         if self._path.exists():

@@ -1,4 +1,4 @@
-"""A training run: how it begins or goes on, and how it ends. Its steps are taken in session.py:
+"""A training run: how it starts or resumes, and how it ends. Its steps are taken in session.py:
 
     data.steps(epoch) -> the samples of a step -> data.split -> data.batch      (steps.py)
         -> learner(batch) -> loss terms -> gradients -> checks -> optimiser     (updates.py)
@@ -79,7 +79,7 @@ def train(
     reload: Callable[[Path], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
-    """Trains, or goes on training, until all steps are done or a signal asks to stop.
+    """Starts or resumes training, until all steps are done or a signal asks to stop.
 
     With `settings.select` it may end earlier, and ends with the best weights.
 
@@ -87,7 +87,7 @@ def train(
         learner: what is trained.
         data: what it learns from.
         settings: numbers of the loop.
-        output: the run's directory; created. If it holds a run, that one goes on.
+        output: the run's directory; created. If it holds a run, that run is resumed.
         processes: see `minilm.training.distributed.join`.
         finish: writes the trained model into the directory it is given; called at the end by the
             first process.
@@ -96,8 +96,8 @@ def train(
             the same.
         evaluation: JSON values that identify `held_out`; if they are others when a run goes on, it
             must be allowed, and the choice of the best evaluation starts anew.
-        allow_changes: go on although settings or data are others than at the start.
-        observers: are told what happens, in the first process.
+        allow_changes: resume although settings or data have changed since the start.
+        observers: are called at every event, in the first process.
         clean: once the run is finished, remove its snapshots and best weights.
         command: JSON values that say with which command and options the run was started; kept in
             settings.json, never compared.
@@ -159,21 +159,21 @@ def train(
             session.end(ended)
         session.raise_failure_of_observers(finished)
         if not finished and processes.first:
-            say(f"stopped after step {session.step:,}; the same command goes on from there")
+            say(f"stopped after step {session.step:,}; the same command resumes from there")
         # a process that got no signal itself was stopped by one that another got
         exit_code = 0 if finished else stop.exit_code or 128 + signal.SIGTERM
     return Result(session.step, finished, session.scores, chosen, exit_code)
 
 
 def _make_directory(run: Path) -> None:
-    """Makes the directory of a run, unless there is one that nobody knows what it is of."""
+    """Makes the directory of a run, and refuses one with snapshots but without settings."""
     try:
         make_directory(run / SNAPSHOTS)
     except OSError as problem:
         raise TrainingError(f"{run} cannot be created: {problem.strerror or problem}.") from problem
     if not (run / SETTINGS).exists() and any((run / SNAPSHOTS).iterdir()):
         raise TrainingError(
-            f"{run} holds snapshots, but no {SETTINGS} that says what they are of. Remove the "
+            f"{run} holds snapshots, but no {SETTINGS} that describes them. Remove the "
             "directory, or take another output."
         )
 
@@ -190,7 +190,7 @@ def _common_snapshot(
     same = newest_snapshot(directory, say=lambda _: None)
     if same is None or same.step != step:
         raise TrainingError(
-            f"{directory}: the first process goes on from step {step}, this one "
+            f"{directory}: the first process resumes from step {step}, this one "
             "cannot read that snapshot. Is the directory shared?"
         )
     return same

@@ -15,7 +15,7 @@ class Observer:
     The methods are called in the first process only, in the training thread, between updates: what
     takes long in them makes the run longer. They cannot change the run: rows and scores are copies.
     An observer that raises an exception is not called again; the run saves a snapshot and ends with
-    a `TrainingError` that names it, and the same command goes on from there. Scores and losses may
+    a `TrainingError` that names it, and the same command resumes from there. Scores and losses may
     be NaN.
 
     Example:
@@ -38,7 +38,7 @@ class Observer:
         """Before the first step.
 
         Args:
-            step: updates done before: 0, or those of the snapshot that the run goes on from.
+            step: updates done before: 0, or those of the snapshot that the run resumes from.
             settings: numbers of the loop.
         """
 

@@ -1,4 +1,4 @@
-"""settings.json: what a run was started with, so that nothing else goes on in its place."""
+"""settings.json: what a run was started with, so that no other run resumes in its place."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def check_record(
             + "\n  ".join(differing)
             + "\nRepeat what it was started with, take another "
             + by_place(python="directory", command="--output")
-            + f", or go on anyway with {setting('allow_changes', True)}."
+            + f", or resume anyway with {setting('allow_changes', True)}."
         )
     other = {
         key: (stored.get("circumstances", {}).get(key), value)

@@ -36,7 +36,7 @@ class Session:
         processes: who takes part.
         held_out: batches to evaluate on; the same in every process.
         best: chooses an evaluation.
-        observers: of the user; told in the first process alone.
+        observers: of the user; called in the first process only.
         say: takes messages.
 
     Attributes:
@@ -131,7 +131,7 @@ class Session:
                     f"The run is finished all the same: its model is in {self._run.parent}."
                     if finished
                     else f"The run was saved after step {self.step:,}: mend the observer or leave "
-                    "it out, and the same command goes on from there."
+                    "it out, and the same command resumes from there."
                 )
             ) from failure.__cause__
 
@@ -285,7 +285,7 @@ class Session:
             {
                 "event": "save failed",
                 "step": saved.step,
-                "message": f"warning: {saved.problem} The run goes on; the last snapshot is of "
+                "message": f"warning: {saved.problem} The run continues; the last snapshot is of "
                 f"step {self._saved:,}.",
             }
         )

@@ -15,7 +15,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 OnNonfinite = Literal["raise", "skip"]
 OnSaveError = Literal["warn", "raise"]
 
-# settings that may differ when a run goes on: they change no weight (with `select`, evaluate_every
+# settings that may differ when a run resumes: they change no weight (with `select`, evaluate_every
 # says which weights are compared)
 FREE: tuple[str, ...] = (
     "log_every",
@@ -186,7 +186,7 @@ def _check_share(name: str, value: float) -> None:
 
 
 def is_due(step: int, every: int, last: int) -> bool:
-    """Whether something that is done `every` so many steps, and at the end, is done after `step`.
+    """Whether something that is done `every` this many steps, and at the end, is done after `step`.
 
     Args:
         step: updates done.

@@ -49,7 +49,7 @@ _TOKEN = secrets.token_hex(4)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything a run needs to go on.
+    """Everything that a run needs to resume.
 
     Attributes:
         step: updates done.
@@ -76,7 +76,7 @@ def save_snapshot(
         directory: for the snapshots of one run; created if missing.
         snapshot: what to write.
         keep: how many whole snapshots stay, this one included; at least 2.
-        trusted: steps of snapshots that this process has written or read: of these the sizes alone
+        trusted: steps of snapshots that this process has written or read: of these only the sizes
             are checked again.
 
     Returns:
@@ -143,7 +143,7 @@ def newest_snapshot(directory: Path, *, say: Callable[[str], None]) -> Snapshot 
 
     Args:
         directory: as for `save_snapshot`; it need not exist.
-        say: is told of each snapshot that is passed over, and why.
+        say: receives a message for each snapshot that is skipped, with the reason.
 
     Returns:
         The snapshot, its tensors on the CPU; None if there is none yet.
@@ -199,7 +199,7 @@ def _read(place: Path) -> Snapshot:
 
 
 def _check(place: Path, *, content: bool = True) -> int:
-    """Compares a snapshot with its manifest, perhaps by size alone, and returns its step."""
+    """Compares a snapshot with its manifest, or only its size, and returns its step."""
     step, files = _read_manifest(place)
     for name, entry in files.items():
         found = _size(place / name)

@@ -19,7 +19,7 @@ class TensorBoard(Observer):
     """Writes what log.jsonl holds as TensorBoard's event files; `tensorboard --logdir` shows them.
 
     Training rows become the curves "train/loss", "train/learning_rate" and so on, evaluations
-    "held_out/f1" and so on, events texts. When a run goes on after an interruption, TensorBoard
+    "held_out/f1" and so on, events texts. When a run resumes after an interruption, TensorBoard
     drops what was written after the snapshot. A disk without room ends the curves, not the run.
 
     Args:
@@ -90,7 +90,7 @@ class TensorBoard(Observer):
             self._failed = True
             self._say(
                 f"warning: {self._directory} cannot be written ({problem.strerror or problem}): "
-                "no more curves for TensorBoard. The run goes on, and log.jsonl with it."
+                "no more curves for TensorBoard. The run and log.jsonl continue."
             )
 
 

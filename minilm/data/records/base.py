@@ -1,4 +1,4 @@
-"""Records that know where they come from, and what becomes of those that cannot be used."""
+"""Records that know where they come from, and what to do with those that cannot be used."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def collect(path: Path, found: Iterable[tuple[str, Record | RecordError]], skips
     Args:
         path: the file.
         found: place and record, in order.
-        skips: what becomes of bad records.
+        skips: what to do with bad records.
 
     Raises:
         DataError: a bad record, if `skips` says so; or no record is left.

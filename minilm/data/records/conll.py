@@ -41,7 +41,7 @@ def read_conll(
             given, the first; a file whose first column counts the words is an error then.
         tag_column: where the tag stands, counted or named alike.
         tagged: without it the records have no "tags".
-        skips: what becomes of sentences that have a line with another number of columns than the
+        skips: what to do with sentences that have a line with another number of columns than the
             first, or with an empty word or tag. Such a sentence counts as one.
         encoding: how characters are stored.
 

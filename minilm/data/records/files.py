@@ -76,7 +76,7 @@ def read_records(
             .tsv, .tab, .json, .jsonl, .ndjson, .parquet, .txt (one text a line), .conll, .conllu,
             .iob or .bio, perhaps followed by .gz, .xz or .bz2; a directory with a file seq.in has
             utterances.
-        skips: what becomes of records that cannot be used.
+        skips: what to do with records that cannot be used.
         options: what the format's own reader takes too, e.g. header=False.
 
     Raises:

@@ -60,7 +60,7 @@ def read_glue(
     Args:
         path: the file, perhaps .gz or .xz.
         task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli.
-        skips: what becomes of rows with another number of fields than the header, and of labels
+        skips: what to do with rows with another number of fields than the header, and of labels
             that the task does not have.
         encoding: how characters are stored.
 

@@ -32,7 +32,7 @@ def read_json_file(
     Args:
         path: the file, perhaps compressed.
         labelled, repair_offsets: of SQuAD, see `read_squad`.
-        skips: what becomes of bad records.
+        skips: what to do with bad records.
         encoding: how characters are stored.
 
     Raises:

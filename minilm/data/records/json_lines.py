@@ -24,7 +24,7 @@ def read_json_lines(
 
     Args:
         path: the file, perhaps .gz or .xz.
-        skips: what becomes of lines that `strict_json` does not take, or that are not objects.
+        skips: what to do with lines that `strict_json` does not take, or that are not objects.
         encoding: how characters are stored.
 
     Raises:

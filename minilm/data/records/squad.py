@@ -30,7 +30,7 @@ def read_squad(
         labelled: without it, answers are neither expected nor read.
         repair_offsets: moves an answer that is not where it should be, if it occurs exactly once
             in its paragraph. `Skips.repaired` counts the questions.
-        skips: what becomes of questions with an id for the second time, with a key missing or of
+        skips: what to do with questions with an id for the second time, with a key missing or of
             the wrong type, with an answer that is not where it should be, or with answers where
             there should be none and the other way round.
         encoding: how characters are stored.

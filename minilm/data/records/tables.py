@@ -59,7 +59,7 @@ def read_table(
             the file are in their places and some field could not do without.
         escape: the character that takes its meaning from the delimiter, quote, line break or
             escape behind it, such as a backslash. Unless given, none.
-        skips: what becomes of rows with another number of fields than the header, with text
+        skips: what to do with rows with another number of fields than the header, with text
             behind a closing quote, or with a field of more than 2**20 characters.
         encoding: how characters are stored.
         usual_delimiter: instead of that of the file's name.

@@ -25,7 +25,7 @@ def read_utterances(
     Args:
         directory: holds seq.in (words between blanks), seq.out (as many tags) and label (the
             intent), one utterance a line. Lines that are blank in all three are not utterances.
-        skips: what becomes of utterances without an intent or with as many words as tags not.
+        skips: what to do with utterances without an intent or with as many words as tags not.
         encoding: how characters are stored.
 
     Raises:
