@@ -219,7 +219,7 @@ class EncoderConfig:
         vars(self).update(vars(self.replace(**{"extra": {**self.extra, **extra}, **fields})))
 
     def get_text_config(self, **_: Any) -> Self:
-        """This configuration: there is no other part than text."""
+        """This configuration, as these models have only a text part."""
         return self
 
     @property

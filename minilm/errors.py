@@ -103,7 +103,7 @@ def by_place(*, python: str, command: str) -> str:
 
 
 def setting(name: str, value: object = OPEN, *, option: str | None = None) -> str:
-    """A setting as it is written where the message appears.
+    """A setting as the user would write it: in Python or on the command line.
 
     In Python `quoting=True`, `quoting=False`, `encoding="latin-1"`; on the command line
     `--quoting`, `--no-quoting`, `--encoding latin-1`; for a command without this option
@@ -135,7 +135,7 @@ def setting(name: str, value: object = OPEN, *, option: str | None = None) -> st
 
 
 def argument(name: str) -> str:
-    """An argument as it is named where the message appears: `max_length` or `--max-length`.
+    """An argument's name in Python or on the command line: `max_length` or `--max-length`.
 
     Args:
         name: in Python; it stays as it is where the command has no option of this name.

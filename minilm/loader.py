@@ -69,7 +69,7 @@ def load(
 
 
 def load_masked_lm(path_or_repo: str | os.PathLike[str], **options: Any) -> ForMaskedLM:
-    """Load the encoder and the masked-LM head of a checkpoint, whatever else it holds.
+    """Load the encoder and the masked-LM head of a checkpoint, ignoring other heads.
 
     Args:
         path_or_repo: a directory, or a hub name.
@@ -155,7 +155,7 @@ def check_vocabulary(config: EncoderConfig, tokenizer: Tokenizer) -> None:
 def _load_as(
     head: str, path_or_repo: str | os.PathLike[str], options: dict[str, Any]
 ) -> PretrainedModel:
-    """A checkpoint with a head for masked tokens, whatever class it was saved from."""
+    """A checkpoint with a masked-LM head, saved from any class."""
     directory = resolve(path_or_repo)
     stem = STEMS[find_class(directory).config_class.model_type]
     if f"{stem}{head}" not in CLASSES:
@@ -209,7 +209,7 @@ def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
 
 
 def stored_heads(own: Collection[str]) -> list[str]:
-    """The ends of the names of the classes whose heads a checkpoint stores.
+    """The class name suffixes of the heads that a checkpoint stores.
 
     Args:
         own: names of the stored tensors in a task model of minilm.

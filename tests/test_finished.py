@@ -42,7 +42,7 @@ def test_a_cleaned_run_keeps_its_log_and_stays_finished(tmp_path: Path) -> None:
     assert first.chosen == 8
     assert again.asked == 0
     assert not again.training
-    assert said == ["all steps are done, and the snapshots removed: the model is kept as it is"]
+    assert said == ["all steps are done and the snapshots are removed; the model does not change"]
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert (tmp_path / "run/log.jsonl").read_bytes() == log
 

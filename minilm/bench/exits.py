@@ -194,7 +194,7 @@ def in_order(task: Task[Any], samples: Sequence[Sample], batch_size: int) -> lis
 
 @torch.inference_mode()
 def check_full_depth(model: PretrainedModel, heads: ExitHeads, batch: TaskBatch) -> None:
-    """Raise DisagreementError unless exits that nobody takes change no bit of the answers."""
+    """Raise DisagreementError if answers change although no text leaves at an exit."""
     depth = len(heads.classifiers) + 1
     (plain,) = run_model(model, batch, batch.lengths)
     (kept,) = run_model(EarlyExit(model, heads, ExitRule(depth=depth)), batch, batch.lengths)

@@ -85,7 +85,7 @@ def export_onnx(model: EncoderModel, path: Path) -> None:
 
 
 def quantize_onnx(source: Path, target: Path) -> None:
-    """Writes an 8-bit version of a file: weights by output channel, activations as they come.
+    """Writes an 8-bit version of a file: static scales for output channels, dynamic activations.
 
     Raises:
         LeftFloatError: a product with a weight was left in floating point, as happens silently to

@@ -206,7 +206,7 @@ def _products() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
 
 
 def _may_run(hidden: Tensor, layout: Layout) -> bool:
-    """Whether nobody watches the call, on a device that has the products; once a call."""
+    """Whether fused products may be used: nothing records the call, and the device has them."""
     if layout.explicit or hidden.device.type != "cpu" or type(hidden) is not Tensor:
         return False
     if _unwatched not in layout.derived:

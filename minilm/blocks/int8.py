@@ -246,7 +246,7 @@ class QuantizedWeight(nn.Module):
         return prepared
 
     def dequantized(self) -> Tensor:
-        """The numbers that the matrix stands for, (N, K) float32."""
+        """The dequantised matrix, (N, K) float32."""
         return self.weight * self.scale[:, None]
 
     def train(self, mode: bool = True) -> QuantizedWeight:
@@ -335,7 +335,7 @@ class QuantizedEmbedding(QuantizedWeight):
 
 
 class SameEverywhere:
-    """An activation function whose result does not depend on where in a tensor a number lies.
+    """An activation function whose result does not depend on a number's position in a tensor.
 
     Torch computes what does not fill a vector register by another formula, which differs in the
     last bit. Here every part that a thread computes fills them all.

@@ -265,7 +265,7 @@ def _error(name: str, revision: str, file: str | None, problem: BaseException) -
 
 
 def _not_here(name: str) -> str:
-    """Says that a name is no directory, and which short name it may have been meant to be."""
+    """Reports that a name is not a directory, and suggests a similar short name."""
     near = difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.8)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"There is no directory {name!r} here{hint}"

@@ -113,7 +113,7 @@ def plan_load(
 
 
 def _is_optional(local: str) -> bool:
-    """Whether a tensor of the architecture is of a head or of the pooler."""
+    """Whether a tensor of the architecture belongs to a head or to the pooler."""
     return not local.startswith(ENCODER) or local.startswith(f"{ENCODER}pooler.")
 
 

@@ -86,7 +86,7 @@ class HubNames:
         return prefix + (f"{module}.{parameter}" if module else local.removeprefix(ENCODER))
 
     def knows(self, local: str) -> bool:
-        """Whether a tensor belongs to the architecture or its heads, and to nobody's own part."""
+        """Whether a tensor belongs to the architecture or its heads, not to an added part."""
         module, _, parameter = local.rpartition(".")
         template = _template(module.split("."))
         is_layer = template == ENCODER + self.layer[0]

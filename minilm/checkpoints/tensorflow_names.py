@@ -204,7 +204,7 @@ TF_ALBERT_ZH = TensorFlowNames(
 
 
 def family_of(variables: Iterable[str]) -> TensorFlowNames | None:
-    """The table for a checkpoint, told by the names of its layers; None if it is of neither."""
+    """The table for a checkpoint, recognised by its layer names; None if it is of neither kind."""
     plain = [unwrapped(variable) for variable in variables]
     if ZH_PROJECTION in plain:
         return TF_ALBERT_ZH

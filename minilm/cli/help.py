@@ -127,7 +127,7 @@ class GroupedOption(click.Option):
 
 
 def group_of(option: click.Option) -> str | None:
-    """The group of an option, a key of `GROUPS`; None if nobody has given it one."""
+    """The group of an option, a key of `GROUPS`; None if it has none."""
     return getattr(option, "group", None) or GROUP_OF.get(option.name or "")
 
 

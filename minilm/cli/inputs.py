@@ -113,7 +113,7 @@ def of_data(data: str, options: Mapping[str, Any], task: str) -> Iterable[Input]
 
 
 def _format(data: str, records: bool) -> str | None:
-    """The format of data that nobody named; None = the file's name says it to the readers."""
+    """The format of data without --format; None = the readers take it from the file's name."""
     if data == "-":
         return "jsonl" if records else "text"
     path = Path(data)
@@ -179,7 +179,7 @@ def line_of(item: Input) -> dict[str, int]:
 
 
 def saying_guesses(inputs: Iterable[Input], task: Task[Any]) -> Iterator[Input]:
-    """The same inputs; says which columns are read, where nothing but their names speaks for it."""
+    """The same inputs; prints which columns are read if they were only found by their names."""
     kinds, said = set(), {""}
     for item in inputs:
         record = item.record

@@ -1,4 +1,4 @@
-"""How a model is to run, and from which probability it answers: options of every command for it."""
+"""Options of every command that runs a model: device, precision, thresholds."""
 
 from __future__ import annotations
 

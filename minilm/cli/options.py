@@ -212,7 +212,7 @@ class _Choice(click.ParamType):  # type: ignore[type-arg]  # generic since click
 
 
 def choice(*values: str) -> click.ParamType:  # type: ignore[type-arg]  # generic since click 8.4
-    """One of some words, "_" written as "-"; "N" stands for any number from 1."""
+    """One of several words, "_" written as "-"; "N" stands for any number from 1."""
     return _Choice(values, None)
 
 

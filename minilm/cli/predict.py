@@ -199,7 +199,7 @@ def write(
     batch_size: int | None = None,
     total: int | None = None,
 ) -> None:
-    """Prints what `show` makes of every prediction, as soon as there are any.
+    """Prints every prediction, formatted by `show`, as soon as it is available.
 
     Args:
         predictor: the model.

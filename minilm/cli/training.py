@@ -171,7 +171,7 @@ def _headline(prepared: Run, settings: TrainingSettings, processes: Processes) -
 
 
 def plan(run: Run, measured: DryRun, *, evaluations_at_the_end: int = 0) -> dict[str, Any]:
-    """What a whole run will cost, with all that this process has already done for it.
+    """The estimated cost of a whole run, including what this process has already done for it.
 
     Args:
         run: what would be trained.

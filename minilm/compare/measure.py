@@ -221,7 +221,7 @@ def score_tasks(
 
 
 def read_card(directory: Path) -> dict[str, Any]:
-    """What stands in card.json beside a checkpoint; {} without one.
+    """The content of card.json beside a checkpoint; {} without one.
 
     Raises:
         CheckpointError: the file is not a JSON object.

@@ -138,7 +138,7 @@ def _centred(state: Tensor) -> Tensor:
 
 
 def attention_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """How alike the attention of two models is: correlation of weights, mean over attending tokens.
+    """How similar two models' attention is: correlation of weights, mean over attending tokens.
 
     Attention that is spread evenly, as that of an untrained model nearly is, correlates with
     nothing; a divergence would call it close to every map that is not sharp.
@@ -240,7 +240,7 @@ def observe(
 
 @dataclass(frozen=True)
 class Pair:
-    """How alike the layers of two models are.
+    """How similar the layers of two models are.
 
     Attributes:
         teacher: name of the first.

@@ -28,7 +28,7 @@ TOKENS_PER_BATCH = 4096
 
 @dataclass(frozen=True)
 class TextScores:
-    """What a model makes of a text.
+    """The scores of a model on a text.
 
     Attributes:
         masked_accuracy: share of masked tokens that get the highest score.

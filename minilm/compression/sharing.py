@@ -58,7 +58,7 @@ def unshare(model: Model) -> Model:
 
 
 def share(model: Model, sharing: str | int = "all", merge: Merge = "equal") -> Model:
-    """An ALBERT whose layers become one again: the way back from `unshare`.
+    """An ALBERT whose layers are shared again: the inverse of `unshare`.
 
     A group of several layers stays a group: layers in the same place of their groups become one.
 

@@ -94,7 +94,7 @@ def layers_at_interval(count: int, depth: int) -> tuple[int, ...]:
 
 
 def layers_stood_for(places: Sequence[int], applications: int, depth: int) -> tuple[int, ...]:
-    """The teacher's layers whose work a student's layer does.
+    """The teacher's layers that a student's layer replaces.
 
     Student and teacher are laid beside each other, both stretched to the same length: a layer
     stands for those that it overlaps.

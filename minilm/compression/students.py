@@ -175,7 +175,7 @@ def init_student(
 
 
 def _named(field: str) -> str:
-    """A field of the configuration as it is named where the message appears."""
+    """A field of the configuration, named as in Python or on the command line."""
     return by_place(python=field, command=argument(_COMMAND_NAMES[field]))
 
 

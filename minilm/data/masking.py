@@ -333,7 +333,7 @@ class Budget:
 
 
 class Rows:
-    """Puts what lies in a row, sequence after sequence, into a table of one row a sequence."""
+    """Turns a packed array into a table with one row for each sequence."""
 
     def __init__(self, lengths: Integers) -> None:
         self._inside = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (B, longest)
@@ -376,7 +376,7 @@ def _race(weights: Doubles, uniform: Doubles, lengths: Integers, winners: Intege
 
 
 def unsort(values: Flags, order: npt.NDArray[np.intp]) -> Flags:
-    """What stands at each rank, put where it came from; both (B, n)."""
+    """Scatters values from their ranks back to their original places; both (B, n)."""
     unsorted = np.empty_like(values)
     np.put_along_axis(unsorted, order, values, axis=1)
     return unsorted

@@ -49,13 +49,13 @@ class PartsProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """At this rate; None as long as it is not known."""
+        """Estimated seconds left; None while the rate is unknown."""
         return (self.rows - self.rows_done) / self.rate if self.rate > 0 else None
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of a shard.
+    """What was made of a shard.
 
     Attributes:
         rows: of the shard.

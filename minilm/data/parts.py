@@ -89,7 +89,7 @@ class PartsManifest:
         rows: of the input, all parts together.
         part_rows: of every part but the last.
         suffix: of the parts' files.
-        settings: whatever else decides on the results, as JSON values.
+        settings: everything else that affects the results, as JSON values.
     """
 
     kind: str
@@ -296,7 +296,7 @@ class Parts:
         return {part: record for part, record in found.items() if record is not None}
 
     def damaged(self) -> list[int]:
-        """The finished parts whose content is not what was written; reads all of it."""
+        """The finished parts whose content differs from what was written; reads all parts."""
         return [
             part
             for part, record in self.records().items()

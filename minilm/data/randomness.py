@@ -17,7 +17,7 @@ from minilm.files.arrays import Doubles, Integers
 
 
 class Stream(IntEnum):
-    """First part of a key: what a draw is for, so that no two purposes share their numbers."""
+    """First part of a key: the purpose of a draw, so that no two purposes share random numbers."""
 
     ORDER = 0
     MASKS = 1

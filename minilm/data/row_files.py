@@ -1,4 +1,4 @@
-"""Files of rows, any of which can be read without all those before it.
+"""Files of rows with random access: any row can be read without those before it.
 
 The end of a file's name says what a row is, unless that is said:
 
@@ -332,7 +332,7 @@ def _check_column(path: Path, table: Any, column: str) -> None:
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[Any]:
-    """Opens a Parquet file; whatever is wrong with it is a DataError."""
+    """Opens a Parquet file; raises DataError if it is damaged."""
     arrow, library = pyarrow_for(path)
     try:
         with library.ParquetFile(path) as table:

@@ -45,7 +45,7 @@ class StoreWriter:
     Args:
         directory: the store; made if need be. If a run with the same settings was interrupted
             here, its shards are kept.
-        settings: whatever decides on the content, as JSON.
+        settings: everything that affects the content, as JSON.
         tokenizer: the tokenizer.
         shard_tokens: a shard ends with the document in which it reaches this many tokens.
 
@@ -204,7 +204,7 @@ class StoreWriter:
             yield
         except CheckpointError as problem:
             raise DataError(
-                f"{problem} When this is mended, give the same command again: it resumes after the "
+                f"{problem} When this is fixed, run the same command again: it resumes after the "
                 f"{len(self.shards)} finished shards."
             ) from problem
 

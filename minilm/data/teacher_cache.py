@@ -297,7 +297,7 @@ class TeacherCache:
         self._mark = hashlib.blake2b(content, digest_size=DIGEST).digest()
 
     def _claim(self) -> None:
-        """Writes cache.json unless it is there; if another run was faster, it must be alike."""
+        """Writes cache.json unless it exists; one from another run must have the same content."""
         path = self.directory / MANIFEST
         if not path.exists():
             content = json_bytes(self._identity)
@@ -312,7 +312,7 @@ class TeacherCache:
 
 
 def stored_identity(directory: Path) -> dict[str, Any] | None:
-    """What the targets of a directory are of; None if it holds no cache yet.
+    """The identity of the targets in a directory; None if it holds no cache yet.
 
     Raises:
         DataError: cache.json is damaged.
@@ -335,5 +335,5 @@ def _short(value: Any) -> str:
 
 
 def _by_weight(name: str) -> tuple[bool, bool, str]:
-    """What a thing is called before what it is made of; what follows from others comes last."""
+    """Sort key of a difference: names first, then contents, last what follows from others."""
     return name.endswith("counts"), not name.endswith("name"), name

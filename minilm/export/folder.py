@@ -236,7 +236,7 @@ def _missing(model: PretrainedModel) -> list[str]:
 
 
 def _exported_class(model: PretrainedModel) -> str:
-    """The class whose outputs the graph has: of a pretraining model, that of masked LM."""
+    """The class whose outputs the graph has: for a pretraining model, that of masked LM."""
     name = type(model).__name__
     return name.replace("ForPreTraining", "ForMaskedLM")
 

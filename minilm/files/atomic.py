@@ -79,7 +79,7 @@ def new_directory(destination: Path) -> Iterator[Path]:
 
 
 def make_directory(path: Path) -> None:
-    """Creates a directory and its parents, as far as they are missing, and waits for the disk."""
+    """Creates a directory and its missing parents, and syncs them to disk."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for each in reversed(missing):

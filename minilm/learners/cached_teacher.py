@@ -1,4 +1,4 @@
-"""A teacher whose answers are kept: it runs for samples that it has not seen yet, no others.
+"""A teacher whose outputs are stored: it runs only for samples that it has not seen yet.
 
     batch -> digest of each sample -> in the cache?  yes: read      no: teacher -> cache
           -> states, or likeliest words, in the order of the student's
@@ -138,7 +138,7 @@ class StoredTargets:
 
 @dataclass(frozen=True, eq=False)
 class PredictedStates(States):
-    """What is left of a teacher of which the likeliest words were kept: no hidden states.
+    """A teacher of which only the likeliest words are stored: it has no hidden states.
 
     Attributes:
         top: of all T tokens; not a number where nothing was stored.
@@ -174,7 +174,7 @@ class CachedTeacher:
         self._stale = False
 
     def begin(self, epoch: int | None) -> None:
-        """Hears of which epoch the next batches are, before the processes agree on their counts.
+        """Called with the epoch of the next batches, before the processes agree on their counts.
 
         Between epochs samples change from process to process. So each writes what it has before
         that agreement, looks at what the others have written after it, and no sample is computed
@@ -339,7 +339,7 @@ def _filled(parts: Sequence[npt.NDArray[Any]], chosen: Flags | None) -> npt.NDAr
 
 
 def _names(terms: Sequence[str]) -> str:
-    """Weights of a loss as they are named where the message appears."""
+    """The names of loss weights in Python or on the command line."""
     return ", ".join(map(argument, terms))
 
 

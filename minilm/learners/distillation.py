@@ -188,7 +188,7 @@ class DistillationLearner(ModelLearner):
 
         Args:
             batch: what is asked about.
-            itself: ask the teacher, whatever is kept of it.
+            itself: run the teacher even if its outputs are stored.
         """
         if self.targets is not None and not itself:
             return self.targets.states(batch, self.teacher)

@@ -46,7 +46,7 @@ class SentenceLoss:
 
 @dataclass(frozen=True, eq=False)
 class SentenceBatch:
-    """Texts, and what the teacher makes of them.
+    """Texts with the teacher's outputs for them.
 
     Attributes:
         samples: (B,) the numbers of the texts.

@@ -222,7 +222,7 @@ def class_weights(
 
 
 def freeze(model: PretrainedModel, *, embeddings: bool = False, layers: int = 0) -> None:
-    """Keeps parts of an encoder as they are.
+    """Freezes parts of an encoder.
 
     Args:
         model: with a head.

@@ -235,7 +235,7 @@ class DistillationLoss(nn.Module):
 
     @property
     def layers(self) -> LayerComparison:
-        """What is compared of which layers.
+        """Which quantities are compared, and in which layers.
 
         Raises:
             InputError: `fit_layers` has not been called.

@@ -1,4 +1,4 @@
-"""The precision of losses: at least float32, whatever a model computes in.
+"""The precision of losses: at least float32, independent of a model's dtype.
 
 A sum of 6,300 cross-entropies is more than float16 can hold, and bfloat16 has three digits. So a
 loss of float16 or bfloat16 logits is float32; one of float64 logits is float64. The conversion is a

@@ -40,7 +40,7 @@ SIMILAR = 1.5  # sequences share a block up to this ratio of their lengths
 
 
 class Relation(NamedTuple):
-    """What a relation is made of: for attention queries and keys.
+    """The two operands of a relation: for attention, queries and keys.
 
     Attributes:
         left: (T, H), one row of the table for each.
@@ -110,7 +110,7 @@ class _Block:
     inside: Tensor | None = None
 
     def rows(self, states: Tensor, heads: int) -> Tensor:
-        """(T, H) -> (N, A, S, D); what stands where no token is means nothing."""
+        """(T, H) -> (N, A, S, D); values at positions without a token are meaningless."""
         part = states[self.tokens]
         if self.index is not None:
             part = part.index_select(0, self.index)

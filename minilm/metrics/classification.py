@@ -90,7 +90,7 @@ def accuracy(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 
 def confusion_matrix(gold: npt.ArrayLike, predicted: npt.ArrayLike, classes: int) -> Integers:
-    """How often each class was taken for each.
+    """The confusion matrix: how often each class was predicted for each class.
 
     Args:
         gold, predicted: (N,) whole numbers from 0 to C - 1.
@@ -267,7 +267,7 @@ def expected_calibration_error(
 
 
 def subset_accuracy(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """Share of items of which every label is right; for several labels per item.
+    """Share of items with all labels right; for several labels per item.
 
     Args:
         gold, predicted: (N, C) of 0 and 1.

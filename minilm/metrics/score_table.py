@@ -59,7 +59,7 @@ class Score:
         return 100.0 * value if self.unit == "share" else value
 
     def show(self, value: float) -> str:
-        """A value as it stands in a comparison: "87.3%" or "0.873"."""
+        """A value formatted for a comparison: "87.3%" or "0.873"."""
         return f"{self.percentage(value):.1f}%" if self.in_percent else f"{value:.3f}"
 
 

@@ -146,7 +146,7 @@ class EncoderModel(PretrainedModel):
 
     @abstractmethod
     def virtual_layers(self) -> Iterable[nn.Module]:
-        """The layers in the order that `run_layers` applies them, a shared one as often as it is.
+        """The layers in the order of application; a shared layer is repeated.
 
         Each is a `TransformerLayer`.
         """

@@ -85,7 +85,7 @@ def to_int8(model: Model) -> Model:
 
 @torch.no_grad()
 def to_float(model: Model) -> Model:
-    """A copy of an 8-bit model with the float numbers that it stands for; can be trained."""
+    """A dequantised copy of an 8-bit model, in float; can be trained."""
     replaced: dict[int, nn.Module] = {}
     for part in model.modules():
         if isinstance(part, QuantizedLinear):
@@ -106,7 +106,7 @@ def to_float(model: Model) -> Model:
 
 
 def _with(model: Model, replaced: dict[int, nn.Module]) -> Model:
-    """A copy with other modules in some places: deepcopy takes what stands in its memo."""
+    """A copy with some modules replaced, through the memo of deepcopy."""
     for part in replaced.values():
         part.eval()
     return copy.deepcopy(model, dict[int, Any](replaced)).eval()

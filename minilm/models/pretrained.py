@@ -347,7 +347,7 @@ class PretrainedModel(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Also take hub names, wherever this model stands in another one.
+        """Also accept hub names, even if this model is nested in another module.
 
         Tensors of heads this class does not have, position counters and copies of tied tensors are
         dropped; other unknown names are an error under `strict`. Weights that are shared here must

@@ -133,7 +133,7 @@ def write_card(
     """
     path = directory / README
     if path.exists() and not is_untouched(path.read_text(encoding="utf-8", errors="replace")):
-        say(f"{path} was written or edited by somebody else: it is left as it is")
+        say(f"{path} was edited by hand or written by another program, and is not replaced")
         return None
     text = card.text()
     mark = f"\n{_MARK}{_digest(text)}: a card that somebody edits is never written again -->\n"
@@ -245,13 +245,13 @@ def usage(name: str, class_name: str, *, sentence: bool = False, task: bool = Fa
 
 
 def pipeline(class_name: str) -> str | None:
-    """The hub's name for what a class is for; None = it has none."""
+    """The hub's pipeline tag for a class; None = it has none."""
     found = (name for ending, name in PIPELINES.items() if class_name.endswith(ending))
     return next(found, None)
 
 
 def is_hub_name(name: object) -> bool:
-    """Whether a model's name can be one of the hub, and is no directory here."""
+    """Whether a model's name can be a hub name and is not a directory here."""
     text = str(name)
     return (
         isinstance(name, str)
@@ -268,7 +268,7 @@ def is_number(value: object) -> bool:
 
 
 def command_line(command: str, options: Mapping[str, Any], *more: str) -> str:
-    """A command as it is typed, one line; of absolute paths only the last name is shown.
+    """A command on one line; absolute paths are shortened to their last name.
 
     Args:
         command: such as "pretrain".

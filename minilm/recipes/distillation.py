@@ -218,7 +218,7 @@ class DistillationRecipe(StudentRecipe):
         are dropped, and in the 3 epochs.
 
         Args:
-            **given: `corpus`, `teacher` and whatever is to be different.
+            **given: `corpus`, `teacher` and fields with other values than the defaults.
         """
         released = {"layers": "published", "fold_token_types": False, "freeze_positions": True}
         epochs = {} if "steps" in given else {"epochs": 3}

@@ -412,7 +412,7 @@ class _Finish:
 
 
 def _check_nothing_needs_dev(settings: FinetuningSettings) -> None:
-    """Raise InputError if something is asked for that takes dev records."""
+    """Raise InputError if a setting needs dev records and there are none."""
     asked = {
         "select": settings.select not in (None, "last"),
         "patience": settings.patience is not None,

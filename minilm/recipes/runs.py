@@ -288,7 +288,7 @@ def distillation(
         shared_entries: see `DistillationLearner`.
         start: JSON values that identify the student's initial weights; None = these very numbers
             do.
-        cache: where to keep what the teacher says; None = it runs in every step.
+        cache: where to store the teacher's outputs; None = the teacher runs in every step.
         say: takes messages.
 
     Raises:

@@ -227,7 +227,7 @@ class SentenceDistillationRecipe(Recipe):
         output: str | os.PathLike[str] | None,
         say: Callable[[str], None],
     ) -> SentenceTargets:
-        """What the teacher makes of the texts; computed as far as it is not there yet."""
+        """The teacher's vectors of the texts; missing ones are computed."""
         from minilm.data.sentence_texts import read_sentences
         from minilm.files.progress import is_watched
         from minilm.recipes.identity import weights_digest

@@ -1,4 +1,4 @@
-"""What a student is made of: its shape, and where its weights come from."""
+"""Settings of a student: its shape, and where its weights come from."""
 
 from __future__ import annotations
 

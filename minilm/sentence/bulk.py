@@ -86,7 +86,7 @@ def encode_file(
             `Encoder.encode`.
         dtype, device: as for `Encoder.from_pretrained`.
         progress: called after every batch of a worker.
-        on_bytes: told how many more bytes of the texts were read, before the work begins.
+        on_bytes: called with the number of bytes just read while the texts are checked first.
 
     Returns:
         What was done; its `counts` has "truncated", how many texts were cut.
@@ -196,7 +196,7 @@ class EncodeJob:
 
 
 def model_digest(encoder: Encoder) -> str:
-    """A short name for a model and its tokenizer, whatever they are called."""
+    """A short name for a model and its tokenizer, independent of their paths."""
     maker = maker_of(encoder)
     names = ("weights", "config", "tokenizer", "include_prompt")
     content = json_bytes({name: maker[name] for name in names})

@@ -67,7 +67,7 @@ class SentenceSettings:
 
 
 def read_sentence_settings(directory: Path) -> SentenceSettings:
-    """Reads the files, as far as they are there.
+    """Reads those of the files that exist.
 
     Raises:
         ConfigError: a file is damaged, a value has the wrong type, or the vectors are made in a way

@@ -234,7 +234,7 @@ def maker_of(encoder: SentenceEncoder) -> dict[str, Any]:
 
 
 def digest_of(text: str) -> bytes:
-    """16 bytes that stand for a text."""
+    """A 16-byte digest of a text."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
 
 

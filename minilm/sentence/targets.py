@@ -1,4 +1,4 @@
-"""What a teacher makes of texts, computed once and kept in a directory.
+"""A teacher's outputs for texts, computed once and stored in a directory.
 
     DIRECTORY/targets.json       which texts, which teacher, how many of what
               tokens.npy         (T,) int32, all texts in a row, special tokens included
@@ -144,7 +144,7 @@ def make_targets(
     progress: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> SentenceTargets:
-    """Computes a teacher's vectors, as far as they are not there yet.
+    """Computes the teacher's vectors that are missing.
 
     Args:
         directory: of the targets; created. Processes that come at the same time wait.

@@ -226,7 +226,7 @@ def _digest(predictor: Predictor) -> str:
 
 
 def _say_guesses(predictor: Predictor, file: RowFile, say: Callable[[str], object]) -> None:
-    """Says which columns are read, where nothing but their names speaks for it."""
+    """Reports which columns are read if they were only found by their names."""
     with RowReader(file) as reader:
         for row, record in enumerate(reader.records(0, min(file.rows, file.step))):
             if isinstance(record, Mapping):

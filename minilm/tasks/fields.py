@@ -53,7 +53,7 @@ def _check_dictionary(record: Any, place: str) -> None:
 
 
 class Checking:
-    """Turns a `RecordError` into what `skips` makes of it."""
+    """Handles a `RecordError` as `skips` says."""
 
     def __init__(self, place: str, skips: Skips) -> None:
         self._place, self._skips = place, skips
@@ -120,7 +120,7 @@ def label_name(value: Any) -> str:
 
 
 def list_of(value: Any) -> Any:
-    """A list that is written as a text, as tables have it; anything else as it is.
+    """Parses a list that a table holds as text; returns anything else unchanged.
 
     Read are JSON, Python's lists and tuples, numpy's arrays (which have no commas), lists in
     brackets without quotes, and names with bars, semicolons or commas between them.
@@ -150,7 +150,7 @@ def list_of(value: Any) -> Any:
         return [part.strip() for part in text.split(mark) if part.strip()]
     if _SHORTENED.search(text):
         raise RecordError(
-            f"{text!r:.60} is a list of which only the ends were written (...).",
+            f"{text!r:.60} is a list that was abbreviated when it was written (...).",
             "Write the file again with lists instead of arrays (tolist()).",
             reason="shortened list",
         )

@@ -68,7 +68,7 @@ class Field:
 
 
 def usual(column: str) -> str:
-    """A column's name without case, spaces and signs: "Sentence A" and "#1 String" alike."""
+    """A column's name without case, spaces and signs, such as "Sentence A" or "#1 String"."""
     return re.sub(r"[^a-z0-9]+", "_", str(column).lower()).strip("_")
 
 

@@ -306,7 +306,7 @@ class Predictor:
         skips: Skips | None = None,
         progress: bool = False,
     ) -> Scores:
-        """Scores on records whose answers are known.
+        """Scores on labelled records.
 
         Args:
             records: as the task has them, with labels.
@@ -347,7 +347,7 @@ class Predictor:
         skips: Skips | None = None,
         progress: bool = False,
     ) -> None:
-        """Sets the task's thresholds to what is best for records whose answers are known.
+        """Sets the task's thresholds to the best values for labelled records.
 
         Args:
             records, skips, progress: as for `evaluate`.

@@ -124,7 +124,7 @@ class TaskBatch:
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """Some predictions that a loss is made of.
+    """Predictions that enter a loss.
 
     Attributes:
         name: for the log, and of what they are counted as.
@@ -217,7 +217,7 @@ class Task(ABC, Generic[Example]):
         )
 
     def name_columns(self, options: Mapping[str, Any]) -> Self:
-        """This task, whose records are read from the columns that the user named.
+        """This task, with records read from the columns that the user named.
 
         Args:
             options: "text_column", "pair_column" and "label_column"; None = not named.

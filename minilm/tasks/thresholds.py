@@ -1,4 +1,4 @@
-"""Thresholds between answers: chosen where they are best for predictions whose truth is known."""
+"""Decision thresholds, chosen to give the best score on labelled predictions."""
 
 from __future__ import annotations
 

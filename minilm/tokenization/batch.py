@@ -90,7 +90,7 @@ class Batch(UserDict[str, Any]):
         return f"Batch({shapes}; {len(self.truncated)} truncated)"
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Batch:
-        """A new batch with the tensors on another device; this one stays as it is."""
+        """A new batch with the tensors on another device; this batch does not change."""
         moved = {
             name: value.to(device, non_blocking=non_blocking)
             if isinstance(value, torch.Tensor)

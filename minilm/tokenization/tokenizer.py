@@ -425,7 +425,7 @@ class Tokenizer:
         return_tensors: TensorType = "pt",
         **other: Any,
     ) -> Batch:
-        """Pads texts that are encoded already, as transformers' data collators ask for it.
+        """Pads encoded texts; transformers' data collators call it.
 
         Args:
             encoded_inputs: one mapping for each text, or one of lists; values are lists, arrays or
@@ -589,7 +589,7 @@ class Tokenizer:
         token_ids_1: None = None,
         already_has_special_tokens: bool = False,
     ) -> list[int]:
-        """1 for each id of a special token, 0 for the others, as data collators ask for it.
+        """1 for each id of a special token, 0 for the others; data collators call it.
 
         Raises:
             InputError: the ids are not said to have their special tokens already.
@@ -723,7 +723,7 @@ class Tokenizer:
         return Padding(True, length, multiple)
 
     def _fill(self) -> dict[str, int]:
-        """What stands at padding in each entry that is not 0 there."""
+        """The padding value of each entry whose padding is not 0."""
         return {"input_ids": self.pad_token_id, "special_tokens_mask": 1}
 
     def _encode(self, inputs: Sequence[Any], options: _Options) -> list[tokenizers.Encoding]:

@@ -52,7 +52,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes in the weights as they are now."""
+        """Adds the current weights to the average."""
         self._updates += 1
         if self._updates == 1:
             self._averages = {

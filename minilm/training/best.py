@@ -100,7 +100,7 @@ class Best:
         return dict(self._scores)
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The learner's tensors at the best evaluation, of which there must be one.
+        """The learner's tensors at the best evaluation, which must exist.
 
         Raises:
             TrainingError: they are not there, or damaged.

@@ -120,7 +120,7 @@ def finished_before(
         )
     if processes.first:
         clean(run, found)  # what an interruption may have left
-        say("all steps are done, and the snapshots removed: the model is kept as it is")
+        say("all steps are done and the snapshots are removed; the model does not change")
     return found
 
 

@@ -97,7 +97,7 @@ class Log(Observer):
 
 def _unwritable(path: Path, problem: OSError) -> TrainingError:
     return TrainingError(
-        f"{path} cannot be written: {problem.strerror}. Make room or mend the disk, then start the "
+        f"{path} cannot be written: {problem.strerror}. Free some space, then run the "
         "same command again."
     )
 

@@ -13,7 +13,7 @@ _HUGE = 1 << 30
 
 
 def hand_back_freed_memory() -> bool:
-    """Asks the C library to give the memory of large tensors back as soon as they are freed.
+    """Makes the C library return the memory of large tensors as soon as they are freed.
 
     glibc keeps freed blocks of up to 32 MB for later and cuts them into pieces. Gradient
     checkpointing allocates and frees the same large tensors for every layer in changing order; a

@@ -1,4 +1,4 @@
-"""What watches a run: log.jsonl, the progress bar, and whatever a user adds."""
+"""Observers of a run: log.jsonl, the progress bar, and those that a user adds."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def parameter_groups(
 
 
 def _applied_several_times(module: nn.Module) -> set[nn.Parameter]:
-    """The parameters that are in more than one of an encoder's layers, as they are applied."""
+    """The parameters that occur in more than one application of an encoder's layers."""
     applied = Counter(
         parameter
         for _, layers in _encoders(module)

@@ -19,7 +19,7 @@ from minilm.training.settings import FREE
 SETTINGS = "settings.json"
 COMMAND = "command"  # the part that says with which command and options the run was started
 
-# digests, of which only that they differ can be said
+# digests, for which a message can only say that they differ
 PLAIN = {
     "data.samples": "the training records differ",
     "data.sequences.store": "the corpus differs",
@@ -49,7 +49,7 @@ def check_record(
     say: Callable[[str], None],
     command: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes down what the run is, or compares with what was written when it began.
+    """Stores the run's settings, or compares them with those stored at its start.
 
     Args:
         run: where settings.json lies.

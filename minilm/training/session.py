@@ -269,7 +269,7 @@ class Session:
         self._saver.save(snapshot, best, self._best.step)
 
     def _collect(self, *, wait: bool, must: bool = False) -> None:
-        """Hears what became of the last snapshot: the one place where a full disk is judged."""
+        """Handles the result of the last snapshot; the only place that reacts to a full disk."""
         saved = self._saver.collect(wait=wait)
         if saved is None:
             return

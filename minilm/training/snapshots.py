@@ -7,7 +7,7 @@
         manifest.json           written last: the size and SHA-256 of the three files above
 
 A snapshot is filled under a temporary name, every file flushed to the disk, compared with what is
-in memory, and only then renamed. A process that is killed, at whatever moment, leaves a complete
+in memory, and only then renamed. A process that is killed at any moment leaves a complete
 snapshot or a directory with a temporary name, which the next save removes.
 """
 

@@ -199,7 +199,7 @@ class Updater:
         batches: Sequence[TrainingBatch],
         counts: Mapping[str, float],
     ) -> tuple[dict[str, float], list[TrainingBatch]]:
-        """Adds up the scaled gradients of a step: its terms, and batches of which one is no number.
+        """Adds up the scaled gradients of a step: its terms, and batches whose loss is not finite.
 
         Args:
             step: its number.

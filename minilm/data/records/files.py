@@ -106,10 +106,10 @@ def read_records(
 
 
 def format_of(path: Path) -> str:
-    """The format that a name stands for.
+    """The format with this name.
 
     Raises:
-        InputError: it stands for none.
+        InputError: there is none.
     """
     if path.is_dir():
         if (path / FILES[0]).exists():

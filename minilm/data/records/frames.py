@@ -39,7 +39,7 @@ class Rows(list[Record]):
 
 
 def as_records(data: Any, name: str) -> Sequence[Mapping[str, Any]]:
-    """Records, whatever they are given as.
+    """Records from any of the accepted types.
 
     Args:
         data: a sequence of dictionaries, which is returned as it is; a data frame of pandas or

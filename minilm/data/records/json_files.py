@@ -23,7 +23,7 @@ def read_json_file(
     skips: Skips | None = None,
     encoding: str = "utf-8",
 ) -> Records:
-    """The records of a JSON file, whatever its layout.
+    """The records of a JSON file of any accepted layout.
 
     The layouts are SQuAD (`read_squad`); a list of objects, alone or under the key "data"; one
     object a line, as `datasets` writes it; and columns, `{"text": [...], "label": [...]}`, or

@@ -1,4 +1,4 @@
-"""What a table looks like: which delimiter it has, and whether its fields stand in quotes."""
+"""The layout of a table: its delimiter, and whether its fields are quoted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def likely_delimiters(text: str, but: str) -> list[str]:
 
 
 def needs_quoting(text: str, delimiter: str) -> bool:
-    """Whether fields certainly stand in quotes.
+    """Whether fields are certainly quoted.
 
     They do if every quote that begins a field is closed at a field's end, all rows then have
     equally many fields, and some field has what only quotes allow: a delimiter, a line break or a
