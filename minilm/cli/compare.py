@@ -23,7 +23,7 @@ count = click.IntRange(min=1)
     "--text",
     type=click.Path(path_type=Path),
     help="Text to predict masked words of: one paragraph a line, a blank line between documents "
-    "(.txt or .jsonl, perhaps .gz or .xz). Default: Python's help topics.",
+    "(.txt or .jsonl, also .gz or .xz). Default: Python's help topics.",
 )
 @click.option(
     "--task",
@@ -72,7 +72,7 @@ count = click.IntRange(min=1)
 @click.option(
     "--svg",
     type=click.Path(path_type=Path),
-    help="Also write the picture of that page alone, for light and dark: parameters against "
+    help="Also write only the scatter plot of that page, for light and dark: parameters against "
     "masked-LM accuracy (or the score of the first task), colour for speed, area for file size. "
     "Default: none.",
 )

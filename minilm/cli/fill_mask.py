@@ -78,8 +78,8 @@ def command(model: str, text: str, top: int, as_json: bool, **options: Any) -> N
     \b
     Example:
       minilm fill-mask bert-mini "She studied at the [MASK] of Oxford." --top 2
-        0.3...  university      she studied at the university of oxford.
-        0.0...  house           she studied at the house of oxford.
+        0.35...  university      she studied at the university of oxford.
+        0.05...  house           she studied at the house of oxford.
     """
     directory = resolve(model)
     network = load_masked_lm(directory, **loading(options))

@@ -41,11 +41,11 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
         *("axes", "model_of_tokenizer"),
     ),
     "loss": ("temperature", "soft_weight", "label_weight"),
-    "optimisation": ("optimiser", "seed", "seeds"),
+    "optimisation": ("optimiser", "seeds"),
     "evaluation": (
         *("tune_thresholds", "confusion", "tolerance", "against", "rounds", "batches", "alone"),
         *("training_batches", "bucketed", "thresholds", "patience", "depths", "no_memory"),
-        *("memory", "memory_tokens", "clock", "precisions", "verify", "original"),
+        *("memory", "memory_tokens", "clock", "precisions", "verify", "original", "seed"),
     ),
     "run": (
         *("threads", "device", "precision", "allow_changes", "clean", "dry_run", "workers"),

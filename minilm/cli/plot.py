@@ -116,7 +116,7 @@ def curves(runs: tuple[Path, ...], output: Path, as_json: bool) -> None:
     "--text",
     type=click.Path(path_type=Path),
     help="Text to run the models on: one paragraph a line, a blank line between documents (.txt or "
-    ".jsonl, perhaps .gz or .xz). Default: Python's help topics.",
+    ".jsonl, also .gz or .xz). Default: Python's help topics.",
 )
 @click.option(
     "--max-tokens",
@@ -154,8 +154,10 @@ def similarity(
     \b
     Example:
       minilm plot similarity bert-mini distilbert-mini -o layers.svg
-        model              layer  L2 distance    angle   most like state of bert-mini (CKA)
-        bert-mini              1 ...
+        model            layer  L2 distance    angle   most like state of bert-mini (CKA)
+        bert-mini            1        14.94    66.2°
+        ...
+        distilbert-mini      1        15.42    70.6°    1 (0.93)
         ...
         layers.svg
     """

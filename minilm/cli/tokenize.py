@@ -146,9 +146,9 @@ def command(
 ) -> None:
     """Turn text FILES into a token store, which pretraining and distillation read.
 
-    FILES end in .txt (a blank line between documents), .jsonl (one object a line) or .json (the
-    same, or a list of objects), each also compressed (.gz or .xz), or in .parquet (one row for each
-    document). If the command is interrupted, the same command resumes.
+    FILES end in .txt or .md (a blank line between documents), .jsonl (one object a line) or .json
+    (the same, or a list of objects), each also compressed (.gz or .xz), or in .parquet (one row for
+    each document). If the command is interrupted, the same command resumes.
 
     \b
     Examples:

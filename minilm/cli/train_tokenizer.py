@@ -72,8 +72,8 @@ def command(
 ) -> None:
     """Learn a vocabulary from text FILES and write it as a tokenizer.
 
-    FILES end in .txt (a blank line between documents), .jsonl (one object a line) or .json (the
-    same, or a list of objects), perhaps followed by .gz or .xz, or in .parquet. The same files
+    FILES end in .txt or .md (a blank line between documents), .jsonl (one object a line) or .json
+    (the same, or a list of objects), also followed by .gz or .xz, or in .parquet. The same files
     and options give the same vocabulary. It works in minilm, as in `minilm tokenize --tokenizer
     OUTPUT`, and in transformers.
 

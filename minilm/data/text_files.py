@@ -136,7 +136,7 @@ def read_documents(
     Only `\\n` and `\\r\\n` end a line of a file. A byte order mark is skipped.
 
     Args:
-        path: a .txt, .md, .jsonl or .json file, perhaps .gz or .xz, or a .parquet file.
+        path: a .txt, .md, .jsonl or .json file, also .gz or .xz, or a .parquet file.
         text_format: how to read it.
         on_bytes: called with every block of the file, as stored.
 
@@ -170,7 +170,7 @@ def _kind(path: Path) -> tuple[str, str]:
     if suffix not in _SUFFIXES or (compression and suffix == ".parquet"):
         *texts, parquet = _SUFFIXES
         raise DataError(
-            f"{path}: text files end in {', '.join(texts)}, perhaps followed by "
+            f"{path}: text files end in {', '.join(texts)}, optionally followed by "
             f"{' or '.join(_COMPRESSED)}, or in {parquet}. Rename or convert it."
         )
     # Markdown is plain text whose paragraphs stand between blank lines

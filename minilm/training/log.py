@@ -97,8 +97,8 @@ class Log(Observer):
 
 def _unwritable(path: Path, problem: OSError) -> TrainingError:
     return TrainingError(
-        f"{path} cannot be written: {problem.strerror}. Free some space, then run the "
-        "same command again."
+        f"{path} cannot be written: {problem.strerror}. Free some space or repair the disk, then "
+        "run the same command again."
     )
 
 
