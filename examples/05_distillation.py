@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 5. Distillation from beginning to end
 #
-# First we look at what a teacher says that a label does not. Then everything that DistilBERT took,
-# small enough to watch: text, vocabulary, teacher, student, and two controls. The text is the help
-# that comes with Python (`help("LOOPING")` and 78 other topics, 465,000 characters), so no network
-# is needed. It runs in a temporary directory and leaves nothing behind.
+# First we look at what a teacher's prediction contains that a label does not. Then follow all the
+# steps of DistilBERT, small enough to watch: text, vocabulary, teacher, student, and two controls.
+# The text is the help that comes with Python (`help("LOOPING")` and 78 other topics, 465,000
+# characters), so no network is needed. It runs in a temporary directory and leaves nothing behind.
 #
 # Run it: `python examples/05_distillation.py` from a clone (1 to 3 minutes on two cores)
 
@@ -26,16 +26,16 @@ temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name)
 
 # %% [markdown]
-# ## What a teacher says that a label does not
-# A word is hidden in a sentence. Training on text alone knows one answer, the word that stood
-# there: say, "may". A teacher that has read a lot gives every word of the vocabulary a probability:
-# its *soft target*. bert-mini, the largest model in `weights/`, thinks of all the other months as
-# well, and of hardly anything else. Whoever learns from that learns in one sentence which twelve
-# words are alike.
+# ## What a soft target contains that a label does not
+# A word is hidden in a sentence. Training on text has one right answer, the word that was there:
+# for example "may". A teacher that has read a lot gives a probability to every word of the
+# vocabulary: its *soft target*. bert-mini, the largest model in `weights/`, also gives a high
+# probability to the other months, and to hardly anything else. A student that learns from this
+# learns from one sentence which twelve words are similar.
 #
-# The *temperature* T divides the logits before the softmax. At 1 the distribution is as it is; the
-# larger T, the flatter it gets. The first choice loses weight, and the small probabilities, which
-# say what the teacher confuses with what, count more. DistilBERT was trained with T = 2.
+# The *temperature* T divides the logits before the softmax. T = 1 does not change the distribution;
+# the larger T, the flatter it gets. The first choice loses weight, and the small probabilities,
+# which show what the teacher confuses with what, count more. DistilBERT was trained with T = 2.
 
 # %%
 weights = Path(minilm.__file__).parent.parent / "weights" / "bert-mini"

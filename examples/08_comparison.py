@@ -100,5 +100,5 @@ if "get_ipython" in globals():
 #   before you look?
 # - Raise `max_tokens` to 40_000 and `texts` to 512 (two to five minutes). Which numbers move by
 #   more than their error, and does the order of pairs get nearer to 50 % or further away?
-# - Speeds are measured here beside whatever else your computer does. Run the example again while a
+# - Speeds are measured while your computer also does other things. Run the example again while a
 #   video plays: what changes more, the speeds or the ratios?

@@ -216,5 +216,5 @@ def main() -> None:
 
     \b
     Example:
-      minilm fill-mask bert-mini "The capital of France is [MASK]." --top 2
+      minilm fill-mask bert-mini "She studied at the [MASK] of Oxford." --top 2
     """

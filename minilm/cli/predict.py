@@ -107,11 +107,11 @@ def command(
 
     \b
     Examples:
-      echo "What a film!" | minilm predict sentiment
-        {"line": 1, "label": "positive", "confidence": 0.58, "probabilities": {"positive": 0.58, ...
-      minilm predict sentiment reviews.tsv > predictions.jsonl
-      minilm predict sentiment reviews.parquet -o predictions --workers 8 --shard 1/4
-      minilm predict sentiment reviews.txt
+      echo "I cannot sign in any more." | minilm predict support
+        {"line": 1, "label": "account", "confidence": 0.96..., "probabilities": {"account": 0.96...
+      minilm predict support messages.tsv > predictions.jsonl
+      minilm predict support messages.parquet -o predictions --workers 8 --shard 1/4
+      minilm predict support messages.txt
     """
     from minilm.cli.inputs import line_of, of_data, saying_guesses
     from minilm.tasks.layouts import plain
@@ -282,10 +282,12 @@ def classify(
 
     \b
     Examples:
-      minilm classify sentiment "A wonderful film." "I left after an hour."
-        positive  0.9812  A wonderful film.
-        negative  0.7431  I left after an hour.
-      minilm classify sentiment --file reviews.txt
+      minilm classify support "The parcel never came." "Give me back what I paid."
+        delivery  0.97...  The parcel never came.
+        refund    0.9...   Give me back what I paid.
+      minilm classify support --file messages.txt
+
+    The model "support" is made by the first command of examples/tasks.md.
     """
     from minilm.cli.inputs import of_texts
 
