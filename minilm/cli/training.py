@@ -166,7 +166,7 @@ def _headline(prepared: Run, settings: TrainingSettings, processes: Processes) -
         kind += " with a projection to the teacher's width"
     return (
         f"{kind}, {trained:,} parameters trained, {settings.steps:,} steps, {settings.precision}, "
-        f"{processes.world} process(es) on {processes.device.type}"
+        f"{processes.world} process{'es' * (processes.world > 1)} on {processes.device.type}"
     )
 
 

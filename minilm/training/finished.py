@@ -94,8 +94,8 @@ def clean_up(run: Path, end: Finished, wanted: bool, say: Callable[[str], None])
         say(f"removed the snapshots of the run, {size - megabytes(run):,.1f} MB")
     else:
         say(
-            f"{run} takes {size:,.1f} MB: the finished model does not need it, it may be removed; "
-            f"{setting('clean', True)} does so at the end of a run"
+            f"{run} takes {size:,.1f} MB. The finished model does not need it; remove it, or "
+            f"have {setting('clean', True)} remove it at the end of a run"
         )
 
 
