@@ -142,7 +142,7 @@ def test_a_card_is_renewed_until_somebody_edits_it(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("51 updates", "51 of my updates"))
     assert write_card(tmp_path, card(steps=52), said.append) is None
     assert "51 of my updates" in path.read_text()
-    assert "is left as it is" in said[0]
+    assert "is not replaced" in said[0]
     path.write_text("My own notes.\n")
     assert write_card(tmp_path, card(), said.append) is None
     assert path.read_text() == "My own notes.\n"
