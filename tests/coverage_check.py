@@ -30,7 +30,7 @@ PARTS = {
 }
 TESTS = (
     "losses losses_layers losses_learned loss_precision loss_labels distillation top_predictions "
-    "masking mask_ratios ngram_masking epochs segment_pairs "
+    "masking mask_ratios ngram_masking batches epochs segment_pairs "
     "metrics metrics_answers metrics_classification metrics_entities score_table "
     "hub loading pickled tensorflow weights weights_files own_parts real_checkpoints"
 )

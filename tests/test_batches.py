@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from memory_store import CLS, SEP, MemoryStore, wordpiece
 from minilm.data.batches import TokenBatch, cut_steps, split_evenly
+from minilm.data.mask_ratios import ChangingRatio
 from minilm.data.masked_lm import MaskedLMData, evaluation_batches
 from minilm.data.masking import Corruption, RareTokenMasking, TokenMasking, WholeWordMasking
 from minilm.data.sequences import Sequences
@@ -226,6 +227,19 @@ def test_limited_evaluation_takes_some_sequences_of_all() -> None:
     assert sum(len(batch.samples) for batch in evaluate(limit_tokens=10**9)) == len(SEQUENCES)
 
 
+def test_masks_come_back_after_their_rounds_and_the_order_does_not() -> None:
+    samples = np.arange(len(SEQUENCES))
+    rounds = data(mask_rounds=2)
+    labels = [rounds.batch(epoch, samples).labels for epoch in range(4)]
+    assert torch.equal(labels[0], labels[2])
+    assert torch.equal(labels[1], labels[3])
+    assert not torch.equal(labels[0], labels[1])
+    assert torch.equal(labels[1], data().batch(1, samples).labels)
+    assert [rounds.batch(epoch, samples).epoch for epoch in (0, 2)] == [0, 2]
+    first, third = (np.concatenate(rounds.steps(epoch)) for epoch in (0, 2))
+    assert not np.array_equal(first, third)
+
+
 # ---- what a resumed run must find again, and wrong arguments ----
 
 
@@ -237,6 +251,9 @@ def test_the_fingerprint_changes_with_everything_that_changes_batches() -> None:
         data(),
         data(seed=1),
         data(tokens_per_step=201),
+        data(mask_rounds=1),
+        data(mask_rounds=2),
+        data(ratio=ChangingRatio(first=0.3, last=0.15, epochs=2)),
         data(corruption=Corruption(0.7, 0.1)),
         data(masking=TokenMasking(VOCABULARY, 0.2)),
         data(masking=TokenMasking(VOCABULARY, max_predictions=20)),
@@ -259,6 +276,11 @@ def test_wrong_arguments_are_refused() -> None:
         evaluation_batches(SEQUENCES, TokenMasking(other), other, tokens_per_batch=99)
     with pytest.raises(InputError, match="tokens_per_step must be at least 1, not 0"):
         data(tokens_per_step=0)
+    with pytest.raises(InputError, match="mask_rounds must be at least 1, not 0"):
+        data(mask_rounds=0)
+    changing = ChangingRatio(first=0.3, last=0.15, epochs=2)
+    with pytest.raises(InputError, match="mask_rounds is 1, but the mask ratio changes"):
+        data(mask_rounds=1, ratio=changing)
     with pytest.raises(InputError, match="at least 0, not -3"):
         data(seed=-3)
     with pytest.raises(InputError, match="parts must be at least 1, not 0"):

@@ -530,6 +530,16 @@ def test_without_a_term_that_reads_it_no_teacher_is_needed() -> None:
         DistillationLoss()(student, None, some_labels())
 
 
+def test_terms_without_what_they_need_are_refused() -> None:
+    student, _ = head_states(H, 20)
+    loss = DistillationLoss(kl=0, cosine=0, sentence_order=1)
+    with pytest.raises(InputError, match="sentence_order needs pairs with labels"):
+        loss(student, None, some_labels())
+    layers = DistillationLoss(hidden_mse=1)
+    with pytest.raises(InputError, match="hidden_mse compare layers: call fit_layers first"):
+        _ = layers.layers
+
+
 def test_the_whole_head_takes_part_when_only_states_are_compared() -> None:
     student, inputs = head_states(H, 20)
     teacher, _ = head_states(H, 40)

@@ -277,6 +277,7 @@ def test_evaluation_pairs_are_fixed_and_not_masked() -> None:
         ({"short_probability": float("nan")}, "short_probability is nan"),
         ({"min_length": 33}, "min_length is 33"),
         ({"documents": range(0, 301)}, "documents is range"),
+        ({"block_tokens": 0}, "block_tokens is 0"),
         ({"task": "order"}, "task is 'order'"),
         ({"mode": "bert"}, "mode is 'bert'"),
     ],
