@@ -203,13 +203,21 @@ def start(mutant: Mutant, tests: list[str], seconds: float, directory: Path) -> 
     return forked(work, os.devnull)
 
 
-def reaches(modules: list[Path], log: Path | None, directory: Path) -> dict[str, Reach] | None:
-    """What every test file executes, measured or from the last time; None if a test fails."""
+def names_of(mutant: Mutant) -> list[str]:
+    """The test files of the mutant's module."""
+    inside = mutant.path.relative_to(ROOT / "minilm")
+    return next(names for pattern, names in TESTS.items() if inside.match(pattern)).split()
+
+
+def reaches(
+    names: list[str], modules: list[Path], log: Path | None, directory: Path
+) -> dict[str, Reach] | None:
+    """What these test files execute, measured or from the last time; None if a test fails."""
     kept_in = log.with_suffix(".tests.json") if log else None
     kept = json.loads(kept_in.read_text()) if kept_in and kept_in.exists() else {}
     sources = hashlib.sha256(b"".join(module.read_bytes() for module in modules))
     found = {}
-    for name in sorted({name for names in TESTS.values() for name in names.split()}):
+    for name in names:
         test_file = ROOT / "tests" / f"test_{name}.py"
         state = sources.copy()
         state.update(test_file.read_bytes())
@@ -228,9 +236,11 @@ def reaches(modules: list[Path], log: Path | None, directory: Path) -> dict[str,
 
 def tests_of(mutant: Mutant, found: dict[str, Reach], seconds: float) -> dict[str, float]:
     """The fastest tests that execute the mutant, up to so many seconds of processor time."""
-    inside = mutant.path.relative_to(ROOT / "minilm")
-    names = next(names for pattern, names in TESTS.items() if inside.match(pattern)).split()
-    took = {test: found[name].seconds[test] for name in names for test in found[name].tests(mutant)}
+    took = {
+        test: found[name].seconds[test]
+        for name in names_of(mutant)
+        for test in found[name].tests(mutant)
+    }
     chosen = {}
     for test in sorted(took, key=lambda test: took[test]):
         if sum(chosen.values()) + took[test] <= seconds:
@@ -280,6 +290,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="of tests per mutant (60)")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at the same time (1)")
     parser.add_argument("--log", type=Path, help="JSON lines; a run with the same log goes on")
+    parser.add_argument("--only", default="", help="those of the sample with this in their path")
     parser.add_argument("--again", action="store_true", help="repeat those not noticed in the log")
     parser.add_argument("--report", action="store_true", help="only count what the log has")
     options = parser.parse_args()
@@ -287,6 +298,7 @@ def main() -> int:
     every = [mutant for path in files for mutant in mutants(path)]
     sample = random.Random(options.seed).sample(every, min(options.mutants, len(every)))
     print(f"{len(sample)} of {len(every)} mutants of {len(files)} files, seed {options.seed}")
+    sample = [mutant for mutant in sample if options.only in mutant.file]
     known: dict[str, bool] = {}
     if options.log and options.log.exists():
         known = dict(json.loads(line) for line in options.log.read_text().splitlines())
@@ -297,7 +309,8 @@ def main() -> int:
             directory = Path(temporary)
             sys.dont_write_bytecode = False
             sys.pycache_prefix = str(directory / "compiled")
-            found = reaches(files, options.log, directory)
+            names = {name for mutant in sample for name in names_of(mutant)}
+            found = reaches(sorted(names), files, options.log, directory)
             if found is None:
                 return 2
             check(sample, found, known, options, directory)
