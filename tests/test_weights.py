@@ -89,7 +89,7 @@ def test_the_claims_of_the_readme() -> None:
     sizes = {name: minilm.load(WEIGHTS / name).num_parameters() for name in NAMES}
     readme = (WEIGHTS.parent / "README.md").read_text()
     for name, size in sizes.items():
-        assert re.search(rf"\| {size:,} ?(?:\(\d+%\) )?\|", readme), name
+        assert f" {size:,} " in readme, name
     bert, distilbert, combined, albert = (
         card(name)["figures"]["masked_accuracy"]  # type: ignore[index]
         for name in NAMES

@@ -133,6 +133,8 @@ def _without_place(
 ) -> Entry:
     """A known tensor that this model does not have."""
     number = re.match(rf"{ENCODER}layers\.(\d+)\.", local)
+    if local.endswith(".scale") and f"{local.removesuffix('scale')}weight" in expected:
+        return Entry("unexpected", name, None, "a scale beside a weight that is not in 8 bits")
     if _is_optional(local):
         return Entry("ignored", name, None, "of a head that this class does not have")
     if layers is not None and number is not None and int(number[1]) >= layers:
