@@ -1,7 +1,6 @@
 """The models in weights/: they load everywhere, and do what their cards say."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
