@@ -87,8 +87,12 @@ def test_the_card_is_true(name: str) -> None:
 def test_the_claims_of_the_readme() -> None:
     sizes = {name: minilm.load(WEIGHTS / name).num_parameters() for name in NAMES}
     readme = (WEIGHTS.parent / "README.md").read_text()
-    for name, size in sizes.items():
-        assert f" {size:,} " in readme, name
+    header, row = (
+        next(line for line in readme.splitlines() if line.startswith(start)).split("|")[2:-1]
+        for start in ("| | bert-mini |", "| parameters, million |")
+    )
+    found = {name.strip(): cell.split()[0] for name, cell in zip(header, row, strict=True)}
+    assert found == {name: f"{size / 1e6:.2f}" for name, size in sizes.items()}
     bert, distilbert, combined, albert = (
         card(name)["figures"]["masked_accuracy"]  # type: ignore[index]
         for name in NAMES
@@ -96,4 +100,4 @@ def test_the_claims_of_the_readme() -> None:
     assert bert >= 0.35
     assert 0.95 < combined / bert < distilbert / bert < 1
     assert sizes["albert-3x2-mini"] < 0.31 * sizes["bert-mini"]
-    assert albert >= 0.25
+    assert albert >= 0.28
