@@ -39,7 +39,8 @@ def update(learner: ModelLearner, batch: Any, **settings: Any) -> str:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("encoder.layers.1.attention.query.weight", float("nan")),
+        # of a query, torch's attention with AVX-512 swallows it
+        ("encoder.layers.1.attention.value.weight", float("nan")),
         ("masked_lm_head.bias", float("nan")),
         ("masked_lm_head.bias", float("inf")),
     ],

@@ -52,7 +52,7 @@ def test_no_tasks_need_no_worker(tmp_path: Path) -> None:
         ("error", DataError, "^row 17 is bad; say --errors ignore.$"),
         ("broken", DataError, "^the model is missing.$"),
         ("failure", RuntimeError, "(?s)worker process failed.*ZeroDivisionError: a mistake"),
-        ("kill", DataError, "killed by signal 9 at part 3 .*memory.*fewer workers.*goes on"),
+        ("kill", DataError, "killed by signal 9 at part 3 .*memory.*fewer workers.*resumes"),
     ],
 )
 def test_what_goes_wrong_in_a_worker_is_raised_here(

@@ -151,7 +151,8 @@ def run_packed(
     if torch.compiler.is_compiling():  # what follows is nothing to compile
         return None
     if not torch.is_inference_mode_enabled():
-        forget(layer)  # whoever trains or inspects a model may write where no version counts it
+        if layer in _packed:  # whoever trains or inspects it may write where no version counts it
+            forget(layer)
         return None
     if layer.training or not _may_run(hidden, layout):
         return None

@@ -258,8 +258,8 @@ class QuantizedWeight(nn.Module):
         if mode:
             raise InputError(
                 "A quantised model cannot be trained: train the float model that it was made from "
-                "(from_pretrained with dtype='float32' makes one of an int8 directory), then "
-                "quantise the result."
+                "(an int8 directory is loaded as one with the dtype float32), then quantise the "
+                "result."
             )
         self._prepared = None
         _joined.pop(self, None)

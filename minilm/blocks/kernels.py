@@ -124,15 +124,15 @@ def attend(
     assert not return_probs
     if first_only:
         return _of_first_tokens(query, key, value, layout, dropout), None
+    trained = torch.is_grad_enabled() or dropout > 0
     if not layout.explicit:
         if query.device.type != "cpu":
             ragged = _varlen if dropout == 0.0 and _takes_varlen(query) else _padded_inside
             return ragged(query, key, value, layout, dropout), None
-        trained = torch.is_grad_enabled() or dropout > 0
         if trained and _prefers_formula(query, layout.lengths[-1], dropout):
             return _in_blocks(query, key, value, layout, dropout), None
 
-    if len(layout.groups) == 1 and dropout == 0.0 and not layout.explicit:
+    if len(layout.groups) == 1 and not trained and not layout.explicit:
         rows = (len(layout.lengths), layout.lengths[0], *query.shape[1:])
         q, k, v = (x.view(rows).transpose(1, 2) for x in (query, key, value))
         context = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)

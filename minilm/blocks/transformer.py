@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from minilm.blocks import inference, kernels
 from minilm.blocks.dropout import Dropout
 from minilm.blocks.feed_forward import FeedForward
-from minilm.blocks.int8 import project
+from minilm.blocks.int8 import QuantizedLinear, project
 from minilm.blocks.layout import Layout
 
 
@@ -49,16 +49,17 @@ class SelfAttention(nn.Module):
             the probabilities (B, A, S, S) or None.
         """
         heads = (self.num_heads, -1)
-        if first_only:
-            query = self.query(layout.first(hidden))
-            key, value = project(hidden, self.key, self.value)
+        queries = layout.first(hidden) if first_only else hidden
+        if not isinstance(self.key, QuantizedLinear):
+            query, key, value = self.query(queries), self.key(hidden), self.value(hidden)
+        elif first_only:  # in 8 bits, those with the same input share its quantisation
+            query, (key, value) = self.query(queries), project(hidden, self.key, self.value)
         else:
             query, key, value = project(hidden, self.query, self.key, self.value)
-        query, key, value = (x.unflatten(-1, heads) for x in (query, key, value))  # (..., A, D)
         context, probs = kernels.attend(
-            query,
-            key,
-            value,
+            query.unflatten(-1, heads),  # (..., A, D)
+            key.unflatten(-1, heads),
+            value.unflatten(-1, heads),
             layout,
             self.dropout if self.training else 0.0,
             first_only=first_only,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from minilm.errors import ExportError
+from minilm.errors import ExportError, setting
 from minilm.export.libraries import library
 from minilm.export.onnx_graph import OUTPUTS, axis_names, input_names
 from minilm.models.pretrained import PretrainedModel
@@ -191,8 +191,8 @@ def check_similar(path: Path, made: list[Call], step: Callable[[], object]) -> f
     if not worst >= SIMILARITY:
         raise ExportError(
             f"{path.name} is too far from the model: the smallest cosine of its outputs is "
-            f"{worst:.3f}, expected {SIMILARITY} or more. Export without 8 bits (--no-int8, "
-            "int8=False in Python): this model's numbers do not fit them."
+            f"{worst:.3f}, expected {SIMILARITY} or more. Export without 8 bits "
+            f"({setting('int8', False)}): this model's numbers do not fit them."
         )
     return worst
 
