@@ -32,7 +32,7 @@ import torch._dynamo  # optimisers import it; once, before the forks
 from safetensors.torch import load_file
 
 import minilm
-from minilm.cli import main as minilm_command
+from forked_commands import become, wait_for
 
 TOLERANCE = 1e-5
 PATIENCE = 300.0  # seconds after which a run counts as hanging
@@ -86,7 +86,7 @@ def prepare(directory: Path) -> dict[str, list[str]]:
 
 def quiet(*arguments: str) -> None:
     """Runs a command that must work."""
-    status = wait_for(start(list(arguments)), PATIENCE)
+    status = wait_or_kill(start(list(arguments)), PATIENCE)
     if status != 0:
         raise SystemExit(f"{' '.join(arguments)} ended with {status}")
 
@@ -106,29 +106,15 @@ def start(arguments: Sequence[str], processes: int = 1) -> int:
         os.environ |= {**ranks, "WORLD_SIZE": str(processes)}
         rank = next((number for number in range(1, processes) if os.fork() == 0), 0)
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    log = os.open(os.environ["KILL_CHECK_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    status = 1
-    try:
-        torch.set_num_threads(1)
-        status = minilm_command(list(arguments)) or 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    finally:
-        os._exit(status)
+    torch.set_num_threads(1)
+    become(arguments, os.environ["KILL_CHECK_LOG"])
 
 
-def wait_for(process: int, limit: float) -> int | None:
+def wait_or_kill(process: int, limit: float) -> int | None:
     """The exit status of a process; None if it was killed because the time was up."""
-    ends = time.monotonic() + limit
-    while time.monotonic() < ends:
-        found, status = os.waitpid(process, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
+    status = wait_for(process, limit)
+    if status is not None:
+        return status
     os.killpg(process, signal.SIGKILL)
     os.waitpid(process, 0)
     return None
@@ -163,7 +149,7 @@ def disturbed(
         process = start([*command, "--output", str(output), *workers], world)
         limit = PATIENCE if kills >= 12 else draw.uniform(0, seconds * 1.1)
         began = time.monotonic()
-        status = wait_for(process, limit)
+        status = wait_or_kill(process, limit)
         if status is None and limit < PATIENCE:
             kills += 1
         elif status == 0:

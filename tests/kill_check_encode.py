@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import minilm.sentence.bulk  # noqa: F401 - torch and all else once, before the forks
-from minilm.cli import main as minilm_command
+from forked_commands import become, wait_for
 from minilm.data.parts import DONE, Parts
 from saved import make_texts, save_tiny
 
@@ -56,31 +56,9 @@ def contents(directory: Path) -> dict[str, bytes]:
 def start(arguments: list[str], log: Path) -> int:
     """Starts a command; the number of its process."""
     process = os.fork()
-    if process:
-        return process
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    messages = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(messages, 1)
-    os.dup2(messages, 2)
-    status = 1
-    try:
-        status = minilm_command(arguments) or 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    finally:
-        os._exit(status)
-
-
-def wait_for(process: int, limit: float) -> int | None:
-    """The exit status of a process; None if it still runs when the time is up."""
-    ends = time.monotonic() + limit
-    while time.monotonic() < ends:
-        found, status = os.waitpid(process, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    return None
+    if process == 0:
+        become(arguments, log)
+    return process
 
 
 class Check:

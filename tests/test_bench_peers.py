@@ -12,14 +12,15 @@ from click.testing import CliRunner
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
-import minilm
 from minilm import MinilmError
 from minilm.bench import contenders, load, measure
 from minilm.bench.contenders import CONTENDERS, Contender, Source, load_base
 from minilm.bench.measure import check_agreement, expected_states, token_states
-from minilm.bench.peers import LeftFloatError, check_quantized, export_onnx, quantize_onnx
+from minilm.bench.peers import quantize_onnx, write_onnx
 from minilm.bench.workload import Batch, make_batches
 from minilm.cli import main
+from minilm.errors import ExportError
+from minilm.export.checking import check_integers
 from saved import save_tiny
 
 QUICK = ["--texts", "4", "--batch-size", "2", "--rounds", "1", "--training-batches", "0"]
@@ -35,7 +36,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(tmp_path_factory: pytest.TempPathFactory, directory: Path) -> Path:
     """With both ONNX files."""
     path = tmp_path_factory.mktemp("work")
-    export_onnx(load_base(directory, torch.float32), path / "model.onnx")
+    write_onnx(load_base(directory, torch.float32), path / "model.onnx")
     quantize_onnx(path / "model.onnx", path / "model_quantized.onnx")
     return path
 
@@ -105,8 +106,12 @@ def test_what_is_compared_with_is_no_contender(directory: Path) -> None:
 # --- 8-bit files ---
 
 
+def integer_products(path: Path) -> int:
+    return sum(node.op_type == "MatMulInteger" for node in onnx.load(path).graph.node)
+
+
 def test_all_products_with_weights_are_in_integers(work: Path) -> None:
-    assert check_quantized(work / "model_quantized.onnx") == 3 * 6  # layers, products in each
+    assert integer_products(work / "model_quantized.onnx") == 3 * 6  # layers, products in each
     size = (work / "model_quantized.onnx").stat().st_size
     assert size < (work / "model.onnx").stat().st_size
 
@@ -135,15 +140,15 @@ def test_a_file_that_was_not_prepared_is_caught(work: Path, tmp_path: Path) -> N
     source, target = tmp_path / "turned.onnx", tmp_path / "quantized.onnx"
     behind_transposes(work / "model.onnx", source)
     quantize_dynamic(source, target, weight_type=QuantType.QInt8)
-    with pytest.raises(LeftFloatError, match=r"18 products with weights were left in floating"):
-        check_quantized(target)
+    with pytest.raises(ExportError, match="18 matrices or tables stayed float"):
+        check_integers(target)
     quantize_onnx(source, target)
-    assert check_quantized(target) == 18
+    assert integer_products(target) == 18
 
 
 def test_a_float_file_is_no_quantised_one(work: Path) -> None:
-    with pytest.raises(LeftFloatError, match="0 are in integers"):
-        check_quantized(work / "model.onnx")
+    with pytest.raises(ExportError, match="is not in 8 bits"):
+        check_integers(work / "model.onnx")
 
 
 def test_one_float_product_is_enough(work: Path, tmp_path: Path) -> None:
@@ -152,8 +157,8 @@ def test_one_float_product_is_enough(work: Path, tmp_path: Path) -> None:
     model.graph.initializer.append(weight)
     model.graph.node.append(onnx.helper.make_node("MatMul", ["x", "stray"], ["y"], "left"))
     onnx.save(model, tmp_path / "stray.onnx")
-    with pytest.raises(LeftFloatError, match=r"1 products .*\(left\)"):
-        check_quantized(tmp_path / "stray.onnx")
+    with pytest.raises(ExportError, match="1 matrices or tables stayed float, such as stray"):
+        check_integers(tmp_path / "stray.onnx")
 
 
 # --- who takes part ---
@@ -213,21 +218,10 @@ class Rounded(nn.Module):
 def test_int8_takes_what_quantize_returns(
     directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(minilm, "quantize", Rounded, raising=False)
+    monkeypatch.setattr(contenders, "quantize", Rounded)
     source = Source(directory, "int8", tmp_path)
     engines = {name: CONTENDERS[name](source) for name in ("minilm", "minilm-packed")}
     assert all(engine.module is None for engine in engines.values())  # nothing to train
     right, wrong = expected_states(directory, sample())
     found = check_agreement(engines, sample(), "int8", right, wrong)
     assert all(0.005 < one.difference < 0.1 for one in found.values())
-
-
-def test_without_quantize_int8_is_refused(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    class Older:
-        pass
-
-    monkeypatch.setattr(contenders, "minilm", Older)
-    with pytest.raises(MinilmError, match="cannot quantise"):
-        CONTENDERS["minilm"](Source(directory, "int8", tmp_path))

@@ -23,7 +23,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 import minilm
 from minilm.cli import main
 from minilm.errors import CheckpointError, DependencyError, ExportError
-from minilm.export import folder, libraries
+from minilm.export import folder
 from minilm.export.checking import (
     TOLERANCE,
     Call,
@@ -37,6 +37,7 @@ from minilm.export.checking import (
 from minilm.export.folder import FLOAT_FILE, INT8_FILE, export_onnx
 from minilm.export.onnx_graph import single_precision
 from minilm.export.onnx_int8 import MATRIX_LEVELS, quantize_graph, quantize_rows
+from minilm.files import libraries
 from minilm.models.pretrained import PretrainedModel
 from minilm.sentence.files import (
     SentenceSettings,

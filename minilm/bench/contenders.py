@@ -9,18 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import minilm
 from minilm.bench.peers import (
-    export_onnx,
-    need,
+    EXTRA,
     onnxruntime_encode,
     openvino_encode,
     quantize_onnx,
+    write_onnx,
 )
 from minilm.bench.workload import Batch
 from minilm.checkpoints.config_file import prefix_errors, read_config
+from minilm.compression.quantisation import quantize
 from minilm.config import AlbertConfig, BertConfig, DistilBertConfig, EncoderConfig
-from minilm.errors import DependencyError, MinilmError
+from minilm.errors import MinilmError
+from minilm.files.libraries import library
 from minilm.loader import CLASSES, STEMS, find_class
 from minilm.models.encoder import EncoderModel
 from minilm.models.pretrained import DTYPES, PretrainedModel
@@ -79,11 +80,7 @@ def _own(source: Source) -> EncoderModel:
     model = load_base(source.directory, source.dtype)
     if source.precision != INT8:
         return model
-    quantize = getattr(minilm, "quantize", None)
-    if quantize is None:
-        raise DependencyError("This version of minilm cannot quantise models to 8 bits.")
-    quantized: EncoderModel = quantize(model)
-    return quantized.eval()
+    return quantize(model)
 
 
 def _minilm(source: Source) -> Contender:
@@ -101,7 +98,7 @@ def _minilm_packed(source: Source) -> Contender:
 def _transformers(source: Source, attention: str = "sdpa") -> Contender:
     if source.precision == INT8:
         raise UnsupportedError("transformers has no 8-bit models of its own for a CPU.")
-    transformers = need("transformers", "transformers")
+    transformers = library("transformers", EXTRA)
     transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModel.from_pretrained(
         source.directory, attn_implementation=attention, dtype=source.dtype
@@ -124,12 +121,12 @@ def _onnx_file(source: Source) -> Path:
     """The checkpoint as an ONNX file in float32, written once."""
     path = source.work / "model.onnx"
     if not path.exists():
-        export_onnx(load_base(source.directory, torch.float32), path)
+        write_onnx(load_base(source.directory, torch.float32), path)
     return path
 
 
 def _onnxruntime(source: Source) -> Contender:
-    need("onnxruntime", "onnxruntime")
+    library("onnxruntime", EXTRA)
     if source.precision not in ("float32", INT8):
         raise UnsupportedError(f"ONNX Runtime has no {source.precision} products for a CPU.")
     path = _onnx_file(source)
@@ -142,7 +139,7 @@ def _onnxruntime(source: Source) -> Contender:
 
 
 def _openvino(source: Source) -> Contender:
-    need("openvino", "openvino")
+    library("openvino", EXTRA)
     if source.precision not in ("float32", "bfloat16"):
         raise UnsupportedError(
             f"OpenVINO in {source.precision} needs data to calibrate with (NNCF); it is not part "

@@ -41,6 +41,7 @@ from torch.nn.modules import module as module_globals
 
 from minilm.blocks import kernels
 from minilm.blocks.activations import Activation, gelu, gelu_tanh
+from minilm.blocks.derived import Source
 from minilm.blocks.dropout import Dropout
 from minilm.blocks.layout import Layout
 
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
 # Where only first tokens are computed, this many tokens may get a query that nobody reads.
 FIRST_ONLY_UNTIL = 256
-SAMPLES = 32  # rows of every copied matrix of which a number is compared at every call
 
 # what oneDNN computes while it writes a product: its name, and its variant
 FUSED: dict[Activation, tuple[str, str]] = {
@@ -81,10 +81,7 @@ class PackedLayer:
         own: the attributes of every part.
         active: those parts that do something else in training.
         settings: those of them that decide about the result: where, which, and what it was.
-        sources: the parameters that were copied.
-        addresses, versions: of each.
-        views: of each, some of its numbers where they lie.
-        samples: what these were.
+        source: the parameters that were copied.
     """
 
     qkv: tuple[Tensor, Tensor]
@@ -102,11 +99,7 @@ class PackedLayer:
     own: tuple[dict[str, Any], ...]
     active: tuple[nn.Module, ...]
     settings: list[tuple[dict[str, Any], str, Any]]
-    sources: tuple[Tensor, ...]
-    addresses: list[int]
-    versions: list[int]
-    views: list[Tensor]
-    samples: Tensor
+    source: Source
 
     def fits(self) -> bool:
         """Whether the layer is as it was: parts, hooks, parameters and their numbers."""
@@ -116,9 +109,7 @@ class PackedLayer:
             and not any("forward" in attributes for attributes in self.own)
             and all(attributes[name] == value for attributes, name, value in self.settings)
             and _all_same(self.held, self.contents)
-            and [p._version for p in self.sources] == self.versions
-            and [p.data_ptr() for p in self.sources] == self.addresses
-            and torch.equal(torch.cat(self.views), self.samples)
+            and self.source.fits(*self.source.tensors)
         )
 
 
@@ -282,14 +273,13 @@ def _pack(layer: TransformerLayer) -> PackedLayer:
     attention, feed_forward = layer.attention, layer.feed_forward
     three = (attention.query, attention.key, attention.value)
     others = (attention.output, feed_forward.intermediate, feed_forward.output)
-    sources = tuple(linear.weight for linear in (*three, *others))
-    biases = tuple(linear.bias for linear in three)
+    weights = [linear.weight for linear in (*three, *others)]
+    biases: list[Tensor] = [linear.bias for linear in three]
     order = torch.ops.mkldnn._reorder_linear_weight
     joined = order(torch.cat([linear.weight for linear in three]), None)
     output, up, down = ((order(one.weight.detach(), None), one.bias) for one in others)
     modules = [layer, *_parts(layer)]
     held = tuple(one for m in modules for one in (m._modules, m._parameters) if one)
-    views = [_sample(p) for p in (*sources, *biases)]
     own = tuple(m.__dict__ for m in modules[1:])
     fused = FUSED.get(feed_forward.activation, NOT_FUSED)
     return PackedLayer(
@@ -313,24 +303,9 @@ def _pack(layer: TransformerLayer) -> PackedLayer:
             for name in SETTINGS
             if name in attributes
         ],
-        sources=(*sources, *biases),
-        addresses=[p.data_ptr() for p in (*sources, *biases)],
-        versions=[p._version for p in (*sources, *biases)],
-        views=views,
-        samples=torch.cat(views),
+        source=Source(*weights, *biases),
     )
 
 
 def _norm(norm: nn.LayerNorm) -> tuple[Any, ...]:
     return norm.normalized_shape, norm.weight, norm.bias, norm.eps
-
-
-def _sample(parameter: Tensor) -> Tensor:
-    """A view of some of its numbers: a bias whole, of a matrix one of every few rows, each in
-    another column.
-    """
-    flat = parameter.detach().view(-1)
-    if parameter.dim() == 1:
-        return flat
-    rows, columns = parameter.shape
-    return flat[:: max(rows // SAMPLES, 1) * columns + 1]

@@ -12,8 +12,9 @@ As no scale is shared between tokens, the result of a text does not depend on th
 Everything else (attention, norms, activations, residuals) stays in float32, an activation function
 between two layers, too: the kernel could apply it only after one scale common to all tokens.
 
-Modules of this file are derived from trained ones and are for inference alone; see
-`minilm.quantize`. The blocks that are trained, and read, are the float ones.
+Modules of this file are derived from trained ones and are for inference only; see
+`minilm.quantize`. What they prepare for the kernel is made again when their numbers change;
+`model.eval()` drops it. The blocks that are trained, and read, are the float ones.
 
 References: Zafrir et al. 2019, "Q8BERT"; Yao et al. 2022, "ZeroQuant", section 4.1 (a scale for
 each token); `onednn::qlinear_pointwise` of PyTorch.
@@ -22,7 +23,6 @@ each token); `onednn::qlinear_pointwise` of PyTorch.
 from __future__ import annotations
 
 from functools import cache
-from operator import is_
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -31,11 +31,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilm.blocks.activations import Activation
+from minilm.blocks.derived import Source
 from minilm.blocks.kernels import recording
 from minilm.errors import InputError
 
 LARGEST = 127  # of a stored weight
-SAMPLES = 32  # rows of a matrix of which a number is compared at every call
 SMALLEST_SCALE = 1e-30  # of a row: that of a row of equal values
 # Numbers that torch computes in one go at most (two AVX-512 registers), and that a thread takes at
 # least (at::internal::GRAIN_SIZE).
@@ -164,44 +164,6 @@ def _kernel(values: Tensor, packed: Packed) -> Tensor:
         *(values, 1.0, 0, *packed, None, 1.0, 0, torch.float32, "none", [], "")
     )
     return product
-
-
-class Source:
-    """What a derived copy was made of, to find out whether it still fits.
-
-    Writing through `.data`, into a numpy array or a tensor made in inference mode raises no
-    version. It is looked for in all scales and biases, and in one number of every few rows of a
-    matrix; `model.eval()` drops every copy.
-
-    Args:
-        tensors: matrices, scales and biases.
-    """
-
-    def __init__(self, *tensors: Tensor) -> None:
-        self.tensors = tensors  # kept, so that no other tensor comes to lie at their addresses
-        self.marks = [_mark(tensor) for tensor in tensors]
-        self.views = [_sample(tensor.detach()) for tensor in tensors]
-        self.samples = [view.clone() for view in self.views]
-
-    def fits(self, *tensors: Tensor) -> bool:
-        """Whether these are the same tensors with the same numbers."""
-        return (
-            all(map(is_, tensors, self.tensors))
-            and [_mark(tensor) for tensor in tensors] == self.marks
-            and all(map(torch.equal, self.views, self.samples))
-        )
-
-
-def _mark(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
-
-
-def _sample(tensor: Tensor) -> Tensor:
-    """A view: of a matrix one number of every few rows, each in another column."""
-    if tensor.dim() == 1:
-        return tensor
-    rows, columns = tensor.shape
-    return tensor.flatten()[:: max(rows // SAMPLES, 1) * columns + 1]
 
 
 # of layers that are one product: by the first of them
@@ -390,7 +352,7 @@ def _join(layers: list[QuantizedLinear]) -> QuantizedLinear:
     parts = [(layer.weight, layer.scale, layer.bias) for layer in layers]
     tensors = [tensor for part in parts for tensor in part]
     kept = _joined.get(layers[0])
-    if kept is None or len(kept[0].tensors) != len(tensors) or not kept[0].fits(*tensors):
+    if kept is None or not kept[0].fits(*tensors):
         kept = (
             Source(*tensors),
             QuantizedLinear(*(torch.cat(same) for same in zip(*parts, strict=True))),

@@ -21,6 +21,7 @@ from minilm.cli.part_options import (
     refuse_part_options,
     say_result,
 )
+from minilm.cli.text_options import TEXT_KEY
 from minilm.data.row_files import RowFile, RowReader, is_rows, row_format
 from minilm.files.atomic import replace_files
 from minilm.files.progress import is_watched
@@ -81,14 +82,7 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
     help="Format of TEXTS: one text a line, JSON lines or Parquet. Default: by the file's name; "
     "text of standard input.",
 )
-@click.option(
-    "--text-key",
-    "--text-column",
-    "text_key",
-    default="text",
-    show_default=True,
-    help="Key of the text in JSON objects; in Parquet files, the column.",
-)
+@TEXT_KEY
 @click.option(
     "--output-format",
     type=click.Choice(["npy", "parquet"]),

@@ -12,18 +12,21 @@ from minilm.data.text_records import EncodingErrors
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+TEXT_KEY = click.option(
+    "--text-key",
+    "--text-column",
+    "text_key",
+    default="text",
+    show_default=True,
+    help="Key of the text in JSON objects; in Parquet files, the column.",
+)
+
+
 def text_options(function: Command) -> Command:
     """Adds --text-key, --document-per-line and --errors."""
     for add in reversed(
         (
-            click.option(
-                "--text-key",
-                "--text-column",
-                "text_key",
-                default="text",
-                show_default=True,
-                help="Key of the text in JSON objects; in Parquet files, the column.",
-            ),
+            TEXT_KEY,
             click.option(
                 "--document-per-line",
                 is_flag=True,

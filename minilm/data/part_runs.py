@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -192,6 +193,14 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def cuts_unsaid() -> Iterator[None]:
+    """Without the warning that texts were cut: of parts, it is said once for all of them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* were longer than .* and were cut")
+        yield
 
 
 def checked_shard(shard: str | Shard) -> Shard:

@@ -359,13 +359,7 @@ def _difference(before: PartsManifest, now: PartsManifest) -> str | None:
     for name, words in _WORDS.items():
         if before.settings.get(name) != now.settings.get(name):
             return words
-    found = difference(before.settings, now.settings)
-    if found is None:
-        names = ("rows", "part_rows", "suffix")
-        found = difference(
-            *({name: getattr(each, name) for name in names} for each in (before, now))
-        )
-    return found
+    return difference(before.settings, now.settings) or difference(_sizes(before), _sizes(now))
 
 
 def _sizes(manifest: PartsManifest) -> dict[str, Any]:

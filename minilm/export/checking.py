@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 
 from minilm.errors import ExportError, setting
-from minilm.export.libraries import library
 from minilm.export.onnx_graph import OUTPUTS, axis_names, input_names
+from minilm.files.libraries import library
 from minilm.models.pretrained import PretrainedModel
 
 # rows, tokens in a row, and where padding stands; lengths are cut to what the model takes
@@ -203,7 +203,7 @@ def check_integers(path: Path) -> None:
     Args:
         path: of the file.
     """
-    graph = library("onnx_ir").load(path).graph
+    graph = library("onnx_ir", "export").load(path).graph
     left = float_weights(graph)
     if left:
         raise ExportError(
@@ -219,7 +219,7 @@ def check_stored_once(path: Path, model: PretrainedModel) -> None:
         path: of the file in single precision.
         model: that it was made from.
     """
-    graph = library("onnx_ir").load(path).graph
+    graph = library("onnx_ir", "export").load(path).graph
     stored = sum(value.const_value.nbytes for value in graph.initializers.values())
     expected = sum(parameter.numel() * 4 for parameter in model.parameters())
     if stored > expected + 1024:  # shapes and other constants
@@ -244,7 +244,7 @@ def float_weights(graph: Any) -> list[str]:
         constant = node.op_type == "Constant" or bool(inputs)
         if constant and all(id(value) in fixed for value in inputs):
             fixed |= {id(value): value for value in node.outputs}
-    floats = library("onnx_ir").DataType.FLOAT
+    floats = library("onnx_ir", "export").DataType.FLOAT
     found = []
     for node in graph:
         if node.op_type in ("MatMul", "Gemm", "FusedMatMul"):
@@ -263,7 +263,7 @@ _SPANS = ("start_logits", "end_logits")
 
 def _run(path: Path, made: list[Call]) -> Iterator[tuple[Call, Arrays]]:
     """What a file gives for the calls."""
-    engine = library("onnxruntime")
+    engine = library("onnxruntime", "export")
     options = engine.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # errors are raised

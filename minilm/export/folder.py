@@ -31,7 +31,6 @@ from minilm.export.checking import (
     check_similar,
     check_stored_once,
 )
-from minilm.export.libraries import library
 from minilm.export.onnx_cleaning import clean
 from minilm.export.onnx_graph import axis_names, input_names, single_precision, to_graph
 from minilm.export.onnx_int8 import quantize_graph
@@ -44,6 +43,7 @@ from minilm.files.file_names import (
     copy_companions,
 )
 from minilm.files.json_file import json_bytes
+from minilm.files.libraries import library
 from minilm.files.progress import DELAY
 from minilm.loader import load, missing_tensors
 from minilm.models.pretrained import PretrainedModel
@@ -144,7 +144,7 @@ def export_onnx(
         ['last_hidden_state']
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        library(name)
+        library(name, "export")
     steps = 2 + len(CALLS) + int8 * (1 + len(CALLS))
     with (
         new_directory(Path(directory)) as complete,
@@ -165,7 +165,7 @@ def _write_files(
     model: PretrainedModel, folder: Path, tokenizer: Tokenizer | None, int8: bool, bar: Any
 ) -> ExportReport:
     """Writes and checks the files; the report lacks the list of them."""
-    ir = library("onnx_ir")
+    ir = library("onnx_ir", "export")
     float_file, int8_file = folder / FLOAT_FILE, folder / INT8_FILE
     float_file.parent.mkdir()
     graph = to_graph(model)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import minilm
-from minilm.export.libraries import library
+from minilm.files.libraries import library
 
 
 def clean(model: Any, axes: list[str]) -> None:
@@ -22,7 +22,7 @@ def clean(model: Any, axes: list[str]) -> None:
         model: `onnx_ir.Model`.
         axes: names of the axes of the inputs.
     """
-    ir, passes = library("onnx_ir"), library("onnx_ir.passes.common")
+    ir, passes = library("onnx_ir", "export"), library("onnx_ir.passes.common", "export")
     turn_weights(model)
     join_tables(model)
     no_limit = 1 << 62  # by default small tensors are skipped: those of a small model
@@ -56,7 +56,7 @@ def turn_weights(model: Any) -> None:
     Args:
         model: `onnx_ir.Model`, changed in place.
     """
-    ir = library("onnx_ir")
+    ir = library("onnx_ir", "export")
     graph = model.graph
     for value in list(graph.initializers.values()):
         users = list(value.uses())
@@ -91,7 +91,7 @@ def join_tables(model: Any) -> None:
     Args:
         model: `onnx_ir.Model`, changed in place.
     """
-    ir = library("onnx_ir")
+    ir = library("onnx_ir", "export")
     graph = model.graph
     tables = {node.inputs[0].name: node.inputs[0] for node in graph if is_table_look_up(node)}
     for value in list(graph.initializers.values()):
@@ -126,7 +126,7 @@ def is_table_look_up(node: Any) -> bool:
         and len(table.const_value.shape) == 2
         and table.const_value.shape[1] > 1  # of one column: the scales of a table in 8 bits
         and integer(node, "axis") == 0
-        and table.const_value.dtype == library("onnx_ir").DataType.FLOAT
+        and table.const_value.dtype == library("onnx_ir", "export").DataType.FLOAT
     )
 
 

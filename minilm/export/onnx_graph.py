@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from minilm.blocks.kernels import attention
 from minilm.config import EncoderConfig
 from minilm.errors import ExportError
-from minilm.export.libraries import library
+from minilm.files.libraries import library
 from minilm.models.int8 import is_int8, to_float
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMultipleChoice
@@ -100,8 +100,8 @@ def to_graph(model: PretrainedModel) -> Any:
         ExportError: the model cannot be recorded, or not for every size.
         DependencyError: onnx or onnxscript is not installed.
     """
-    library("onnx")
-    library("onnxscript")
+    library("onnx", "export")
+    library("onnxscript", "export")
     axes = axis_names(model)
     limit = model.config.max_position_embeddings
     if limit < 2:
@@ -122,7 +122,7 @@ def to_graph(model: PretrainedModel) -> Any:
     named = Named(model).eval()
     inputs = tuple(example[name] for name in named.names)
     free = {number: dims[axis] for number, axis in enumerate(axes)}
-    with _quiet(), torch.no_grad(), attention("explicit"):
+    with quiet(), torch.no_grad(), attention("explicit"):
         outputs = [
             OUTPUTS[key]
             for key in model(**dict(zip(named.names, inputs, strict=True)))
@@ -154,7 +154,7 @@ def _has_token_types(config: EncoderConfig) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the remarks of torch's exporter about itself."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minilm.export.libraries import library
 from minilm.export.onnx_cleaning import integer, is_matrix_turn, is_table_look_up
+from minilm.files.libraries import library
 
 MATRIX_LEVELS = 64  # the largest integer of a matrix: see above
 TABLE_LEVELS = 127  # of a table that no product reads
@@ -65,7 +65,7 @@ def quantize_graph(model: Any) -> None:
             rewriting.replace_product(node, weight)
         elif is_table_look_up(node):
             rewriting.replace_look_up(node)
-    library("onnx_ir.passes.common").RemoveUnusedNodesPass()(model)
+    library("onnx_ir.passes.common", "export").RemoveUnusedNodesPass()(model)
 
 
 def quantize_rows(matrix: npt.NDArray[np.float32], levels: int) -> tuple[Any, Any]:
@@ -109,7 +109,7 @@ class _Rewriting:
     """What has been quantised already: weights and activations, each once."""
 
     def __init__(self, graph: Any) -> None:
-        self.ir = library("onnx_ir")
+        self.ir = library("onnx_ir", "export")
         self.graph = graph
         self.tables = {node.inputs[0].name for node in graph if is_table_look_up(node)}
         self.constants: dict[str, Any] = {}

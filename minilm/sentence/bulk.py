@@ -20,6 +20,7 @@ from minilm.data.part_runs import (
     ShardResult,
     check_texts,
     checked_shard,
+    cuts_unsaid,
     run_parts,
     scan_rows,
 )
@@ -180,8 +181,7 @@ class EncodeJob:
             stream = encoder.encode_stream(texts, **self.how, on_batch=on_rows)
             vectors = np.empty((len(texts), encoder.get_embedding_dimension()), np.float32)
             done = truncated = 0
-            with warnings.catch_warnings():  # one part's count; the whole is said at the end
-                warnings.filterwarnings("ignore", ".* were longer than .* and were cut")
+            with cuts_unsaid():
                 for chunk in stream:
                     vectors[done : done + len(chunk)] = chunk
                     done += len(chunk)

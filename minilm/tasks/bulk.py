@@ -20,6 +20,7 @@ from minilm.data.part_runs import (
     PartsProgress,
     ShardResult,
     checked_shard,
+    cuts_unsaid,
     run_parts,
     scan_rows,
 )
@@ -171,8 +172,7 @@ class PartsJob:
                 Input(self.file.place(row), record)
                 for row, record in enumerate(reader.records(start, stop), start)
             )
-            with warnings.catch_warnings():  # one part's count; the whole is said at the end
-                warnings.filterwarnings("ignore", ".* were longer than .* and were cut")
+            with cuts_unsaid():
                 found = predictor.predict_inputs(inputs, self.policy, chunk=CHUNK)
                 for row, (item, prediction) in enumerate(found, start):
                     _count(counts, item, prediction)

@@ -1,0 +1,49 @@
+"""Whether what was derived from parameters, such as a copy in a kernel's order, still fits them."""
+
+from __future__ import annotations
+
+from operator import is_
+
+import torch
+from torch import Tensor
+
+SAMPLES = 32  # rows of a matrix of which a number is compared at every call
+
+
+class Source:
+    """The tensors that something was derived from.
+
+    Writing through `.data`, into a numpy array or a tensor made in inference mode raises no
+    version. It is looked for in all vectors, and in one number of every few rows of a matrix.
+
+    Args:
+        tensors: matrices and vectors.
+    """
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors  # kept, so that no other tensor comes to lie at their addresses
+        self.marks = [_mark(tensor) for tensor in tensors]
+        self.views = [_sample(tensor.detach()) for tensor in tensors]
+        self.samples = torch.cat(self.views)
+
+    def fits(self, *tensors: Tensor) -> bool:
+        """Whether these are the same tensors with the same numbers."""
+        return (
+            len(tensors) == len(self.tensors)
+            and all(map(is_, tensors, self.tensors))
+            and [_mark(tensor) for tensor in tensors] == self.marks
+            and torch.equal(torch.cat(self.views), self.samples)
+        )
+
+
+def _mark(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """A view: of a matrix one number of every few rows, each in another column."""
+    flat = tensor.view(-1)
+    if tensor.dim() == 1:
+        return flat
+    rows, columns = tensor.shape
+    return flat[:: max(rows // SAMPLES, 1) * columns + 1]
