@@ -13,7 +13,7 @@ from minilm.bench.peers import (
     EXTRA,
     onnxruntime_encode,
     openvino_encode,
-    quantize_onnx,
+    write_int8_onnx,
     write_onnx,
 )
 from minilm.bench.workload import Batch
@@ -133,7 +133,7 @@ def _onnxruntime(source: Source) -> Contender:
     if source.precision == INT8:
         quantized = source.work / "model_quantized.onnx"
         if not quantized.exists():
-            quantize_onnx(path, quantized)
+            write_int8_onnx(path, quantized)
         path = quantized
     return Contender(onnxruntime_encode(path))
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from minilm.bench.workload import Batch
 from minilm.export.checking import check_integers
 from minilm.export.onnx_cleaning import clean
-from minilm.export.onnx_graph import axis_names, quiet, to_graph
+from minilm.export.onnx_graph import axis_names, to_graph
+from minilm.export.onnx_int8 import quantize_graph
 from minilm.files.libraries import library
 from minilm.models.encoder import EncoderModel
 
@@ -32,31 +33,19 @@ def write_onnx(model: EncoderModel, path: Path) -> None:
     library("onnx_ir", EXTRA).save(graph, path)
 
 
-def quantize_onnx(source: Path, target: Path) -> None:
-    """Writes an 8-bit version of a file, by onnxruntime's own tool.
+def write_int8_onnx(source: Path, target: Path) -> None:
+    """Writes the 8-bit file that `minilm export` makes of one in float32.
 
-    That is what its users have, and faster than the files of `minilm export`: it has one scale for
-    all activations of a product. The tool silently leaves products in floating point whose weights
-    it does not find; they are prepared for it, and the result is checked.
+    onnxruntime's own tool makes one that is up to a fifth faster there, with one scale for all
+    activations of a product: single states have a cosine of less than 0.96 to the right ones then.
 
     Raises:
-        ExportError: a product with a weight or a table was left in floating point.
+        ExportError: a product with a weight or a table stayed in floating point.
     """
-    quantization = library("onnxruntime.quantization", EXTRA)
-    shape_inference = library("onnxruntime.quantization.shape_inference", EXTRA)
-    prepared = target.with_name("prepared.onnx")
-    try:
-        with quiet():
-            shape_inference.quant_pre_process(source, prepared, skip_symbolic_shape=True)
-            quantization.quantize_dynamic(
-                prepared,
-                target,
-                per_channel=True,
-                weight_type=quantization.QuantType.QInt8,
-                extra_options={"MatMulConstBOnly": True},
-            )
-    finally:
-        prepared.unlink(missing_ok=True)
+    ir = library("onnx_ir", EXTRA)
+    graph = ir.load(source)
+    quantize_graph(graph)
+    ir.save(graph, target)
     check_integers(target)
 
 

@@ -213,10 +213,10 @@ def encode(
             result["model"]["source"] = model
             warn_if_busy(result["machine"]["load"])
             results.append(result)
+            if not as_json:  # at once: a later precision may find that an engine is wrong
+                click.echo(("" if len(results) == 1 else "\n") + table(result))
     if as_json:
         click.echo(json.dumps(results[0] if len(results) == 1 else {"runs": results}, indent=2))
-    else:
-        click.echo("\n\n".join(map(table, results)))
 
 
 def table(result: dict[str, Any]) -> str:

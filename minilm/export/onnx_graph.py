@@ -122,7 +122,7 @@ def to_graph(model: PretrainedModel) -> Any:
     named = Named(model).eval()
     inputs = tuple(example[name] for name in named.names)
     free = {number: dims[axis] for number, axis in enumerate(axes)}
-    with quiet(), torch.no_grad(), attention("explicit"):
+    with _quiet(), torch.no_grad(), attention("explicit"):
         outputs = [
             OUTPUTS[key]
             for key in model(**dict(zip(named.names, inputs, strict=True)))
@@ -154,7 +154,7 @@ def _has_token_types(config: EncoderConfig) -> bool:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Without the remarks of torch's exporter about itself."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
