@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import minilm
 from minilm.cli import main
+from minilm.cli.distill import command as distill
 from minilm.recipes.card import (
     README,
     Card,
@@ -23,6 +24,8 @@ from minilm.recipes.card import (
     usage,
     write_card,
 )
+from minilm.recipes.distillation import DistillationRecipe
+from minilm.recipes.settings import given_options
 from saved import save_tiny
 from task_data import colour_texts, save_start
 
@@ -121,11 +124,22 @@ def test_what_is_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_command_is_written_as_it_is_typed() -> None:
     options = {"betas": [0.9, 0.98], "layers": [0, 5], "head-start": True, "text": "a b", "x": None}
+    options |= {"exits": False}
     line = command_line("pretrain", options, "--output", "out")
     expected = (
         "minilm pretrain --betas 0.9 0.98 --layers 0,5 --head-start --text 'a b' --output out"
     )
     assert line == expected
+
+
+def test_a_switch_that_is_turned_off_is_written_as_its_other_option() -> None:
+    recipe = DistillationRecipe.released(corpus="store", teacher="bert-mini")
+    words = command_line("distill", given_options(recipe), "--output", "out").split()
+    assert {"--drop-token-types", "--freeze-positions"} <= set(words)
+    assert "--fold-token-types" not in words
+    parsed = distill.make_context("distill", words[2:]).params
+    assert parsed["fold_token_types"] is False
+    assert parsed["freeze_positions"] is True
 
 
 # --- files ---
@@ -148,19 +162,13 @@ def test_a_card_is_renewed_until_somebody_edits_it(tmp_path: Path) -> None:
     assert path.read_text() == "My own notes.\n"
 
 
-@pytest.mark.parametrize(
-    ("class_name", "options"),
-    [
-        ("BertForMaskedLM", {}),
-        ("AlbertModel", {}),
-    ],
-)
+@pytest.mark.parametrize("class_name", ["BertForMaskedLM", "AlbertModel"])
 def test_the_lines_of_code_run(
-    class_name: str, options: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    class_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "it", class_name)
-    exec(usage("it", class_name, **options), {})  # noqa: S102
+    exec(usage("it", class_name), {})  # noqa: S102
 
 
 # --- what commands write ---

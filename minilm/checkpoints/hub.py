@@ -31,7 +31,7 @@ TIMEOUT = 10.0  # seconds, for the question which files a repository has
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "spiece.model")
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?"
-_REPO = re.compile(rf"(?!.*(?:--|\.\.))({_PART}/)?{_PART}(?<!\.git)")
+REPOSITORY = re.compile(rf"(?!.*(?:--|\.\.))({_PART}/)?{_PART}(?<!\.git)")
 
 
 def resolve(
@@ -76,7 +76,7 @@ def resolve(
         return local / subfolder
     if isinstance(path_or_repo, str) and name in SHIPPED and revision is None:
         return _shipped(name) / subfolder
-    if not isinstance(path_or_repo, str) or not _REPO.fullmatch(name):
+    if not isinstance(path_or_repo, str) or not REPOSITORY.fullmatch(name):
         raise CheckpointError(
             f"The directory {name[:500]!r} does not exist, and it is not the name of a hub "
             "repository such as 'albert/albert-base-v2'. Check the path."

@@ -13,14 +13,15 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Any
 
 import minilm
-from minilm.checkpoints.hub import SHIPPED
+from minilm.checkpoints.hub import REPOSITORY, SHIPPED
 from minilm.files.atomic import replace_files
 from minilm.metrics.score_table import score_named
+from minilm.recipes.students import StudentRecipe
 
 README = "README.md"
 # ending of a class's name -> pipeline of the hub
@@ -61,7 +62,12 @@ DATA: Mapping[str, str] = {
 _BASES = ("model", "from", "teacher")  # options that name a model to start from
 _MARK = "<!-- card by minilm "
 _MARKED = re.compile(rf"\n{_MARK}([0-9a-f]{{16}}): [^\n]*-->\n\Z")
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# switches that are turned off by an option of another name -> that option
+_OFF: Mapping[str, str] = dict(
+    flags.replace("--", "").split("/")
+    for setting in fields(StudentRecipe)
+    if "/" in (flags := setting.metadata.get("flags", ""))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +200,7 @@ def run_card(
         sections=sections,
         library="sentence-transformers" if sentence else "transformers",
         pipeline="sentence-similarity" if sentence else pipeline(class_name),
-        tags=[word for word in ("distillation",) if "teacher" in options],
+        tags=["distillation"] if "teacher" in options else [],
         base_models=[str(options[key]) for key in _BASES if is_hub_name(options.get(key))],
         metrics=list(numbers),
     )
@@ -255,8 +261,7 @@ def is_hub_name(name: object) -> bool:
     text = str(name)
     return (
         isinstance(name, str)
-        and _REPOSITORY.fullmatch(text) is not None
-        and not text.startswith(".")
+        and REPOSITORY.fullmatch(text) is not None
         and not os.path.lexists(text)
         and text not in SHIPPED
     )
@@ -277,12 +282,12 @@ def command_line(command: str, options: Mapping[str, Any], *more: str) -> str:
     """
     words = ["minilm", command]
     for name, value in options.items():
-        if value is None or value is False:
+        if value is None or (value is False and name not in _OFF):
             continue
-        words.append(f"--{name}")
+        words.append(f"--{_OFF[name] if value is False else name}")
         if name in ("layers", "layer-map", "start") and isinstance(value, list):
             words.append(",".join(map(str, value)) + ("," if len(value) == 1 else ""))
-        elif value is not True:
+        elif not isinstance(value, bool):
             words += [shown_name(each) for each in (value if isinstance(value, list) else [value])]
     return shlex.join([*words, *more])
 
