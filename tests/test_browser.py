@@ -248,6 +248,7 @@ def invented_comparison() -> dict[str, object]:
             {
                 "name": name,
                 "class": "BertForMaskedLM",
+                "dtype": "float32",
                 "card": {"compression": "half of the layers, distilled"},
                 "architecture": "12 layers, 768 wide, 12 heads",
                 "layers": {"stored": 12, "applied": 12},

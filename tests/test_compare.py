@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import date
 from itertools import combinations
 from pathlib import Path
@@ -160,6 +161,15 @@ def test_every_figure_is_in_every_form(result: dict[str, Any]) -> None:
             assert str(result["machine"][name]) in text, name
     assert len(re.findall(r"^\| ", marked, re.MULTILINE)) == len(rows) + 1
     assert not re.search(r"(?:src|href)=", html)  # nothing to fetch
+
+
+def test_the_number_format_is_that_of_the_weights(result: dict[str, Any], place: Path) -> None:
+    assert " tokens), the models in turn, in float32." in markdown(result)
+    half = compare([place / "student"], help_topics()[:2], replace(SMALL, dtype="bfloat16"))
+    assert "the models in turn, in bfloat16." in markdown(half)
+    small = compare([place / "student"], help_topics()[:2], replace(SMALL, dtype="int8"))
+    both = {**result, "models": [result["models"][0], small["models"][0]]}
+    assert "the models in turn, teacher in float32, student in int8." in markdown(both)
 
 
 def many_rounds(result: dict[str, Any], **rounds: list[list[float]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from minilm.bench.contenders import base_class
+from minilm.bench.contenders import INT8, base_class
 from minilm.bench.load import LoadWatch
 from minilm.bench.machine import describe_machine
 from minilm.bench.measure import LATENCY_REPEATS, ONE_TEXT, take_turns
@@ -29,6 +29,7 @@ from minilm.files.json_file import read_json
 from minilm.files.progress import DELAY, is_watched
 from minilm.loader import load, missing_tensors
 from minilm.models.encoder import EncoderModel
+from minilm.models.int8 import is_int8
 from minilm.models.pretrained import PretrainedModel
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 from minilm.tasks.catalogue import is_finetuned
@@ -88,8 +89,8 @@ def compare(
 
     Returns:
         What `minilm compare --json` prints: "machine", "workload", and "models", a list of
-        dictionaries: "name", "class", "card", "architecture", "layers", "components" (parameters),
-        "parameters", "file_bytes", "flops_per_token", "one_text_seconds", "tokens_per_second",
+        dictionaries: "name", "class", "dtype" (of the weights in memory), "card", "architecture",
+        "layers", "components" (parameters), "parameters", "file_bytes", "flops_per_token", "one_text_seconds", "tokens_per_second",
         "memory" ("weights", their "copies" for inference and "peak", bytes), "rounds"
         ("one_text_seconds" and "tokens_per_second" of every round; the figures of those names are
         their medians), "scores" (see `TextScores`; None if no masked-LM head is stored), "tasks"
@@ -182,6 +183,7 @@ def describe(
     return {
         "name": name,
         "class": type(model).__name__,
+        "dtype": INT8 if is_int8(model) else str(model.dtype).removeprefix("torch."),
         "card": read_card(directory),
         "architecture": _architecture(model),
         "layers": {

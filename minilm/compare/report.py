@@ -120,7 +120,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
         machine_line(result),
         *_busy(result["machine"].get("load")),
         f"Speed: {_count(workload['texts'], 'text')} of uneven length "
-        f"({_count(workload['tokens'], 'token')}) in float32, the models in turn. "
+        f"({_count(workload['tokens'], 'token')}), the models in turn, {_formats(models)}. "
         + _rounds(workload["rounds"], models),
     ]
     scores = [model["scores"] for model in models if model["scores"]]
@@ -172,6 +172,13 @@ def _busy(load: Mapping[str, Any] | None) -> list[str]:
         f"The machine was busy with other work meanwhile{share}: times are too long, and "
         "differences of speed may be chance."
     ]
+
+
+def _formats(models: Sequence[Mapping[str, Any]]) -> str:
+    """The number formats of the weights, of each model where they differ."""
+    if len({model["dtype"] for model in models}) == 1:
+        return f"in {models[0]['dtype']}"
+    return ", ".join(f"{model['name']} in {model['dtype']}" for model in models)
 
 
 def _rounds(rounds: int, models: Sequence[Mapping[str, Any]]) -> str:
