@@ -90,12 +90,12 @@ def compare(
     Returns:
         What `minilm compare --json` prints: "machine", "workload", and "models", a list of
         dictionaries: "name", "class", "dtype" (of the weights in memory), "card", "architecture",
-        "layers", "components" (parameters), "parameters", "file_bytes", "flops_per_token", "one_text_seconds", "tokens_per_second",
-        "memory" ("weights", their "copies" for inference and "peak", bytes), "rounds"
-        ("one_text_seconds" and "tokens_per_second" of every round; the figures of those names are
-        their medians), "scores" (see `TextScores`; None if no masked-LM head is stored), "tasks"
-        (by name: "metric", "score" and "examples", how many records; {} without a head), and
-        "relative", all figures of a kind divided by the first model's.
+        "layers", "components" (parameters), "parameters", "file_bytes", "flops_per_token",
+        "one_text_seconds", "tokens_per_second", "memory" ("weights", their "copies" for inference
+        and "peak", bytes), "rounds" ("one_text_seconds" and "tokens_per_second" of every round; the
+        figures of those names are their medians), "scores" (see `TextScores`; None if no masked-LM
+        head is stored), "tasks" (by name: "metric", "score" and "examples", how many records; {}
+        without a head), and "relative", all figures of a kind divided by the first model's.
 
     Raises:
         InputError: no model, two of the same name, or a tokenizer that is too large for its model.

@@ -9,20 +9,16 @@ from typing import Any
 from minilm.compare.quantities import UNKNOWN, Quantity, Value, quantities
 from minilm.compare.report import descriptions, machine_line, remarks, table_rows
 from minilm.compare.scatter import scatter
+from minilm.pages.frame import framed
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #5c6670;
-  --line: #d9dee3; --track: #eef1f4; --c0: #2a6fbb; --c1: #d1762b; --c2: #3f8f5f; --c3: #8a63b8; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --paper: #14181c; --soft: #9aa4ae;
-  --line: #2e363d; --track: #20272d; --c0: #4f8fd6; --c1: #e8a063; --c2: #74c294;
-  --c3: #b795dd; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
+:root { --track: #eef1f4; --c0: #2a6fbb; --c1: #d1762b; --c2: #3f8f5f; --c3: #8a63b8; }
+@media (prefers-color-scheme: dark) { :root { --track: #20272d; --c0: #4f8fd6; --c1: #e8a063;
+  --c2: #74c294; --c3: #b795dd; } }
+main { max-width: 68rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .4rem; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .2rem; }
-p { margin: .4rem 0; color: var(--soft); } section p { margin: 0 0 .7rem; font-size: .85rem; }
+p { color: var(--soft); } section p { margin: 0 0 .7rem; font-size: .85rem; }
 .first { display: grid; gap: 0 2.5rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); }
 .plot { display: block; width: 100%; max-width: 34rem; margin: 1rem 0 0; }
@@ -81,17 +77,15 @@ def page(result: Mapping[str, Any]) -> str:
     what = "models, compared" if len(names) > 1 else "model, measured"
     # the first remark stands in the first paragraph
     notes = "".join(f"<p>{escape(remark)}</p>\n" for remark in remarks(result)[1:])
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}: {what}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escape(title)}</h1>\n<p>{len(names)} {what} by <code>minilm compare</code>: size, "
+    body = (
+        f"<p>{len(names)} {what} by <code>minilm compare</code>: size, "
         f"speed on a processor, and what they get right. {escape(machine_line(result))}</p>\n"
         f"<div class='first'>\n{scatter(result) or ''}{_models(result)}</div>\n"
         f"<div class='charts'>\n{_charts(result)}</div>\n"
         f"<h2>All figures</h2>\n{_table(result, names)}\n"
-        f"<h2>How they were measured</h2>\n{notes}</main>\n</body>\n</html>\n"
+        f"<h2>How they were measured</h2>\n{notes}"
     )
+    return framed(title, body, style=STYLE)
 
 
 def _models(result: Mapping[str, Any]) -> str:
