@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minilm.cli.options import Option, together
-from minilm.files.progress import DELAY, is_watched
+from minilm.files.progress import DELAY, duration, is_watched
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -120,7 +120,7 @@ class Display:
         return (
             f"{state.parts_done} of {state.parts} parts, {state.rows_done:,} of {state.rows:,} "
             f"{self.unit}, {state.rate:,.0f} a second"
-            + ("" if left is None else f", {_duration(left)} left")
+            + ("" if left is None else f", {duration(left)} left")
         )
 
     def _open(self, **options: Any) -> tqdm[Any]:
@@ -157,9 +157,3 @@ def say_result(result: ShardResult, directory: Path, shard: str | None, unit: st
 
 def _parts(count: int) -> str:
     return f"{count:,} part{'s' * (count != 1)}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minilm.compare.similarity import Similarity
-from minilm.training.drawing import COLOURS, check_destination, looks, save
+from minilm.training.drawing import COLOURS, check_destination, looks, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def draw_similarity(found: Similarity, destination: str | os.PathLike[str]) -> N
             colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
             layers = np.arange(1, len(steps.distance) + 1)
             for axes, values in ((left, steps.distance), (right, steps.angle)):
-                axes.plot(layers, values, color=colour, marker=marker, label=_plain(name))
+                axes.plot(layers, values, color=colour, marker=marker, label=plain(name))
         _finish(left, "L2 distance between input and output")
         _finish(right, "angle between input and output (degrees)")
         left.legend(frameon=False)
@@ -91,13 +91,8 @@ def _matrix(
     )
     if np.isfinite(values).all():
         axes.plot(first + np.arange(columns), first + values.argmax(axis=0), "wo", ms=4, mec="k")
-    axes.set_xlabel(f"{unit} of {_plain(student)}")
-    axes.set_ylabel(f"{unit} of {_plain(teacher)}")
+    axes.set_xlabel(f"{unit} of {plain(student)}")
+    axes.set_ylabel(f"{unit} of {plain(teacher)}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(13, integer=True))
     figure.colorbar(shown, ax=axes, shrink=0.8)
-
-
-def _plain(text: str) -> str:
-    """A text without formulas."""
-    return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Whether somebody watches a program's progress."""
+"""Progress of a program: whether somebody watches it, and times as it shows them."""
 
 from __future__ import annotations
 
@@ -12,3 +12,10 @@ def is_watched() -> bool:
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return hasattr(shell, "kernel") or sys.stderr.isatty()
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: "1:02:03"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -153,7 +153,7 @@ def draw(runs: Sequence[RunCurves], destination: str | os.PathLike[str]) -> None
             _logged(axes, name, [run.training.get(name) for run in runs], styles, _label(name))
         figure.legend(
             [Line2D([], [], color=look.colour, linestyle=look.style, lw=2) for look in styles],
-            [_plain(run.name) for run in runs],
+            [plain(run.name) for run in runs],
             loc="outside upper left",
             ncols=3,
             frameon=False,
@@ -174,7 +174,7 @@ def _loss_title(run: RunCurves) -> str:
     """What the loss is the sum of: "training loss = 5 KL + 2 MLM + cosine"."""
     terms = []
     for name, weight in run.objective:
-        short = _SHORT.get(name, _plain(name.replace("_", " ")))
+        short = _SHORT.get(name, plain(name.replace("_", " ")))
         terms.append(short if weight in (None, 1.0) else f"{weight:g} {short}")
     if not terms:
         return "training loss"
@@ -237,7 +237,7 @@ def _scores(
                 curve = Curve(curve.steps, score.percentage(1.0) * curve.values)
             _line(axes, curve, look, points=True)
     title = score.title if score.in_percent else score.label  # the axis has percent signs
-    _finish(axes, f"held-out {_plain(title)}", percent=score.in_percent)
+    _finish(axes, f"held-out {plain(title)}", percent=score.in_percent)
     if score.in_percent:
         axes.set_ylim(bottom=0)
 
@@ -260,10 +260,10 @@ def _finite(curve: Curve) -> Doubles:
 
 
 def _label(name: str) -> str:
-    return _LABELS.get(name, _plain(name.replace("_", " ")))
+    return _LABELS.get(name, plain(name.replace("_", " ")))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text without formulas."""
     return text.replace("$", r"\$")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from minilm.files.progress import is_watched
+from minilm.files.progress import duration, is_watched
 from minilm.training.observers import Observer
 from minilm.training.settings import TrainingSettings
 
@@ -50,7 +50,7 @@ class Progress(Observer):
         left = (now - self._began) / (step - self._start) * (self._steps - step)
         self._say(
             f"step {step:,} of {self._steps:,}  loss {row['loss']:.3f}  "
-            f"{row['tokens_per_second']:,.0f} tokens/s  {_duration(left)} left"
+            f"{row['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
         )
 
     def on_evaluation(self, step: int, scores: Mapping[str, float]) -> None:
@@ -69,9 +69,3 @@ class Progress(Observer):
         if not self._bar.disable:
             self._bar.clear()
         self._say(text)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
