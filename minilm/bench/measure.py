@@ -24,6 +24,7 @@ from minilm.bench.contenders import (
     read_base_config,
 )
 from minilm.bench.load import LoadWatch
+from minilm.bench.machine import describe_machine
 from minilm.bench.memory import held_by_tensors, in_fresh_process, peak_resident
 from minilm.bench.workload import (
     BATCH_SIZE,
@@ -475,9 +476,7 @@ def _bench(source: Source, settings: Settings, say: Callable[[str], None]) -> di
             "padding_ratio": {order: padding_ratio(found) for order, found in orders.items()},
         },
         "machine": {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
+            **describe_machine(),
             "peak_gflops": peak / 1e9,
             "load": load,
         },

@@ -230,7 +230,7 @@ def table(result: dict[str, Any]) -> str:
         f"{workload['batch_size']}, padding {ratios['arrival']:.2f} in arrival order, "
         f"{ratios['sorted']:.2f} sorted; medians of {workload['rounds']} rounds, "
         f"{CLOCKS[workload['clock']]}",
-        f"processor: {machine['instructions']}; largest difference from float32: "
+        f"{machine['processor']} ({machine['instructions']}); largest difference from float32: "
         f"{result['max_difference']:.1e}",
         load_words(machine["load"]),
     ]
