@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,11 +180,11 @@ def _write_parts(model: str, data: str, output: Path, options: dict[str, Any]) -
     say_counts(result.counts)
 
 
-def say_counts(counts: Mapping[str, int]) -> None:
-    """Says which predictions are missing, and how many layers texts went through."""
+def say_counts(counts: Mapping[str, int], depth: int | None = None) -> None:
+    """Says which predictions are missing, and how many layers texts went through, of `depth`."""
     if predicted := counts.get("predicted"):
-        mean = counts["applications"] / predicted
-        click.echo(f"layers applied to a text: {mean:.2f}, on average", err=True)
+        mean, of = counts["applications"] / predicted, "" if depth is None else f" of {depth}"
+        click.echo(f"layers applied to a text: {mean:.2f}{of}, on average", err=True)
     if skipped := counts.get("skipped"):
         click.echo(f'{skipped} records skipped: see "error" in the output', err=True)
     if blank := counts.get("blank"):
@@ -213,26 +214,21 @@ def write(
 
     if batch_size is None:
         batch_size = CHUNK if total is not None or not sys.stdin.isatty() else 1
-    skipped = blank = predicted = applied = 0
+    counts: Counter[str] = Counter()
     with tqdm(
         total=total, unit=" records", file=sys.stderr, disable=not is_watched(), delay=DELAY
     ) as bar:
         for item, prediction in predictor.predict_inputs(inputs, policy, chunk=batch_size):
-            blank += item.record is None
-            skipped += "error" in prediction and item.record is not None
+            counts["blank"] += item.record is None
+            counts["skipped"] += "error" in prediction and item.record is not None
             if "applications" in prediction:
-                predicted, applied = predicted + 1, applied + prediction["applications"]
+                counts["predicted"] += 1
+                counts["applications"] += prediction["applications"]
             for line in show(item, prediction):
                 click.echo(line)
             bar.update()
-    if predicted:
-        assert predictor.early_exit is not None
-        click.echo(
-            f"layers applied to a text: {applied / predicted:.2f} of "
-            f"{predictor.early_exit.applications}, on average",
-            err=True,
-        )
-    say_counts({"skipped": skipped, "blank": blank})
+    exits = predictor.early_exit
+    say_counts(counts, None if exits is None else exits.applications)
 
 
 def _load(model: str, options: dict[str, Any], *tasks: str) -> Predictor:
