@@ -266,8 +266,8 @@ def bench_pretraining(
     Returns:
         What `minilm bench pretrain --json` prints: "model", "workload", "machine", "contenders"
         (seconds of a step, the mean over the batches, with quartiles and extremes of the rounds;
-        tokens_per_second, share_of_peak, and ratio
-        to transformers in the same precision, above 1 = faster), and on request "memory" (bytes).
+        tokens_per_second, share_of_peak, and ratio to transformers in the same precision, above 1 =
+        faster), and on request "memory" (bytes).
 
     Raises:
         MinilmError: a loop cannot run, or gives other results than the rest.

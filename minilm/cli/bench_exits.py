@@ -51,9 +51,8 @@ count = click.IntRange(min=1)
     "--exit-tolerance",
     "tolerance",
     type=click.FloatRange(min=0, min_open=True),
-    help="For models that predict a number: two numbers that differ by less than this "
-    "difference count as the same answer. Default: none; --patience is then not measured "
-    "for such models.",
+    help="For models that predict a number: difference below which two numbers count as the same "
+    "answer. Default: none; --patience is then not measured for such models.",
 )
 @click.option(
     "--depth",
