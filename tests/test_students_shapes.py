@@ -308,14 +308,31 @@ def test_other_widths_take_the_embeddings_and_say_what_is_fresh() -> None:
     }
     assert report.layers == ((), ())
     assert "the hidden size is 8, the teacher's 16" in str(report)
-    narrow = init_student(teacher_of("bert"), student="bert", layers=[1], intermediate_size=20)
-    assert narrow.student_report is not None
-    assert list(narrow.student_report.fresh) == ["encoder.layers.0.feed_forward"]
-    assert narrow.student_report.taken["encoder.layers.0.attention"] == "layer 1"
-    assert narrow.student_report.layers == ((1,),)
+    wide = init_student(teacher_of("bert"), student="bert", layers=[1], intermediate_size=28)
+    assert wide.student_report is not None
+    assert list(wide.student_report.fresh) == ["encoder.layers.0.feed_forward"]
+    assert wide.student_report.taken["encoder.layers.0.attention"] == "layer 1"
+    assert wide.student_report.layers == ((1,),)
     heads = init_student(teacher_of("bert"), student="bert", layers=[1], num_attention_heads=2)
     assert heads.student_report is not None
     assert list(heads.student_report.fresh) == ["encoder.layers.0.attention"]
+
+
+def test_narrower_feed_forward_blocks_take_the_strongest_neurons() -> None:
+    teacher = teacher_of("bert", hidden_act="relu")
+    silent = torch.tensor([0, 5, 11, 23])
+    with torch.no_grad():
+        for layer in teacher.base.virtual_layers():
+            weights = dict(layer.get_submodule("feed_forward").named_parameters())
+            weights["output.weight"][:, silent[:2]] = 0  # nothing goes out
+            weights["intermediate.weight"][silent[2:]] = 0  # nothing comes in
+            weights["intermediate.bias"][silent[2:]] = 0
+    narrow = init_student(teacher, student="bert", layers=range(4), intermediate_size=20)
+    assert torch.allclose(logits(narrow), logits(teacher), atol=1e-5)
+    assert narrow.student_report is not None
+    assert narrow.student_report.fresh == {}
+    taken = narrow.student_report.taken["encoder.layers.2.feed_forward"]
+    assert taken == "layer 2, the strongest 20 neurons"
 
 
 def test_a_random_start_takes_everything_but_the_layers() -> None:

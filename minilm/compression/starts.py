@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from minilm.blocks.feed_forward import FeedForward
 from minilm.blocks.transformer import TransformerLayer
 from minilm.errors import InputError, argument
 
@@ -150,14 +151,36 @@ def start_block(
 
     Args:
         target: the student's layer.
-        sources: of the teacher, at least one, with the same shapes.
+        sources: of the teacher, at least one, with the same shapes. Of a wider feed-forward
+            block the strongest neurons are taken.
         parts: names of modules of a layer, such as those in `BLOCKS`.
     """
     for part in parts:
         states = [source.get_submodule(part).state_dict() for source in sources]
-        for name, value in target.get_submodule(part).state_dict().items():
-            if len(states) == 1:
-                value.copy_(states[0][name])
-            else:
-                mean = torch.stack([state[name].double() for state in states]).mean(0)
-                value.copy_(mean)
+        block = target.get_submodule(part)
+        start = dict(states[0])
+        if len(states) > 1:
+            for name in start:
+                start[name] = torch.stack([state[name].double() for state in states]).mean(0)
+        if isinstance(block, FeedForward):
+            start = _strongest_neurons(start, block.intermediate.out_features)
+        block.load_state_dict(start)
+
+
+def _strongest_neurons(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """A feed-forward block with so many of its neurons, those with the largest weights.
+
+    A neuron counts as the norm of what comes in times the norm of what goes out (Han et al. 2015
+    remove by magnitude; Hu et al. 2016, whole neurons).
+    """
+    inward, outward = state["intermediate.weight"], state["output.weight"]
+    if count == len(inward):
+        return state
+    incoming = torch.cat([inward, state["intermediate.bias"][:, None]], 1).double().norm(dim=1)
+    strength = incoming * outward.double().norm(dim=0)
+    kept = strength.topk(count).indices.sort().values
+    return state | {
+        "intermediate.weight": inward[kept],
+        "intermediate.bias": state["intermediate.bias"][kept],
+        "output.weight": outward[:, kept],
+    }

@@ -74,7 +74,8 @@ def init_student(
     Parts of the same shape are copies, equal to the teacher's to the bit: layers, embeddings (but
     for the fold) and the masked-LM head. Embeddings of another width are the teacher's on the
     directions that say most (see `minilm.compression.factorisation`), with the head folded
-    accordingly. What nothing of the teacher fits is drawn at random. `student.student_report` names
+    accordingly. Narrower feed-forward blocks are the teacher's neurons with the largest weights.
+    What nothing of the teacher fits is drawn at random. `student.student_report` names
     all of it.
 
     An ALBERT has `inner_group_num` times `num_hidden_groups` layers of its own and applies

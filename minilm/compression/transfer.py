@@ -145,7 +145,7 @@ class Transfer:
                     f"it has {ours.num_attention_heads} heads, the teacher "
                     f"{theirs.num_attention_heads}"
                 )
-            if ours.intermediate_size != theirs.intermediate_size:
+            if ours.intermediate_size > theirs.intermediate_size:
                 reasons["feed_forward"] = (
                     f"its inner width is {ours.intermediate_size}, the teacher's "
                     f"{theirs.intermediate_size}"
@@ -156,7 +156,9 @@ class Transfer:
         for layer, numbers in zip(own, sources, strict=True):
             for first, _ in BLOCKS:
                 starts.setdefault(id(layer.get_submodule(first)), set()).update(numbers)
-        whole = not any(reasons.values()) and len(starts) == len(BLOCKS) * len(own)
+        narrower = ours.intermediate_size < theirs.intermediate_size
+        apart = len(starts) == len(BLOCKS) * len(own)
+        whole = apart and not narrower and not any(reasons.values())
         for layer in own:
             name = self._name(layer)
             for parts in BLOCKS:
@@ -175,6 +177,8 @@ class Transfer:
                 shown = ", ".join(map(str, common))
                 one = len(common) == 1
                 self.taken[part] = f"layer {shown}" if one else f"the mean of layers {shown}"
+                if parts[0] == "feed_forward" and narrower:
+                    self.taken[part] += f", the strongest {ours.intermediate_size} neurons"
         return [() for _ in sources] if all(reasons.values()) else list(sources)
 
     def masked_lm_head(

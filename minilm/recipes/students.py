@@ -91,8 +91,8 @@ class StudentRecipe(TextRecipe):
     )
     intermediate_size: int | None = option(
         None,
-        "Inner width of the feed-forward blocks. Default: the teacher's, in proportion to the "
-        "hidden size.",
+        "Inner width of the feed-forward blocks; narrower ones start from the teacher's strongest "
+        "neurons. Default: the teacher's, in proportion to the hidden size.",
         low=1,
         group="model",
     )
