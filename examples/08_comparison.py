@@ -16,7 +16,7 @@ from minilm.compare.report import table
 from minilm.compare.text_scores import help_topics
 
 weights = Path(minilm.__file__).parent.parent / "weights"
-models = [weights / name for name in ("bert-mini", "distilbert-mini", "albert-mini")]
+models = [weights / name for name in ("bert-mini", "distilbert-mini", "albert-1x12-mini")]
 settings = CompareSettings(texts=128, rounds=3, max_tokens=10_000, memory=False)
 result = compare(models, help_topics(), settings, source="Python's help topics")
 print(table(result))
@@ -77,7 +77,7 @@ assert kept > 0.9
 # %%
 share, count = albert["scores"]["sentence_order_accuracy"], albert["scores"]["pairs"]
 error = 0.5 / count**0.5
-print(f"\nalbert-mini: {share:.1%} of {count} pairs right; guessing gives 50 % ± {error:.1%}")
+print(f"\nalbert-1x12-mini: {share:.1%} of {count} pairs right; guessing gives 50 % ± {error:.1%}")
 print(f"that is {abs(share - 0.5) / error:.1f} standard errors from guessing")
 assert count > 20
 

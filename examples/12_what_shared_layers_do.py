@@ -13,7 +13,7 @@
 # network).
 # As a command, for any models with the same tokenizer, with a picture of all that follows:
 #
-#     minilm plot similarity bert-mini distilbert-mini albert-mini -o layers.svg
+#     minilm plot similarity bert-mini distilbert-mini albert-1x12-mini -o layers.svg
 
 # %%
 from itertools import pairwise
@@ -31,11 +31,13 @@ tokenizer = minilm.Tokenizer.from_pretrained(weights / "bert-mini")
 
 models = {
     name: minilm.load(weights / name).base
-    for name in ("bert-mini", "distilbert-mini", "albert-mini")
+    for name in ("bert-mini", "distilbert-mini", "albert-1x12-mini")
 }
-albert = models["albert-mini"].config
+albert = models["albert-1x12-mini"].config
 # the same weights, applied 24 times instead of 12: with shared layers, depth is a number
-models["albert-mini x 24"] = minilm.load(weights / "albert-mini", num_hidden_layers=24).base
+models["albert-1x12-mini x 24"] = minilm.load(
+    weights / "albert-1x12-mini", num_hidden_layers=24
+).base
 # what the measures say where nothing has been learned
 torch.manual_seed(0)
 models["untrained ALBERT"] = minilm.AlbertModel(albert)
@@ -62,8 +64,8 @@ def row(values: list[float], digits: int = 0) -> str:
 
 
 for name, steps in found.steps.items():
-    print(f"{name:<17} {row(steps.angle[:12])}")
-print(f"{'   13th to 24th':<17} {row(found.steps['albert-mini x 24'].angle[12:])}")
+    print(f"{name:<22} {row(steps.angle[:12])}")
+print(f"{'   13th to 24th':<22} {row(found.steps['albert-1x12-mini x 24'].angle[12:])}")
 
 
 def unevenness(angles: list[float]) -> float:
@@ -73,11 +75,11 @@ def unevenness(angles: list[float]) -> float:
 
 
 bert_changes = unevenness(found.steps["bert-mini"].angle)
-albert_changes = unevenness(found.steps["albert-mini"].angle)
+albert_changes = unevenness(found.steps["albert-1x12-mini"].angle)
 print(f"From layer to layer the angle changes by {bert_changes:.1f} degrees in bert-mini,")
-print(f"and by {albert_changes:.1f} from one application to the next in albert-mini.")
+print(f"and by {albert_changes:.1f} from one application to the next in albert-1x12-mini.")
 assert albert_changes < bert_changes  # smoother
-assert found.steps["albert-mini x 24"].angle[-1] > 10  # and no fixed point, even after 24
+assert found.steps["albert-1x12-mini x 24"].angle[-1] > 10  # and no fixed point, even after 24
 assert max(found.steps["untrained ALBERT"].angle) < 15  # a fresh layer does almost nothing
 
 # %% [markdown]
@@ -89,11 +91,11 @@ assert max(found.steps["untrained ALBERT"].angle) < 15  # a fresh layer does alm
 # distinguishes the tokens stays.
 
 # %%
-for name in ("bert-mini", "albert-mini"):
+for name in ("bert-mini", "albert-1x12-mini"):
     states = seen[name].states
     own = cka_matrix(states, states)
     steps_cka = [own[layer][layer + 1] for layer in range(len(states) - 1)]
-    print(f"{name:<17} from state to state   {row(steps_cka, 2)}")
+    print(f"{name:<22} from state to state   {row(steps_cka, 2)}")
     assert min(steps_cka[6:]) > steps_cka[0]
 
 # %% [markdown]
@@ -105,16 +107,16 @@ for name in ("bert-mini", "albert-mini"):
 
 # %%
 pairs = {pair.student: pair for pair in found.pairs}
-for name in ("distilbert-mini", "albert-mini", "untrained ALBERT"):
+for name in ("distilbert-mini", "albert-1x12-mini", "untrained ALBERT"):
     matches = pairs[name].matches()
-    print(f"{name:<17} state of bert-mini  {row([float(state) for state, _ in matches])}")
-    print(f"{'':<17} CKA                 {row([cka for _, cka in matches], 2)}")
+    print(f"{name:<22} state of bert-mini  {row([float(state) for state, _ in matches])}")
+    print(f"{'':<22} CKA                 {row([cka for _, cka in matches], 2)}")
 
 last = {name: pair.matches()[-1] for name, pair in pairs.items()}
 assert last["distilbert-mini"][0] == 12
 assert last["distilbert-mini"][1] > 0.8
 assert last["untrained ALBERT"][1] < 0.5
-assert last["albert-mini"][1] > last["untrained ALBERT"][1] + 0.1
+assert last["albert-1x12-mini"][1] > last["untrained ALBERT"][1] + 0.1
 
 # %% [markdown]
 # ## The same attention?
@@ -125,12 +127,12 @@ assert last["albert-mini"][1] > last["untrained ALBERT"][1] + 0.1
 # layers. Weights that were never trained spread attention evenly, and correlate with nothing.
 
 # %%
-for name in ("distilbert-mini", "albert-mini", "untrained ALBERT"):
+for name in ("distilbert-mini", "albert-1x12-mini", "untrained ALBERT"):
     columns = list(zip(*pairs[name].attention, strict=True))
     best = [max(range(12), key=column.__getitem__) for column in columns]
     values = [column[layer] for column, layer in zip(columns, best, strict=True)]
-    print(f"{name:<17} layer of bert-mini  {row([1.0 + layer for layer in best])}")
-    print(f"{'':<17} correlation         {row(values, 2)}")
+    print(f"{name:<22} layer of bert-mini  {row([1.0 + layer for layer in best])}")
+    print(f"{'':<22} correlation         {row(values, 2)}")
     if name == "distilbert-mini":
         assert best == sorted(best)  # in the teacher's order
         assert min(values) > 0.6

@@ -3,8 +3,8 @@
 #
 # No class of minilm computes anything here. We begin with attention on numbers that can be checked
 # by hand, wrap it into a layer, add embeddings, apply the one layer twelve times, and load the
-# weights of `weights/albert-mini` into what came out. It then predicts a hidden word, with the same
-# numbers as `minilm.AlbertForMaskedLM`. Every step runs before the next one begins.
+# weights of `weights/albert-1x12-mini` into what came out. It then predicts a hidden word, with the
+# same numbers as `minilm.AlbertForMaskedLM`. Every step runs before the next one begins.
 #
 # Run it: `python examples/13_albert_from_nothing.py` from a clone (5 to 10 seconds, no network)
 
@@ -168,7 +168,7 @@ print("        logits", tuple(model(ids).shape))
 # sizes above would be others.
 
 # %%
-weights = Path(minilm.__file__).parent.parent / "weights" / "albert-mini"
+weights = Path(minilm.__file__).parent.parent / "weights" / "albert-1x12-mini"
 NAMES = {
     "embeddings.word.": "albert.embeddings.word_embeddings.",
     "embeddings.segment.": "albert.embeddings.token_type_embeddings.",
@@ -244,7 +244,7 @@ for depth in (1, 3, 6, 11, 12, 24):
 # %% [markdown]
 # Depth 12 knows it and 11 nearly as well; 6 and 24 do not. And depth 3 knows it again: these
 # weights were first trained to be applied three times, then twelve (see
-# `weights/albert-mini/README.md`), and have kept some of it.
+# `weights/albert-1x12-mini/README.md`), and have kept some of it.
 #
 # Now change one line and watch the difference from the library's model:
 #

@@ -22,7 +22,13 @@ from minilm.files.file_names import (
 
 # the language models in weights/ of minilm's repository, in the order in which `minilm compare`
 # shows them
-LANGUAGE_MODELS = ("bert-mini", "distilbert-mini", "albert-3x2-mini", "albert-mini")
+LANGUAGE_MODELS = (
+    "bert-mini",
+    "distilbert-mini",
+    "albert-3x2-mini",
+    "albert-mini",
+    "albert-1x12-mini",
+)
 SENTENCE_MODEL = "sentence-mini"
 SHIPPED = (*LANGUAGE_MODELS, SENTENCE_MODEL)
 _SHIPPED_IN = Path(__file__).parent.parent.parent / "weights"

@@ -211,8 +211,8 @@ def main() -> None:
 
     MODEL is always one of three: a directory in Hugging Face's layout, which is read without any
     network; the short name of a model that comes with this repository (bert-mini,
-    distilbert-mini, albert-3x2-mini, albert-mini, sentence-mini); or the name of a repository on
-    the Hugging Face hub, such as distilbert/distilbert-base-uncased.
+    distilbert-mini, albert-3x2-mini, albert-mini, albert-1x12-mini, sentence-mini); or the name of
+    a repository on the Hugging Face hub, such as distilbert/distilbert-base-uncased.
 
     \b
     Example:

@@ -66,7 +66,7 @@ def command() -> None:
     \b
     Examples:
       minilm plot runs/small-lr runs/large-lr -o learning-rates.png
-      minilm plot similarity bert-mini albert-mini -o layers.svg
+      minilm plot similarity bert-mini albert-1x12-mini -o layers.svg
     """
 
 

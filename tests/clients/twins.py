@@ -16,7 +16,7 @@ from tiny import tiny
 
 STEMS = ("Bert", "DistilBert", "Albert")
 WEIGHTS = Path(__file__).parents[2] / "weights"
-SHIPPED = {"Bert": "bert-mini", "DistilBert": "distilbert-mini", "Albert": "albert-mini"}
+SHIPPED = {"Bert": "bert-mini", "DistilBert": "distilbert-mini", "Albert": "albert-1x12-mini"}
 
 NO_DROPOUT = {
     "hidden_dropout_prob": 0.0,
