@@ -28,6 +28,8 @@ from minilm.blocks.int8 import (
     quantize_weight,
 )
 from minilm.cli import main
+from minilm.cli.inspect import components
+from minilm.compare.measure import component_sizes
 from minilm.models.pretrained import PretrainedModel
 
 SIZES = {
@@ -203,6 +205,20 @@ def test_every_linear_layer_and_table_is_8_bit(name: str) -> None:
         cosine = torch.cosine_similarity(one.flatten(1), other.flatten(1), dim=1)
         assert cosine.mean() > 0.98, name
         assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_scales_are_no_parameters(name: str) -> None:
+    model = fresh(name)
+    small = minilm.quantize(model)
+    assert small.num_parameters() == model.num_parameters()
+    without_tables = small.num_parameters(exclude_embeddings=True)
+    assert without_tables == model.num_parameters(exclude_embeddings=True)
+    assert component_sizes(small) == component_sizes(model)
+    parts = components(small)
+    counts = [part.parameters for part in parts]
+    assert counts == [part.parameters for part in components(model)]
+    assert sum(part.bytes for part in parts) == sum(p.nbytes for p in small.parameters())
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -361,6 +361,12 @@ def _join(layers: list[QuantizedLinear]) -> QuantizedLinear:
     return kept[1]
 
 
+def without_scales(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a module has before it is quantised; shared ones count once."""
+    scales = {id(part.scale) for part in module.modules() if isinstance(part, QuantizedWeight)}
+    return [parameter for parameter in module.parameters() if id(parameter) not in scales]
+
+
 def float_weight(part: nn.Module) -> Tensor:
     """The weight of a linear layer or a table, as floating numbers, quantised or not."""
     weight: Any = part.dequantized() if isinstance(part, QuantizedWeight) else part.weight

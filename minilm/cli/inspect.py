@@ -11,6 +11,7 @@ from typing import Any
 import click
 from torch import nn
 
+from minilm.blocks.int8 import without_scales
 from minilm.checkpoints.hub import resolve
 from minilm.cli.help import Command
 from minilm.files.file_names import weight_files
@@ -24,8 +25,8 @@ class Component:
 
     Attributes:
         name: its path in the model.
-        parameters: how many numbers it holds.
-        bytes: how much memory they take, in the dtype as stored.
+        parameters: how many it has, without the scales of 8-bit numbers.
+        bytes: how much memory they and the scales take, in the dtype as stored.
         applied: how often one forward pass runs it.
     """
 
@@ -43,7 +44,7 @@ def components(model: PretrainedModel) -> list[Component]:
     return [
         Component(
             name,
-            sum(parameter.numel() for parameter in part.parameters()),
+            sum(parameter.numel() for parameter in without_scales(part)),
             sum(parameter.nbytes for parameter in part.parameters()),
             applied,
         )

@@ -19,6 +19,7 @@ from minilm.bench.machine import describe_machine
 from minilm.bench.measure import LATENCY_REPEATS, ONE_TEXT, take_turns
 from minilm.bench.memory import held_by_tensors, in_fresh_process, peak_resident
 from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS, Batch, draw_lengths, make_batches
+from minilm.blocks.int8 import without_scales
 from minilm.checkpoints.hub import resolve
 from minilm.compare.text_scores import score_text
 from minilm.config import AlbertConfig
@@ -244,7 +245,7 @@ def component_sizes(model: PretrainedModel) -> dict[str, int]:
         "heads": [] if base is model else [m for m in model.children() if m is not base],
     }
     return {
-        name: sum({id(p): p.numel() for m in modules for p in m.parameters()}.values())
+        name: sum({id(p): p.numel() for m in modules for p in without_scales(m)}.values())
         for name, modules in parts.items()
     }
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minilm.blocks.heads import MaskedLMHead
 from minilm.blocks.initialisation import initialise, materialize, on_meta
-from minilm.blocks.int8 import QuantizedEmbedding
+from minilm.blocks.int8 import QuantizedEmbedding, without_scales
 from minilm.checkpoints.config_file import prefix_errors
 from minilm.checkpoints.hub import resolve
 from minilm.checkpoints.loading import (
@@ -374,7 +374,9 @@ class PretrainedModel(nn.Module):
         return self.config.num_labels
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many numbers the model holds; shared and tied ones count once.
+        """How many parameters the model has; shared and tied ones count once.
+
+        A quantised model has as many as the float model that it was made from.
 
         Args:
             only_trainable: leave frozen ones out.
@@ -386,7 +388,7 @@ class PretrainedModel(nn.Module):
             if isinstance(part, nn.Embedding | QuantizedEmbedding)
         )
         left_out = set(map(id, tables)) if exclude_embeddings else set()
-        parameters = (p for p in self.parameters() if p.requires_grad or not only_trainable)
+        parameters = (p for p in without_scales(self) if p.requires_grad or not only_trainable)
         return sum(p.numel() for p in parameters if id(p) not in left_out)
 
     def get_input_embeddings(self) -> nn.Embedding:
