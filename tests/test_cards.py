@@ -258,6 +258,21 @@ def test_conversion_keeps_the_head_of_its_source(tmp_path: Path) -> None:
     assert "license" not in found
 
 
+def test_a_conversion_to_8_bits_says_so(tmp_path: Path) -> None:
+    source = save_tiny(tmp_path / "source", "BertForMaskedLM")
+    assert run("convert", source, tmp_path / "small", "--dtype", "int8").exit_code == 0
+    text = (tmp_path / "small" / README).read_text()
+    assert "stored in 8 bits (int8)" in text
+    # as it is stored, and back in 32 bits
+    assert run("convert", tmp_path / "small", tmp_path / "again").exit_code == 0
+    again = (tmp_path / "again" / README).read_text().split("## The card of")[0]
+    assert "stored in 8 bits (int8)" in again
+    options = ("--dtype", "float32")
+    assert run("convert", tmp_path / "small", tmp_path / "back", *options).exit_code == 0
+    back = (tmp_path / "back" / README).read_text().split("## The card of")[0]
+    assert "8 bits" not in back
+
+
 # --- the models of the repository ---
 
 

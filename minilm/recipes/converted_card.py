@@ -11,6 +11,7 @@ from minilm.checkpoints.hub import resolve
 from minilm.errors import CheckpointError, MinilmError
 from minilm.files.file_names import CONFIG, MODULES, TASK
 from minilm.files.json_file import read_json
+from minilm.models.int8 import stored_int8
 from minilm.recipes.card import (
     README,
     Card,
@@ -49,11 +50,13 @@ def converted_card(source: str, destination: Path, options: Mapping[str, Any]) -
     }
     if text:
         sections[f"The card of {origin}"] = _lowered(text)
+    int8 = ", stored in 8 bits (int8), which only minilm reads"
+    stored = int8 if stored_int8(config, destination) else ""
     sentence = (destination / MODULES).exists()
     task = (destination / TASK).exists()
     return Card(
         name=name,
-        summary=f"{class_name}, the weights of {origin} in a new file.",
+        summary=f"{class_name}, the weights of {origin} in a new file{stored}.",
         use=usage(name, class_name, sentence=sentence, task=task),
         sections=sections,
         library="sentence-transformers" if sentence else "transformers",
