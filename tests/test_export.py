@@ -365,6 +365,16 @@ def test_a_quantised_model_is_exported_as_the_numbers_it_stands_for(tmp_path: Pa
     assert "quantization_config" not in (tmp_path / "directory/config.json").read_text()
 
 
+def test_the_shapes_fit_a_model_of_two_positions(tmp_path: Path) -> None:
+    model = tiny("BertModel", torch.float32, max_position_embeddings=2)
+    assert export_onnx(model, tmp_path / "out").float_error <= TOLERANCE
+    # what the masks are checked with
+    assert any((call.inputs["attention_mask"][:, 1:] == 0).any() for call in calls(model))
+    short = tiny("BertModel", torch.float32, max_position_embeddings=1)
+    with pytest.raises(ExportError, match="max_position_embeddings is 1: expected at least 2"):
+        export_onnx(short, tmp_path / "short")
+
+
 def test_the_command_on_a_sentence_encoder(tmp_path: Path) -> None:
     """The folder holds all that a program needs to compute the vectors of minilm's encoder."""
     save_tiny(tmp_path / "model", "BertModel", max_position_embeddings=40)

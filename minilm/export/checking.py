@@ -81,8 +81,10 @@ def calls(model: PretrainedModel, sample: list[int] | None = None) -> list[Call]
                 start = int(generator.integers(0, len(sample) - length))
                 row[:] = sample[start : start + length]
         mask = np.ones(shape, dtype=np.int64)
-        for number, row in enumerate(mask.reshape(-1, length)):
-            hidden = min(length - 1, (number + 1) * length // (2 * rows * (choices or [1])[0] + 1))
+        texts = mask.reshape(-1, length)
+        for number, row in enumerate(texts):
+            # from 0 to half of the tokens; of two tokens, one of the last text
+            hidden = min(length - 1, (number + 1) * max(length, 3) // (2 * len(texts) + 1))
             if padding == "right":
                 row[length - hidden :] = 0
             elif padding == "left":
