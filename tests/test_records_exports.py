@@ -13,6 +13,7 @@ import pytest
 from minilm.data.records.conll import read_conll
 from minilm.data.records.files import read_records
 from minilm.data.records.tables import read_table
+from minilm.data.row_files import RowFile, RowReader
 from minilm.errors import DataError, InputError
 
 ROWS = [
@@ -293,14 +294,17 @@ def test_parquet_with_odd_bytes(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["abcdefgh"]}), path, compression="NONE", use_dictionary=False)
     good = path.read_bytes()
     assert list(read_records(path)) == [{"text": "abcdefgh"}]
-    for found in (b"abcdefgh", b"text"):
+    for found, message in ((b"abcdefgh", "column 'text' "), (b"text", "is damaged, or no Parquet")):
         path.write_bytes(good.replace(found, b"\x93" * len(found)))
-        with pytest.raises(DataError, match="is damaged, or no Parquet"):
+        with pytest.raises(DataError, match=message):
             read_records(path)
-    far = pa.table({"time": pa.array([2**62], pa.timestamp("us"))})
-    pq.write_table(far, path)
-    with pytest.raises(DataError, match="is damaged, or no Parquet"):
+    # beyond the times of Python
+    pq.write_table(pa.table({"n": [1], "time": pa.array([2**62], pa.timestamp("us"))}), path)
+    message = r"a\.parquet: column 'time' \(timestamp\[us\]\) has a value that cannot be read: "
+    with pytest.raises(DataError, match=message):
         read_records(path)
+    with RowReader(RowFile.scan(path, 1)) as reader, pytest.raises(DataError, match=message):
+        list(reader.records(0, 1))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ import numpy as np
 from minilm.data.records.base import RecordError
 from minilm.data.records.json_lines import strict_json
 from minilm.data.records.lines import suffix_of
-from minilm.data.records.parquet import label_names
+from minilm.data.records.parquet import label_names, python_rows
 from minilm.data.text_records import is_text, text_of
 from minilm.errors import DataError, InputError, setting
 from minilm.files.pyarrow_library import pyarrow_for
@@ -292,7 +292,7 @@ class RowReader:
                 begin, end = max(start - row, 0), min(stop - row, len(batch))
                 row += len(batch)
                 if begin < end:  # rows of other parts are decoded, but not made Python's
-                    yield from batch.slice(begin, end - begin).to_pylist()
+                    yield from python_rows(self._file.path, batch.slice(begin, end - begin))
                 if row >= stop:
                     return
 

@@ -36,12 +36,11 @@ def read_parquet(path: str | Path, *, skips: Skips | None = None) -> Records:
     arrow, parquet = pyarrow_for(path)
     try:
         table = parquet.ParquetFile(path).read()
-        rows: list[Record] = table.to_pylist()
+        rows = python_rows(path, table)
         names = label_names(path, table.schema)
     except FileNotFoundError as problem:
         raise DataError(f"{path} does not exist.") from problem
-    # names and texts need not be UTF-8, nor times in the range of Python's
-    except (OSError, arrow.ArrowException, ValueError, OverflowError) as problem:
+    except (OSError, arrow.ArrowException, ValueError) as problem:  # names need not be UTF-8
         raise DataError(f"{path} is damaged, or no Parquet: {problem}.") from problem
     index = [name for name in table.column_names if name.startswith("__index_level_")]
     for row in rows:
@@ -50,6 +49,27 @@ def read_parquet(path: str | Path, *, skips: Skips | None = None) -> Records:
         for column, named in names.items():
             row[column] = named(row[column])
     return collect(path, ((f"row {n}", row) for n, row in enumerate(rows, 1)), skips or Skips())
+
+
+def python_rows(path: Path, rows: pa.Table | pa.RecordBatch) -> list[Record]:
+    """Rows of a table as dictionaries.
+
+    Raises:
+        DataError: names the column with a value that Python has not: a time after the year 9999, or
+            a text that is not UTF-8.
+    """
+    try:
+        return list(rows.to_pylist())
+    except (ValueError, OverflowError):
+        for number, name in enumerate(rows.schema.names):
+            try:
+                rows.column(number).to_pylist()
+            except (ValueError, OverflowError) as problem:
+                raise DataError(
+                    f"{path}: column {name!r:.80} ({rows.schema.field(number).type}) has a value "
+                    f"that cannot be read: {problem}. Leave the column out, or correct it."
+                ) from problem
+        raise
 
 
 def label_names(path: Path, schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
