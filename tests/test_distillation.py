@@ -554,8 +554,10 @@ def test_a_teacher_without_head_can_be_compared_by_states_alone() -> None:
     student, _ = head_states(H, 20)
     teacher = States(draw(TOKENS, H), None, draw(V, E), None)
     assert "cosine" in DistillationLoss(kl=0)(student, teacher, some_labels())
-    with pytest.raises(InputError, match="without a masked-LM head"):
-        DistillationLoss()(student, teacher, some_labels())
+    for transform, bias in ((None, None), (student.transform, None), (None, student.bias)):
+        half = States(teacher.hidden, transform, teacher.matrix, bias)
+        with pytest.raises(InputError, match="without a masked-LM head"):
+            DistillationLoss()(student, half, some_labels())
 
 
 def test_states_of_another_width_go_through_a_learned_projection() -> None:

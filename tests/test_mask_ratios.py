@@ -22,7 +22,7 @@ from minilm.data.segment_pairs import SegmentPairs
 from minilm.data.sequences import Sequences
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError
-from minilm.files.arrays import Integers
+from minilm.files.arrays import Doubles, Integers
 from minilm.training.distributed import Processes
 from minilm.training.settings import TrainingSettings
 from minilm.training.steps import DataPosition, prepared_steps
@@ -96,6 +96,28 @@ def test_epochs_and_steps_say_the_same() -> None:
         np.testing.assert_allclose(
             by_epochs.at(epoch, np.arange(10), 10), by_steps.at(epoch, np.arange(10), 10)
         )
+
+
+def test_an_epoch_counts_as_long_as_the_first_one() -> None:
+    class Noting(ChangingRatio):
+        def at(self, epoch: int, steps: Integers, steps_per_epoch: float) -> Doubles:
+            noted.append(steps_per_epoch)
+            return super().at(epoch, steps, steps_per_epoch)
+
+    noted: list[float] = []
+    data = MaskedLMData(
+        Sequences(STORE, max_length=60),
+        MASKINGS["tokens"],
+        VOCABULARY,
+        tokens_per_step=200,
+        seed=3,
+        ratio=Noting(first=0.4, last=0.1, epochs=2),
+    )
+    lengths = [len(data.steps(epoch)) for epoch in (0, 1)]
+    assert lengths[0] != lengths[1]
+    for epoch in (1, 0):
+        data.batch(epoch, data.steps(epoch)[0])
+    assert noted == [lengths[0]] * 2
 
 
 @pytest.mark.parametrize("masking", MASKINGS)

@@ -20,6 +20,7 @@ from minilm.data.masking import (
     WholeWordMasking,
     mask,
 )
+from minilm.data.ngram_masking import NGramMasking
 from minilm.data.randomness import Stream, TokenDraw, generator
 from minilm.data.vocabulary import Vocabulary
 from minilm.errors import InputError, TokenizerFileError
@@ -109,8 +110,9 @@ def test_words_that_leave_no_mark_are_refused() -> None:
     ids = {token: index for index, token in enumerate([*SPECIAL_TOKENS, "a", "b"])}
     vocabulary = Vocabulary.of(Tokenizer(Backend(models.BPE(ids, [], unk_token="[UNK]"))))
     assert vocabulary.starts_word is None
-    with pytest.raises(InputError, match="does not show where words begin.*Use TokenMasking"):
-        WholeWordMasking(vocabulary)
+    for make in (WholeWordMasking, NGramMasking):
+        with pytest.raises(InputError, match="does not show where words begin.*Use TokenMasking"):
+            make(vocabulary)
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused() -> None:

@@ -98,6 +98,13 @@ def test_the_choice_is_that_of_the_plain_algorithm(seed: int, cap: int | None) -
     assert not (chosen & VOCABULARY.special[ids]).any()
 
 
+def test_the_last_words_may_have_no_special_token_behind_them() -> None:
+    lengths = np.full(20, 40)
+    ids = FIRST + np.arange(lengths.sum()) % 60
+    chosen = NGramMasking(VOCABULARY).choose(ids, lengths, draw_of(lengths))
+    assert chosen.tolist() == list(chain(*plain(ids, lengths, draw_of(lengths))[0]))
+
+
 def test_lengths_of_runs_follow_one_over_n() -> None:
     """In long sequences, where few runs are shortened or in each other's way."""
     lengths = np.full(400, 502)

@@ -124,6 +124,15 @@ def test_answers_are_in_percent_and_entities_are_not() -> None:
     assert score_named("spearman").show(0.5113) == "0.511"
 
 
+def test_losses_errors_and_distances_are_better_lower() -> None:
+    lower = {name for name, score in SCORES.items() if not score.higher_is_better}
+    assert lower == {
+        *("loss", "masked_loss", "masked_kl", "cosine", "hidden_cosine", "hidden_mse", "attention"),
+        *("relations", "pooled", "pooled_mse", "calibration_error", "mean_squared_error"),
+        "squared_error",
+    }
+
+
 @given(st.text(st.sampled_from("ab_L1"), max_size=12), st.sampled_from([*SCORES, *LOWER_IS_BETTER]))
 def test_any_name_gets_an_answer(before: str, name: str) -> None:
     assert score_named(before).title is not None
