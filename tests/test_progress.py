@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from minilm.files.progress import is_watched
+from minilm.files.progress import counted, is_watched
 from minilm.tasks import prediction
 from task_data import save_start
 
@@ -21,6 +21,12 @@ class Stream(io.StringIO):
 
     def isatty(self) -> bool:
         return self.terminal
+
+
+def test_a_count_agrees_with_its_unit() -> None:
+    assert [counted(n, "text") for n in (0, 1, 1234)] == ["0 texts", "1 text", "1,234 texts"]
+    assert [counted(n, "batch") for n in (1, 2)] == ["1 batch", "2 batches"]
+    assert counted(2, "process") == "2 processes"
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -244,7 +244,7 @@ def test_labels_that_training_did_not_have_are_counted_as_wrong(
     train, dev = RECORDS[task](16), named(with_bad(task, strange))
     said: list[str] = []
     run = quick(task, start, train, tmp_path / "out", dev=dev, say=said.append)
-    told = f"dev: 1 labels that training does not have ({label}): they are counted as wrong"
+    told = f"dev: 1 label that training does not have ({label}), counted as wrong"
     assert said.count(told) == 1
     assert (run.scores["examples"], run.scores["unknown_labels"]) == (9, 1)
     predictor = Predictor.from_pretrained(tmp_path / "out")

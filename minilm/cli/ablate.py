@@ -16,6 +16,7 @@ from minilm.cli.model_options import threads_option
 from minilm.cli.options import Option, field_value, given_fields, options_of, together
 from minilm.errors import DataError, InputError
 from minilm.files.json_file import read_bytes, read_json
+from minilm.files.progress import counted
 from minilm.recipes.ablation import (
     ACCURACY,
     LOSS,
@@ -317,8 +318,8 @@ def _spread(found: Spread, scale: float, digits: int, sign: str = "") -> str:
 def _remarks(result: AblationResult) -> Sequence[str]:
     seeds = len(result.variants[0].runs)
     lines = [
-        f"{result.masked_tokens:,} masked tokens of {result.documents:,} held-out documents; "
-        f"{seeds} seed{'s' if seeds > 1 else ''}"
+        f"{counted(result.masked_tokens, 'masked token')} of "
+        f"{counted(result.documents, 'held-out document')}; {counted(seeds, 'seed')}"
         + (", mean ± standard deviation." if seeds > 1 else ", so nothing says how far it spreads.")
     ]
     if len(result.variants) > 1:

@@ -10,6 +10,7 @@ import click
 
 from minilm.cli.help import Command
 from minilm.cli.model_options import loading, model_options
+from minilm.files.progress import counted
 
 MAX_LENGTH = 64
 
@@ -85,4 +86,7 @@ def command(
     replace_files({output: lambda path: path.write_text(page, encoding="utf-8")})
     layers, heads, tokens, _ = maps.weights.shape
     size = len(page.encode("utf-8")) / 1e6
-    click.echo(f"{output}: {layers} layers, {heads} heads, {tokens} tokens, {size:.2f} MB")
+    click.echo(
+        f"{output}: {counted(layers, 'layer')}, {counted(heads, 'head')}, "
+        f"{counted(tokens, 'token')}, {size:.2f} MB"
+    )

@@ -24,7 +24,7 @@ from minilm.cli.part_options import (
 from minilm.cli.text_options import TEXT_KEY
 from minilm.data.row_files import RowFile, RowReader, is_rows, row_format
 from minilm.files.atomic import replace_files
-from minilm.files.progress import is_watched
+from minilm.files.progress import counted, is_watched
 from minilm.sentence.encoder import (
     CHUNK,
     TOKENS_PER_BATCH,
@@ -205,7 +205,7 @@ def command(
 
     replace_files({output: write})
     seconds = time.perf_counter() - start
-    click.echo(f"{output}: {rows:,} rows, {seconds:.1f} s", err=True)
+    click.echo(f"{output}: {counted(rows, 'row')}, {seconds:.1f} s", err=True)
 
 
 def _texts(source: str, form: str | None, text_key: str) -> Iterable[str]:
@@ -244,8 +244,8 @@ def _write_parts(
     how |= given_part_options(options, options["threads"])
     options["threads"] = None  # of the workers, not of this process
     how |= loading(options)
-    with display("texts") as shown:
+    with display("text") as shown:
         result = encode_file(
             model, texts, output, **how, progress=shown.progress, on_bytes=shown.on_bytes
         )
-    say_result(result, output, how.get("shard"), "texts")
+    say_result(result, output, how.get("shard"), "text")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minilm.cli.options import Option, together
-from minilm.files.progress import DELAY, duration, is_watched
+from minilm.files.progress import DELAY, counted, duration, is_watched
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -82,7 +82,7 @@ class Display:
     """Shows progress: a bar where somebody watches, and else a line every minute.
 
     Attributes:
-        unit: what rows are called.
+        unit: what a row is called.
     """
 
     unit: str
@@ -101,7 +101,7 @@ class Display:
         if self._working is None:
             self.close()
             self._working = self._open(
-                total=state.rows, initial=state.rows_done, unit=f" {self.unit}", smoothing=0.05
+                total=state.rows, initial=state.rows_done, unit=f" {self.unit}s", smoothing=0.05
             )
         self._working.update(state.rows_done - self._working.n)
         self._working.set_postfix_str(f"part {state.parts_done} of {state.parts}", refresh=False)
@@ -118,8 +118,8 @@ class Display:
     def _line(self, state: PartsProgress) -> str:
         left = state.seconds_left
         return (
-            f"{state.parts_done} of {state.parts} parts, {state.rows_done:,} of {state.rows:,} "
-            f"{self.unit}, {state.rate:,.0f} a second"
+            f"{state.parts_done} of {counted(state.parts, 'part')}, {state.rows_done:,} of "
+            f"{counted(state.rows, self.unit)}, {state.rate:,.0f} a second"
             + ("" if left is None else f", {duration(left)} left")
         )
 
@@ -142,18 +142,15 @@ def display(unit: str) -> Iterator[Display]:
 def say_result(result: ShardResult, directory: Path, shard: str | None, unit: str) -> None:
     """Prints how many parts and rows of a shard were made, on stderr."""
     what = "complete" if shard is None else f"shard {shard} is complete"
-    made = f"{result.rows_made:,} of {result.rows:,} {unit} in {result.seconds:.1f} s"
+    rows = counted(result.rows, unit)
+    made = f"{result.rows_made:,} of {rows} in {result.seconds:.1f} s"
     if result.rows_made == 0:
-        made = f"{result.rows:,} {unit}, nothing was left to do"
+        made = f"{rows}, nothing was left to do"
     elif result.rows_made == result.rows:
-        made = f"{result.rows:,} {unit} in {result.seconds:.1f} s"
+        made = f"{rows} in {result.seconds:.1f} s"
     rest = ""
     if result.missing:
-        rest = f"; {_parts(result.missing)} of other shards still missing"
+        rest = f"; {counted(result.missing, 'part')} of other shards still missing"
     elif shard is not None:
         rest = "; so are all others"
-    click.echo(f"{directory}: {what}: {_parts(result.parts)}, {made}{rest}", err=True)
-
-
-def _parts(count: int) -> str:
-    return f"{count:,} part{'s' * (count != 1)}"
+    click.echo(f"{directory}: {what}: {counted(result.parts, 'part')}, {made}{rest}", err=True)

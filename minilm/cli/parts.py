@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from minilm.cli.help import Command
+from minilm.files.progress import counted
 
 
 @click.command(cls=Command)
@@ -44,8 +45,9 @@ def command(context: click.Context, directory: Path, verify: bool, as_json: bool
     else:
         state = "complete" if status["complete"] else "not complete"
         click.echo(
-            f"{directory}: {state}: {status['parts_done']:,} of {status['parts']:,} parts, "
-            f"{status['rows_done']:,} of {status['rows']:,} rows of {status['kind']}"
+            f"{directory}: {state}: "
+            f"{status['parts_done']:,} of {counted(status['parts'], 'part')}, "
+            f"{status['rows_done']:,} of {counted(status['rows'], 'row')} of {status['kind']}"
         )
         for number in damaged:
             click.echo(f"damaged: {parts.path(number).name}")

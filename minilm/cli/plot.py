@@ -11,6 +11,7 @@ import click
 from minilm.cli import SuggestingGroup
 from minilm.cli.help import Command
 from minilm.cli.model_options import threads_option
+from minilm.files.progress import counted
 from minilm.training.curves import RunCurves, read_runs
 from minilm.training.drawing import check_destination, draw
 
@@ -210,5 +211,5 @@ def similarity_table(found: Similarity) -> str:
                 state, cka = matches[name][number]
                 line += f"   {state:>2} ({cka:.2f})"
             lines.append(line)
-    lines.append(f"\n{found.texts} texts, {found.tokens:,} tokens")
+    lines.append(f"\n{counted(found.texts, 'text')}, {counted(found.tokens, 'token')}")
     return "\n".join(lines)

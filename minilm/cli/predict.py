@@ -30,7 +30,7 @@ from minilm.cli.part_options import (
 from minilm.cli.record_options import record_options
 from minilm.data.records.base import Policy
 from minilm.errors import InputError
-from minilm.files.progress import DELAY, is_watched
+from minilm.files.progress import DELAY, counted, is_watched
 
 if TYPE_CHECKING:
     from minilm.tasks.prediction import Input, Predictor
@@ -161,7 +161,7 @@ def _write_parts(model: str, data: str, output: Path, options: dict[str, Any]) -
     how |= loading(options)
     exits = {name: how.pop(name) for name in list(how) if name.startswith("exit_")}
     thresholds = given_thresholds(options)
-    with display("records") as shown:
+    with display("record") as shown:
         result = predict_file(
             model,
             data,
@@ -176,7 +176,7 @@ def _write_parts(model: str, data: str, output: Path, options: dict[str, Any]) -
             on_bytes=shown.on_bytes,
             say=lambda message: click.echo(message, err=True),
         )
-    say_result(result, output, how.get("shard"), "records")
+    say_result(result, output, how.get("shard"), "record")
     say_counts(result.counts)
 
 
@@ -186,9 +186,9 @@ def say_counts(counts: Mapping[str, int], depth: int | None = None) -> None:
         mean, of = counts["applications"] / predicted, "" if depth is None else f" of {depth}"
         click.echo(f"layers applied to a text: {mean:.2f}{of}, on average", err=True)
     if skipped := counts.get("skipped"):
-        click.echo(f'{skipped} records skipped: see "error" in the output', err=True)
+        click.echo(f'{counted(skipped, "record")} skipped: see "error" in the output', err=True)
     if blank := counts.get("blank"):
-        click.echo(f"{blank} blank line{'s' * (blank > 1)} without a prediction", err=True)
+        click.echo(f"{counted(blank, 'blank line')} without a prediction", err=True)
 
 
 def write(

@@ -17,7 +17,7 @@ from minilm.cli.help import Command
 from minilm.cli.inputs import text_lines
 from minilm.cli.model_options import loading, model_options
 from minilm.cli.text_options import text_options
-from minilm.files.progress import is_watched
+from minilm.files.progress import counted, is_watched
 
 if TYPE_CHECKING:
     from minilm.sentence.search import Hit
@@ -131,7 +131,9 @@ def command(
             err=True,
         )
     if index is not None:
-        click.echo(f"{found.passages:,} texts, {found.encoded:,} of them encoded now", err=True)
+        click.echo(
+            f"{counted(found.passages, 'text')}, {found.encoded:,} of them encoded now", err=True
+        )
     for query, hits in zip(asked, found.hits, strict=True):
         if as_json:
             click.echo(json.dumps({"query": query, "hits": [_json(hit) for hit in hits]}))

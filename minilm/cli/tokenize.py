@@ -15,7 +15,7 @@ from minilm.cli.text_options import text_options
 from minilm.data.text_records import EncodingErrors
 from minilm.data.token_store import TokenStore
 from minilm.data.tokenize import SHARD_TOKENS, TokenizeProgress, tokenize_corpus
-from minilm.files.progress import is_watched
+from minilm.files.progress import counted, is_watched
 from minilm.tokenization.tokenizer import Tokenizer
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -59,8 +59,8 @@ class ProgressDisplay:
             self._spoken = time.perf_counter()
             done = progress.bytes_read / max(progress.bytes_total, 1)
             click.echo(
-                f"{done:.0%} read, {progress.documents:,} documents, {progress.tokens:,} tokens, "
-                f"{self.seconds:.0f} s",
+                f"{done:.0%} read, {counted(progress.documents, 'document')}, "
+                f"{counted(progress.tokens, 'token')}, {self.seconds:.0f} s",
                 err=True,
             )
 
@@ -73,7 +73,7 @@ class ProgressDisplay:
 
         if self._bar is None:
             self._bar = tqdm(total=progress.bytes_total, unit="B", unit_scale=True)
-        self._bar.set_postfix_str(f"{progress.tokens:,} tokens", refresh=False)
+        self._bar.set_postfix_str(counted(progress.tokens, "token"), refresh=False)
         self._bar.update(progress.bytes_read - self._bar.n)
 
 

@@ -12,6 +12,7 @@ import click
 
 from minilm.cli.options import Option, given_fields, options_of, together
 from minilm.files.json_file import without_nan
+from minilm.files.progress import counted
 from minilm.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -165,8 +166,8 @@ def _headline(prepared: Run, settings: TrainingSettings, processes: Processes) -
     if loss.get("projection"):
         kind += " with a projection to the teacher's width"
     return (
-        f"{kind}, {trained:,} parameters trained, {settings.steps:,} steps, {settings.precision}, "
-        f"{processes.world} process{'es' * (processes.world > 1)} on {processes.device.type}"
+        f"{kind}, {counted(trained, 'parameter')} trained, {counted(settings.steps, 'step')}, "
+        f"{settings.precision}, {counted(processes.world, 'process')} on {processes.device.type}"
     )
 
 

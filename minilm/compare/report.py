@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minilm.compare.quantities import ABOUT_EQUAL, UNKNOWN, quantities
+from minilm.files.progress import counted
 
 NARROWEST = 11  # characters of a column: a figure with its error
 GAP = "  "
@@ -119,8 +120,8 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
     lines = [
         machine_line(result),
         *_busy(result["machine"].get("load")),
-        f"Speed: {_count(workload['texts'], 'text')} of uneven length "
-        f"({_count(workload['tokens'], 'token')}), the models in turn, {_formats(models)}. "
+        f"Speed: {counted(workload['texts'], 'text')} of uneven length "
+        f"({counted(workload['tokens'], 'token')}), the models in turn, {_formats(models)}. "
         + _rounds(workload["rounds"], models),
     ]
     scores = [model["scores"] for model in models if model["scores"]]
@@ -139,7 +140,7 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
             f"fast; {ABOUT_EQUAL} = the difference from it is smaller than its standard error."
         )
     shared = [
-        f"{model['name']} stores {_count(model['layers']['stored'], 'layer')} and computes "
+        f"{model['name']} stores {counted(model['layers']['stored'], 'layer')} and computes "
         f"{model['layers']['applied']}"
         for model in models
         if model["layers"]["stored"] < model["layers"]["applied"]
@@ -157,7 +158,7 @@ def machine_line(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     return (
         f"Measured on {machine['date']}: {machine['processor']} ({machine['instructions']}), "
-        f"{_count(machine['threads'], 'thread')}; minilm {machine['minilm']}, torch "
+        f"{counted(machine['threads'], 'thread')}; minilm {machine['minilm']}, torch "
         f"{machine['torch']}, Python {machine['python']}."
     )
 
@@ -167,7 +168,7 @@ def _busy(load: Mapping[str, Any] | None) -> list[str]:
     if load is None or not load["busy"]:
         return []
     others = load.get("others_during")
-    share = "" if others is None else f" ({others:.0%} of its {_count(load['cpus'], 'CPU')})"
+    share = "" if others is None else f" ({others:.0%} of its {counted(load['cpus'], 'CPU')})"
     return [
         f"The machine was busy with other work meanwhile{share}: times are too long, and "
         "differences of speed may be chance."
@@ -187,10 +188,6 @@ def _rounds(rounds: int, models: Sequence[Mapping[str, Any]]) -> str:
         return "One round: how much the figures vary is not known."
     of_one = f" ({max(lone)} for one text)" if lone else ""
     return (
-        f"Medians of {_count(rounds, 'round')}{of_one}; ± is half the distance between their "
+        f"Medians of {counted(rounds, 'round')}{of_one}; ± is half the distance between their "
         "quartiles."
     )
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number:,} {unit}{'' if number == 1 else 's'}"

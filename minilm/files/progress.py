@@ -1,4 +1,4 @@
-"""Progress of a program: whether somebody watches it, and times as it shows them."""
+"""Progress of a program: whether somebody watches it, and times and counts as it shows them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ def is_watched() -> bool:
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return hasattr(shell, "kernel") or sys.stderr.isatty()
+
+
+def counted(number: int, unit: str) -> str:
+    """A number with its unit: "1 text", "1,234 texts", "2 batches"."""
+    ending = "es" if unit.endswith(("s", "ch")) else "s"
+    return f"{number:,} {unit}{'' if number == 1 else ending}"
 
 
 def duration(seconds: float) -> str:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from minilm.errors import InputError, MinilmError, TrainingError, argument
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes, without_nan
+from minilm.files.progress import counted
 from minilm.recipes.distillation import DistillationRecipe
 
 if TYPE_CHECKING:
@@ -400,8 +401,8 @@ class Ablation:
     def _plans(self, processes: Processes, say: Callable[[str], None]) -> dict[str, Plan]:
         """Builds every variant once, and checks that all are asked the same questions."""
         say(
-            f"{len(self.variants)} variants x {self.seeds} seeds = {self.size} runs; building each "
-            "variant once"
+            f"{counted(len(self.variants), 'variant')} x {counted(self.seeds, 'seed')} = "
+            f"{counted(self.size, 'run')}; building each variant once"
         )
         plans: dict[str, Plan] = {}
         teacher: Mapping[str, float] | None = None

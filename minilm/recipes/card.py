@@ -20,6 +20,7 @@ from typing import Any
 import minilm
 from minilm.checkpoints.hub import REPOSITORY, SHIPPED
 from minilm.files.atomic import replace_files
+from minilm.files.progress import counted
 from minilm.metrics.score_table import score_named
 from minilm.recipes.students import StudentRecipe
 
@@ -184,7 +185,7 @@ def run_card(
     data += [f"* {note}" for note in notes]
     sections = {
         "Data": "\n".join(data),
-        "Training": f"{steps:,} updates with minilm {minilm.__version__}:\n\n"
+        "Training": f"{counted(steps, 'update')} with minilm {minilm.__version__}:\n\n"
         + _call(kind, options, name),
         "Figures": figures(numbers)
         if numbers

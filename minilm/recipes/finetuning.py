@@ -21,6 +21,7 @@ from minilm.errors import CheckpointError, InputError, argument, by_place
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import EXITS, TASK
 from minilm.files.json_file import json_bytes, read_json, without_nan
+from minilm.files.progress import counted
 from minilm.learners.exits import ExitLearner
 from minilm.learners.tasks import TaskLearner, class_weights, freeze, numbers_of, tuned_scores
 from minilm.learners.teacher_predictions import TeacherPredictions
@@ -448,9 +449,9 @@ def _check_select(
 
 def _counts(task: Task[Any], examples: Sequence[Any], samples: Sequence[Any]) -> str:
     """How many examples there are, and how many of them lost tokens."""
-    text = f"{len(examples):,} examples"
+    text = counted(len(examples), "example")
     if len(samples) != len(examples):
-        text += f" in {len(samples):,} windows"
+        text += f" in {counted(len(samples), 'window')}"
     if cut := task.truncated(samples):
         text += f", {cut:,} of them cut at {task.limit} tokens"
     return text
@@ -461,7 +462,7 @@ def _say_strange(task: Task[Any], dev: Sequence[Any], say: Callable[[str], None]
     if unknown := task.unknown(dev):
         some = ", ".join(list(unknown)[:8]) + (", ..." if len(unknown) > 8 else "")
         say(
-            f"dev: {unknown.total():,} labels that training does not have ({some}): they are "
+            f"dev: {counted(unknown.total(), 'label')} that training does not have ({some}), "
             "counted as wrong"
         )
 

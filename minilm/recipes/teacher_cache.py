@@ -11,6 +11,7 @@ from typing import Any
 from minilm.data.masked_lm import MaskedLMData
 from minilm.data.teacher_cache import TeacherCache, free_bytes
 from minilm.errors import setting
+from minilm.files.progress import counted
 from minilm.learners.cached_teacher import CachedTeacher, CacheDtype, StoredTargets
 from minilm.losses.distillation import DistillationLoss
 from minilm.models.pretrained import PretrainedModel
@@ -84,10 +85,10 @@ def _room(
     there, free = cache.bytes_on_disk, free_bytes(cache.directory)
     period = f"{rounds} rounds of masks" if rounds > 1 else "one round of masks"
     message = (
-        f"teacher cache: {cache.directory} has targets of {len(cache):,} samples ({_size(there)}); "
-        f"{period} take about {_size(whole)}, {cache.bytes_per_row:,} bytes for each "
-        f"{'token' if stored.positions == 'attended' else 'predicted token'}; {_size(free)} are "
-        "free"
+        f"teacher cache: {cache.directory} has targets of {counted(len(cache), 'sample')} "
+        f"({_size(there)}); {period} take about {_size(whole)}, {cache.bytes_per_row:,} bytes "
+        f"for each {'token' if stored.positions == 'attended' else 'predicted token'}; "
+        f"{_size(free)} are free"
     )
     if corpus.mask_rounds is None or corpus.segments != "single":
         message += (

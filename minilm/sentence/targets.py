@@ -29,6 +29,7 @@ from minilm.errors import DataError, InputError
 from minilm.files.arrays import Integers, npy_writer
 from minilm.files.atomic import make_directory, replace_files
 from minilm.files.json_file import json_bytes, read_json
+from minilm.files.progress import counted
 from minilm.sentence.encoder import TOKENS_PER_BATCH, SentenceEncoder, pack, pool
 
 VERSION = 1
@@ -224,7 +225,7 @@ def _fill(
     ]
     total = sum(targets.part_shape("vectors", number)[0] for number in missing)
     if total:
-        say(f"the teacher reads {total:,} sentences")
+        say(f"the teacher reads {counted(total, 'sentence')}")
     with tqdm(total=total, unit=" texts", file=sys.stderr, disable=not progress) as bar:
         bar.set_description("teacher")
         for number in missing:

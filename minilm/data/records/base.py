@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args, overload
 
 from minilm.errors import DataError, InputError
+from minilm.files.progress import counted
 
 Record: TypeAlias = dict[str, Any]
 Policy: TypeAlias = Literal["raise", "skip"]
@@ -149,7 +150,7 @@ class Skips:
 
     def summary(self) -> str:
         """What was left out and why, in one line."""
-        text = f"{self.count} of {self.total} records skipped"
+        text = f"{self.count:,} of {counted(self.total, 'record')} skipped"
         if self.count:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
             text += f": {reasons}; first: {self.first[0]}"
