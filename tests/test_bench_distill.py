@@ -33,6 +33,7 @@ from minilm.bench.distillation_loops import (
     labelled_batches,
     save_models,
 )
+from minilm.bench.machine import describe_machine, machine_words
 from minilm.bench.memory import in_fresh_process
 from minilm.bench.workload import padding_ratio
 from minilm.cli import main
@@ -302,6 +303,8 @@ def test_the_command_prints_json_and_a_table(models: Path) -> None:
     assert run.exit_code == 0, run.stderr
     result = json.loads(run.stdout)
     assert result["models"]["source"] == str(models / TEACHER)
+    assert describe_machine().items() <= result["machine"].items()
+    assert machine_words(result["machine"]) in table(result)
     assert set(result["contenders"]) == {"minilm"}
     assert result["contenders"]["minilm"]["published"]["ratios"] == {}
     assert result["max_relative_difference"] == {}  # nothing to compare with

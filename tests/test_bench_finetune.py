@@ -30,6 +30,7 @@ from minilm.bench.finetuning import (
     save_start,
     training_settings,
 )
+from minilm.bench.machine import describe_machine, machine_words
 from minilm.bench.measure import DisagreementError
 from minilm.cli import main
 from minilm.cli.bench_finetune import table
@@ -403,6 +404,8 @@ def test_the_command_prints_json_and_a_table(classifier: Path) -> None:
     result = json.loads(done.stdout)
     assert set(result["contenders"]) == {"minilm"}
     assert result["model"]["source"] == str(classifier)
+    assert describe_machine().items() <= result["machine"].items()
+    assert machine_words(result["machine"]) in table(result)
     assert result["contenders"]["minilm"]["ratios"] == {}
     assert result["max_relative_difference"] == {}  # nothing to compare with
     assert "difference" not in table(result)

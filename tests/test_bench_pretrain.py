@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import minilm
 from minilm.bench import distillation, measure, pretraining
 from minilm.bench.distillation_loops import labelled_batches
+from minilm.bench.machine import describe_machine, machine_words
 from minilm.bench.memory import held_by_tensors, in_fresh_process
 from minilm.bench.pretraining import (
     LOOPS,
@@ -121,7 +122,10 @@ def test_the_command() -> None:
                "--batches", "1", "--rounds", "1", "--dtype", "float32"]  # fmt: skip
     done = CliRunner().invoke(main, ["bench", "pretrain", *options, "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["contenders"].keys() == {"minilm"}
+    result = json.loads(done.stdout)
+    assert result["contenders"].keys() == {"minilm"}
+    assert describe_machine().items() <= result["machine"].items()
+    assert machine_words(result["machine"]) in table(result)
 
 
 def test_operations() -> None:

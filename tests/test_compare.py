@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from hypothesis import assume, given, strategies as st
 
 import minilm
-from minilm.bench.machine import describe_machine
+from minilm.bench.machine import describe_machine, machine_words
 from minilm.checkpoints.hub import LANGUAGE_MODELS
 from minilm.cli import main
 from minilm.cli.compare import _task_names
@@ -377,6 +377,8 @@ def test_the_machine_is_described() -> None:
     assert machine["torch"] == torch.__version__
     assert machine["minilm"] == minilm.__version__
     assert machine["processor"].strip()
+    shown = machine_words({**machine, "threads": 1})
+    assert shown.startswith(f"{machine['processor']} ({machine['instructions']}), 1 thread, torch ")
     assert "\n" not in machine["processor"]
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 import minilm
 from minilm.bench import exits as bench
 from minilm.bench.exits import ExitBenchSettings, bench_exits, fastest_at_full_score
+from minilm.bench.machine import describe_machine, machine_words
 from minilm.bench.measure import DisagreementError
 from minilm.cli import main
 from minilm.cli.bench_exits import table
@@ -435,7 +436,10 @@ def test_the_benchmark_scores_and_times_every_rule(place: Path) -> None:
     assert found["workload"]["texts"] == len(DEV)
     assert any("timing" in text for text in said)
     found["model"]["source"] = found["workload"]["source"] = "x"
-    assert "threshold 0.8" in table(found)
+    shown = table(found)
+    assert "threshold 0.8" in shown
+    assert describe_machine().items() <= found["machine"].items()
+    assert machine_words(found["machine"]) in shown
 
 
 def test_the_fastest_rule_that_loses_nothing() -> None:

@@ -35,6 +35,7 @@ from minilm.bench.distillation_loops import (
     labelled_batches,
 )
 from minilm.bench.load import LoadWatch
+from minilm.bench.machine import describe_machine
 from minilm.bench.measure import compare_steps, peak_flops, spread, take_turns
 from minilm.bench.memory import in_fresh_process, peak_resident
 from minilm.bench.workload import SEED, draw_lengths, padding_ratio
@@ -293,8 +294,7 @@ def bench_distillation(
         "rounds": settings.rounds,
         "seed": settings.seed,
         "machine": {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
+            **describe_machine(),
             "peak_gflops": {name: peak / 1e9 for name, peak in peaks.items()},
             "computes_bfloat16": bfloat16,
             "load": load,

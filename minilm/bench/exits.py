@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from minilm.bench.load import LoadWatch
+from minilm.bench.machine import describe_machine
 from minilm.bench.measure import DisagreementError, spread, take_turns
 from minilm.data.records.base import Skips
 from minilm.errors import InputError, argument
@@ -175,8 +176,7 @@ def bench_exits(
             "rounds": settings.rounds,
         },
         "machine": {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
+            **describe_machine(),
             "load": watch.report(),
         },
         "metric": task.metric,

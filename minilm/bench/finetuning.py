@@ -32,6 +32,7 @@ from torch.nn.utils.rnn import pad_sequence
 from minilm.bench.contenders import BASE_CONFIGS, read_base_config
 from minilm.bench.distillation import computes_bfloat16, contender_name, measure_peaks
 from minilm.bench.load import LoadWatch
+from minilm.bench.machine import describe_machine
 from minilm.bench.measure import compare_steps, observe_step, spread, take_turns
 from minilm.bench.workload import SEED, encoder_flops
 from minilm.config import BertConfig, EncoderConfig
@@ -471,8 +472,7 @@ def bench_finetuning(
             "seed": texts.seed,
         },
         "machine": {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
+            **describe_machine(),
             "peak_gflops": {name: peak / 1e9 for name, peak in peaks.items()},
             "computes_bfloat16": bfloat16,
             "load": watch.report(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 import minilm
+from minilm.files.progress import counted
 
 
 def describe_machine() -> dict[str, Any]:
@@ -32,6 +34,14 @@ def describe_machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def machine_words(machine: Mapping[str, Any]) -> str:
+    """What `describe_machine` found, as text without the date."""
+    return (
+        f"{machine['processor']} ({machine['instructions']}), "
+        f"{counted(machine['threads'], 'thread')}, torch {machine['torch']}"
+    )
 
 
 def processor() -> str:

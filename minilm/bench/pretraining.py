@@ -33,6 +33,7 @@ from minilm.bench.distillation import (
 )
 from minilm.bench.distillation_loops import LabelledBatch, labelled_batches
 from minilm.bench.load import LoadWatch
+from minilm.bench.machine import describe_machine
 from minilm.bench.measure import compare_steps, observe_step, spread, take_turns
 from minilm.bench.memory import in_fresh_process, peak_resident
 from minilm.bench.workload import SEED, draw_lengths, encoder_flops, padding_ratio
@@ -317,8 +318,7 @@ def bench_pretraining(
             "seed": settings.seed,
         },
         "machine": {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
+            **describe_machine(),
             "peak_gflops": {name: peak / 1e9 for name, peak in peaks.items()},
             "computes_bfloat16": bfloat16,
             "load": watch.report(),

@@ -13,6 +13,7 @@ import torch
 
 from minilm.bench.contenders import BASE_CONFIGS, CONTENDERS, PRECISIONS, save_random
 from minilm.bench.load import load_words
+from minilm.bench.machine import machine_words
 from minilm.bench.measure import SHORT_TEXTS, Clock, Settings, bench_encode
 from minilm.bench.workload import BATCH_SIZE, SEED, TEXTS
 from minilm.checkpoints.hub import resolve
@@ -23,6 +24,7 @@ from minilm.cli.bench_finetune import finetune
 from minilm.cli.bench_pretrain import pretrain
 from minilm.cli.help import Command
 from minilm.cli.machine_load import warn_if_busy
+from minilm.files.progress import counted
 
 OWN = ("minilm", "minilm-packed")
 WORKLOADS = {
@@ -224,14 +226,13 @@ def table(result: dict[str, Any]) -> str:
     workload, machine, model = result["workload"], result["machine"], result["model"]
     ratios = workload["padding_ratio"]
     lines = [
-        f"{model['source']} ({model['model_type']}) {model['dtype']}, torch {machine['torch']}, "
-        f"{machine['threads']} threads, matrix products at {machine['peak_gflops']:,.0f} GFLOP/s",
-        f"{workload['texts']} texts, {workload['tokens']:,} tokens in batches of "
-        f"{workload['batch_size']}, padding {ratios['arrival']:.2f} in arrival order, "
-        f"{ratios['sorted']:.2f} sorted; medians of {workload['rounds']} rounds, "
+        f"{model['source']} ({model['model_type']}) {model['dtype']}; largest difference from "
+        f"float32: {result['max_difference']:.1e}",
+        f"{counted(workload['texts'], 'text')}, {counted(workload['tokens'], 'token')} in batches "
+        f"of {workload['batch_size']}, padding {ratios['arrival']:.2f} in arrival order, "
+        f"{ratios['sorted']:.2f} sorted; medians of {counted(workload['rounds'], 'round')}, "
         f"{CLOCKS[workload['clock']]}",
-        f"{machine['processor']} ({machine['instructions']}); largest difference from float32: "
-        f"{result['max_difference']:.1e}",
+        f"{machine_words(machine)}, matrix products at {machine['peak_gflops']:,.0f} GFLOP/s",
         load_words(machine["load"]),
     ]
     lines += [f"left out: {name}: {why}" for name, why in result["skipped"].items()]

@@ -18,10 +18,12 @@ from minilm.bench.distillation import (
 )
 from minilm.bench.distillation_loops import LOOPS, save_models
 from minilm.bench.load import load_words
+from minilm.bench.machine import machine_words
 from minilm.bench.workload import SEED
 from minilm.cli.help import Command
 from minilm.cli.machine_load import extremes, warn_if_busy
 from minilm.config import BertConfig
+from minilm.files.progress import counted
 from minilm.models.bert import BertForMaskedLM
 from minilm.training.settings import Precision
 
@@ -186,11 +188,10 @@ def table(result: dict[str, Any]) -> str:
         f"{value:.1e} in {name}" for name, value in result["max_relative_difference"].items()
     )
     lines = [
-        f"teacher {teacher['layers']} layers, student {student['layers']}, hidden size "
+        f"teacher {counted(teacher['layers'], 'layer')}, student {student['layers']}, hidden size "
         f"{teacher['hidden_size']}, vocabulary {teacher['vocab_size']:,} ({models['source']}); "
         f"rounds {result['rounds']}, medians",
-        f"torch {machine['torch']}, {machine['threads']} threads, matrix products at GFLOP/s: "
-        f"{peaks}"
+        f"{machine_words(machine)}, matrix products at GFLOP/s: {peaks}"
         + ("" if machine["computes_bfloat16"] else "; no bfloat16 arithmetic, it is emulated"),
         load_words(machine["load"]),
     ]

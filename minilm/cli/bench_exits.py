@@ -18,6 +18,7 @@ from minilm.bench.exits import (
     bench_exits,
 )
 from minilm.bench.load import load_words
+from minilm.bench.machine import machine_words
 from minilm.bench.measure import DisagreementError
 from minilm.checkpoints.hub import resolve
 from minilm.cli.help import Command
@@ -150,8 +151,8 @@ def table(result: dict[str, Any]) -> str:
         f"{model['source']}: {model['model_type']}, layers applied {model['applications']}, "
         f"parameters {model['parameters']:,}, of all exits {model['exit_parameters']:,}",
         f"{workload['source']}: {workload['texts']:,} texts, {workload['tokens']:,} tokens, in "
-        f"batches of {workload['batch_size']}; rounds {workload['rounds']}, torch "
-        f"{machine['torch']}, threads {machine['threads']}",
+        f"batches of {workload['batch_size']}; rounds {workload['rounds']}",
+        machine_words(machine),
         load_words(machine["load"]),
         "",
         f"{'':<18}{metric:>14}{'layers':>9}{'same':>8}{'texts/s':>10}   x {FULL}",

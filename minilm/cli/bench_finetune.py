@@ -22,6 +22,7 @@ from minilm.bench.finetuning import (
     save_start,
 )
 from minilm.bench.load import load_words
+from minilm.bench.machine import machine_words
 from minilm.bench.measure import DisagreementError
 from minilm.bench.workload import SEED
 from minilm.checkpoints.hub import resolve
@@ -161,13 +162,13 @@ def table(result: dict[str, Any]) -> str:
     model, machine, workload = result["model"], result["machine"], result["workload"]
     peaks = ", ".join(f"{peak:,.0f} in {name}" for name, peak in machine["peak_gflops"].items())
     lines = [
-        f"{model['source']}: {model['model_type']} of {model['layers']} layers, hidden size "
+        f"{model['source']}: {model['model_type']}, layers {model['layers']}, hidden size "
         f"{model['hidden_size']}, vocabulary {model['vocab_size']:,}, labels {model['labels']}",
         f"{workload['source']}: {workload['texts']:,} texts, {workload['tokens']:,} tokens, the "
         f"longest {workload['longest']}; {workload['padding']:.0%} of a padded batch is padding",
         f"batches {workload['batches']} of {workload['batch_size']} texts, rounds "
-        f"{workload['rounds']}, medians; torch {machine['torch']}, {machine['threads']} threads, "
-        f"matrix products at GFLOP/s: {peaks}"
+        f"{workload['rounds']}, medians",
+        f"{machine_words(machine)}, matrix products at GFLOP/s: {peaks}"
         + ("" if machine["computes_bfloat16"] else "; no bfloat16 arithmetic, it is emulated"),
         load_words(machine["load"]),
     ]

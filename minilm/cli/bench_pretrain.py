@@ -12,12 +12,14 @@ import torch
 
 from minilm.bench.distillation import computes_bfloat16
 from minilm.bench.load import load_words
+from minilm.bench.machine import machine_words
 from minilm.bench.pretraining import LOOPS, PretrainingSettings, bench_pretraining
 from minilm.bench.workload import SEED
 from minilm.cli.bench_distill import PRECISIONS
 from minilm.cli.help import Command
 from minilm.cli.machine_load import extremes, warn_if_busy
 from minilm.config import AlbertConfig
+from minilm.files.progress import counted
 from minilm.models.albert import AlbertForPreTraining
 
 count = click.IntRange(min=1)
@@ -149,15 +151,15 @@ def table(result: dict[str, Any]) -> str:
     model, machine, workload = result["model"], result["machine"], result["workload"]
     peaks = ", ".join(f"{peak:,.0f} in {name}" for name, peak in machine["peak_gflops"].items())
     lines = [
-        f"ALBERT of {model['layers']} layers, hidden size {model['hidden_size']}, vocabulary "
-        f"{model['vocab_size']:,}; rounds {workload['rounds']}, medians",
-        f"torch {machine['torch']}, {machine['threads']} threads, matrix products at GFLOP/s: "
-        f"{peaks}",
+        f"ALBERT of {counted(model['layers'], 'layer')}, hidden size {model['hidden_size']}, "
+        f"vocabulary {model['vocab_size']:,}; rounds {workload['rounds']}, medians",
+        f"{machine_words(machine)}, matrix products at GFLOP/s: {peaks}",
         load_words(machine["load"]),
     ]
     for name, value in result["max_relative_difference"].items():
         lines.append(f"largest relative difference of losses and gradients: {value:.1e} in {name}")
-    title = f"{workload['batches']} batches of 16 texts, padding {workload['padding_ratio']:.1f}"
+    batches = counted(workload["batches"], "batch")
+    title = f"{batches} of 16 texts, padding {workload['padding_ratio']:.1f}"
     lines.append(
         f"\n{title:<36}{'tokens/s':>10}{'s/step':>9}{'(rounds)':>18}{'of peak':>9}  x transformers"
     )
