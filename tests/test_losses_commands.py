@@ -144,6 +144,41 @@ def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
         distillation(student, teacher, DistillationLoss(sentence_order=1.0), single)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--layer-map", "0,3"),
+            "--hidden-cosine or --hidden-mse or --attention or --relations",
+        ),
+        (("--relation-heads", 2, "--attention", 1), "--relations"),
+        (("--relation-kinds", "qk-vv", "--hidden-mse", 1), "--relations"),
+        (("--temperature", 3, "--kl", 0, "--mse", 1), "--kl"),
+        (("--positions", "masked", "--kl", 0), "--kl or --mse"),
+        (("--max-ngram", 2), "--masking ngrams"),
+        (("--power", 2), "--schedule polynomial"),
+        (("--evaluation-tokens", 9, "--held-out", 0), "--held-out"),
+        (("--evaluate-every", 9, "--held-out", 0), "--held-out"),
+        (("--fold-token-types", "--student", "bert"), "--student distilbert"),
+    ],
+)
+def test_options_of_what_is_not_asked_for_are_refused(
+    options: tuple[object, ...], message: str, tmp_path: Path
+) -> None:
+    refused = distill(tmp_path, *options)
+    assert refused.exit_code == 2
+    option = str(options[0]).replace("fold-token-types", "fold-token-types/--drop-token-types")
+    assert f"{option} can be used with {message} only" in refused.stderr
+
+
+def test_weights_that_are_not_taken_are_taken_in_no_way(tmp_path: Path) -> None:
+    for option in ("--drop-token-types", "--fresh-mlm-transform", "--freeze-positions"):
+        refused = distill(tmp_path, "--from-scratch", option)
+        assert refused.exit_code == 2
+        assert "--from-scratch takes no weights of the teacher: leave out " in refused.stderr
+        assert option in refused.stderr
+
+
 def test_pretraining_weighs_its_pairs(tmp_path: Path) -> None:
     shape = ("--layers", 1, "--hidden-size", 16, "--heads", 2, "--positions", 32)
     base = ("pretrain", "--corpus", "store", *SMALL, *shape, "--model", "albert")

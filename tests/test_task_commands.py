@@ -368,6 +368,7 @@ def test_bytes_of_another_encoding(tmp_path: Path) -> None:
         (["--model", "start", "--dev", "dev.tsv", "--hold-out", 0.1], ["not both"]),
         (["--model", "start", "--hold-out", 1], ["--hold-out"]),
         (["--model", "start", "--patience", 2], ["give --dev or --hold-out"]),
+        (["--model", "start", "--evaluate-every", 2], ["--evaluate-every", "give --dev or"]),
         (["--model", "start", "--select", "f7", "--dev", "dev.tsv"], ["select is 'f7'"]),
         (["--model", "start", "--max-length", 65], ["--max-length is 65", "1 to 64"]),
         (["--model", "start", "--out-of-scope", "pink"], ["--out-of-scope is 'pink'"]),

@@ -133,7 +133,7 @@ def test_pretrain_with_every_option(tmp_path: Path) -> None:
         tmp_path / "albert", "--model", "albert", "--epochs", 1, "--intermediate-size", 24,
         "--dropout", 0.2, "--masking", "whole-words", "--min-length",
         5, "--mask-probability", 0.2, "--max-predictions", 4, "--learning-rate", 1e-3, "--schedule",
-        "linear", "--power", 2, "--warmup", 3, "--betas", 0.8, 0.9, "--epsilon", 1e-5,
+        "polynomial", "--power", 2, "--warmup", 3, "--betas", 0.8, 0.9, "--epsilon", 1e-5,
         "--weight-decay", 0.1, "--max-gradient-norm", 0, "--accumulation", 3, "--precision",
         "bfloat16", "--seed", 3, "--log-every", 2, "--evaluate-every", 5, "--evaluation-tokens", 64,
         "--snapshot-every", 5, "--keep-snapshots", 3, "--workers", 2, "--threads", 1, "--device",

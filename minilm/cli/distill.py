@@ -7,8 +7,18 @@ from typing import Any
 import click
 
 from minilm.cli.help import Command
+from minilm.cli.options import given_flags, refuse_idle
 from minilm.cli.training import recipe_options, run
 from minilm.recipes.distillation import DistillationRecipe
+
+# options -> the terms of the loss that read them
+_NEEDS = {
+    "temperature": ("kl",),
+    "positions": ("kl", "mse"),
+    "layer_map": ("hidden_cosine", "hidden_mse", "attention", "relations"),
+    "relation_kinds": ("relations",),
+    "relation_heads": ("relations",),
+}
 
 
 @click.command(cls=Command)
@@ -48,4 +58,14 @@ def command(**options: Any) -> None:
       minilm distill --teacher bert-base-uncased --corpus store --output shared \\
         --from tied --held-out 200 --epochs 2
     """
+    refuse_idle(options, _NEEDS)
+    if options["student"] != "distilbert" and (flag := given_flags("fold_token_types")):
+        raise click.UsageError(f"{flag} can be used with --student distilbert only.")
+    taken = ["fold_token_types", "copy_mlm_transform"]
+    if options["freeze_positions"]:
+        taken.append("freeze_positions")
+    if options["from_scratch"] and (names := given_flags(*taken)):
+        raise click.UsageError(
+            f"--from-scratch takes no weights of the teacher: leave out {names}."
+        )
     run(DistillationRecipe, options)

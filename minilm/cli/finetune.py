@@ -14,7 +14,14 @@ import click
 
 from minilm.cli.help import Command
 from minilm.cli.model_options import threshold_options
-from minilm.cli.options import LAYERS, given_fields, given_options, is_given, options_of, together
+from minilm.cli.options import (
+    LAYERS,
+    given_fields,
+    given_options,
+    options_of,
+    refuse_idle,
+    together,
+)
 from minilm.cli.record_options import read, read_unlabelled, record_options
 from minilm.cli.training import (
     NOT_THE_RUN,
@@ -57,6 +64,14 @@ TASK_OPTIONS = (
     "n_best",
     "max_answer",
 )
+
+# options -> the one without which they have no effect
+_NEEDS = {
+    "temperature": ["teacher"],
+    "soft_weight": ["teacher"],
+    "label_weight": ["teacher"],
+    "labelled_share": ["unlabelled"],
+}
 
 
 @click.command(cls=Command)
@@ -249,8 +264,7 @@ def command(
             "--unlabelled needs a --teacher, whose predictions stand for the labels: fine-tune one "
             "on the labelled records first."
         )
-    for remark in _without_effect({**options, "teacher": teacher, "unlabelled": unlabelled}):
-        click.echo(remark, err=True)
+    refuse_idle({**options, "teacher": teacher, "unlabelled": unlabelled}, _NEEDS)
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     if not options["gradient_checkpointing"]:
@@ -330,26 +344,6 @@ def _command(seed: int | None) -> dict[str, Any]:
         options = {**options, "seed": seed}
         del options["seeds"]
     return {"name": "finetune", "options": options}
-
-
-def _without_effect(options: Mapping[str, Any]) -> list[str]:
-    """Remarks on options that were given and do nothing without another one."""
-    context = click.get_current_context()
-    needs = {
-        "decay": ("--schedule wsd", options["schedule"] == "wsd"),
-        "power": ("--schedule polynomial", options["schedule"] == "polynomial"),
-        "temperature": ("--teacher", options["teacher"] is not None),
-        "soft_weight": ("--teacher", options["teacher"] is not None),
-        "label_weight": ("--teacher", options["teacher"] is not None),
-        "labelled_share": ("--unlabelled", options["unlabelled"] is not None),
-    }
-    return [
-        f"{parameter.opts[0]} does nothing without {needs[parameter.name][0]}"
-        for parameter in context.command.params
-        if parameter.name in needs
-        and not needs[parameter.name][1]
-        and is_given(context, parameter.name)
-    ]
 
 
 def _dry_run(

@@ -18,6 +18,14 @@ from minilm.recipes.settings import as_json
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Command], Command]
 
+# options that have an effect with one value of another
+_OF_VALUE = {
+    "power": ("schedule", "polynomial"),
+    "decay": ("schedule", "wsd"),
+    "max_skips": ("on_nonfinite", "skip"),
+    "max_ngram": ("masking", "ngrams"),
+}
+
 
 def together(options: Sequence[Option[Any]]) -> Option[Any]:
     """Several options as one decorator, in this order."""
@@ -92,8 +100,33 @@ def field_value(settings: type, name: str, given: object) -> Any:
 def given_flags(*names: str) -> str:
     """Those of the running command's options that the user gave, as a list for a message."""
     context = click.get_current_context()
-    found = [name for name in names if is_given(context, name)]
-    return ", ".join(f"--{name.replace('_', '-')}" for name in found)
+    return ", ".join(
+        "/".join([option.opts[0], *option.secondary_opts])
+        for option in context.command.params
+        if option.name in names and is_given(context, option.name)
+    )
+
+
+def refuse_idle(options: Mapping[str, Any], needs: Mapping[str, Sequence[str]]) -> None:
+    """Refuses options that were given and have no effect without others.
+
+    A rule of commands, not of settings: an ablation varies what the others need.
+
+    Args:
+        options: of the running command.
+        needs: names of options, and of those of which one must be given, or above 0.
+
+    Raises:
+        click.UsageError: names both.
+    """
+    for name, (other, value) in _OF_VALUE.items():
+        if options.get(other) != value and (flag := given_flags(name)):
+            needed = f"--{other} {value}".replace("_", "-")
+            raise click.UsageError(f"{flag} can be used with {needed} only.")
+    for name, others in needs.items():
+        if options.get(name) and not any(map(options.get, others)) and (flag := given_flags(name)):
+            needed = " or ".join(f"--{other.replace('_', '-')}" for other in others)
+            raise click.UsageError(f"{flag} can be used with {needed} only.")
 
 
 def is_given(context: click.Context, name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minilm.cli.options import Option, given_fields, options_of, together
+from minilm.cli.options import Option, given_fields, options_of, refuse_idle, together
 from minilm.files.json_file import without_nan
 from minilm.files.progress import counted
 from minilm.training.settings import TrainingSettings
@@ -119,6 +119,7 @@ def run(recipe_class: type[Recipe], options: Mapping[str, Any]) -> None:
 
     if (options["steps"] is None) == (options["epochs"] is None):
         raise click.UsageError("Give one of --steps and --epochs.")
+    refuse_idle(options, {"evaluation_tokens": ["held_out"], "evaluate_every": ["held_out"]})
     recipe = recipe_class(**given_fields(recipe_class, options))
     if options["threads"]:
         torch.set_num_threads(options["threads"])

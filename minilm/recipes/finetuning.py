@@ -417,6 +417,7 @@ def _check_nothing_needs_dev(settings: FinetuningSettings) -> None:
     asked = {
         "select": settings.select not in (None, "last"),
         "patience": settings.patience is not None,
+        "evaluate_every": settings.evaluate_every,
         "tune_thresholds": settings.options.get("tune_thresholds"),
     }
     if name := next((name for name, wanted in asked.items() if wanted), None):
