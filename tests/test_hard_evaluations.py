@@ -120,7 +120,7 @@ class Bursting(Line):
 
 @pytest.mark.parametrize("at", [4, 12])
 def test_weights_that_are_not_finite_are_never_written(tmp_path: Path, at: int) -> None:
-    message = rf"After step {at} 1 tensors are not finite, such as 'linear\.weight': the run has "
+    message = rf"After step {at} 1 tensor not finite, such as 'linear\.weight': the run has "
     with pytest.raises(TrainingError, match=message + "diverged.*Lower the learning rate"):
         run(tmp_path, Bursting(at))
     assert not (tmp_path / "model.safetensors").exists()

@@ -253,7 +253,7 @@ def test_wrong_settings_are_refused(arguments: dict[str, Any], message: str) -> 
     [
         (only(attention=1.0), {"num_attention_heads": 2}, "the student has 2 attention heads and"),
         (only(relations=1.0, relation_heads=3), {}, "relation_heads is 3, which does not divide"),
-        (only(hidden_mse=1.0, layer_map=[0]), {}, "layer_map has 1 numbers, but the student"),
+        (only(hidden_mse=1.0, layer_map=[0]), {}, "layer_map has 1 number, but the student"),
         (only(hidden_mse=1.0, layer_map=[0, 1, 6]), {}, "layer_map names layer 6, but the teacher"),
         (only(sentence_order=1.0), {}, "no head for pairs of segments, but sentence_order has"),
     ],

@@ -89,12 +89,12 @@ def test_json_of_every_kind(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ('["a", "b"]', "expected a list of JSON objects"),
-        ('[{"text": "a"}', "after 1 records: expected a list"),
-        ('[{"text": "a"} {"text": "b"}]', "after 1 records: expected a list"),
-        ('[{"text": "a"}, {"text": "b}]', "after 1 records: Unterminated string"),
+        ('[{"text": "a"}', "after 1 record: expected a list"),
+        ('[{"text": "a"} {"text": "b"}]', "after 1 record: expected a list"),
+        ('[{"text": "a"}, {"text": "b}]', "after 1 record: Unterminated string"),
         ('[{"text": "a"}, {"body": "b"}]', "record 2: no key 'text'; it has: body"),
         ('[{"text": 5}]', "record 1: 'text' must be a string, not 5"),
-        ('[{"text": "a"}] x', "after 1 records: expected a list"),
+        ('[{"text": "a"}] x', "after 1 record: expected a list"),
     ],
 )
 def test_faults_in_json_lists_are_named(content: str, message: str, tmp_path: Path) -> None:

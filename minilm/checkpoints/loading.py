@@ -13,6 +13,7 @@ from minilm.checkpoints.names import ENCODER, HubNames
 from minilm.checkpoints.report import Entry, LoadReport
 from minilm.checkpoints.weights import Weights
 from minilm.errors import CheckpointError, setting
+from minilm.files.progress import counted
 from minilm.files.safetensors_file import TensorInfo
 
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -235,9 +236,9 @@ def fill(
     if nonfinite and not allow_nonfinite:
         worst = ", ".join(f"{name} ({count})" for name, count in list(nonfinite.items())[:SHOWN])
         raise CheckpointError(
-            f"{plan.report.source}: NaN or infinite values in {len(nonfinite)} tensors: {worst}. "
-            "The training run that wrote them went wrong; pass "
-            f"{setting('allow_nonfinite', True)} to load anyway."
+            f"{plan.report.source}: NaN or infinite values in "
+            f"{counted(len(nonfinite), 'tensor')}: {worst}. The training run that wrote them went "
+            f"wrong; pass {setting('allow_nonfinite', True)} to load anyway."
         )
     for copy, original in plan.copies.items():
         if not _equal(weights.read(copy), weights.read(original)):

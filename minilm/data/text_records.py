@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from minilm.errors import DataError, by_place, setting
+from minilm.files.progress import counted
 from minilm.files.pyarrow_library import pyarrow_for
 
 EncodingErrors: TypeAlias = Literal["strict", "replace", "ignore"]
@@ -100,7 +101,7 @@ def json_list_records(path: Path, pieces: Iterable[str]) -> Iterator[Record]:
             if isinstance(problem, ValueError) and (_NEXT if number else _FIRST).match(text)
             else "expected a list of JSON objects [{...}, ...]"
         )
-        raise DataError(f"{path}, after {number:,} records: {reason}.")
+        raise DataError(f"{path}, after {counted(number, 'record')}: {reason}.")
 
 
 def parquet_records(

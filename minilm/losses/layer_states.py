@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from minilm.errors import InputError, argument
+from minilm.files.progress import counted
 from minilm.losses.elementary import LossSum, cosine_distance, squared_error
 from minilm.losses.precision import at_least_float32
 
@@ -59,8 +60,9 @@ def layer_pairs(
     check_layer_map(layer_map)
     if len(layer_map) != student_layers:
         raise InputError(
-            f"{argument('layer_map')} has {len(layer_map)} numbers, but the student applies "
-            f"{student_layers} layers: give one layer of the teacher for each, or 'uniform'."
+            f"{argument('layer_map')} has {counted(len(layer_map), 'number')}, but the student "
+            f"applies {counted(student_layers, 'layer')}: give one layer of the teacher for each, "
+            "or 'uniform'."
         )
     for number in layer_map:
         if int(number) >= teacher_layers:

@@ -13,6 +13,7 @@ import numpy as np
 from minilm.data.records.base import RecordError, Records
 from minilm.data.records.frames import Rows
 from minilm.errors import InputError
+from minilm.files.progress import counted
 from minilm.learners.tasks import numbers_of
 from minilm.tasks.catalogue import task_class
 from minilm.tasks.layouts import SETTINGS
@@ -52,8 +53,8 @@ def split_off(
     count = len(records)
     if not 0 < share < 1 or count < 2:
         raise InputError(
-            f"A share of {share} of {count} records cannot be held out: expected a number between "
-            "0 and 1, and two records or more."
+            f"A share of {share} of {counted(count, 'record')} cannot be held out: expected a "
+            "number between 0 and 1, and two records or more."
         )
     wanted = min(max(round(share * count), 1), count - 1)
     order = np.random.default_rng([seed, count]).permutation(count).tolist()

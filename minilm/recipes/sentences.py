@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from minilm.errors import InputError, argument
+from minilm.files.progress import counted
 from minilm.recipes.settings import (
     LoopSettings,
     Recipe,
@@ -163,8 +164,8 @@ class SentenceDistillationRecipe(Recipe):
         targets = self._targets(teacher, output, say)
         if self.held_out >= len(targets):
             raise InputError(
-                f"{argument('held_out')} is {self.held_out}, but there are only {len(targets):,} "
-                "sentences."
+                f"{argument('held_out')} is {self.held_out}, but there are only "
+                f"{counted(len(targets), 'sentence')}."
             )
         order = generator(self.seed, Stream.EVALUATION_ORDER).permutation(len(targets))
         learned, held_out = np.split(order, [len(targets) - self.held_out])

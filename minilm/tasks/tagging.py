@@ -23,6 +23,7 @@ from minilm.data.records.tag_schemes import (
 )
 from minilm.errors import InputError, argument
 from minilm.files.arrays import Floats, Integers
+from minilm.files.progress import counted
 from minilm.losses.elementary import IGNORED_LABEL
 from minilm.metrics.classification import accuracy, precision_recall_f1
 from minilm.metrics.entities import entities, entity_scores
@@ -392,7 +393,8 @@ def _tags_of(
         )
     if words is not None and len(tags) != words:
         raise RecordError(
-            f"There are {words} tokens, but {len(tags)} tags.", reason="tokens and tags differ"
+            f"tokens and tags differ: {counted(words, 'token')}, {counted(len(tags), 'tag')}.",
+            reason="tokens and tags differ",
         )
     given = [_tag_or_none(tag, scheme is not None) for tag in tags]
     if scheme is None:

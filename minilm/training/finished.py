@@ -11,6 +11,7 @@ from pathlib import Path
 from minilm.errors import TrainingError, setting
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes, read_json
+from minilm.files.progress import counted
 from minilm.training.best import from_json, to_json
 from minilm.training.distributed import Processes
 from minilm.training.saving import BEST, SNAPSHOTS
@@ -115,8 +116,8 @@ def finished_before(
         raise TrainingError(f"{run / FINISHED} cannot be read here. Is the directory shared?")
     if found.steps != settings.steps:
         raise TrainingError(
-            f"{run.parent} holds a finished run of {found.steps:,} steps whose snapshots were "
-            "removed: it cannot resume. Start from its model, in another output."
+            f"{run.parent} holds a finished run of {counted(found.steps, 'step')} whose snapshots "
+            "were removed: it cannot resume. Start from its model, in another output."
         )
     if processes.first:
         clean(run, found)  # what an interruption may have left

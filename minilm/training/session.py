@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minilm.errors import TrainingError, setting
+from minilm.files.progress import counted
 from minilm.training.best import Best, from_json, to_json
 from minilm.training.distributed import Processes
 from minilm.training.learner import TrainingBatch, TrainingData
@@ -189,7 +190,7 @@ class Session:
             if should_stop:
                 self._tell(
                     "early stopping",
-                    f"early stopping: no better for {self._best.bad_evals} evaluations",
+                    f"early stopping: no better for {counted(self._best.bad_evals, 'evaluation')}",
                 )
                 return True
             began = time.monotonic()
@@ -200,8 +201,8 @@ class Session:
         self._skips = self._skips + 1 if outcome.skipped else 0
         if self._skips > self._settings.max_skips:
             raise TrainingError(
-                f"Step {self.step + 1}: the loss or its gradient was not finite {self._skips} "
-                f"times in a row. {self._advice()}"
+                f"Step {self.step + 1}: the loss or its gradient was not finite "
+                f"{counted(self._skips, 'time')} in a row. {self._advice()}"
             )
 
     def _evaluate_if_due(self, stop_requested: Callable[[], bool]) -> bool:
@@ -299,9 +300,9 @@ class Session:
         ]
         if lost:
             raise TrainingError(
-                f"After step {step:,} {len(lost)} tensors are not finite, such as {lost[0]!r}: the "
-                f"run has diverged, and these weights are not written. {self._advice()} Start in "
-                "another output."
+                f"After step {step:,} {counted(len(lost), 'tensor')} not finite, such as "
+                f"{lost[0]!r}: the run has diverged, and these weights are not written. "
+                f"{self._advice()} Start in another output."
             )
 
 

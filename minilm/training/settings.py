@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from minilm.errors import TrainingError
+from minilm.files.progress import counted
 
 Schedule = Literal["linear", "cosine", "wsd", "polynomial", "constant"]
 Optimiser = Literal["adamw", "lamb", "muon"]
@@ -156,7 +157,9 @@ class TrainingSettings:
                     f"{name} is {getattr(self, name)!r}: expected one of {', '.join(choices)}."
                 )
         if self.warmup > self.steps:
-            raise TrainingError(f"warmup is {self.warmup}: there are only {self.steps} steps.")
+            raise TrainingError(
+                f"warmup is {self.warmup}: there are only {counted(self.steps, 'step')}."
+            )
         if self.schedule == "wsd" and self.warmup + self.decay_steps > self.steps:
             raise TrainingError(
                 f"warmup and decay take {self.warmup} and {self.decay_steps} steps: there are only "

@@ -10,6 +10,7 @@ from pathlib import Path
 from minilm.data.records.base import Record, RecordError, Records, Skips, collect
 from minilm.data.records.lines import numbered_lines, read_text
 from minilm.errors import DataError, InputError, by_place, setting
+from minilm.files.progress import counted
 
 _DOCUMENT = "-DOCSTART-"
 _CONLL_U = ["ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC"]
@@ -108,7 +109,7 @@ class _Columns:
         columns = _split(line)
         if len(columns) != self.count:
             raise RecordError(
-                f"expected {self.count} columns, found {len(columns)}.",
+                f"expected {counted(self.count, 'column')}, found {len(columns)}.",
                 "Is a blank line missing, or a blank inside a word?",
                 reason="number of columns",
             )

@@ -18,6 +18,7 @@ from minilm.data.records.base import Record, RecordError, Records, Skips, collec
 from minilm.data.records.lines import numbered_lines, read_text, suffix_of
 from minilm.data.records.table_layout import likely_delimiters, needs_quoting
 from minilm.errors import DataError, InputError, setting
+from minilm.files.progress import counted
 
 NumberedRow: TypeAlias = tuple[int, list[str] | RecordError]
 
@@ -258,7 +259,7 @@ def named_rows(
         elif len(fields) == len(columns):
             yield place, _named(columns, fields)
         elif len(fields) > 1 or fields[0].strip():
-            problem = f"expected {len(columns)} fields, found {len(fields)}."
+            problem = f"expected {counted(len(columns), 'field')}, found {len(fields)}."
             yield place, RecordError(problem, advice, reason="ragged row")
 
 
