@@ -122,10 +122,13 @@ def run_task(name: str, output: Path, accumulation: int, processes: Processes) -
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place, parts = Path(sys.argv[1]), int(sys.argv[2])
+    place = Path(sys.argv[1])
     with join("cpu") as together:
-        for name in ("mlm", "distillation", "mlm+sop"):
-            run(name, place / name, parts, together, torch.float64)
-            run(name, place / f"{name} float32", parts, together, torch.float32)
-        for name in RECORDS:
-            run_task(name, place / name, parts, together)
+        for parts in sys.argv[2:]:  # of a step, each in a directory of its own
+            for name in ("mlm", "distillation", "mlm+sop"):
+                output = place / parts / name
+                run(name, output, int(parts), together, torch.float64)
+                single = output.with_name(f"{name} float32")
+                run(name, single, int(parts), together, torch.float32)
+            for name in RECORDS:
+                run_task(name, place / parts / name, int(parts), together)

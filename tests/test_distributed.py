@@ -15,13 +15,14 @@ TESTS = Path(__file__).parent
 DRIVER = TESTS / "distributed_driver.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 PRETRAINING = ("mlm", "distillation", "mlm+sop")
+ACCUMULATIONS = ("1", "4")
 CIRCUMSTANCES = ("seconds", "tokens_per_second")
 
 
-def train(output: Path, processes: int, accumulation: int) -> Path:
-    """All objectives, in directories of their own."""
+def train(output: Path, processes: int) -> Path:
+    """All objectives with each accumulation, in directories of their own."""
     start = [] if processes == 1 else [*TORCHRUN, str(processes)]
-    command = [sys.executable, *start, str(DRIVER), str(output), str(accumulation)]
+    command = [sys.executable, *start, str(DRIVER), str(output), *ACCUMULATIONS]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=900, check=False, cwd=TESTS
     )
@@ -44,29 +45,34 @@ def close(ours: Any, theirs: Any, bound: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One process that takes every step at once."""
-    return train(tmp_path_factory.mktemp("alone"), 1, 1)
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, which takes every step at once or in parts."""
+    return train(tmp_path_factory.mktemp("one"), 1)
 
 
-def test_the_losses_are_those_on_record(alone: Path) -> None:
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("two"), 2)
+
+
+def test_the_losses_are_those_on_record(one: Path) -> None:
     """Data, masks, weights, loss and optimiser together: none of them drifts unnoticed.
 
     After a change that is meant, `python tests/distributed_driver.py DIR 1` and put the "loss" of
-    every line of DIR/*/run/log.jsonl into golden_losses.json, in a commit of its own.
+    every line of DIR/1/*/run/log.jsonl into golden_losses.json, in a commit of its own.
     """
     golden = json.loads((TESTS / "golden_losses.json").read_text())
     for objective, expected in golden.items():
-        found = [row["loss"] for row in log_of(alone / objective) if "loss" in row]
+        found = [row["loss"] for row in log_of(one / "1" / objective) if "loss" in row]
         assert found == pytest.approx(expected, rel=0, abs=1e-9), objective
 
 
-@pytest.mark.parametrize(("processes", "accumulation"), [(2, 1), (2, 4), (1, 4)])
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, "4"), (2, "1"), (2, "4")])
 def test_however_a_step_is_shared_out_it_is_the_same(
-    processes: int, accumulation: int, alone: Path, tmp_path: Path
+    processes: int, accumulation: str, one: Path, two: Path
 ) -> None:
     """Of every learner, with dropout: weights, losses, norms and evaluations."""
-    others = train(tmp_path, processes, accumulation)
+    alone, others = one / "1", (one if processes == 1 else two) / accumulation
     names = {path.name for path in alone.iterdir()}
     assert names == {path.name for path in others.iterdir()}
     assert names == {*PRETRAINING, *(f"{name} float32" for name in PRETRAINING), *RECORDS}
