@@ -152,7 +152,7 @@ class TransformersLoop(Loop):
             raise DependencyError(
                 "This comparison needs transformers: pip install transformers."
             ) from None
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.disable_progress_bar()
         self.teacher, self.student = (
             model_class.from_pretrained(
                 directory / name, attn_implementation="sdpa", dtype=torch.float32

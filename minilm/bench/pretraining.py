@@ -139,7 +139,7 @@ class TransformersLoop(Loop):
             raise DependencyError(
                 "This comparison needs transformers: pip install transformers."
             ) from None
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.disable_progress_bar()
         self.model = transformers.AlbertForPreTraining.from_pretrained(
             directory, attn_implementation="sdpa", dtype=torch.float32
         ).train()
