@@ -73,7 +73,7 @@ def trained(
             output = tmp_path_factory.mktemp(architecture) / "model"
             made[architecture] = quick(
                 "classification", starts[architecture], colour_texts(160), output,
-                dev=DEV, epochs=5, exits=True, precision="float32",
+                dev=DEV, epochs=8, exits=True,
             )  # fmt: skip
         return made[architecture]
 
@@ -122,7 +122,7 @@ def test_exits_are_learned_with_the_task(
     by_depth = described["dev"]["by_depth"]
     assert len(by_depth) == LAYERS
     assert by_depth[-1] == pytest.approx(trained(architecture).scores["accuracy"])
-    assert by_depth[-2] > 0.55  # an untrained exit is right in a third of the cases
+    assert by_depth[-2] > 0.6  # an untrained exit is right in a third of the cases
     for depth in range(1, LAYERS):
         early = Predictor.from_pretrained(output)
         heads = ExitHeads.read(output / "exits.safetensors", early.model)
