@@ -5,7 +5,7 @@ import pydoc_data.topics
 import re
 import shlex
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -14,7 +14,9 @@ import transformers
 
 import minilm
 import minilm.cli
+import warm_process
 
+Run = Callable[[list[str], Path], str]
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in sorted((ROOT / "examples").glob("*.md"))}
@@ -43,18 +45,26 @@ def clone_in(folder: Path) -> Path:
     return folder
 
 
-def run(command: list[str], cwd: Path) -> str:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """Runs a command, of which `python` and `minilm` are warm."""
+    with warm_process.commands() as place:
+        environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+
+        def run(command: list[str], cwd: Path) -> str:
+            done = subprocess.run(
+                command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            return done.stdout
+
+        yield run
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_run(example: Path, tmp_path: Path, minilm_l6_dir: Path) -> None:
-    assert run([sys.executable, str(example)], tmp_path).strip()
+def test_examples_run(example: Path, tmp_path: Path, run: Run, minilm_l6_dir: Path) -> None:
+    assert run(["python", str(example)], tmp_path).strip()
     assert example.read_text().startswith("# %% [markdown]\n# # ")
 
 
@@ -63,13 +73,13 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("snippet", all_blocks("python"))
-def test_python_snippets_run(snippet: str, tmp_path: Path, minilm_l6_dir: Path) -> None:
+def test_python_snippets_run(snippet: str, tmp_path: Path, run: Run, minilm_l6_dir: Path) -> None:
     code = snippet.replace("sentence-transformers/all-MiniLM-L6-v2", str(minilm_l6_dir))
-    run([sys.executable, "-c", code], clone_in(tmp_path))
+    run(["python", "-c", code], clone_in(tmp_path))
 
 
 @pytest.mark.parametrize("tour", all_blocks("console"))
-def test_console_snippets_run(tour: str, tmp_path: Path, minilm_l6_dir: Path) -> None:
+def test_console_snippets_run(tour: str, tmp_path: Path, run: Run, minilm_l6_dir: Path) -> None:
     """All commands of a tour, one after the other."""
     topics = [topic.replace("\n\n", "\n") for topic in pydoc_data.topics.topics.values()]
     (tmp_path / "topics.txt").write_text("\n\n".join(topics[:20]))
