@@ -30,12 +30,6 @@ def zygote() -> Iterator[Zygote]:
         yield process
 
 
-@pytest.fixture(autouse=True)
-def do_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A killed process loses nothing that it gave to the kernel; only a power cut would."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     """A directory with the snapshots of steps 10 and 20."""
