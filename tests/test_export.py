@@ -355,7 +355,7 @@ def test_weights_of_other_types_become_float32() -> None:
 
 
 def test_a_quantised_model_is_exported_as_the_numbers_it_stands_for(tmp_path: Path) -> None:
-    small = minilm.quantize(tiny("DistilBertModel", torch.float32))
+    small = minilm.quantize(tiny("DistilBertModel", torch.float32, num_hidden_layers=1))
     small.save_pretrained(tmp_path / "int8")
     report = export_onnx(small, tmp_path / "model")
     assert report.float_error <= TOLERANCE
@@ -377,7 +377,7 @@ def test_the_shapes_fit_a_model_of_two_positions(tmp_path: Path) -> None:
 
 def test_the_command_on_a_sentence_encoder(tmp_path: Path) -> None:
     """The folder holds all that a program needs to compute the vectors of minilm's encoder."""
-    save_tiny(tmp_path / "model", "BertModel", max_position_embeddings=40)
+    save_tiny(tmp_path / "model", "BertModel", num_hidden_layers=1, max_position_embeddings=40)
     settings = SentenceSettings(max_length=30, pooling="mean", unit_length=True)
     write_sentence_settings(tmp_path / "model", settings)
     encoder = minilm.Encoder.from_pretrained(tmp_path / "model")
