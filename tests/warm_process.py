@@ -14,6 +14,7 @@ import json
 import os
 import pkgutil
 import runpy
+import select
 import shutil
 import signal
 import socket
@@ -48,19 +49,22 @@ def commands() -> Iterator[Path]:
         listening.bind(f"{folder}/socket")
         listening.listen()
         server = subprocess.Popen(
-            [sys.executable, __file__, str(listening.fileno())], pass_fds=[listening.fileno()]
+            [sys.executable, __file__, str(listening.fileno())],
+            stdin=subprocess.PIPE,
+            pass_fds=[listening.fileno()],
         )
     try:
         yield folder
     finally:
-        server.terminate()
-        server.wait()
+        server.communicate()
         shutil.rmtree(folder)
 
 
 def serve(listening: socket.socket) -> Any:
     """Forks for every request; returns only in the child that is to perform it."""
     while True:
+        if sys.stdin in select.select([listening, sys.stdin], [], [])[0]:
+            sys.exit()  # who started this has ended, or wants no more
         connection, _ = listening.accept()
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
