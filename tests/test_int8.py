@@ -17,13 +17,14 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 import minilm
-from minilm.blocks import int8
+from minilm.blocks import inference, int8
 from minilm.blocks.int8 import (
     QuantizedEmbedding,
     QuantizedLinear,
     QuantizedWeight,
     Rows,
     emulated_product,
+    float_weight,
     quantize_rows,
     quantize_weight,
 )
@@ -444,6 +445,35 @@ def test_a_student_of_a_quantised_teacher_starts_as_its_float_numbers(tmp_path: 
         assert all(parameter.requires_grad for parameter in student.parameters())
 
 
+def test_layers_with_packed_weights_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    real = inference._apply
+    monkeypatch.setattr(inference, "_apply", lambda *a: taken.append(1) or real(*a))
+    for name in CLASSES:
+        small = minilm.quantize(fresh(name))
+        taken.clear()
+        expected = outputs(small, texts())
+        assert len(taken) == SIZES["num_hidden_layers"], name
+        with torch.no_grad():  # every layer runs itself
+            found = small(torch.cat(texts()), lengths=LENGTHS).to_tuple()
+        assert len(taken) == SIZES["num_hidden_layers"]
+        assert all(map(torch.equal, found, expected))
+
+
+def test_a_layer_that_is_8_bit_in_parts_runs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = minilm.quantize(fresh("BertModel", num_hidden_layers=1))
+    before = outputs(small, texts())[0]
+    attention: Any = small.layers[0].attention  # type: ignore[index, union-attr]
+    linear = nn.Linear(64, 64).eval()
+    linear.weight.data.copy_(float_weight(attention.key))
+    linear.bias.data.copy_(attention.key.bias)
+    attention.key = linear
+    taken: list[int] = []
+    monkeypatch.setattr(inference, "_apply", lambda *_: taken.append(1))
+    torch.testing.assert_close(outputs(small, texts())[0], before, rtol=0, atol=0.2)
+    assert not taken
+
+
 def test_hooks_see_every_layer_and_change_nothing() -> None:
     small, seen = minilm.quantize(fresh("BertModel")), []
     expected = outputs(small, texts())
@@ -470,6 +500,7 @@ def test_without_the_kernel_the_emulation_gives_the_same(
     small = minilm.quantize(fresh("AlbertForPreTraining"))
     expected = outputs(small, texts())
     monkeypatch.setattr(int8, "has_kernel", lambda weight: False)
+    small.eval()  # drops what was prepared for the kernel
     assert all(map(torch.equal, outputs(small, texts()), expected))
 
 

@@ -3,7 +3,8 @@
 Under `torch.inference_mode()` a layer takes four matrix products instead of six: query, key and
 value are one, and bias, activation and residual are added while a product is written. Their
 weights are *packed*: copied once into the order in which oneDNN reads them. That is what a short
-text waits for: its products read every weight and compute little with it.
+text waits for: its products read every weight and compute little with it. In 8 bits the products
+are those of int8.py, to the bit.
 
 The copy is derived and never authoritative. The parameters stay what they are, and what a model
 loads, saves, moves and copies are the parameters alone. A copy is made at the first call and used
@@ -17,9 +18,9 @@ as long as it provably fits:
   row written that way can escape it; `model.eval()` and `model.train()` always drop the copy.
 
 Whoever watches or changes a part of the layer gets the layer that the papers describe: with hooks,
-with other modules in it (adapters, quantised products, parametrisations), with gradients, autocast,
-dispatch modes or anything that records the call. So does everyone outside of inference mode, and
-within `minilm.attention("explicit")`. Both ways are equal up to rounding.
+with other modules in it (adapters, parametrisations), with gradients, autocast, dispatch modes or
+anything that records the call. So does everyone outside of inference mode, and within
+`minilm.attention("explicit")`. Both ways are equal up to rounding.
 
 The copies take as much memory again as the weights of the layers; `torch.no_grad()` instead of
 inference mode goes without.
@@ -39,10 +40,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as module_globals
 
-from minilm.blocks import kernels
+from minilm.blocks import int8, kernels
 from minilm.blocks.activations import Activation, gelu, gelu_tanh
 from minilm.blocks.derived import Source
 from minilm.blocks.dropout import Dropout
+from minilm.blocks.int8 import QuantizedLinear
 from minilm.blocks.layout import Layout
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ class PackedLayer:
     """The copied weights of one layer, and what they were made of.
 
     Attributes:
+        product: x W^T + b with an activation, for packed W.
+        added: x W^T + b + y.
         qkv, output, up, down: packed weights, each with its bias; those of query, key and value
             are one, (3H, H).
         heads: A.
@@ -84,10 +88,12 @@ class PackedLayer:
         source: the parameters that were copied.
     """
 
-    qkv: tuple[Tensor, Tensor]
-    output: tuple[Tensor, Tensor]
-    up: tuple[Tensor, Tensor]
-    down: tuple[Tensor, Tensor]
+    product: Callable[..., Tensor]
+    added: Callable[..., Tensor]
+    qkv: tuple[Any, Tensor]
+    output: tuple[Any, Tensor]
+    up: tuple[Any, Tensor]
+    down: tuple[Any, Tensor]
     heads: int
     fused: tuple[str, str]
     activation: Activation | None
@@ -159,10 +165,9 @@ def run_packed(
 
 
 def _apply(packed: PackedLayer, hidden: Tensor, layout: Layout, first_only: bool) -> Tensor:
-    product, added = _products()
     *order, width = hidden.shape
     hidden = hidden.reshape(-1, width)  # (T, H)
-    three = product(hidden, *packed.qkv, "none", [], "")  # (T, 3H)
+    three = packed.product(hidden, *packed.qkv, "none", [], "")  # (T, 3H)
     three = three.view(*order, 3, packed.heads, width // packed.heads)  # (..., 3, A, D)
     query, key, value = three.unbind(-3)  # (..., A, D)
     if first_only:
@@ -171,7 +176,7 @@ def _apply(packed: PackedLayer, hidden: Tensor, layout: Layout, first_only: bool
     context, _ = kernels.attend(query, key, value, layout, 0.0, first_only=first_only)
     context = context.reshape(-1, width)  # (T, H)
     hidden = torch.layer_norm(
-        added(context, hidden, *packed.output, "add"), *packed.attention_norm
+        packed.added(context, hidden, *packed.output, "add"), *packed.attention_norm
     )  # (T, H)
     if len(hidden) <= kernels.TOKENS_AT_ONCE:
         update = _feed_forward(packed, hidden)
@@ -183,18 +188,11 @@ def _apply(packed: PackedLayer, hidden: Tensor, layout: Layout, first_only: bool
 
 def _feed_forward(packed: PackedLayer, hidden: Tensor) -> Tensor:
     """The feed-forward block and its residual, (t, H) -> (t, H)."""
-    product, added = _products()
     name, variant = packed.fused
-    wide = product(hidden, *packed.up, name, [], variant)  # (t, I)
+    wide = packed.product(hidden, *packed.up, name, [], variant)  # (t, I)
     if packed.activation is not None:
         wide = packed.activation(wide)
-    return added(wide, hidden, *packed.down, "add")
-
-
-def _products() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """x W^T + b with an activation, and x W^T + b + y, for packed W."""
-    both = torch.ops.mkldnn._linear_pointwise
-    return both.default, both.binary
+    return packed.added(wide, hidden, *packed.down, "add")
 
 
 def _may_run(hidden: Tensor, layout: Layout) -> bool:
@@ -227,7 +225,7 @@ def _has_bfloat16() -> bool:
 
 # What the parts of a layer do as they come: a program that replaces a method is respected, too.
 FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {
-    kind: kind.forward for kind in (nn.Linear, nn.LayerNorm, Dropout)
+    kind: kind.forward for kind in (nn.Linear, QuantizedLinear, nn.LayerNorm, Dropout)
 }
 
 
@@ -240,6 +238,11 @@ def _plain(layer: TransformerLayer, dtype: torch.dtype) -> bool:
     """Whether every part is what it was built as, with ordinary parameters and no hook."""
     if dtype is torch.bfloat16 and not _has_bfloat16():
         return False
+    linears = _linears(layer)
+    if len(set(map(type, linears))) > 1:
+        return False
+    if isinstance(linears[0], QuantizedLinear) and not int8.has_kernel(linears[0].weight):
+        return False
     for part in _parts(layer):
         if type(part) not in FORWARDS or "forward" in part.__dict__:
             return False
@@ -250,7 +253,7 @@ def _plain(layer: TransformerLayer, dtype: torch.dtype) -> bool:
         for parameter in part._parameters.values():
             if (
                 type(parameter) is not nn.Parameter
-                or parameter.dtype is not dtype
+                or (parameter.dtype is not dtype and type(part) is not QuantizedLinear)
                 or parameter.device.type != "cpu"
                 or parameter.layout is not torch.strided
                 or not parameter.is_contiguous()
@@ -269,24 +272,38 @@ def _watched(part: nn.Module) -> tuple[dict[Any, Any], ...]:
     return part._forward_hooks, part._forward_pre_hooks
 
 
-def _pack(layer: TransformerLayer) -> PackedLayer:
+def _linears(layer: TransformerLayer) -> list[Any]:
+    """Query, key, value; output; both of the feed-forward block."""
     attention, feed_forward = layer.attention, layer.feed_forward
-    three = (attention.query, attention.key, attention.value)
-    others = (attention.output, feed_forward.intermediate, feed_forward.output)
-    weights = [linear.weight for linear in (*three, *others)]
-    biases: list[Tensor] = [linear.bias for linear in three]
-    order = torch.ops.mkldnn._reorder_linear_weight
-    joined = order(torch.cat([linear.weight for linear in three]), None)
-    output, up, down = ((order(one.weight.detach(), None), one.bias) for one in others)
+    three = [attention.query, attention.key, attention.value]
+    return [*three, attention.output, feed_forward.intermediate, feed_forward.output]
+
+
+def _pack_linears(*linears: nn.Linear) -> tuple[Tensor, Tensor]:
+    """The weight that has the outputs of all, packed, and its bias."""
+    weight = torch.cat([linear.weight for linear in linears])
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    return packed, torch.cat([linear.bias for linear in linears])
+
+
+def _pack(layer: TransformerLayer) -> PackedLayer:
+    attention, feed_forward, linears = layer.attention, layer.feed_forward, _linears(layer)
+    both: Any = torch.ops.mkldnn._linear_pointwise
+    product, added = both.default, both.binary
+    pack: Callable[..., tuple[Any, Tensor]] = _pack_linears
+    if isinstance(linears[0], QuantizedLinear):
+        product, added, pack = int8.product, int8.added, int8.pack_linears
     modules = [layer, *_parts(layer)]
     held = tuple(one for m in modules for one in (m._modules, m._parameters) if one)
     own = tuple(m.__dict__ for m in modules[1:])
     fused = FUSED.get(feed_forward.activation, NOT_FUSED)
     return PackedLayer(
-        qkv=(joined, torch.cat(biases)),
-        output=output,
-        up=up,
-        down=down,
+        product=product,
+        added=added,
+        qkv=pack(*linears[:3]),
+        output=pack(linears[3]),
+        up=pack(linears[4]),
+        down=pack(linears[5]),
         heads=attention.num_heads,
         fused=fused,
         activation=feed_forward.activation if fused is NOT_FUSED else None,
@@ -303,7 +320,7 @@ def _pack(layer: TransformerLayer) -> PackedLayer:
             for name in SETTINGS
             if name in attributes
         ],
-        source=Source(*weights, *biases),
+        source=Source(*(one for linear in linears for one in linear.parameters())),
     )
 
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -166,10 +165,6 @@ def _kernel(values: Tensor, packed: Packed) -> Tensor:
     return product
 
 
-# of layers that are one product: by the first of them
-_joined: WeakKeyDictionary[nn.Module, tuple[Source, QuantizedLinear]] = WeakKeyDictionary()
-
-
 class QuantizedWeight(nn.Module):
     """A matrix as whole numbers.
 
@@ -193,7 +188,7 @@ class QuantizedWeight(nn.Module):
             packed, sums = self._in_kernel_order()
             flat = _kernel(values.reshape(-1, values.shape[-1]), packed)
             product = flat.view(*values.shape[:-1], -1)  # (..., N)
-        return torch.addcmul(bias, rows.low, sums).addcmul_(product, rows.scale)
+        return _floating(product, rows, sums, bias)
 
     def _sums(self) -> Tensor:
         """The sum of every row of the matrix, (N,) float32."""
@@ -224,7 +219,6 @@ class QuantizedWeight(nn.Module):
                 "result."
             )
         self._prepared = None
-        _joined.pop(self, None)
         super().train(False)
         return self
 
@@ -237,7 +231,6 @@ class QuantizedWeight(nn.Module):
                 f"moved to {dtype}: convert the float model instead."
             )
         self._prepared = None
-        _joined.pop(self, None)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -330,35 +323,35 @@ def _parts(numbers: int) -> int:
 def project(x: Tensor, *layers: nn.Module) -> list[Tensor]:
     """What several layers make of the same input, (..., K) -> (..., N) each.
 
-    Layers in whole numbers share its quantisation and, where nothing watches them, are one product:
-    of a matrix joined of theirs, a derived copy that is made again when one of them changes.
+    Layers in whole numbers share its quantisation.
     """
-    eight_bit = [layer for layer in layers if isinstance(layer, QuantizedLinear)]
-    if len(eight_bit) < len(layers):
-        return [layer(x) for layer in layers]
+    shared = all(isinstance(layer, QuantizedLinear) for layer in layers)
+    given = quantize_rows(x) if shared else x
+    return [layer(given) for layer in layers]
+
+
+def _floating(product: Tensor, rows: Rows, sums: Tensor, bias: Tensor) -> Tensor:
+    """What a product of whole numbers stands for, with a bias: (..., N) -> (..., N)."""
+    return torch.addcmul(bias, rows.low, sums).addcmul_(product, rows.scale)
+
+
+def pack_linears(*linears: QuantizedLinear) -> tuple[tuple[Packed, Tensor], Tensor]:
+    """For `product`: the matrix that has the outputs of all layers, and its bias."""
+    parts = ((linear.weight, linear.scale, linear.bias) for linear in linears)
+    weight, scale, bias = (torch.cat(same) for same in zip(*parts, strict=True))
+    return QuantizedLinear(weight, scale, bias)._in_kernel_order(), bias
+
+
+def product(x: Tensor, matrix: tuple[Packed, Tensor], bias: Tensor, *_: object) -> Tensor:
+    """x W^T + b by the kernel, as `QuantizedLinear` gives it: (T, K) -> (T, N) float32."""
+    packed, sums = matrix
     rows = quantize_rows(x)
-    hooked = any(
-        layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__
-        for layer in layers
-    )
-    if hooked or recording(x) or not has_kernel(eight_bit[0].weight):
-        return [layer(rows) for layer in layers]
-    sizes = [layer.out_features for layer in eight_bit]
-    return list(_join(eight_bit)(rows).split(sizes, dim=-1))
+    return _floating(_kernel(rows.values, packed), rows, sums, bias)
 
 
-def _join(layers: list[QuantizedLinear]) -> QuantizedLinear:
-    """One layer with the outputs of all, kept beside the first of them."""
-    parts = [(layer.weight, layer.scale, layer.bias) for layer in layers]
-    tensors = [tensor for part in parts for tensor in part]
-    kept = _joined.get(layers[0])
-    if kept is None or not kept[0].fits(*tensors):
-        kept = (
-            Source(*tensors),
-            QuantizedLinear(*(torch.cat(same) for same in zip(*parts, strict=True))),
-        )
-        _joined[layers[0]] = kept
-    return kept[1]
+def added(x: Tensor, y: Tensor, matrix: tuple[Packed, Tensor], bias: Tensor, *_: object) -> Tensor:
+    """x W^T + b + y."""
+    return y + product(x, matrix, bias)
 
 
 def without_scales(module: nn.Module) -> list[nn.Parameter]:
