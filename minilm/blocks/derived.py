@@ -23,8 +23,9 @@ class Source:
     def __init__(self, *tensors: Tensor) -> None:
         self.tensors = tensors  # kept, so that no other tensor comes to lie at their addresses
         self.marks = [_mark(tensor) for tensor in tensors]
-        self.views = [_sample(tensor.detach()) for tensor in tensors]
-        self.samples = torch.cat(self.views)
+        views = [_sample(tensor.detach()) for tensor in tensors]
+        alike = [[v for v in views if v.dtype is one] for one in {v.dtype for v in views}]
+        self.samples = [(group, torch.cat(group)) for group in alike]  # slow with several dtypes
 
     def fits(self, *tensors: Tensor) -> bool:
         """Whether these are the same tensors with the same numbers."""
@@ -32,7 +33,7 @@ class Source:
             len(tensors) == len(self.tensors)
             and all(map(is_, tensors, self.tensors))
             and [_mark(tensor) for tensor in tensors] == self.marks
-            and torch.equal(torch.cat(self.views), self.samples)
+            and all(torch.equal(torch.cat(views), sample) for views, sample in self.samples)
         )
 
 
