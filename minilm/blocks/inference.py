@@ -281,9 +281,12 @@ def _linears(layer: TransformerLayer) -> list[Any]:
 
 def _pack_linears(*linears: nn.Linear) -> tuple[Tensor, Tensor]:
     """The weight that has the outputs of all, packed, and its bias."""
-    weight = torch.cat([linear.weight for linear in linears])
+    weight, bias = linears[0].weight.detach(), linears[0].bias.detach()
+    if len(linears) > 1:
+        weight = torch.cat([linear.weight for linear in linears])
+        bias = torch.cat([linear.bias for linear in linears])
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-    return packed, torch.cat([linear.bias for linear in linears])
+    return packed, bias
 
 
 def _pack(layer: TransformerLayer) -> PackedLayer:
