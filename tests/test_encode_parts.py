@@ -544,7 +544,7 @@ def test_progress_counts_all_workers_and_what_was_done_before(
     monkeypatch.setattr(part_options, "_LOG_EVERY", -1.0)
     state = PartsProgress(rows=1000, rows_done=600, rows_before=100, parts=10, parts_done=6)
     state.began -= 50.0
-    Display("texts").progress(state)
+    Display("text").progress(state)
     said = capsys.readouterr().err
     pattern = r"6 of 10 parts, 600 of 1,000 texts, (9|10) a second, 0:00:4[01] left\n"
     assert re.fullmatch(pattern, said)
