@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner
 from torch import Tensor, nn
 
 import minilm
 from minilm.blocks import inference, int8
+from minilm.blocks.activations import gelu
 from minilm.blocks.int8 import (
     QuantizedEmbedding,
     QuantizedLinear,
@@ -457,6 +459,17 @@ def test_layers_with_packed_weights_give_the_same_bits(monkeypatch: pytest.Monke
         with torch.no_grad():  # every layer runs itself
             found = small(torch.cat(texts()), lengths=LENGTHS).to_tuple()
         assert len(taken) == SIZES["num_hidden_layers"]
+        assert all(map(torch.equal, found, expected))
+
+
+def test_packed_8_bit_layers_apply_any_activation() -> None:
+    """Also one that float products fuse: these do not."""
+    small = minilm.quantize(fresh("BertModel", num_hidden_layers=1))
+    for activation in (gelu, F.relu):
+        small.layers[0].feed_forward.activation = activation  # type: ignore[index, union-attr]
+        expected = outputs(small, texts())
+        with torch.no_grad():
+            found = small(torch.cat(texts()), lengths=LENGTHS).to_tuple()
         assert all(map(torch.equal, found, expected))
 
 

@@ -294,12 +294,13 @@ def _pack(layer: TransformerLayer) -> PackedLayer:
     both: Any = torch.ops.mkldnn._linear_pointwise
     product, added = both.default, both.binary
     pack: Callable[..., tuple[Any, Tensor]] = _pack_linears
+    fused = FUSED.get(feed_forward.activation, NOT_FUSED)
     if isinstance(linears[0], QuantizedLinear):
         product, added, pack = int8.product, int8.added, int8.pack_linears
+        fused = NOT_FUSED
     modules = [layer, *_parts(layer)]
     held = tuple(one for m in modules for one in (m._modules, m._parameters) if one)
     own = tuple(m.__dict__ for m in modules[1:])
-    fused = FUSED.get(feed_forward.activation, NOT_FUSED)
     return PackedLayer(
         product=product,
         added=added,

@@ -126,8 +126,8 @@ def command(
         raise click.UsageError(f"There is no text in {', '.join(map(str, paths))}.")
     if found.truncated:
         click.echo(
-            f"longer than {encoder.max_length} tokens and cut: "
-            f"{counted(found.truncated, 'text')}; for shorter ones: --document-per-line.",
+            f"{counted(found.truncated, 'text')} cut at {encoder.max_length} tokens; for shorter "
+            "ones: --document-per-line.",
             err=True,
         )
     if index is not None:

@@ -170,8 +170,8 @@ def start_block(
 def _strongest_neurons(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     """A feed-forward block with so many of its neurons, those with the largest weights.
 
-    A neuron counts as the norm of what comes in times the norm of what goes out (Han et al. 2015
-    remove by magnitude; Hu et al. 2016, whole neurons).
+    A neuron counts as the norm of what comes in times the norm of what goes out. Li et al. 2017,
+    Pruning Filters for Efficient ConvNets, choose whole units by the norm of their weights, too.
     """
     inward, outward = state["intermediate.weight"], state["output.weight"]
     if count == len(inward):

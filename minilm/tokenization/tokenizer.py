@@ -675,7 +675,7 @@ class Tokenizer:
         if self.model_max_length is not None:
             settings["model_max_length"] = self.model_max_length
         with guarded(MinilmError, "save_pretrained"):
-            description = self.backend.to_str(pretty=True).encode()
+            description = self.backend.to_str().encode()
         target = Path(directory)
         try:
             target.mkdir(parents=True, exist_ok=True)

@@ -300,9 +300,9 @@ class Session:
         ]
         if lost:
             raise TrainingError(
-                f"After step {step:,} {counted(len(lost), 'tensor')} not finite, such as "
-                f"{lost[0]!r}: the run has diverged, and these weights are not written. "
-                f"{self._advice()} Start in another output."
+                f"After step {step:,} there are NaN or infinite values in "
+                f"{counted(len(lost), 'tensor')}, such as {lost[0]!r}: the run has diverged, and "
+                f"these weights are not written. {self._advice()} Start in another output."
             )
 
 
