@@ -260,8 +260,10 @@ def test_conversion_keeps_the_head_of_its_source(tmp_path: Path) -> None:
 
 def test_a_conversion_to_8_bits_says_so(tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "source", "BertForMaskedLM")
+    (source / README).write_text("---\nlicense: mit\nlibrary_name: transformers\n---\n\n# Mine\n")
     assert run("convert", source, tmp_path / "small", "--dtype", "int8").exit_code == 0
     text = (tmp_path / "small" / README).read_text()
+    assert head(text) == {"license": "mit", "library_name": "minilm"}
     assert "stored in 8 bits (int8)" in text
     # as it is stored, and back in 32 bits
     assert run("convert", tmp_path / "small", tmp_path / "again").exit_code == 0
@@ -271,6 +273,7 @@ def test_a_conversion_to_8_bits_says_so(tmp_path: Path) -> None:
     assert run("convert", tmp_path / "small", tmp_path / "back", *options).exit_code == 0
     back = (tmp_path / "back" / README).read_text().split("## The card of")[0]
     assert "8 bits" not in back
+    assert head(back) == {"license": "mit", "library_name": "transformers"}
 
 
 # --- the models of the repository ---

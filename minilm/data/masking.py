@@ -260,6 +260,24 @@ class Corruption:
                 "shares of at least 0 that do not exceed 1 together."
             )
 
+    @classmethod
+    def halved(cls, mask_share: float) -> Corruption:
+        """Of what does not become [MASK], one half stays and the other becomes random tokens.
+
+        References:
+            Devlin et al. 2019, appendix C.2 (0.8 in pretraining); Wettig et al. 2023, "Should You
+            Mask 15% in Masked Language Modeling?" (1 does as well or better).
+
+        Raises:
+            InputError: the share is not between 0 and 1.
+        """
+        if not 0 <= mask_share <= 1:
+            raise InputError(
+                f"{argument('mask_replace_probability')} is {mask_share!r}; expected a fraction "
+                "between 0 and 1."
+            )
+        return cls(mask_share, round((1 - mask_share) / 2, 12))
+
 
 BERT = Corruption()
 

@@ -24,6 +24,7 @@ from minilm.recipes.card import (
 )
 
 _HEAD = re.compile(r"---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
+_LIBRARY = re.compile(r"^library_name:.*$", re.MULTILINE)
 _MAX_BYTES = 1_000_000  # of the card of the source
 
 
@@ -31,7 +32,7 @@ def converted_card(source: str, destination: Path, options: Mapping[str, Any]) -
     """The card of what `minilm convert` has written.
 
     The head of the source's card, with licence and language, stays as it is, and its text follows:
-    the weights are still the same people's.
+    the weights are still the same people's. Only the library changes if no other one reads 8 bits.
 
     Args:
         source: what was converted, as it was named.
@@ -50,16 +51,19 @@ def converted_card(source: str, destination: Path, options: Mapping[str, Any]) -
     }
     if text:
         sections[f"The card of {origin}"] = _lowered(text)
-    int8 = ", stored in 8 bits (int8), which only minilm reads"
-    stored = int8 if stored_int8(config, destination) else ""
+    int8 = stored_int8(config, destination)
+    stored = ", stored in 8 bits (int8), which only minilm reads" if int8 else ""
     sentence = (destination / MODULES).exists()
+    library = "minilm" if int8 else "sentence-transformers" if sentence else "transformers"
+    if head and (int8 or "library_name: minilm" in head.splitlines()):  # to 8 bits, or back
+        head = _LIBRARY.sub(f"library_name: {library}", head)
     task = (destination / TASK).exists()
     return Card(
         name=name,
         summary=f"{class_name}, the weights of {origin} in a new file{stored}.",
         use=usage(name, class_name, sentence=sentence, task=task),
         sections=sections,
-        library="sentence-transformers" if sentence else "transformers",
+        library=library,
         pipeline="sentence-similarity" if sentence else pipeline(class_name),
         base_models=[source] if is_hub_name(source) else [],
         head=head,

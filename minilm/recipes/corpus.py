@@ -11,7 +11,13 @@ from minilm.compression.warm_start import warm_start
 from minilm.data.batches import SampleSource, SentenceTask, TokenBatch
 from minilm.data.mask_ratios import ChangingRatio
 from minilm.data.masked_lm import MaskedLMData, evaluation_batches
-from minilm.data.masking import Masking, RareTokenMasking, TokenMasking, WholeWordMasking
+from minilm.data.masking import (
+    Corruption,
+    Masking,
+    RareTokenMasking,
+    TokenMasking,
+    WholeWordMasking,
+)
 from minilm.data.ngram_masking import NGramMasking
 from minilm.data.segment_pairs import (
     NoPairsError,
@@ -49,6 +55,8 @@ class CorpusSettings:
         probability: mask ratio, the share of a sequence's tokens that is predicted.
         final_probability: to which the mask ratio goes, in a straight line over the whole run;
             needs one of `steps` and `epochs`. None = it stays.
+        mask_replace_probability: share of the tokens to predict that become [MASK]; half of the
+            others become random tokens, half stay. Held-out batches always have BERT's 0.8.
         max_predictions: at most this many in a sequence; None = no such limit.
         max_ngram: words of the longest n-gram.
         tokens_per_step: a step takes as many sequences as fit.
@@ -67,6 +75,7 @@ class CorpusSettings:
     short_probability: float = 0.1
     masking: MaskingName = "tokens"
     probability: float = 0.15
+    mask_replace_probability: float = 0.8
     max_predictions: int | None = None
     max_ngram: int = 3
     tokens_per_step: int = 8192
@@ -122,6 +131,7 @@ def open_corpus(settings: CorpusSettings, say: Callable[[str], None] = lambda _:
         vocabulary,
         tokens_per_step=settings.tokens_per_step,
         seed=settings.seed,
+        corruption=Corruption.halved(settings.mask_replace_probability),
         ratio=_ratio(settings),
         mask_rounds=settings.mask_rounds,
     )

@@ -499,6 +499,14 @@ class TextRecipe(Recipe):
         below=1,
         group="data",
     )
+    mask_replace_probability: float = option(
+        0.8,
+        "Fraction of the tokens to predict that the model sees as [MASK]; half of the others "
+        "become random tokens and half stay as they are. 1 = always [MASK].",
+        low=0,
+        high=1,
+        group="data",
+    )
     max_predictions: int | None = option(
         None,
         "Maximum number of predicted tokens in a sequence. Default: no limit.",
@@ -531,6 +539,7 @@ class TextRecipe(Recipe):
             min_length=self.min_length,
             masking=self.masking,
             probability=self.mask_probability,
+            mask_replace_probability=self.mask_replace_probability,
             max_predictions=self.max_predictions,
             max_ngram=self.max_ngram,
             tokens_per_step=self.tokens_per_step,
