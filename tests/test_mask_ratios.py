@@ -237,7 +237,7 @@ def test_the_command(tmp_path: Path) -> None:
             "pretrain", "--corpus", tmp_path / "store", "--output", tmp_path / "out", "--layers", 1,
             "--hidden-size", 16, "--heads", 2, "--positions", 32, "--tokens-per-step", 256,
             "--mask-probability", 0.5, "--final-mask-probability", final, "--log-every", 1,
-            "--precision", "float32", "--mask-replace-probability", 1, *options,
+            "--precision", "float32", "--mask-replace-probability", 0.75, *options,
         ]  # fmt: skip
         return CliRunner().invoke(main, [*map(str, arguments)])
 
@@ -250,7 +250,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert shares[0] == pytest.approx(0.5, abs=0.05)
     assert shares[-1] == pytest.approx(0.1, abs=0.05)
     stored = json.loads((tmp_path / "out/run/settings.json").read_text())
-    assert stored["data"]["corruption"] == {"mask_share": 1.0, "keep_share": 0.0}
+    assert stored["data"]["corruption"] == {"mask_share": 0.75, "keep_share": 0.125}
     assert stored["data"]["ratio"] == {"first": 0.5, "last": 0.1, "steps": None, "epochs": 3}
     other = pretrain("--epochs", 3, final=0.2)
     assert other.exit_code == 2, other.output

@@ -503,6 +503,7 @@ class TextRecipe(Recipe):
         0.8,
         "Fraction of the tokens to predict that the model sees as [MASK]; half of the others "
         "become random tokens and half stay as they are. 1 = always [MASK].",
+        float,
         low=0,
         high=1,
         group="data",
