@@ -133,7 +133,7 @@ temporary.cleanup()
 # %% [markdown]
 # ## Your turn
 # - Read the swapped pair above. Which words tell you that it is swapped? A model has to find the
-#   same ones. (The small ALBERT of this repository did not; see `examples/negative-results.md`.)
+#   same ones. (The small ALBERTs of this repository did not; see `examples/negative-results.md`.)
 # - Change `NGramMasking(vocabulary)` to `NGramMasking(vocabulary, max_ngram=1)`: what happens to
 #   the runs? Is a run of three words harder to guess than three words far apart, and why?
 # - To make pairs yourself, fill in `examples/exercises/5_sentence_order.py`.

@@ -1,4 +1,4 @@
-"""A real teacher and real text for the ablation in the README: reactions of the patent literature.
+"""Real teacher and text for the ablation in examples/training.md: reactions of patents.
 
 The teacher is the BERT of 12 layers that the package rxnfp brings along (Schwaller et al. 2021),
 the text 1,000 reactions of US patents, from the source package of rxn-insight:

@@ -97,8 +97,8 @@ def command(
     for models that were fine-tuned for it (--task).
 
     The other models are compared with the first MODEL. Without any MODEL, the language models of
-    the repository are compared: a BERT, the DistilBERT distilled from it, an ALBERT distilled from
-    that, and an ALBERT that was trained without a teacher.
+    the repository are compared: a BERT, the DistilBERT distilled from it, and three ALBERTs
+    distilled from that.
 
     \b
     Examples:

@@ -36,7 +36,7 @@ def command(**options: Any) -> None:
         --head-start --held-out 200 --epochs 1 --learning-rate 5e-4
       minilm pretrain --from bert-3 --layers 6 --corpus store --output bert-6 --epochs 1
       minilm pretrain --model albert --objective mlm+sop --masking ngrams --optimiser lamb \\
-        --corpus store --output albert-mini --layers 12 --hidden-size 256 --heads 4 \\
+        --corpus store --output albert --layers 12 --hidden-size 256 --heads 4 \\
         --held-out 100 --epochs 1 --learning-rate 2e-3
     """
     _check_options(options["objective"], options["model"], options["start"])
