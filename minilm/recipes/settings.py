@@ -205,8 +205,8 @@ class LoopSettings:
     )
     gradient_checkpointing: bool = option(
         False,
-        "Recompute the activations of each layer in the backward pass: less memory, about a "
-        "third more time.",
+        "Recompute the activations of each layer in the backward pass: less memory, up to "
+        "a third more time.",
         bool,
         group="run",
     )
