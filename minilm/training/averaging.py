@@ -31,7 +31,7 @@ class WeightAverage:
     nothing but trained parameters, in float32 or wider, and corrects the bias.
 
     Args:
-        module: whose parameters are averaged; nothing but these.
+        module: its trained parameters are averaged, and nothing else.
         decay: above 0 and below 1.
 
     References: Polyak and Juditsky 1992, "Acceleration of Stochastic Approximation by Averaging";
@@ -66,7 +66,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The module has the averaged weights inside the block, and its own again after it."""
+        """Gives the module the averaged weights inside the block, and its own again after it."""
         own = {name: self._parameters[name].detach().clone() for name in self._averages}
         self._copy(self._averages)
         try:
@@ -75,7 +75,7 @@ class WeightAverage:
             self._copy(own)
 
     def apply(self) -> None:
-        """The module has the averaged weights from now on; it keeps its own before any update."""
+        """Gives the module the averaged weights for good; without any update it keeps its own."""
         self._copy(self._averages)
 
     @torch.no_grad()
@@ -84,17 +84,17 @@ class WeightAverage:
             self._parameters[name].copy_(value)
 
     def state(self) -> dict[str, Tensor]:
-        """Its tensors, by name; each name begins with `PREFIX`."""
+        """The tensors of the average, by name; each name begins with `PREFIX`."""
         if not self._updates:
             return {}
         averages = {f"{PREFIX}{name}": value for name, value in self._averages.items()}
         return {**averages, COUNT: torch.tensor(self._updates)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts back what `state` gave; with no tensors it begins anew.
+        """Restores what `state` returned; without tensors the average starts afresh.
 
         Raises:
-            TrainingError: the tensors are of another model.
+            TrainingError: the tensors belong to another model.
         """
         count = tensors.get(COUNT)
         self._updates = 0 if count is None else int(count)
@@ -104,7 +104,7 @@ class WeightAverage:
             value.shape != expected[name].shape for name, value in found.items()
         ):
             raise TrainingError(
-                "The snapshot holds averages of other weights than are trained. It is of another "
-                "model."
+                "The snapshot holds averages of weights that are not trained here. It belongs to "
+                "another model."
             )
         self._averages = {n: value.to(expected[n].device, copy=True) for n, value in found.items()}

@@ -22,13 +22,13 @@ from minilm.training.snapshots import Snapshot, read_snapshot
 
 
 class Best:
-    """Compares evaluations; of no use, and of no cost, unless `settings.select` names a score.
+    """Finds the best evaluation by the score that `settings.select` names, if it names one.
 
     Args:
         run: the run's directory.
-        settings: of the loop.
-        first: this process keeps the weights.
-        evaluation: JSON values that identify what is evaluated on.
+        settings: the settings of the loop.
+        first: whether this process is the one that keeps the weights.
+        evaluation: JSON values that identify the held-out data.
 
     Attributes:
         step: updates before the best evaluation; None before the first one.
@@ -55,7 +55,7 @@ class Best:
 
     @property
     def should_stop(self) -> bool:
-        """Patience is exhausted: early stopping ends the run."""
+        """Whether patience is exhausted, so that early stopping ends the run."""
         return self._patience is not None and self.bad_evals >= self._patience
 
     def update(
@@ -68,12 +68,12 @@ class Best:
         those equal in both the first is kept.
 
         Args:
-            step: updates before it.
-            scores: what was found.
-            weights: gives copies of the learner's tensors.
+            step: number of updates before the evaluation.
+            scores: its scores.
+            weights: returns copies of the learner's tensors.
 
         Raises:
-            TrainingError: there is no such score.
+            TrainingError: the evaluation has no score of the selected name.
         """
         if self._name is None:
             return False
@@ -90,13 +90,13 @@ class Best:
         return True
 
     def saved(self, step: int) -> None:
-        """The weights of this step are on the disk."""
+        """Notes that the best weights, those of this step, are on the disk."""
         if self.unsaved is not None and self.unsaved.step == step:
             self.unsaved = None
 
     @property
     def scores(self) -> dict[str, float]:
-        """What the best evaluation found."""
+        """The scores of the best evaluation."""
         return dict(self._scores)
 
     def weights(self) -> Mapping[str, Tensor]:
@@ -127,11 +127,11 @@ class Best:
         }
 
     def restore(self, state: Mapping[str, Any]) -> bool:
-        """Puts back what `state` gave.
+        """Restores what `state` returned.
 
         Returns:
-            False if that was by another score or on other data: then nothing is put back, as scores
-            of the two do not compare.
+            False, with nothing restored, if that was another score or on other held-out data, as
+            the two cannot be compared.
         """
         same = (state.get("select", self._name), state.get("evaluation", self._evaluation))
         if same != (self._name, self._evaluation):

@@ -54,8 +54,8 @@ class Curve:
     def smoothed(self) -> Curve:
         """Weighted means over a Hann window of a fifteenth of the curve, at up to 1,000 steps.
 
-        The window has its middle at each step, so nothing is delayed; at the ends it is cut off.
-        Values that are not finite are left out; NaN where the window has no others.
+        The window is centred at each step, so nothing is delayed; it is cut off at the ends. Values
+        that are not finite are left out; the mean is NaN where the window has no others.
         """
         n_values = len(self.values)
         half = n_values // 30
@@ -77,8 +77,8 @@ class RunCurves:
     """The curves of one run.
 
     Attributes:
-        name: of its directory.
-        log: the file.
+        name: the name of its directory.
+        log: the log file.
         training: "loss", its terms, and those of `BESIDES` that were logged.
         held_out: the scores of the evaluations, such as "masked_loss" and "masked_accuracy".
     """
@@ -107,10 +107,10 @@ class RunCurves:
 
     @property
     def objective(self) -> tuple[tuple[str, float | None], ...]:
-        """What the loss is the sum of: the terms and their weights, as the log shows them.
+        """The terms whose sum is the loss, with their weights, as the log shows them.
 
-        The loss of runs with another objective is another quantity. Weights are None where the log
-        does not tell them: too few steps, or terms that do not add up to the loss.
+        Losses of runs with different objectives are different quantities. Weights are None where
+        the log does not determine them: too few steps, or terms that do not add up to the loss.
         """
         names = [name for name in self.training if name not in ("loss", *BESIDES)]
         unknown = tuple((name, None) for name in names)
@@ -134,7 +134,7 @@ class RunCurves:
     def summary(self) -> dict[str, Any]:
         """The last and best figures, as JSON. A number that is not finite is None.
 
-        Which way a score gets better stands in `minilm.metrics.score_table`.
+        `minilm.metrics.score_table` says whether a high or a low score is better.
         """
         return {
             "name": self.name,

@@ -28,9 +28,9 @@ class Processes:
     """The processes that train together.
 
     Attributes:
-        rank: this one's number; 0 writes files and messages.
-        world: how many there are.
-        device: where this one computes.
+        rank: the number of this process; process 0 writes files and messages.
+        world: the number of processes.
+        device: the device on which this process computes.
     """
 
     rank: int
@@ -43,7 +43,7 @@ class Processes:
         return self.rank == 0
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Adds up numbers over all processes, in float64. All give the same keys, in any order."""
+        """Adds up numbers over all processes, in float64. All pass the same keys, in any order."""
         if self.world == 1:
             return dict(values)
         names = sorted(values)
@@ -66,7 +66,7 @@ class Processes:
         """The arrays of all processes by their numbers, the same to the bit in each of them.
 
         Args:
-            arrays: float32 of any shapes; every number is in one process alone.
+            arrays: float32 arrays of any shapes; each number is a key in one process only.
         """
         if self.world == 1:
             return dict(arrays)
@@ -101,7 +101,7 @@ class Processes:
         return [row[: int(n)].cpu().numpy() for row, n in zip(rows, sizes, strict=True)]
 
     def agree(self, number: int) -> int:
-        """The number that the first process has."""
+        """Returns the number that the first process has, in every process."""
         if self.world == 1:
             return number
         value = torch.tensor(number, dtype=torch.int64, device=self.device)
@@ -116,7 +116,7 @@ class Processes:
 
     @contextmanager
     def waiting_for_first(self) -> Iterator[None]:
-        """At the end all wait for the first process; if it has failed, all fail.
+        """At the end of the block all wait for the first process; if it has failed, all fail.
 
         Raises:
             TrainingError: in the others, if the first raised an exception.
@@ -131,7 +131,7 @@ class Processes:
             raise TrainingError("The first process has failed; its message says why.")
 
     def wait(self) -> None:
-        """Returns when all have come here."""
+        """Waits until all processes have called it."""
         if self.world > 1:
             dist.barrier()
 

@@ -52,11 +52,11 @@ _RARE = 99.0  # percentile: the gradient norm's axis ends here, not at its highe
 
 
 def check_destination(destination: str | os.PathLike[str]) -> None:
-    """Checks what can be checked before anything is computed.
+    """Checks the file name and matplotlib, before anything is computed.
 
     Raises:
-        InputError: the name of the file says no format that can be written.
-        DependencyError: without the package matplotlib.
+        InputError: the name of the file does not end in .png or .svg.
+        DependencyError: the package matplotlib is not installed.
     """
     target = Path(destination)
     if target.suffix.lower() not in FORMATS:
@@ -73,7 +73,7 @@ def check_destination(destination: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def looks() -> Iterator[None]:
-    """Draws as every picture here is drawn; the same figures give the same SVG."""
+    """The style of every picture here, inside the block; the same figures give the same SVG."""
     import matplotlib.style
 
     own = {
@@ -101,19 +101,19 @@ def save(figure: Figure, destination: str | os.PathLike[str]) -> None:
 def draw(runs: Sequence[RunCurves], destination: str | os.PathLike[str]) -> None:
     """Draws the curves of one or several runs into a PNG or SVG file.
 
-    On the left the loss and its terms, each as logged (faint) and smoothed; runs whose losses are
-    sums of other terms, such as a teacher and its student, have a panel of the loss each. On the
-    right the held-out scores; below, small, learning rate, gradient norm and the share of tokens
-    that are masked. One colour for each run.
+    On the left are the loss and its terms, each as logged (faint) and smoothed; runs whose losses
+    are sums of different terms, such as a teacher and its student, have a loss panel each. On the
+    right are the held-out scores; below, small, are learning rate, gradient norm and mask ratio.
+    Each run has its own colour.
 
     Args:
-        runs: as `read_runs` gives them.
+        runs: the curves that `read_runs` returns.
         destination: a .png or .svg file in an existing directory; a file that is there is replaced.
 
     Raises:
-        InputError: there are no runs, or the name of the file ends otherwise.
+        InputError: there are no runs, or the file name has another ending.
         CheckpointError: the file cannot be written.
-        DependencyError: without the package matplotlib.
+        DependencyError: the package matplotlib is not installed.
     """
     check_destination(destination)
     if not runs:

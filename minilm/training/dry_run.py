@@ -27,27 +27,29 @@ MOST_STEPS = 20  # or this many of them
 
 @dataclass(frozen=True)
 class DryRun:
-    """Figures of a few real steps, an evaluation and a snapshot.
+    """Measurements of a few real steps, an evaluation and a snapshot.
 
     Attributes:
-        parameters: numbers that are trained.
+        parameters: number of trained parameters.
         tokens_per_step: mean over the steps that were taken.
-        steps: of the whole run.
-        steps_per_epoch: of the first epoch.
-        seconds_of_first_step: allocates, and makes the optimiser.
-        seconds_per_step: mean of the others, with the wait for their data.
-        seconds_per_epoch: to draw up an epoch's steps, as far as its first step waits for it.
-        evaluations: of the whole run, unless it is stopped early.
+        steps: number of steps of the whole run.
+        steps_per_epoch: number of steps of the first epoch.
+        seconds_of_first_step: time of the first step, which also allocates memory and makes the
+            optimiser.
+        seconds_per_step: mean of the other steps, including the wait for their data.
+        seconds_per_epoch: time to plan the steps of an epoch, as far as its first step waits for
+            it.
+        evaluations: number of evaluations of the whole run, unless it is stopped early.
         seconds_per_evaluation: 0 if nothing is held out.
-        snapshots: of the whole run. With `select` one follows every better evaluation; half of the
-            evaluations are taken for better ones.
-        seconds_per_copy: how long training stands still for a snapshot.
-        seconds_per_snapshot: how long it is written, in the background.
-        bytes_per_snapshot: on the disk.
-        background_is_free: writing takes no time from training: there are processor cores to spare,
-            or training is on a GPU.
-        seconds_measuring: how long all this took.
-        held_out: scores before any training.
+        snapshots: number of snapshots of the whole run. With `select` one follows every better
+            evaluation; half of the evaluations are assumed to be better.
+        seconds_per_copy: how long training is interrupted for a snapshot.
+        seconds_per_snapshot: how long it takes to write one in the background.
+        bytes_per_snapshot: its size on the disk.
+        background_is_free: whether writing does not slow down training: there are processor cores
+            to spare, or training is on a GPU.
+        seconds_measuring: how long the measurement took.
+        held_out: the scores before any training.
     """
 
     parameters: int
@@ -69,7 +71,7 @@ class DryRun:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, from the first step to the last snapshot."""
+        """Estimated seconds of the whole run, from the first step to the last snapshot."""
         epochs = -(-self.steps // self.steps_per_epoch)
         training = (
             self.seconds_of_first_step
@@ -98,9 +100,9 @@ def dry_run(
 
     Args:
         learner, data, settings, processes, held_out: as for `minilm.training.loop.train`.
-        output: the run's directory, which need not exist: on its disk a snapshot is written, and
-            removed again. None = where temporary files lie.
-        steps: how many at least; one more is taken first to warm up.
+        output: the run's directory, which need not exist: a snapshot is written to its disk, and
+            removed again. None = the directory for temporary files.
+        steps: the least number of steps; one more is taken first to warm up.
     """
     started = time.monotonic()
     updater = Updater(learner, settings, processes)

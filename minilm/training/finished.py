@@ -26,10 +26,10 @@ class Finished:
     """What is remembered of a finished run without snapshots.
 
     Attributes:
-        steps: that it was asked for.
-        step: updates done.
-        chosen: updates before the weights that it ended with.
-        held_out: their evaluation.
+        steps: number of updates that were asked for.
+        step: number of updates done.
+        chosen: number of updates after which the run had the weights that it ended with.
+        held_out: the scores of these weights.
     """
 
     steps: int
@@ -41,7 +41,7 @@ class Finished:
 def clean(run: Path, finished: Finished) -> None:
     """Removes the snapshots and best weights of a finished run; log and settings stay.
 
-    Whenever this is interrupted, the run is remembered as finished, or can resume.
+    If this is interrupted at any point, the run either is remembered as finished or can resume.
 
     Args:
         run: the run's directory.
@@ -85,9 +85,9 @@ def clean_up(run: Path, end: Finished, wanted: bool, say: Callable[[str], None])
 
     Args:
         run: the run's directory.
-        end: how it ended.
-        wanted: clean it.
-        say: takes the message.
+        end: how the run ended.
+        wanted: whether to clean it.
+        say: receives the message.
     """
     size = megabytes(run)
     if wanted:
@@ -103,10 +103,10 @@ def clean_up(run: Path, end: Finished, wanted: bool, say: Callable[[str], None])
 def finished_before(
     run: Path, settings: TrainingSettings, processes: Processes, say: Callable[[str], None]
 ) -> Finished | None:
-    """How the run ended, if it did and was cleaned then; the same in all processes.
+    """How the run ended, if it is finished and was cleaned; the same in all processes.
 
     Raises:
-        TrainingError: more steps are asked for than it had.
+        TrainingError: more steps are asked for now than it had.
     """
     found = read_finished(run) if processes.first else None
     if processes.agree(-1 if found is None else found.step) < 0:
@@ -126,7 +126,7 @@ def finished_before(
 
 
 def megabytes(directory: Path) -> float:
-    """What the files below a directory take, in units of 1,000,000 bytes."""
+    """The size of all files below a directory, in units of 1,000,000 bytes."""
     size = 0
     for path in directory.rglob("*"):
         with contextlib.suppress(OSError):

@@ -25,7 +25,7 @@ class Lamb(torch.optim.Optimizer):
     says `"weight_decay": 0.0` or `"adapt": False` (ratio 1). `minilm.parameter_groups` makes the
     groups of the released code, where norms and biases are neither.
 
-    Clip the gradients before; LAMB's own scripts do so to a global norm of 1.
+    Clip the gradients before each step; LAMB's own scripts clip them to a global norm of 1.
 
     Args:
         params: parameters, or groups of them.

@@ -19,16 +19,16 @@ from minilm.files.arrays import Floats, Integers
 class TrainingBatch(Protocol):
     """Some samples, ready for a learner.
 
-    Where samples have several sequences, an attribute `rows`, (B,), says how many each has.
+    If samples consist of several sequences, an attribute `rows`, (B,), says of how many.
     """
 
     @property
     def samples(self) -> Integers:
-        """(B,) the numbers of the samples in it, for messages and for dropout."""
+        """(B,) the numbers of its samples, for messages and for dropout."""
 
     @property
     def tokens(self) -> int:
-        """How many tokens it has."""
+        """The number of its tokens."""
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device."""
@@ -39,19 +39,19 @@ class TrainingData(Protocol):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON values that must be the same when a run resumes."""
+        """JSON values that must not have changed when a run resumes."""
 
     def steps(self, epoch: int) -> Sequence[Integers]:
         """The samples of every step of an epoch; independent of the number of processes.
 
-        Steps may be made when they are asked for; to ask for their number may make them all.
+        Steps may be planned only when they are read; `len` may plan them all.
         """
 
     def count_steps(self, epochs: int) -> int:
-        """How many steps this many epochs take, at least about."""
+        """How many steps this many epochs take, at least approximately."""
 
     def count_samples(self) -> int:
-        """How many samples an epoch has, at least about."""
+        """How many samples an epoch has, at least approximately."""
 
     def split(self, epoch: int, samples: Integers, parts: int) -> Sequence[Integers]:
         """The samples of a step in exactly this many parts, some perhaps empty."""
@@ -76,9 +76,9 @@ class Learner(nn.Module):
         add up to the step's means. A batch without samples gives zeros that every trained
         parameter takes part in.
 
-        In training, dropout draws for every sample alone, so models are to be called with the
-        sequences in the order of the batch, all of them. What else draws random numbers gets others
-        when a step is shared out in another way.
+        In training, dropout masks are drawn for each sample separately, so call models with all
+        sequences of the batch, in its order. Other random numbers depend on how a step is divided
+        into micro-batches and processes.
         """
 
     @property
@@ -91,19 +91,19 @@ class Learner(nn.Module):
         """One batch, in eval mode and without gradients: name to (sum, number of items)."""
 
     def cause_of_nonfinite(self, batch: Any) -> str | None:
-        """What else than the step itself made the terms of a batch not finite, and what to do.
+        """What, other than the step itself, made the terms of a batch not finite, and what to do.
 
-        Called before a run ends because of them, without gradients.
+        Called without gradients, before a run ends because of them.
 
         Returns:
-            Sentences for the message; None = nothing that the learner knows of.
+            Sentences for the message; None = the learner knows of no such cause.
         """
         return None
 
     def eval_outputs(
         self, batch: Any
     ) -> tuple[Mapping[str, tuple[float, float]], Mapping[int, Floats]]:
-        """One batch: what `eval_step` gives, and what `eval_scores` needs beside it.
+        """Evaluates one batch: what `eval_step` gives, and the outputs that `eval_scores` needs.
 
         Returns:
             Name to (sum, number of items), for `metric_names`; and float32 arrays of any shapes, by
@@ -114,11 +114,11 @@ class Learner(nn.Module):
     def eval_scores(
         self, means: Mapping[str, float], outputs: Mapping[int, Floats]
     ) -> dict[str, float]:
-        """The scores, also those that are no means over batches, such as F1.
+        """The scores, including those that are no means over batches, such as F1.
 
         Args:
-            means: over all batches, of what `eval_outputs` gave, for names that any asks
-                for.
-            outputs: of all batches, in every process.
+            means: the means of what `eval_outputs` gave, over all batches; without names that no
+                batch has.
+            outputs: the outputs of all batches, in every process.
         """
         return dict(means)

@@ -12,7 +12,7 @@ LOCK = "lock"
 
 
 def locked(run: Path) -> AbstractContextManager[None]:
-    """Keeps other processes out; see `minilm.files.lock`.
+    """Keeps other processes out of the block; see `minilm.files.lock`.
 
     Args:
         run: the directory, in which an empty file may be left.

@@ -38,8 +38,8 @@ class Log(Observer):
         """Drops what was logged after a snapshot.
 
         Args:
-            step: of the snapshot to resume from.
-            evaluated: step of the last evaluation that it knows of.
+            step: the step of the snapshot to resume from.
+            evaluated: the step of the last evaluation before that snapshot.
         """
         if self._path.exists():
             lines = self._path.read_bytes().splitlines(True)
@@ -71,7 +71,7 @@ class Log(Observer):
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a line; on a full disk it waits until there is room.
 
-        Numbers are written as they are, also those that are not finite.
+        Numbers are written as they are, even if they are not finite.
         """
         with self._lock, contextlib.suppress(OSError):
             self._waiting += (json.dumps(row) + "\n").encode()
@@ -81,7 +81,7 @@ class Log(Observer):
         """Waits until all lines are on the disk. May be called in another thread.
 
         Raises:
-            TrainingError: there is no room for them.
+            TrainingError: the disk has no room for them.
         """
         try:
             with self._lock:

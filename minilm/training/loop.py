@@ -47,10 +47,10 @@ class Result:
     """How a run ended.
 
     Attributes:
-        step: updates done.
+        step: number of updates done.
         finished: False if it was asked to stop before the end.
         held_out: the last evaluation, or the best one if the settings select it.
-        chosen: updates before the weights that the run ends with.
+        chosen: number of updates after which the run had the weights that it ends with.
         exit_code: what a command should exit with: 0, or 128 plus the signal's number.
     """
 
@@ -79,40 +79,40 @@ def train(
     reload: Callable[[Path], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
-    """Starts or resumes training, until all steps are done or a signal asks to stop.
+    """Starts or resumes training, and trains until all steps are done or a signal asks to stop.
 
     With `settings.select` it may end earlier, and ends with the best weights.
 
     Args:
         learner: what is trained.
         data: what it learns from.
-        settings: numbers of the loop.
+        settings: the settings of the loop.
         output: the run's directory; created. If it holds a run, that run is resumed.
         processes: see `minilm.training.distributed.join`.
         finish: writes the trained model into the directory it is given; called at the end by the
             first process.
         held_out: batches to evaluate on; the same in every process.
-        description: JSON values that say what is trained on what; a run that goes on must be told
-            the same.
-        evaluation: JSON values that identify `held_out`; if they are others when a run goes on, it
-            must be allowed, and the choice of the best evaluation starts anew.
+        description: JSON values that say what is trained on what; they must be the same when a run
+            resumes.
+        evaluation: JSON values that identify `held_out`; if they have changed when a run resumes,
+            `allow_changes` is needed, and the choice of the best evaluation starts afresh.
         allow_changes: resume although settings or data have changed since the start.
-        observers: are called at every event, in the first process.
-        clean: once the run is finished, remove its snapshots and best weights.
+        observers: objects whose methods are called at every event, in the first process.
+        clean: whether to remove the snapshots and best weights of the finished run.
         command: JSON values that say with which command and options the run was started; kept in
             settings.json, never compared.
-        reload: gives the learner what `finish` wrote; called in all processes if the run was
+        reload: loads what `finish` wrote into the learner; called in all processes if the run was
             finished and cleaned before.
-        say: takes messages.
+        say: receives messages.
 
     Returns:
         How it ended, with the learner in eval mode. After SIGINT, SIGTERM or SIGUSR1 everything is
         saved first.
 
     Raises:
-        TrainingError: other settings or data than the run was started with; another process is at
-            it; numbers that are not finite; a snapshot that cannot be written; an observer that
-            failed.
+        TrainingError: settings or data differ from those that the run was started with; another
+            process is training it; numbers are not finite; a snapshot cannot be written; an
+            observer failed.
     """
     if settings.select is not None and not held_out:
         raise TrainingError(

@@ -21,7 +21,7 @@ def hand_back_freed_memory() -> bool:
     Only for tensors on the CPU, only on Linux with glibc; elsewhere nothing happens.
 
     Returns:
-        Whether the library agreed.
+        Whether the library accepted the setting.
 
     References: man 3 mallopt.
     """
@@ -29,14 +29,14 @@ def hand_back_freed_memory() -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Asks the C library to keep the memory of freed tensors for the next ones: the opposite.
+    """Makes the C library keep the memory of freed tensors for the next ones: the opposite.
 
     Otherwise glibc fetches memory for tensors beyond 32 MB from the system each time, page by page.
     The gradient of a word table is one: with short texts in small batches a step of fine-tuning
     takes 5 % (float32) to 14 % (bfloat16) less time so.
 
     Returns:
-        Whether the library agreed; old ones take no such thresholds.
+        Whether the library accepted the thresholds; old versions do not.
     """
     return _mallopt(_MMAP_THRESHOLD, _HUGE) and _mallopt(_TRIM_THRESHOLD, _HUGE)
 

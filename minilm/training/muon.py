@@ -26,15 +26,15 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     singular values between about 0.7 and 1.2 instead of exactly 1. That does not matter to Muon. A
     singular value far below the Frobenius norm (less than about 1/1000) ends lower.
 
-    Computed in bfloat16 on a GPU, as the reference is. On a CPU in float32 or in the matrix's own
-    dtype if that is wider: few processors multiply bfloat16 in hardware, and those that do not take
-    thirty times as long for it.
+    It computes in bfloat16 on a GPU, as the reference does, and on a CPU in float32, or in the
+    matrix's own dtype if that is wider: few processors multiply bfloat16 in hardware, and the
+    others take thirty times as long for it.
 
     Args:
         matrix: (m, n), floating-point; a matrix of zeros stays one.
 
     Returns:
-        (m, n), in the dtype that was computed in.
+        (m, n), in the dtype of the computation.
 
     References: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 
@@ -71,12 +71,12 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: matrices, or groups of parameters; a group with `"orthogonalise": False` is
-            AdamW's. Muon is meant for the matrices of layers: embeddings, heads, norms and biases
-            belong to AdamW.
-        lr: learning rate of both.
-        betas, eps: of AdamW.
-        weight_decay: of both.
-        momentum: of Muon.
+            trained by AdamW. Muon is meant for the matrices of layers; embeddings, heads, norms and
+            biases belong to AdamW.
+        lr: learning rate of both optimisers.
+        betas, eps: parameters of AdamW.
+        weight_decay: weight decay of both optimisers.
+        momentum: decay rate of Muon's running mean of gradients.
 
     Differs from `torch.optim.Muon`, the same arithmetic with `adjust_lr_fn="match_rms_adamw"`, in
     that it takes all parameters, and orthogonalises in float32 on a CPU.

@@ -10,13 +10,13 @@ from minilm.training.settings import TrainingSettings
 
 
 class Observer:
-    """Is told what happens in a training run; every method does nothing until it is overridden.
+    """Follows a training run; every method does nothing until it is overridden.
 
-    The methods are called in the first process only, in the training thread, between updates: what
-    takes long in them makes the run longer. They cannot change the run: rows and scores are copies.
-    An observer that raises an exception is not called again; the run saves a snapshot and ends with
-    a `TrainingError` that names it, and the same command resumes from there. Scores and losses may
-    be NaN.
+    The methods are called in the first process only, in the training thread, between updates: slow
+    methods make the run longer. They cannot change the run: rows and scores are copies. An observer
+    that raises an exception is not called again; the run saves a snapshot and ends with a
+    `TrainingError` that names it, and the same command resumes from there. Scores and losses may be
+    NaN.
 
     Example:
         Weights & Biases; for TensorBoard there is `minilm.TensorBoard`.
@@ -38,8 +38,9 @@ class Observer:
         """Before the first step.
 
         Args:
-            step: updates done before: 0, or those of the snapshot that the run resumes from.
-            settings: numbers of the loop.
+            step: number of updates done before: 0, or that of the snapshot that the run resumes
+                from.
+            settings: the settings of the loop.
         """
 
     def on_step(self, row: Mapping[str, Any]) -> None:
@@ -56,7 +57,7 @@ class Observer:
         """After every evaluation.
 
         Args:
-            step: updates before it.
+            step: number of updates before it.
             scores: by name; NaN for those that do not exist.
         """
 
@@ -64,11 +65,11 @@ class Observer:
         """When a snapshot is complete on the disk, some steps after it was taken.
 
         Args:
-            step: updates before it.
+            step: number of updates before it.
         """
 
     def on_event(self, event: Mapping[str, Any]) -> None:
-        """When something happens that is worth a line.
+        """When something happens that is worth a line in the log.
 
         Args:
             event: "event" (its name: "resumed", "save failed", "early stopping", "not a number"),
@@ -79,7 +80,7 @@ class Observer:
         """When the run has ended, however it did; called last, once the model is written.
 
         Args:
-            step: updates done.
+            step: number of updates done.
             finished: False after a signal or an error.
         """
 
@@ -88,11 +89,11 @@ class Observers(Observer):
     """All observers of a run as one.
 
     Args:
-        own: of the engine; what they raise is raised.
-        users: what they raise is kept in `failure`.
+        own: the engine's observers; what they raise is raised.
+        users: the user's observers; what they raise is kept in `failure`.
 
     Attributes:
-        failure: what the first of the users' observers raised, as an error that names it.
+        failure: the first exception of a user's observer, as an error that names the observer.
     """
 
     def __init__(self, own: Sequence[Observer], users: Sequence[Observer]) -> None:

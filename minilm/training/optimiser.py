@@ -24,13 +24,13 @@ def parameter_groups(
     """Two groups for an optimiser: what is decayed, and norms and biases, which are not.
 
     Differs from the released DistilBERT code, which looks for "LayerNorm.weight" in names and so
-    decays the norms of DistilBERT, whose names are others: here the kind of module decides.
+    decays DistilBERT's norms, which are named differently: here the kind of module decides.
 
     Args:
-        module: any; a parameter used in several places counts once.
-        weight_decay: of the first group.
-        shared_weight_decay: of a group of its own, in between, of those that layers share: what is
-            applied several times in each pass. None = they are in the first group.
+        module: any module; a parameter used in several places counts once.
+        weight_decay: weight decay of the first group.
+        shared_weight_decay: weight decay of a separate group, the second of three, for parameters
+            that layers share. None = they are in the first group.
 
     Returns:
         `[{"params": [...], "weight_decay": weight_decay, "adapt": True},
@@ -96,14 +96,14 @@ def layer_groups(
 ) -> list[dict[str, Any]]:
     """The groups of `parameter_groups`, divided by the depth of their parameters.
 
-    The lower a layer, the more general what it has learned, and the slower it is to change:
+    The lower a layer, the more general is what it has learned, and the more slowly it learns:
 
         heads, poolers and all else     rate
         layer i of L, counted from 1    rate * layer_decay ** (L + 1 - i)
         embeddings                      rate * layer_decay ** (L + 1)
 
     Args:
-        module: holds encoders of this package, at any depth.
+        module: a module that contains encoders of this package, at any depth.
         weight_decay, shared_weight_decay: as for `parameter_groups`.
         layer_decay: above 0 and at most 1.
 
@@ -111,7 +111,8 @@ def layer_groups(
         Groups with one more key, "rate_factor", which the engine multiplies the schedule's rate by.
 
     Raises:
-        TrainingError: a layer is applied more than once, as ALBERT's is: it has no depth.
+        TrainingError: a layer is applied more than once, as ALBERT's is, and so has no single
+            depth.
 
     References: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text
         Classification", section 3.2; optimization.py of google-research/electra.
@@ -139,17 +140,17 @@ def layer_groups(
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """The matrices of layers, of attention and feed-forward blocks: what Muon is meant for.
+    """The matrices of attention and feed-forward blocks in layers: what Muon is meant for.
 
     Not among them are embeddings and their projection, poolers and heads: the rows of an embedding
     matrix and of a classifier have meanings of their own, and of most rows of an embedding matrix a
     step gives no gradient.
 
     Args:
-        module: holds encoders of this package, at any depth.
+        module: a module that contains encoders of this package, at any depth.
 
     Returns:
-        The trainable ones, each once, in the order of the layers.
+        Those that are trainable, each once, in the order of the layers.
     """
     found: dict[nn.Parameter, None] = {}
     for _, layers in _encoders(module):
@@ -243,13 +244,12 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer, module: nn.Module) -> di
 def restore_optimiser(
     optimiser: torch.optim.Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Puts back what `optimiser_tensors` gave.
+    """Restores what `optimiser_tensors` returned.
 
-    If that was another optimiser's, what this one has no use for is left out: the state of those
-    parameters begins anew.
+    State of another kind of optimiser is left out: the state of those parameters starts afresh.
 
     Raises:
-        TrainingError: tensors of parameters that the module does not train, or of another shape.
+        TrainingError: a tensor belongs to no trained parameter of the module, or has another shape.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     matrices = {
@@ -264,7 +264,7 @@ def restore_optimiser(
         if parameter is None or value.shape not in (parameter.shape, torch.Size()):
             raise TrainingError(
                 f"The snapshot holds {full_name} {tuple(value.shape)}, which fits no parameter "
-                "that is trained. It is of another model."
+                "that is trained. It belongs to another model."
             )
         if key in (MUON_STATE if parameter in matrices else ADAM_STATE):
             optimiser.state[parameter][key] = value.to(parameter.device)

@@ -1,4 +1,4 @@
-"""What is seen of a run: one bar on a terminal or in a notebook, plain lines elsewhere."""
+"""The progress of a run: a bar on a terminal or in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LINE_EVERY = 10.0  # seconds between plain progress lines
 
 
 class Progress(Observer):
-    """One bar where a bar can be seen, plain lines elsewhere.
+    """Shows a bar where a bar can be seen, plain lines elsewhere.
 
     Args:
-        say: takes a plain line.
+        say: receives a plain line.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:

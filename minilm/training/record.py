@@ -30,7 +30,7 @@ PLAIN = {
 
 
 def environment(processes: Processes) -> dict[str, Any]:
-    """What may change the last bits of the results, but not what is computed."""
+    """Versions, devices and the like, which may change the last bits of the results."""
     return {
         "minilm": minilm.__version__,
         "torch": torch.__version__,
@@ -52,16 +52,16 @@ def check_record(
     """Stores the run's settings, or compares them with those stored at its start.
 
     Args:
-        run: where settings.json lies.
-        identity: what may not differ, except for the settings named in `FREE`; evaluate_every is
-            free only where no evaluation is selected.
-        environment: what may differ; differences are reported.
-        allow_changes: take other settings as well.
-        say: takes messages.
-        command: what the run was started with; written, never compared. None = unknown.
+        run: the directory of settings.json.
+        identity: values that may not differ, except for the settings named in `FREE`;
+            evaluate_every is free only where no evaluation is selected.
+        environment: values that may differ; differences are reported.
+        allow_changes: whether to accept other settings too.
+        say: receives messages.
+        command: the command that the run was started with; written, never compared. None = unknown.
 
     Raises:
-        TrainingError: names every value that differs, then and now.
+        TrainingError: values differ; the message gives each of them, then and now.
     """
     path = run / SETTINGS
     if not path.exists():

@@ -1,8 +1,8 @@
 """Snapshots written in the background: training waits for a copy of its tensors, not for the disk.
 
-One thread writes one after the other: the best weights, if there are better ones, then the snapshot
-that names them, then it removes what no snapshot needs any more. Whenever the process is killed,
-the newest whole snapshot is there, and the best weights that it names.
+One thread first writes the best weights, if there are new ones, then the snapshot that names them,
+and then removes what no snapshot needs any more. Whenever the process is killed, the newest whole
+snapshot is there, and the best weights that it names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Saved:
     """What became of a snapshot.
 
     Attributes:
-        step: of the snapshot.
+        step: the step of the snapshot.
         best: step of the best weights that were written with it; None = there were none.
         problem: why it could not be written; None = it is complete.
     """
@@ -46,8 +46,8 @@ class Saver:
 
     Args:
         run: the run's directory.
-        keep: how many whole snapshots stay.
-        before: called before each one is written: what must be on the disk first.
+        keep: number of whole snapshots to keep.
+        before: called before each snapshot is written, to write what must be on the disk first.
     """
 
     def __init__(self, run: Path, keep: int, before: Callable[[], None]) -> None:
@@ -60,26 +60,26 @@ class Saver:
         self._trusted: set[int] = set()
 
     def trust(self, step: int) -> None:
-        """The snapshot of this step was read, and found whole."""
+        """Notes that the snapshot of this step was read and found whole."""
         self._trusted.add(step)
 
     def save(self, snapshot: Snapshot, best: Snapshot | None, best_step: int | None) -> None:
-        """Hands over a snapshot. The one before must have been collected.
+        """Hands over a snapshot to be written. The previous one must have been collected.
 
         Args:
-            snapshot: of tensors that nobody changes any more.
+            snapshot: its tensors must not change any more.
             best: the best weights, if they are not on the disk yet.
-            best_step: which best weights `snapshot` names.
+            best_step: the step of the best weights that `snapshot` names.
         """
         assert self._job is None
         self._job_steps = snapshot.step, None if best is None else best.step
         self._job = self._pool.submit(self._write, snapshot, best, best_step)
 
     def collect(self, *, wait: bool) -> Saved | None:
-        """What became of the snapshot that was handed over last; None = nothing new.
+        """What became of the last snapshot that was handed over; None = nothing new.
 
         Args:
-            wait: until it is known.
+            wait: whether to wait until it is known.
         """
         if self._job is None or not (wait or self._job.done()):
             return None

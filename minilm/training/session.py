@@ -28,21 +28,21 @@ from minilm.training.updates import Outcome, Updater
 
 
 class Session:
-    """What one start of a process does of a run: steps, evaluations, snapshots.
+    """What a process does from its start to its end: steps, evaluations, snapshots.
 
     Args:
         updater: takes the steps.
-        settings: numbers of the loop.
+        settings: the settings of the loop.
         run: the run's directory, with log and snapshots.
-        processes: who takes part.
+        processes: the processes that take part.
         held_out: batches to evaluate on; the same in every process.
         best: chooses an evaluation.
-        observers: of the user; called in the first process only.
-        say: takes messages.
+        observers: the user's observers; called in the first process only.
+        say: receives messages.
 
     Attributes:
-        step: updates done.
-        scores: of the last evaluation; after `choose`, of the chosen one.
+        step: number of updates done.
+        scores: the scores of the last evaluation; after `choose`, of the chosen one.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Session:
         self._say = say
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes back to where a snapshot was taken."""
+        """Continues from where a snapshot was taken."""
         if snapshot.step > self._settings.steps:
             raise TrainingError(
                 f"{self._run.parent} holds a run that has done {snapshot.step:,} steps, more than "
@@ -107,7 +107,7 @@ class Session:
                 self._say("all steps are done")
 
     def run(self, data: TrainingData, stop: StopRequest) -> bool:
-        """Does what is left to do; False if it was asked to stop before the end."""
+        """Takes the remaining steps; False if it was asked to stop before the end."""
         if self._processes.first:
             self._log.forget(self.step, self._evaluated)
         self._observers.on_start(self.step, self._settings)
@@ -117,13 +117,13 @@ class Session:
         return finished
 
     def end(self, finished: bool) -> None:
-        """Whatever happened: nothing is being written any more, and observers hear of the end."""
+        """Waits for the last snapshot and tells observers of the end; called whatever happened."""
         if self._processes.first:
             self._saver.close()
         self._observers.on_end(self.step, finished)
 
     def raise_failure_of_observers(self, finished: bool) -> None:
-        """What a user's observer raised, now that nothing can be lost by it."""
+        """Raises what a user's observer raised, now that nothing can be lost by it."""
         failure = self._observers.failure
         if failure is not None:
             raise TrainingError(
@@ -137,10 +137,10 @@ class Session:
             ) from failure.__cause__
 
     def choose(self) -> int:
-        """Goes to the average, or back to the best weights, if the settings say so.
+        """Loads the averaged or the best weights into the learner, if the settings say so.
 
         Returns:
-            The step that the weights are of.
+            The step of these weights.
         """
         chosen = self.step
         if self._best.step is not None:

@@ -54,9 +54,10 @@ class TrainingSettings:
             None = no average.
         max_gradient_norm: gradient clipping: the largest norm of the gradient; None or 0 = no
             clipping (0 is stored as None).
-        accumulation: gradient accumulation: micro-batches that a process divides its part of a
-            step into. It bounds memory; the batch size of a step stays the same, and on a CPU so do
-            its gradients up to rounding, dropout included. On a GPU dropout draws other masks.
+        accumulation: gradient accumulation: number of micro-batches that a process divides its part
+            of a step into. It limits memory; the batch size of a step stays the same, and on a CPU
+            so do its gradients up to rounding, dropout included. On a GPU dropout draws other
+            masks.
         precision: "bfloat16" runs matrix products in bfloat16 (autocast); weights, norms, softmax
             and the optimiser stay in float32. "float16" does so in float16, for GPUs without
             bfloat16, and scales the loss so that small gradients do not vanish; a step whose scaled
@@ -67,13 +68,15 @@ class TrainingSettings:
         keep_snapshots: number of snapshots that are kept on the disk.
         workers: number of threads that prepare batches in the background; 0 = the loop prepares
             them itself.
-        on_nonfinite: a loss or gradient that is not finite ends the run before it reaches the
-            weights ("raise"), or the step is left out ("skip"), at most `max_skips` in a row.
+        on_nonfinite: what to do when a loss or gradient is not finite: end the run before it
+            reaches the weights ("raise"), or leave the step out ("skip"), at most `max_skips` in a
+            row.
         max_skips: see `on_nonfinite`.
-        on_save_error: when a snapshot cannot be written, but an older one exists.
+        on_save_error: what to do when a snapshot cannot be written, but an older one exists: warn
+            and continue ("warn"), or end the run ("raise").
         select: a held-out score, such as "accuracy": the run ends with the weights of the
-            evaluation where it was best. Of a score whose name ends in "loss" or "error" the lowest
-            is the best, of all others the highest. None = the run ends with the last weights.
+            evaluation where it was best: lowest if its name ends in "loss" or "error", highest
+            otherwise. None = the run ends with the last weights.
         patience: early stopping, with `select`: the run ends after this many evaluations in a
             row without improvement; None = it never does.
     """
@@ -170,7 +173,7 @@ class TrainingSettings:
 
     @property
     def decay_steps(self) -> int:
-        """Over how many steps the schedule "wsd" decays; at least one."""
+        """The number of steps over which the schedule "wsd" decays; at least one."""
         return max(1, round(self.decay * self.steps))
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,11 +192,11 @@ def _check_share(name: str, value: float) -> None:
 
 
 def is_due(step: int, every: int, last: int) -> bool:
-    """Whether something that is done `every` this many steps, and at the end, is done after `step`.
+    """Whether something done every `every` steps and at the end is done after `step`.
 
     Args:
-        step: updates done.
+        step: number of updates done.
         every: 0 = at the end only.
-        last: updates of the whole run.
+        last: number of updates of the whole run.
     """
     return step == last or (every > 0 and step % every == 0)

@@ -1,4 +1,4 @@
-"""Asked to stop: a signal sets a flag, and the loop saves before it leaves."""
+"""Requests to stop: a signal sets a flag, and the loop saves before it ends."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ class StopRequest:
     well, and put back at the end. A signal that this process ignores stays ignored. Python allows
     handlers in the main thread alone: in another thread, nothing is ever requested.
 
-    This is best effort, since a scheduler may kill without a warning: what a run must not lose is
-    in its snapshots.
+    A scheduler may kill without a warning: what a run must not lose is in its snapshots.
 
     Attributes:
         signal: the first signal that came, or None.
@@ -49,7 +48,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """What a process that was stopped exits with: 130, 143, 138 = 128 + the number; else 0."""
+        """The exit code of a process that was stopped: 128 plus the signal's number; else 0."""
         return 0 if self.signal is None else 128 + self.signal
 
     def __enter__(self) -> Self:

@@ -69,21 +69,21 @@ def save_snapshot(
 ) -> Path:
     """Writes a snapshot, complete or not at all, then removes the ones it makes superfluous.
 
-    These are damaged ones, whole ones beyond the newest `keep`, and all of later steps, which a
-    run that stands at this step has passed over. One process at a time may save to a directory.
+    These are damaged ones, whole ones beyond the newest `keep`, and all of later steps, which the
+    run did not resume from. One process at a time may save to a directory.
 
     Args:
         directory: for the snapshots of one run; created if missing.
         snapshot: what to write.
-        keep: how many whole snapshots stay, this one included; at least 2.
-        trusted: steps of snapshots that this process has written or read: of these only the sizes
-            are checked again.
+        keep: number of whole snapshots to keep, this one included; at least 2.
+        trusted: steps of snapshots that this process has written or read; only their sizes are
+            checked again.
 
     Returns:
         The snapshot's directory, `directory/step-00000120`.
 
     Raises:
-        TrainingError: as `write_snapshot`.
+        TrainingError: as for `write_snapshot`.
     """
     if keep < 2:
         raise TrainingError(f"keep is {keep}: at least 2 snapshots stay, in case one is damaged.")
@@ -93,7 +93,7 @@ def save_snapshot(
 
 
 def write_snapshot(directory: Path, snapshot: Snapshot) -> Path:
-    """Writes a snapshot, complete or not at all, and leaves the others.
+    """Writes a snapshot, complete or not at all, and removes no other.
 
     Args:
         directory: for the snapshots of one run; created if missing.
@@ -103,8 +103,8 @@ def write_snapshot(directory: Path, snapshot: Snapshot) -> Path:
         The snapshot's directory, `directory/step-00000120`.
 
     Raises:
-        TrainingError: it cannot be written (disk full, no permission), or what was written does
-            not read back as it was. No half of it is left, earlier snapshots are untouched.
+        TrainingError: it cannot be written (disk full, no permission), or the files do not read
+            back as they were written. No part of it is left, and earlier snapshots are untouched.
     """
     place = _place(directory, snapshot.step)
     content = _state_bytes(place, snapshot.state)

@@ -19,7 +19,7 @@ AHEAD = 2  # steps whose batches each worker prepares in advance
 
 @dataclass(frozen=True)
 class DataPosition:
-    """Where in the data a run stands: the next step is number `index` of `epoch`."""
+    """The position of a run in the data: the next step is number `index` of `epoch`."""
 
     epoch: int = 0
     index: int = 0
@@ -34,7 +34,7 @@ def prepared_steps(
     processes: Processes,
     start: DataPosition = START,
 ) -> Generator[tuple[DataPosition, list[MicroBatch]], None, None]:
-    """Steps without end: where the data stands after each, and this process's micro-batches."""
+    """An endless series of steps: the position after each, and this process's micro-batches."""
 
     def make(epoch: int, samples: Integers) -> list[MicroBatch]:
         parts = data.split(epoch, samples, processes.world * settings.accumulation)

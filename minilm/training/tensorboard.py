@@ -23,8 +23,8 @@ class TensorBoard(Observer):
     drops what was written after the snapshot. A disk without room ends the curves, not the run.
 
     Args:
-        directory: of the event files; created at the first step.
-        say: takes a message when the files cannot be written.
+        directory: the directory of the event files; created at the first step.
+        say: receives a message when the files cannot be written.
 
     Raises:
         DependencyError: the package tensorboard is not installed.

@@ -41,7 +41,7 @@ class MicroBatch:
 
     Attributes:
         batch: its samples.
-        keys: (B,) what dropout knows them by; no two of a step are equal.
+        keys: (B,) by which dropout tells the samples apart; no two of a step are equal.
     """
 
     batch: TrainingBatch
@@ -49,9 +49,9 @@ class MicroBatch:
 
 
 def sample_keys(parts: Sequence[Integers]) -> list[Integers]:
-    """What dropout knows the samples of a step by, however the step is divided into parts.
+    """Keys of the samples of a step for dropout, however the step is divided into parts.
 
-    It is their number; copies of a sample, if it was drawn more than once, are told apart.
+    A key is the sample's number; further copies of a sample in the step get keys of their own.
 
     Args:
         parts: (B,) numbers of samples below 2^40, all parts of the step.
@@ -73,12 +73,12 @@ class Outcome:
     """What one update did.
 
     Attributes:
-        terms: means over the step: "loss" and the learner's other terms.
-        gradient_norm: before clipping.
-        learning_rate: of this update.
-        tokens: of the step, over all processes.
-        skipped: the update was left out, because something was not finite.
-        stop: a process was asked to stop.
+        terms: "loss" and the learner's other terms, means over the step.
+        gradient_norm: norm of the gradient before clipping.
+        learning_rate: learning rate of this update.
+        tokens: number of tokens in the step, over all processes.
+        skipped: whether the update was left out because something was not finite.
+        stop: whether a process was asked to stop.
     """
 
     terms: Mapping[str, float]
@@ -94,8 +94,8 @@ class Updater:
 
     Args:
         learner: what is trained; moved to the device of `processes`.
-        settings: numbers of the loop.
-        processes: who else takes part.
+        settings: the settings of the loop.
+        processes: the processes that take part.
     """
 
     def __init__(self, learner: Learner, settings: TrainingSettings, processes: Processes) -> None:
@@ -137,14 +137,15 @@ class Updater:
         In float16, a step whose scaled gradients overflow is computed again with half the loss
         scale, so none is left out; after 2000 steps without overflow the scale is doubled.
 
-        However its samples are divided into micro-batches and processes, the gradient is the same
-        up to rounding, dropout included, on a CPU. On other devices torch draws what is dropped,
-        for each micro-batch as a whole: there it is the same in the mean alone.
+        On a CPU the gradient is the same up to rounding, dropout included, however the samples are
+        divided into micro-batches and processes. On other devices torch draws dropout masks for a
+        micro-batch as a whole: there only the expected gradient is the same.
 
         Args:
-            step: its number, 1 for the first.
-            batches: this process's micro-batches of it; bare batches are the whole step.
-            stop_requested: called at the end of the step; if it is True in any process, all hear.
+            step: the number of the step, 1 for the first.
+            batches: this process's micro-batches of the step; bare batches are the whole step.
+            stop_requested: called at the end of the step; `Outcome.stop` says in all processes
+                whether any returned True.
 
         Raises:
             TrainingError: the loss or the norm of the gradient is not finite; nothing was updated.
@@ -189,7 +190,7 @@ class Updater:
 
     @property
     def loss_scale(self) -> float:
-        """What the loss is multiplied by before its gradients are computed: 1 but in float16."""
+        """The factor of the loss before its gradients are computed: 1 except in float16."""
         return float(self._scaler.get_scale())
 
     def _backward(
@@ -228,15 +229,15 @@ class Updater:
 
     @property
     def averages(self) -> bool:
-        """Whether the weights that are evaluated are averages, others than those that learn."""
+        """Whether averages are evaluated instead of the weights that are trained."""
         return self._average is not None
 
     def averaged(self) -> AbstractContextManager[object]:
-        """The learner has the weights that are evaluated, while this is open."""
+        """Gives the learner the weights to evaluate, inside the block."""
         return nullcontext() if self._average is None else self._average.applied()
 
     def apply_average(self) -> None:
-        """The learner ends with the weights that are evaluated; no step can follow."""
+        """Gives the learner the weights to evaluate for good; no step can follow."""
         if self._average is not None:
             self._average.apply()
 
@@ -246,16 +247,16 @@ class Updater:
     ) -> dict[str, float] | None:
         """The learner's scores on held-out batches, with averaged weights if the settings say so.
 
-        They do not depend on the number of processes: what each finds in its batches is gathered,
-        and added up in the order of the batches.
+        They do not depend on the number of processes: the results of all batches are gathered, and
+        added up in the order of the batches.
 
         Args:
             batches: the same in all processes, which share them out.
             stop_requested: called before every batch; True in any process ends the evaluation.
 
         Returns:
-            The learner's scores, without those that no batch asks for, or None if the evaluation
-            was ended.
+            The learner's scores, without those that no batch has; None if the evaluation was
+            stopped.
         """
         with self.averaged():
             return self._evaluate(batches, stop_requested)
@@ -304,15 +305,15 @@ class Updater:
         return dict(self.learner.state_dict()), optimiser
 
     def restore(self, model: Mapping[str, Tensor], optimiser: Mapping[str, Tensor]) -> None:
-        """Puts back what `state` gave.
+        """Restores what `state` returned.
 
         Raises:
-            TrainingError: the tensors are of another model.
+            TrainingError: the tensors belong to another model.
         """
         try:
             self.learner.load_state_dict(dict(model))
         except RuntimeError as problem:
-            raise TrainingError(f"The snapshot is of another model: {problem}") from problem
+            raise TrainingError(f"The snapshot belongs to another model: {problem}") from problem
         average = {name: x for name, x in optimiser.items() if name.startswith(PREFIX)}
         optimiser = {name: x for name, x in optimiser.items() if name not in average}
         if self._average is not None:
