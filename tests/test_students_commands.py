@@ -189,7 +189,7 @@ def test_only_an_albert_can_be_tied(tmp_path: Path) -> None:
 def test_settings_without_effect() -> None:
     given = {"corpus": "store", "teacher": "teacher", "steps": 1}
     for more, message in (
-        ({"groups": 2}, "groups has no effect: it is of ALBERT students only"),
+        ({"groups": 2}, "groups has no effect: it applies to ALBERT students only"),
         ({"student": "gpt"}, "student is 'gpt': expected one of distilbert, albert, bert"),
         ({"student_checkpoint": "pairs", "start": "average"}, "start has no effect"),
     ):

@@ -310,7 +310,11 @@ def test_records_that_teach_nothing(
         ({"patience": 2}, InputError, "patience needs an evaluation: give dev records"),
         ({"select": "accuracy"}, InputError, "select needs an evaluation: give dev records"),
         ({"patience": 2, "select": "last", "dev": True}, TrainingError, "patience needs select"),
-        ({"select": "f7", "dev": True}, InputError, "select is 'f7': classification gives accu"),
+        (
+            {"select": "f7", "dev": True},
+            InputError,
+            "select is 'f7': expected last or a score of classification: accu",
+        ),
         ({"balance": "some"}, InputError, "balance is 'some': expected one of none, weights"),
         ({"batch_size": -1}, InputError, "batch_size is -1: expected a whole number from 1"),
         ({"epochs": -1}, InputError, "epochs is -1: expected a whole number from 1"),

@@ -45,7 +45,7 @@ class Variant:
     """A recipe with some fields changed.
 
     Attributes:
-        name: for the table, and for the directory of its runs.
+        name: its name in the table and in the directory of its runs.
         changes: fields of the recipe, by name, with their values; none = the recipe as it is.
     """
 
@@ -61,8 +61,8 @@ class Variant:
         """The recipe of one run.
 
         Args:
-            base: what is changed.
-            seed: of the run.
+            base: the recipe to change.
+            seed: the seed of the run.
         """
         changes = dict(self.changes)
         for name, other in _EXCLUSIVE.items():
@@ -139,8 +139,8 @@ class SeedResult:
     """How one run ended.
 
     Attributes:
-        seed: of the run.
-        tokens: seen in training.
+        seed: the seed of the run.
+        tokens: number of tokens seen in training.
         held_out: the scores of the last evaluation, or of the best one if the recipe selects it.
     """
 
@@ -154,8 +154,8 @@ class VariantResult:
     """The runs of one variant.
 
     Attributes:
-        variant: what was changed.
-        parameters: of the student.
+        variant: the variant.
+        parameters: number of parameters of the student.
         runs: one for each seed.
     """
 
@@ -178,8 +178,8 @@ class Spread:
     """Mean and sample standard deviation (n - 1) of some values.
 
     Attributes:
-        mean: of the values.
-        deviation: NaN for a single value.
+        mean: mean of the values.
+        deviation: their standard deviation; NaN for a single value.
     """
 
     mean: float
@@ -199,8 +199,8 @@ class AblationResult:
     """The table of an ablation.
 
     Attributes:
-        variants: those with a finished run, in the order they were given in; the first is what
-            others are compared with.
+        variants: those with a finished run, in the given order; the others are compared with the
+            first.
         teacher: held-out scores of the first variant's teacher; empty if it has no masked-LM head.
         documents: number of documents that are held out.
         masked_tokens: number of tokens predicted in them.
@@ -273,9 +273,9 @@ class Plan:
     """What the runs of one variant will be, known before any of them begins.
 
     Attributes:
-        parameters: of the student.
-        teacher: its held-out scores.
-        masked_tokens: in the held-out text.
+        parameters: number of parameters of the student.
+        teacher: held-out scores of the teacher.
+        masked_tokens: number of masked tokens in the held-out text.
         held_out: a digest of that text with its masks.
     """
 
@@ -292,12 +292,12 @@ class Ablation:
     Every variant is trained with the same seeds, so that its runs read the same text in the same
     order as those of the others, and evaluated on the same masked words of the held-out documents.
 
-    A teacher cache belongs to one seed, whose masks it is of. So there is one for each below the
-    recipe's, `seed-0` and so on, which the variants share.
+    A teacher cache holds the masks of one seed. So each seed has its own in the recipe's directory,
+    `seed-0` and so on, which the variants share.
 
     Args:
         base: the recipe; it must hold out documents. Its seed is the first.
-        variants: at least one; the first is what the others are compared with.
+        variants: at least one; the others are compared with the first.
         seeds: number of seeds.
 
     Example:
@@ -352,18 +352,18 @@ class Ablation:
     ) -> AblationResult:
         """Trains what is not trained yet, seed by seed, and collects the scores.
 
-        Before the first step of any run, all variants are built once, so that what does not fit is
-        said then. The snapshots of a finished run are removed; its model and its log stay.
+        Before the first step of any run, all variants are built once, so that errors appear at
+        once. The snapshots of a finished run are removed; its model and its log stay.
 
         Args:
             output: directory of the runs.
             processes: those that take part; None = those that torchrun started, or only this one.
             allow_changes: resume runs that were started with other settings.
-            say: takes messages.
+            say: receives messages.
 
         Raises:
-            MinilmError: something is wrong with settings, models, corpus or output, and which
-                variant it belongs to.
+            MinilmError: something is wrong with settings, models, corpus or output; the message
+                names the variant.
         """
         from minilm.training.distributed import join
 
@@ -463,7 +463,8 @@ def check_fields(variant: Variant) -> None:
     """Checks the names of what a variant changes.
 
     Raises:
-        InputError: there is no such field, or it may not be changed; suggests another name.
+        InputError: there is no such field (the message suggests another name), or it may not be
+            changed.
     """
     names = [field.name for field in dataclasses.fields(DistillationRecipe)]
     for name in variant.changes:
@@ -540,8 +541,7 @@ def _tokens(output: Path) -> int:
                 seen = json.loads(line).get("tokens", seen)
     except (OSError, ValueError, AttributeError) as problem:
         raise TrainingError(
-            f"{output / LOG} is missing or damaged ({problem}). Remove {output}, and the run is "
-            "made again."
+            f"{output / LOG} is missing or damaged ({problem}). Remove {output} to repeat the run."
         ) from problem
     return seen
 

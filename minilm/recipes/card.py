@@ -76,13 +76,13 @@ class Card:
     """What a card says.
 
     Attributes:
-        name: of the model, the title.
-        summary: what it is, in a sentence or two.
+        name: name of the model, the title of the card.
+        summary: what the model is, in a sentence or two.
         use: lines of Python that load and run it.
         sections: titles and Markdown texts of what follows.
-        library: that loads it beside minilm, as the hub names it.
-        pipeline: what it is for, as the hub names it; None = not said.
-        tags: more words to find it by.
+        library: the library, besides minilm, that loads it, as the hub names it.
+        pipeline: the task it is for, as the hub names it; None = not stated.
+        tags: further words to find it by.
         base_models: hub names of the models it was made from.
         metrics: names of scores that the card gives.
         head: lines of YAML to use instead of all these, from the card of another model.
@@ -128,7 +128,7 @@ def write_card(
     """Writes a card, unless the README.md that is there was written or edited by somebody else.
 
     Args:
-        directory: of the model.
+        directory: directory of the model.
         card: its card.
         say: receives a message if an existing README.md was kept.
 
@@ -168,13 +168,13 @@ def run_card(
     """The card of a model that a training run has made.
 
     Args:
-        name: of the model.
-        class_name: of its class, such as "BertForMaskedLM".
-        parameters: how many it has.
+        name: name of the model.
+        class_name: name of its class, such as "BertForMaskedLM".
+        parameters: number of its parameters.
         command: name and options of the command, as `Run.command` has them.
-        steps: updates that led to the weights.
-        samples: of an epoch.
-        scores: of the model on held-out data; entries that are no numbers are left out.
+        steps: number of updates that led to the weights.
+        samples: number of samples in an epoch.
+        scores: its scores on held-out data; entries that are no numbers are left out.
         notes: more about the data, a sentence each.
     """
     options: Mapping[str, Any] = command["options"]
@@ -222,10 +222,10 @@ def usage(name: str, class_name: str, *, sentence: bool = False, task: bool = Fa
     """Lines of Python that load a model and show what it does.
 
     Args:
-        name: of its directory.
-        class_name: of its class.
-        sentence: it gives sentence vectors.
-        task: it was fine-tuned for a task, and task.json says which.
+        name: name of its directory.
+        class_name: name of its class.
+        sentence: whether it is a sentence encoder.
+        task: whether it was fine-tuned for a task, which task.json names.
     """
     quoted = json.dumps(name, ensure_ascii=False)
     if sentence:
@@ -279,7 +279,7 @@ def command_line(command: str, options: Mapping[str, Any], *more: str) -> str:
     Args:
         command: such as "pretrain".
         options: values by the names of options, as `Run.command` has them.
-        *more: words that follow.
+        *more: words to append.
     """
     words = ["minilm", command]
     for name, value in options.items():
@@ -302,7 +302,7 @@ def _call(command: str, options: Mapping[str, Any], name: str) -> str:
 
 
 def without_mark(text: str) -> str:
-    """The text of a card without the line by which `write_card` knows it again."""
+    """The text of a card without the line by which `write_card` recognises it."""
     return _MARKED.sub("\n", text)
 
 

@@ -1,4 +1,4 @@
-"""The card of a converted checkpoint: that of its source, and what was done to it."""
+"""The card of a converted checkpoint: that of its source, and how it was converted."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def converted_card(source: str, destination: Path, options: Mapping[str, Any]) -
     """The card of what `minilm convert` has written.
 
     The head of the source's card, with licence and language, stays as it is, and its text follows:
-    the weights are still the same people's. Only the library changes if no other one reads 8 bits.
+    the weights still have the same authors. Only the library changes if no other one reads 8 bits.
 
     Args:
-        source: what was converted, as it was named.
+        source: the converted checkpoint, as the user named it.
         destination: the new checkpoint.
-        options: of the command.
+        options: the options of the command.
     """
     config = read_json(destination / CONFIG, max_bytes=_MAX_BYTES, error=CheckpointError)
     names = config.get("architectures")

@@ -43,27 +43,27 @@ class CorpusSettings:
 
     Attributes:
         store: directory that `minilm tokenize` made.
-        held_out: this many documents at the end of the store are for evaluation only.
-        max_length: longest sequence in tokens, [CLS] and [SEP] included.
-        min_length: shorter sequences are left out.
-        segments: "single" sequences, or pairs: "sentence_order" as ALBERT, "next_sentence" as
+        held_out: number of documents at the end of the store that are held out for evaluation.
+        max_length: maximum sequence length in tokens, [CLS] and [SEP] included.
+        min_length: minimum sequence length in tokens; shorter sequences are left out.
+        segments: "single" sequences, or pairs: "sentence_order" as in ALBERT, "next_sentence" as in
             BERT.
-        pair_mode: how pairs for sentence order are made, see `SegmentPairs`.
-        short_probability: of a document whose pairs are cut shorter than need be.
-        masking: "tokens" as BERT, "whole_words", "ngrams" as ALBERT, or "rare_tokens",
-            DistilBERT's preference.
-        probability: mask ratio, the share of a sequence's tokens that is predicted.
-        final_probability: to which the mask ratio goes, in a straight line over the whole run;
-            needs one of `steps` and `epochs`. None = it stays.
-        mask_replace_probability: share of the tokens to predict that become [MASK]; half of the
+        pair_mode: how pairs for sentence order are made; see `SegmentPairs`.
+        short_probability: fraction of documents whose pairs are cut to a shorter length.
+        masking: how masked tokens are chosen: "tokens" as in BERT, "whole_words", "ngrams" as in
+            ALBERT, or "rare_tokens", rare ones more often, as in DistilBERT.
+        probability: mask ratio: fraction of a sequence's tokens to predict.
+        final_probability: mask ratio at the end of the run, reached linearly; needs `steps` or
+            `epochs`. None = it stays the same.
+        mask_replace_probability: fraction of the tokens to predict that become [MASK]; half of the
             others become random tokens, half stay. Held-out batches always have BERT's 0.8.
-        max_predictions: at most this many in a sequence; None = no such limit.
-        max_ngram: words of the longest n-gram.
-        tokens_per_step: a step takes as many sequences as fit.
-        tokens_per_evaluation: most held-out tokens to evaluate on; None = all.
-        seed: of order and masks.
-        steps, epochs: of the run; see `final_probability`.
-        mask_rounds: after this many epochs the masks repeat; None = every epoch has its own.
+        max_predictions: maximum number of tokens to predict in a sequence; None = no limit.
+        max_ngram: longest n-gram in words.
+        tokens_per_step: batch size of a step in tokens; it takes as many sequences as fit.
+        tokens_per_evaluation: maximum number of held-out tokens to evaluate on; None = all.
+        seed: random seed of data order and masks.
+        steps, epochs: length of the run, for `final_probability`.
+        mask_rounds: number of epochs after which the masks repeat; None = every epoch has its own.
     """
 
     store: str | os.PathLike[str]
@@ -93,8 +93,8 @@ class Corpus:
 
     Attributes:
         store: the token store.
-        tokenizer: what the store was made with.
-        data: what is learned from.
+        tokenizer: the tokenizer that the store was made with.
+        data: the training data.
         held_out: batches for evaluation: single sequences with fixed masks, the same for every way
             of training, and, for a model that learns from pairs, fixed pairs of both kinds, as far
             as the held-out documents give them.
@@ -110,7 +110,7 @@ def open_corpus(settings: CorpusSettings, say: Callable[[str], None] = lambda _:
     """Opens a store for training.
 
     Args:
-        settings: which part, and how.
+        settings: which part of the store to read, and how.
         say: receives a message if the held-out documents give no pairs of a kind.
 
     Raises:
@@ -140,7 +140,7 @@ def open_corpus(settings: CorpusSettings, say: Callable[[str], None] = lambda _:
 
 
 def warm_start_inputs(settings: CorpusSettings) -> dict[str, Any]:
-    """What a warm start is made from, as JSON values: the documents that are counted.
+    """The input of a warm start, as JSON values: the documents that are counted.
 
     Raises:
         DataError: the store is damaged.

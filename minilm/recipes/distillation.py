@@ -32,8 +32,8 @@ class DistillationRecipe(StudentRecipe):
     for the size of a step (there up to 4,000 sequences), the layers (every other one, as the paper
     says) and the token types (folded into the positions, which is exact); see `released`.
 
-    The student may have any architecture and shape, see `minilm.init_student`. What is frozen is
-    frozen in this run alone: the student's files do not say it.
+    The student may have any architecture and shape, see `minilm.init_student`. Freezing applies to
+    this run only: the student's files do not record it.
 
     Example:
         >>> recipe = DistillationRecipe(corpus="store", teacher="bert-base-uncased", epochs=3)
@@ -229,8 +229,8 @@ class DistillationRecipe(StudentRecipe):
         default = type(self).__dataclass_fields__["short_sequences"].default
         if self.sentence_order == 0 and self.short_sequences != default:
             raise InputError(
-                f"{argument('short_sequences')} has no effect: it is of pairs of segments, which "
-                f"are read with {setting('sentence_order')} above 0 only."
+                f"{argument('short_sequences')} has no effect: it applies to pairs of segments, "
+                f"which are read only with {setting('sentence_order')} above 0."
             )
 
     def _build(self, output: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Run:

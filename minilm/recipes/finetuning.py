@@ -60,10 +60,11 @@ class Finetuned:
 
     Attributes:
         output: the checkpoint.
-        finished: False if a signal ended the run before its time.
-        scores: of the checkpoint on the dev records, in full precision; {} without any.
-        steps: updates that were made.
-        chosen: updates before the weights that were kept.
+        finished: False if a signal ended the run early.
+        scores: scores of the checkpoint on the dev records, in full precision; {} without dev
+            records.
+        steps: number of updates done.
+        chosen: number of updates after which the run had the weights that were kept.
         exit_code: what a command should exit with.
     """
 
@@ -102,27 +103,28 @@ def finetune(
     Args:
         task: "classification", "multi-label", "regression", "tagging", "answering", "choice" or
             "utterances".
-        model: checkpoint to start from; None = made of layers of the teacher.
+        model: checkpoint to start from; None = a student made of layers of the teacher.
         train: records to learn from: dictionaries, as the task's class describes them; also a data
-            frame, or a data set of the datasets library, whose class names become the labels'.
+            frame, or a data set of the datasets library, whose class names become label names.
         output: a new directory.
         dev: records to evaluate on; the best evaluation's weights are kept.
-        teacher: a checkpoint fine-tuned for the same task, whose predictions are learned from too.
-            They are made once, before the first step.
+        teacher: a checkpoint fine-tuned for the same task; the student also learns its predictions,
+            which are made once, before the first step.
         unlabelled: more records to learn from, whose labels are not read: the teacher's predictions
-            stand for them.
+            take their place.
         layers: instead of `model`: which of the teacher's layers to start from, as for
             `minilm.init_student`.
-        settings: numbers of the run.
+        settings: the settings of the run.
         skips: what to do with bad records; None = they are errors.
         processes: those that take part; None = those that torchrun started, or only this one.
         allow_changes: resume a run that was started with other settings.
-        observers: are called at every step, evaluation and snapshot; see `minilm.Observer`.
-        clean: once the run is finished, remove its snapshots and best weights, which take several
-            times the space of the model; the log and the settings stay.
+        observers: objects whose methods are called at every step, evaluation and snapshot; see
+            `minilm.Observer`.
+        clean: whether to remove the snapshots and best weights of the finished run, which take
+            several times the space of the model; the log and the settings stay.
         command: name and options of the command that started this, as JSON values, for
             settings.json and the card; None = it was started from Python.
-        say: takes messages.
+        say: receives messages.
 
     Raises:
         MinilmError: something is wrong with records, checkpoint or settings.
@@ -367,7 +369,7 @@ def defaults(model: PretrainedModel, task: str) -> dict[str, Any]:
 class _Finish:
     """Writes task.json: what was read, thresholds that suit the dev records, scores on them.
 
-    With exits their weights, too, beside the model's.
+    With exits, it also writes their weights beside the model's.
     """
 
     def __init__(
@@ -445,7 +447,9 @@ def _check_select(
     outputs = Predictor(model, tokenizer, task).outputs(samples)
     known = [*numbers_of(task.scores(few, task.decode(few, samples, outputs))), "loss"]
     if name not in known:
-        raise InputError(f"select is {name!r}: {task.name} gives {', '.join(known)}; or last.")
+        raise InputError(
+            f"select is {name!r}: expected last or a score of {task.name}: {', '.join(known)}."
+        )
 
 
 def _counts(task: Task[Any], examples: Sequence[Any], samples: Sequence[Any]) -> str:

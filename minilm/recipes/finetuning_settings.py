@@ -50,13 +50,13 @@ class FinetuningSettings(LoopSettings):
         freeze_embeddings: do not train the embeddings.
         freeze_layers: number of layers, from the bottom, that are not trained.
         exits: also train a classifier after every application of a layer but the last, for early
-            exit (see `minilm.models.early_exit`); of tasks on whole texts. The loss is then the
+            exit (see `minilm.models.early_exit`), in tasks on whole texts. The loss is then the
             mean over all depths, weighted by depth.
         resize_embeddings: give the model a new row for every token that the tokenizer has beyond
             the model's vocabulary; otherwise such tokens are an error.
         text_column, pair_column, label_column: columns of the records with the text, the second
-            text of a pair and the label (of a list of several columns: of zeros and ones, one for
-            each label); None = found by their names, see `minilm.tasks.layouts`.
+            text of a pair and the label (or several columns of zeros and ones, one for each label);
+            None = found by their names, see `minilm.tasks.layouts`.
         options: options of the task, such as `doc_stride` or `out_of_scope`.
         soft_targets: temperature and weights of the loss on a teacher's predictions.
         precision: None = bfloat16 where the hardware computes in it.

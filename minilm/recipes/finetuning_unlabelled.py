@@ -1,4 +1,4 @@
-"""Records without labels, for which a teacher's predictions stand."""
+"""Records without labels, learned from a teacher's predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from minilm.tokenization.tokenizer import Tokenizer
 
 
 def check_unlabelled(teacher: str | os.PathLike[str] | None, settings: FinetuningSettings) -> None:
-    """Raise InputError unless somebody says what to learn from unlabelled records."""
+    """Raise InputError unless a teacher and a weight say what to learn from unlabelled records."""
     what = by_place(python="unlabelled", command="--unlabelled")
     if teacher is None:
         raise InputError(
@@ -40,10 +40,10 @@ def read_unlabelled(
     """Examples and samples of records whose labels are not read.
 
     Args:
-        task: that the labelled records describe: texts are read from the same columns.
+        task: the task of the labelled records; texts are read from the same columns.
         records: as for predictions; blank lines of a text file are left out.
         skips: what to do with bad records.
-        tokenizer: of the student.
+        tokenizer: the student's tokenizer.
 
     Raises:
         InputError: there are none.

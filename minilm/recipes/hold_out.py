@@ -31,19 +31,20 @@ def split_off(
     task: str | None = None,
     columns: Mapping[str, Any] | None = None,
 ) -> tuple[Sequence[Record], Sequence[Record]]:
-    """Takes a share of records away, drawn at random.
+    """Holds out a share of records, drawn at random.
 
     Args:
-        records: of any kind.
-        share: above 0 and below 1; at least one record is on either side.
-        seed: of the draw.
-        task: of the records, as for `minilm.finetune`. If it has classes, no class loses its last
-            record, even if then fewer are taken; and of each class of whole texts about the same
-            share is taken (a stratified draw). None = the classes are not looked at.
-        columns: with "label_column", the columns of the classes; None = found by their names.
+        records: records of any task.
+        share: fraction to hold out, above 0 and below 1; at least one record stays on either side.
+        seed: random seed of the draw.
+        task: the task of the records, as for `minilm.finetune`. If it has classes, no class loses
+            its last record, even if fewer are then held out; and about the same share of each class
+            of whole texts is held out (a stratified draw). None = classes are ignored.
+        columns: a dictionary with "label_column", the columns of the classes; None = found by their
+            names.
 
     Returns:
-        The rest, and the records taken; both in the old order.
+        The remaining and the held-out records, both in the original order.
 
     Raises:
         InputError: the share is out of range, there are fewer than two records, or every record is
@@ -115,10 +116,10 @@ def _stratified(order: Sequence[int], classes: Sequence[set[Class]]) -> list[int
 
 
 def mean_and_deviation(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of scores that all runs have: mean, standard deviation (n - 1), lowest and highest.
+    """Mean, standard deviation (n - 1), lowest and highest value of each score that all runs have.
 
     Args:
-        runs: scores of at least one run.
+        runs: the scores of each run, of at least one.
     """
     shared = [name for name in numbers_of(dict(runs[0])) if all(name in run for run in runs)]
     summary = {}

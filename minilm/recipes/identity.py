@@ -1,4 +1,4 @@
-"""What makes a run that run, as short values for settings.json.
+"""The identity of a run, as short values for settings.json.
 
 Weights that are drawn or computed are identified by what they are made from, not by their numbers:
 those differ in the last bits between machines and numbers of threads, which a run may change.
@@ -23,10 +23,10 @@ def loaded_start(model: PretrainedModel, seed: int) -> dict[str, Any]:
 
     Args:
         model: as `from_pretrained` made it.
-        seed: of the parts that the checkpoint did not store.
+        seed: the seed of the parts that the checkpoint did not store.
 
     Returns:
-        {"weights": of the stored tensors, and "fresh": the other tensors, with their "seed"}.
+        {"weights": digest of the stored tensors, "fresh": names of the others, "seed": their seed}.
     """
     report = model.load_report
     entries = [] if report is None else report.of("new", "mismatched")

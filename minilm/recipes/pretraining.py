@@ -257,7 +257,7 @@ class PretrainingRecipe(TextRecipe):
 
 
 def useless(objective: str, model: str, from_checkpoint: bool) -> list[tuple[tuple[str, ...], str]]:
-    """Settings that have no effect beside others, and why."""
+    """Settings that have no effect because of others, and why."""
     found: list[tuple[tuple[str, ...], str]] = []
     if from_checkpoint:
         found.append((SHAPE, "the checkpoint sets the shape of the model"))

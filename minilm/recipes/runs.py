@@ -40,22 +40,22 @@ RECORD = LOG.with_name(SETTINGS)  # in the directory of a run
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run needs but the numbers of the loop.
+    """Everything a run needs except the settings of the loop.
 
     Attributes:
         learner: what is trained, and how its loss is made.
         data: what it is trained on.
         held_out: batches to evaluate on.
         model: the part of the learner that is the result.
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         description: JSON values that identify what is trained on what.
         evaluation: JSON values that identify what it is evaluated on.
-        also: writes what else belongs to the checkpoint into its directory.
-        targets: what is kept of a teacher; None = nothing.
+        also: writes further files of the checkpoint into its directory.
+        targets: the cached outputs of a teacher; None = none.
         command: name and options of the command that does the same, as JSON values; None = there
             is no such command. settings.json keeps them, `--config` reads them, and the model's
             card shows them.
-        scores: of the finished model; None = those of the loop's last evaluation.
+        scores: computes the scores of the finished model; None = take those of the last evaluation.
         notes: what the card says of the data, a sentence each.
     """
 
@@ -88,18 +88,19 @@ class Run:
         At the end `output` is a checkpoint in the hub's layout, tokenizer included.
 
         Args:
-            settings: numbers of the loop.
+            settings: the settings of the loop.
             output: directory of the run and of the checkpoint.
             processes: those that take part; None = those that torchrun started, or only this one.
             allow_changes: resume a run that was started with other settings.
-            observers: are called at every step, evaluation and snapshot; see `minilm.Observer`.
-            clean: once the run is finished, remove its snapshots and best weights, which take
+            observers: objects whose methods are called at every step, evaluation and snapshot; see
+                `minilm.Observer`.
+            clean: whether to remove the snapshots and best weights of the finished run, which take
                 several times the space of the model; the log and the settings stay.
-            say: takes messages.
+            say: receives messages.
 
         Raises:
             InputError: there is nothing to train.
-            TrainingError: `output` holds a model that is not the one of this run.
+            TrainingError: `output` holds a model that is not from this run.
         """
         if not any(parameter.requires_grad for parameter in self.learner.parameters()):
             if is_int8(self.learner):
@@ -166,7 +167,7 @@ class Run:
         processes: Processes,
         output: str | os.PathLike[str] | None = None,
     ) -> DryRun:
-        """Measures a few steps; the learner is changed, nothing is left on the disk."""
+        """Measures a few steps, which change the learner and leave nothing on the disk."""
         place = None if output is None else Path(output).absolute()
         if self.targets is not None:
             self.targets.writes = False
@@ -186,12 +187,12 @@ def masked_lm(
     Args:
         model: fresh, or a checkpoint to continue from.
         corpus: what to read, in single segments. Its tokenizer must fit the model's vocabulary.
-        tokenizer: the checkpoint's; the corpus must have been made with it.
-        start: JSON values that identify the initial weights; None = these very numbers do.
-        say: takes messages.
+        tokenizer: the checkpoint's tokenizer; the corpus must have been made with it.
+        start: JSON values that identify the initial weights; None = a digest of the weights.
+        say: receives messages.
 
     Raises:
-        InputError: the model is too small for the corpus: vocabulary or positions; or the corpus
+        InputError: vocabulary or positions of the model are too small for the corpus; or the corpus
             is to be read in pairs.
         DataError: the corpus was made with another tokenizer.
     """
@@ -217,15 +218,15 @@ def pretraining(
 
     Args:
         model: fresh, or a checkpoint to continue from.
-        corpus: what to read; `segments` says what is asked about the pairs. Its tokenizer must fit
-            the model's vocabulary.
-        tokenizer: the checkpoint's; the corpus must have been made with it.
-        pair_weight: of the pairs' loss, beside 1 for that of masked tokens.
-        start: JSON values that identify the initial weights; None = these very numbers do.
-        say: takes messages.
+        corpus: what to read; `segments` says what is predicted for the pairs. Its tokenizer must
+            fit the model's vocabulary.
+        tokenizer: the checkpoint's tokenizer; the corpus must have been made with it.
+        pair_weight: weight of the pairs' loss; that of masked tokens has weight 1.
+        start: JSON values that identify the initial weights; None = a digest of the weights.
+        say: receives messages.
 
     Raises:
-        InputError: the model is too small for the corpus: vocabulary or positions; or the corpus
+        InputError: vocabulary or positions of the model are too small for the corpus; or the corpus
             is to be read in single segments.
         DataError: the corpus was made with another tokenizer, or it gives no pairs.
     """
@@ -280,21 +281,21 @@ def distillation(
 
     Args:
         student: see `minilm.init_student`.
-        teacher: with the student's vocabulary and, unless only states are compared, a masked-LM
+        teacher: it has the student's vocabulary and, unless only states are compared, a masked-LM
             head.
-        loss: terms and weights.
+        loss: its terms and their weights.
         corpus: what to read; in pairs of segments if the student learns their order.
-        tokenizer: the teacher's; the corpus must have been made with it.
+        tokenizer: the teacher's tokenizer; the corpus must have been made with it.
         shared_entries: see `DistillationLearner`.
-        start: JSON values that identify the student's initial weights; None = these very numbers
-            do.
+        start: JSON values that identify the student's initial weights; None = a digest of the
+            weights.
         cache: where to store the teacher's outputs; None = the teacher runs in every step.
-        say: takes messages.
+        say: receives messages.
 
     Raises:
-        InputError: teacher, student and corpus do not fit.
+        InputError: teacher, student and corpus do not fit together.
         DataError: the corpus was made with another tokenizer than the teacher's; or the cache is
-            of something else, or damaged.
+            damaged or belongs to another run.
     """
     _check_segments(loss, corpus)
     opened = open_corpus(corpus, say)

@@ -32,7 +32,7 @@ TARGETS = "run/targets"  # in the directory of a run, unless told otherwise
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceDistillationRecipe(Recipe):
-    """A small sentence encoder that gives the vectors of a large one.
+    """Distils a small sentence encoder that reproduces the vectors of a large one.
 
     The student is an ALBERT: a few layers that are applied several times, and embeddings in two
     factors, both made from the teacher's. The teacher reads every text once; its vectors and token

@@ -70,14 +70,14 @@ def option(
     Args:
         default: `dataclasses.MISSING` = it must be given.
         help: the option's help.
-        of: int, float, str, bool, os.PathLike, or tuple for a pair of numbers.
+        of: the type: int, float, str, bool, os.PathLike, or tuple for a pair of numbers.
         low, high: the range, both included.
-        above, below: the range, not included.
-        choices: the values there are; "_" is written "-" on the command line.
+        above, below: the range, both excluded.
+        choices: the allowed values; "_" is written "-" on the command line.
         none: the word for None on the command line.
-        flags: the option's names, if they are others than the field's.
+        flags: the option's names, if they differ from the field's.
         metavar: how the help names the value.
-        group: the part of the help in which the option stands.
+        group: the section of the help that lists the option.
     """
     metadata = {
         "help": help,
@@ -96,14 +96,14 @@ def option(
 
 
 def other_default(recipe: type, name: str, default: Any) -> Any:
-    """A field as another recipe has it, with a default of its own."""
+    """The same field as in another recipe, with another default."""
     (found,) = (field for field in dataclasses.fields(recipe) if field.name == name)
     return dataclasses.field(default=default, metadata=found.metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """The numbers of the loop that all recipes have; see `minilm.TrainingSettings`.
+    """The settings of the loop that all recipes have; see `minilm.TrainingSettings`.
 
     `precision` None = bfloat16 where the hardware computes in it. `gradient_checkpointing` changes
     memory and time, nothing else.
@@ -171,8 +171,8 @@ class LoopSettings:
     )
     shared_weight_decay: float | None = option(
         TrainingSettings.shared_weight_decay,
-        "Weight decay of matrices that are applied more than once, as those of the layer that "
-        "ALBERT shares. Default: that of --weight-decay.",
+        "Weight decay of matrices that are applied more than once, such as those of the layer "
+        "that ALBERT shares. Default: that of --weight-decay.",
         float,
         low=0,
         group="optimisation",
@@ -275,7 +275,7 @@ class LoopSettings:
         return {name: getattr(self, name) for name in names if name in own and name not in DERIVED}
 
     def precision_on(self, device: torch.device) -> Precision:
-        """The precision there."""
+        """The precision on this device."""
         from minilm.training.updates import best_precision
 
         return self.precision or best_precision(device)
@@ -346,11 +346,11 @@ class Recipe(LoopSettings, ABC):
         warn_of_no_learning(self.learning_rate)
 
     def training_settings(self, data: TrainingData, device: torch.device) -> TrainingSettings:
-        """The numbers of the loop, now that the data is known.
+        """The settings of the loop for this data.
 
         Args:
             data: what an epoch consists of.
-            device: to train on; it decides about the precision.
+            device: the device to train on, which determines the precision.
 
         Raises:
             TrainingError: one of them is out of range.
@@ -382,9 +382,9 @@ class Recipe(LoopSettings, ABC):
         """Builds models, data and loss: everything before the first step.
 
         Args:
-            output: where the run is to go on, if it has begun there; what its snapshots will
-                replace is not computed again.
-            say: takes messages.
+            output: the run's directory; if the run has begun there, what its snapshots replace is
+                not computed again.
+            say: receives messages.
 
         Raises:
             MinilmError: settings do not fit together; the message names them.
@@ -399,7 +399,7 @@ class Recipe(LoopSettings, ABC):
 
     @abstractmethod
     def _build(self, output: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Run:
-        """See `prepare`; what is drawn here is drawn from the seed."""
+        """See `prepare`; all random numbers here come from the seed."""
 
     def train(
         self,
@@ -411,16 +411,17 @@ class Recipe(LoopSettings, ABC):
         clean: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> Result:
-        """Starts or resumes training; what the command does.
+        """Starts or resumes training, as the command does.
 
         Args:
             output: directory of the run and, at the end, of the trained checkpoint.
             processes: those that take part; None = those that torchrun started, or only this one.
             allow_changes: resume a run that was started with other settings.
-            observers: are called at every step, evaluation and snapshot; see `minilm.Observer`.
-            clean: once the run is finished, remove its snapshots and best weights, which take
+            observers: objects whose methods are called at every step, evaluation and snapshot; see
+                `minilm.Observer`.
+            clean: whether to remove the snapshots and best weights of the finished run, which take
                 several times the space of the model; the log and the settings stay.
-            say: takes messages.
+            say: receives messages.
 
         Raises:
             MinilmError: something is wrong with settings, models, corpus or output.
@@ -443,7 +444,7 @@ class Recipe(LoopSettings, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class TextRecipe(Recipe):
-    """What is learned from a token store: its part of the corpus, and how long.
+    """A recipe that learns from a token store: what it reads of the store, and for how long.
 
     The fields are the options of `minilm pretrain` and `minilm distill`, whose help explains each
     of them; see also `minilm.CorpusSettings` and `minilm.TrainingSettings`. Either `steps` or
@@ -528,7 +529,7 @@ class TextRecipe(Recipe):
         """The part of the store that is read.
 
         Args:
-            *models: that read it; sequences are no longer than any of them can take.
+            *models: the models that read it; no sequence is longer than any of them can take.
         """
         from minilm.recipes.corpus import CorpusSettings
 
@@ -556,7 +557,7 @@ def given_options(recipe: LoopSettings) -> dict[str, Any]:
     """The settings that differ from their defaults, as JSON values by the names of their options.
 
     Args:
-        recipe: with fields made by `option`.
+        recipe: a dataclass whose fields were made by `option`.
     """
     found: dict[str, Any] = {}
     for field in dataclasses.fields(recipe):
@@ -569,7 +570,7 @@ def given_options(recipe: LoopSettings) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """The value of an option as JSON has it: paths are text, sequences are lists."""
+    """The value of an option in JSON: paths are strings, sequences are lists."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return list(value) if isinstance(value, (tuple, list)) else value

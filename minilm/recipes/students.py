@@ -41,9 +41,8 @@ OF_START = (
 class StudentRecipe(TextRecipe):
     """The fields that say which student is trained; see `minilm.init_student`.
 
-    `layers` is a number, how often layers are applied (of an ALBERT, groups of layers:
-    `num_hidden_layers` in its config.json), or says which of the teacher's layers the student is
-    made of.
+    `layers` is either the number of applications of layers (for ALBERT, of groups of layers:
+    `num_hidden_layers` in its config.json) or the teacher's layers that the student is made of.
 
     Raises:
         InputError: settings that contradict each other, or would have no effect.
@@ -174,7 +173,7 @@ class StudentRecipe(TextRecipe):
                 f"{setting('student_checkpoint', option='--from')} brings a student with its own "
                 "shape and weights",
             ),
-            (self.student != "albert", OF_ALBERT, "it is of ALBERT students only"),
+            (self.student != "albert", OF_ALBERT, "it applies to ALBERT students only"),
             (self.from_scratch, ("start",), f"{setting('from_scratch', True)} takes no weights"),
         ]
         for applies, names, why in checks:

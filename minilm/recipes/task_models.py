@@ -1,4 +1,4 @@
-"""The models of fine-tuning: what it starts from, and the teacher."""
+"""The models of fine-tuning: the one it starts from, and the teacher."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def with_head(directory: Path, task: Task[Any]) -> PretrainedModel:
 
 
 def student_of(teacher: PretrainedModel, layers: LayerChoice, task: Task[Any]) -> PretrainedModel:
-    """A DistilBERT of some of the teacher's layers, its head fresh."""
+    """A DistilBERT made of some of the teacher's layers, with a fresh head."""
     encoder = init_student(teacher, layers, masked_lm=False)
     cls = CLASSES[STEMS["distilbert"] + task.head]
     student = cls(encoder.config.replace(**task.config()))
@@ -49,9 +49,9 @@ class Teacher:
     """A teacher for a task.
 
     Attributes:
-        model: with the task's head.
-        task: the student's; its rows are not longer than the teacher can read.
-        tokenizer: of the teacher; None = it reads the same tokens as the student.
+        model: the teacher with the task's head.
+        task: the student's task, with rows that are not longer than the teacher can read.
+        tokenizer: the teacher's tokenizer; None = it reads the same tokens as the student.
     """
 
     model: PretrainedModel
@@ -59,14 +59,14 @@ class Teacher:
     tokenizer: Tokenizer | None
 
     def samples(self, examples: Sequence[Any], samples: Sequence[Sample]) -> Sequence[Sample]:
-        """What the teacher reads of examples.
+        """The samples that the teacher reads.
 
         Args:
-            examples: of the task.
-            samples: what the student reads of them.
+            examples: examples of the task.
+            samples: the samples of these that the student reads.
 
         Returns:
-            As many as those of the student, each for the same one.
+            One sample for each of the student's.
         """
         return samples if self.tokenizer is None else self.task.samples(examples, self.tokenizer)
 
@@ -74,16 +74,16 @@ class Teacher:
 def load_teacher(path: str | os.PathLike[str], task: Task[Any], tokenizer: Tokenizer) -> Teacher:
     """A teacher, which must fit the task.
 
-    Where there is one prediction for each example, as of whole texts, it may have another
-    vocabulary than the student; where there is one for each token, it may not.
+    For tasks with one prediction for each example, such as a text, its vocabulary may differ from
+    the student's; for tasks with one for each token it may not.
 
     Args:
-        path: of its checkpoint.
-        task: of the student.
-        tokenizer: of the student.
+        path: the teacher's checkpoint.
+        task: the student's task.
+        tokenizer: the student's tokenizer.
 
     Raises:
-        InputError: another head, other labels or a vocabulary that does not fit.
+        InputError: its head, labels or vocabulary do not fit.
     """
     directory = resolve(path)
     model = load_finetuned(directory)

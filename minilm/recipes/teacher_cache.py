@@ -28,8 +28,8 @@ class TeacherCacheSettings:
 
     Attributes:
         directory: directory of the cache, which later runs may share.
-        dtype: type of the numbers on the disk: "float32", which changes a loss by its rounding
-            only, or "float16".
+        dtype: type of the numbers on the disk: "float32", which changes a loss by rounding only, or
+            "float16".
         top_k: number of most probable tokens to keep for each position instead of hidden states;
             None = hidden states.
     """
@@ -51,16 +51,16 @@ def open_teacher_cache(
 
     Args:
         settings: where and how.
-        loss: it decides what of the teacher is kept.
-        teacher: whose targets they are.
-        data: of which samples.
-        corpus: how these are masked.
+        loss: the loss, which determines which outputs of the teacher are kept.
+        teacher: the model whose outputs are kept.
+        data: the samples.
+        corpus: how the samples are masked.
         say: receives a message about the size of the cache.
 
     Raises:
         InputError: the loss reads what a cache does not keep.
-        DataError: the directory holds something else, targets of another teacher, corpus or masks,
-            or a damaged file.
+        DataError: the directory holds other files, targets of another teacher, corpus or masks, or
+            a damaged file.
     """
     directory = Path(settings.directory)
     stored = StoredTargets.of(loss, directory, settings.dtype, settings.top_k)
@@ -78,7 +78,7 @@ def open_teacher_cache(
 def _room(
     cache: TeacherCache, stored: StoredTargets, data: MaskedLMData, corpus: CorpusSettings
 ) -> str:
-    """What the cache will take on the disk, and what there is."""
+    """The space that the cache will take on the disk, and how much is free."""
     share = 1.0 if stored.positions == "attended" else corpus.probability
     rounds = corpus.mask_rounds or 1
     whole = share * data.count_tokens() * cache.bytes_per_row * rounds
