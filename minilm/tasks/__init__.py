@@ -1,1 +1,1 @@
-"""What people use the models for: classes, tags, answers, choices, assistants."""
+"""The tasks that models are fine-tuned for: classes, tags, answers, choices, assistants."""

@@ -1,4 +1,4 @@
-"""Extractive question answering: the part of a text that answers a question, or that none does."""
+"""Extractive question answering: the part of a text that answers a question, or none."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class QuestionExample:
     """A question about a text.
 
     Attributes:
-        id: of the question; None = it has none.
+        id: the question's id; None = it has none.
         question, context: the texts.
-        answers: (text, where it starts in the context) of each right one; none = it has no answer;
-            None = not known.
+        answers: (text, start in the context) of each right answer; empty = it has no answer; None =
+            not known.
     """
 
     id: Any
@@ -61,10 +61,10 @@ class ContextWindow:
     """Where the context lies in a row.
 
     Attributes:
-        first: number of its first token within the row.
-        offsets: (n, 2) characters of the context that each token of it stands for.
-        best_here: (n,) in no other window has the token more context.
-        question_cut: the question was longer than `max_query`.
+        first: position of its first token in the row.
+        offsets: (n, 2) start and end, in characters of the context, of each of its tokens.
+        best_here: (n,) whether no other window gives the token more context.
+        question_cut: whether the question was longer than `max_query`.
     """
 
     first: int
@@ -77,18 +77,19 @@ class QuestionAnswering(Task[QuestionExample]):
     """The span of a context that answers a question.
 
     A record has "id", "question", "context" and "answers": a list of {"text", "answer_start"}, or
-    the same as two lists, as data sets from the hub have it; an empty list = no answer. A long
-    context is cut into windows; in windows without the answer, [CLS] is the right one.
+    the same as two lists, as in data sets from the hub; an empty list = no answer. A long context
+    is cut into windows; in windows without the answer, [CLS] is the right one.
 
     Options of `learn`: `doc_stride`, `max_query`, `n_best`, `max_answer` and `null_threshold`, see
     below. Fine-tuning sets `null_threshold` to what is best for the dev records unless it is given.
 
     Attributes:
-        doc_stride: tokens from the beginning of one window to that of the next.
-        max_query: a longer question is cut after this many tokens.
-        n_best: candidates that are considered, and returned.
-        max_answer: longest answer in tokens.
-        unanswerable: training had questions without an answer; else one is always given.
+        doc_stride: number of tokens between the starts of successive windows.
+        max_query: maximum length of a question in tokens; longer ones are cut.
+        n_best: number of candidate answers that are considered and returned.
+        max_answer: maximum length of an answer in tokens.
+        unanswerable: whether training had questions without an answer; otherwise an answer is
+            always given.
         null_threshold: "no answer" is given where its score is higher than that of the best
             answer by more than this.
 

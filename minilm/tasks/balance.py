@@ -13,8 +13,8 @@ def weights_of_classes(labels: Integers, classes: int) -> Tensor:
     """Weights with which all classes that occur have the same share in the loss.
 
     Args:
-        labels: (N,) the class of every prediction of the training samples.
-        classes: C, how many classes there are.
+        labels: (N,) the class of every labelled prediction in the training samples.
+        classes: number of classes, C.
 
     Returns:
         (C,) float32: N / (K n) for a class that occurs n times, where K of the C classes occur.
@@ -30,15 +30,15 @@ def weights_of_classes(labels: Integers, classes: int) -> Tensor:
 
 
 def weights_of_positives(labels: Floats) -> Tensor:
-    """Weights with which yes has the same share in the loss of each label as no.
+    """Weights with which positives have the same share in the loss of each label as negatives.
 
     Args:
-        labels: (N, C) 1 for yes and 0 for no, of the training samples.
+        labels: (N, C) labels of the training samples: 1 = positive, 0 = negative.
 
     Returns:
-        (C,) float32, what the part of yes is multiplied by: (N - n) / n for a label that n of N
-        samples have, as `pos_weight` of torch's BCEWithLogitsLoss. Where all have it, 1 / N, so
-        that it is learned at all; where none has it, 1.
+        (C,) float32 factors of the positives' loss, as `pos_weight` of torch's BCEWithLogitsLoss:
+        (N - n) / n for a label that n of N samples have. Where all have it, 1 / N, so that it is
+        learned at all; where none has it, 1.
     """
     positive = labels.sum(0, dtype=np.float64)
     negative = np.maximum(len(labels) - positive, 1)

@@ -20,21 +20,21 @@ Balance = Literal["none", "weights", "sampling"]
 
 
 class TaskData:
-    """Samples in steps of this many; see `minilm.training.learner.TrainingData`.
+    """The samples of a task as training data; see `minilm.training.learner.TrainingData`.
 
     Args:
-        task: whose samples they are.
-        samples: with labels; those without, which a teacher knows about, come last.
-        batch_size: samples of a step. The last step of an epoch may have fewer.
-        seed: of the order.
+        task: the task of the samples.
+        samples: labelled samples, followed by those without labels, which only a teacher labels.
+        batch_size: number of samples in a step. The last step of an epoch may have fewer.
+        seed: random seed of the order.
         balance: "sampling" draws, with replacement, all classes equally often; an epoch still has
             as many samples.
-        labelled_share: which part of an epoch has labels: those samples are repeated until they are
-            this many, while the others come once. None = every sample comes once.
+        labelled_share: fraction of the samples of an epoch that have labels: those are repeated to
+            reach it, while the others come once. None = every sample comes once.
 
     Raises:
-        InputError: no samples, a batch_size below 1, or a share out of range or without samples
-            that have no label.
+        InputError: there are no samples, batch_size is below 1, or labelled_share is out of range
+            or given without unlabelled samples.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class TaskData:
         return epochs * -(-self.count_samples() // self._batch_size)
 
     def count_samples(self) -> int:
-        """How many samples an epoch has."""
+        """The number of samples of an epoch."""
         return self._drawn + len(self._samples) - self._labelled
 
     @property
     def labelled_share(self) -> float:
-        """Which part of an epoch, and of a step on average, has labels."""
+        """The fraction of an epoch, and of a step on average, that has labels."""
         return self._drawn / self.count_samples()
 
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
@@ -122,13 +122,13 @@ class TaskData:
 
 
 class NoBatch:
-    """The part of a step of a process for which there was no sample."""
+    """A process's part of a step, if there was no sample left for it."""
 
     samples: Integers = np.zeros(0, np.int64)
     tokens = 0
 
     def to(self, device: torch.device) -> Self:
-        """The same."""
+        """Returns itself."""
         return self
 
 

@@ -1,4 +1,4 @@
-"""Predictions for files in parts: by several workers, on several machines."""
+"""Predictions for files, in parts, by several workers on several machines."""
 
 from __future__ import annotations
 
@@ -60,17 +60,18 @@ def predict_file(
     """Predicts for every row of a file, in parts of a directory.
 
     Each part is a file of JSON lines, with one object for every row: "line" or "row", from 1, and
-    what `Predictor.predict` gives, or "error". `cat DIRECTORY/part-*.jsonl` is all of them in
+    what `Predictor.predict` gives, or "error". `cat DIRECTORY/part-*.jsonl` gives all of them in
     order. Interruptions, shards and workers are as for `encode_file`.
 
     Args:
         model: a fine-tuned checkpoint: a directory or a hub name.
-        data: one text a line, JSON lines or Parquet, by its name; lines perhaps compressed.
-        directory: where the parts go; new, or begun with the same arguments.
+        data: file of one text a line, JSON lines or Parquet, according to its name; lines may be
+            compressed.
+        directory: directory of the parts, either new or begun with the same arguments.
         shard, workers, threads, part_rows, format, progress, on_bytes: as for `encode_file`.
         on_bad_record: "raise" stops at a bad record, "skip" writes an "error" in its place.
-        columns: "text_column", "pair_column": what is read, unless the names tell it.
-        thresholds: from which probability the task answers, instead of those stored.
+        columns: "text_column" and "pair_column", the columns to read; None = found by their names.
+        thresholds: decision thresholds to use instead of those stored with the model.
         exits: "exit_threshold", "exit_patience", "exit_tolerance", see
             `Predictor.from_pretrained`.
         dtype, device: as for `Predictor.from_pretrained`.
@@ -78,7 +79,7 @@ def predict_file(
 
     Returns:
         What was done; its `counts` may have "truncated", "skipped" (bad records), "blank" (lines),
-        and with exits "applications" of layers to this many "predicted" texts.
+        and with exits "applications" of layers and "predicted" texts.
 
     Raises:
         DataError: as for `encode_file`.
@@ -124,7 +125,7 @@ def predict_file(
 
 @dataclass(frozen=True)
 class PredictJob:
-    """How a predictor is made; the attributes are the arguments of `predict_file`."""
+    """How to make a predictor; the attributes are the arguments of `predict_file`."""
 
     model: Path
     dtype: torch.dtype | str | None
@@ -149,7 +150,7 @@ class PartsJob:
 
     Attributes:
         predict: makes the predictor.
-        threads, parts, file, policy: what `predict_file` was told or made.
+        threads, parts, file, policy: arguments of `predict_file`, or made by it.
     """
 
     predict: PredictJob
@@ -211,7 +212,7 @@ def _count(counts: Counter[str], item: Input, prediction: Prediction) -> None:
 
 
 def _digest(predictor: Predictor) -> str:
-    """A short name for all that decides on a prediction."""
+    """A short name for everything that a prediction depends on."""
     exits = predictor.early_exit
     content = json_bytes(
         {

@@ -34,10 +34,10 @@ LONGEST = 384  # tokens of a row, for a checkpoint that does not say
 
 
 def task_class(name: str) -> type[Task[Any]]:
-    """The task of a name.
+    """The class of the task with this name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such task.
     """
     if name not in TASKS:
         raise InputError(f"task is {name!r}: expected one of {', '.join(TASKS)}.")
@@ -47,12 +47,12 @@ def task_class(name: str) -> type[Task[Any]]:
 def task_of(directory: Path, model: PretrainedModel) -> Task[Any]:
     """The task that a checkpoint was fine-tuned for.
 
-    What `minilm finetune` saved says it in task.json; for other checkpoints the head, the labels
-    and the problem type do.
+    A checkpoint of `minilm finetune` says so in task.json; for others, head, labels and problem
+    type decide.
 
     Args:
-        directory: of the checkpoint.
-        model: that was loaded from it.
+        directory: directory of the checkpoint.
+        model: the model that was loaded from it.
 
     Raises:
         CheckpointError: it has no head for a task, or task.json is damaged.

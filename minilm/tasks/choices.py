@@ -43,8 +43,8 @@ class ChoiceExample:
     Attributes:
         prompt: the first text of each row.
         choices: at least two.
-        label: the number of the right one, from 0; None = not known.
-        question: what else comes before each choice, in the second text; a blank (_) in it is where
+        label: the number of the right choice, from 0; None = not known.
+        question: text that precedes each choice in the second text; a blank (_) in it marks where
             the choice belongs.
     """
 
@@ -65,19 +65,19 @@ class ChoiceExample:
 
 
 class MultipleChoice(Task[ChoiceExample]):
-    """The right one of several choices, each read together with the prompt.
+    """Picks the right one of several choices, each read together with the prompt.
 
     A record has a "prompt", "choices" (a list of at least two) and a "label", the number of the
-    right one, from 0; its letter, its key or its text will do. Records may have different numbers
-    of choices. Where several fields come before the choices, such as an article and a question, the
-    first is the prompt, and the others come before each choice: rows are (article, question and
-    choice), (first sentence, second sentence and ending).
+    right choice, from 0, or its letter, key or text. Records may have different numbers of choices.
+    Where several fields come before the choices, such as an article and a question, the first is
+    the prompt, and the others come before each choice: rows are (article, question and choice),
+    (first sentence, second sentence and ending).
 
     Attributes:
         first: the number of the first choice in the records of training: 1 where no label is 0 and
             one in twenty or more is as large as there are choices.
-        by_text: every label of training was the text of one of its choices, so "3" among the
-            choices 1, 2, 3 and 4 is the third one.
+        by_text: whether every label in training was the text of one of its choices, so that "3"
+            among the choices 1, 2, 3 and 4 is the third one.
 
     References: Devlin et al. 2019, section 4.4 (SWAG); Lan et al. 2020, appendix A.3 (RACE).
     """

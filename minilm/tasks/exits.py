@@ -1,4 +1,4 @@
-"""Early exit of tasks on whole texts: what fits, the file beside the model, scores by depth."""
+"""Early exit of tasks on whole texts: checks, the file beside the model, scores by depth."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_exits(task: Task[Any]) -> None:
 def rule_of(
     threshold: float | None, patience: int | None, tolerance: float | None
 ) -> ExitRule | None:
-    """The rule that a user's settings say; None if there are none.
+    """The rule that a user's settings give; None without any.
 
     Raises:
         InputError: both a threshold and a patience, a tolerance alone, or a value out of range.
@@ -59,12 +59,12 @@ def load_exits(directory: Path, model: PretrainedModel, task: Task[Any]) -> Exit
     """The exits of a checkpoint.
 
     Args:
-        directory: of the checkpoint.
+        directory: directory of the checkpoint.
         model, task: loaded from it.
 
     Raises:
         InputError: the task cannot exit early, or the checkpoint has no exits.
-        CheckpointError: exits.safetensors is missing, damaged or of another model.
+        CheckpointError: exits.safetensors is missing, damaged or belongs to another model.
     """
     check_exits(task)
     path, described = directory / EXITS, directory / TASK
@@ -103,7 +103,7 @@ def outputs_by_depth(
     samples: Sequence[Sample],
     tokens_per_batch: int,
 ) -> list[list[Floats]]:
-    """What the task keeps of the answers after 1 to L applications, for all samples in order."""
+    """What the task keeps of the outputs after 1 to L applications, for all samples in order."""
     exits = EveryExit(model, heads)
     depths = len(heads.classifiers) + 1
     found: list[dict[int, Floats]] = [{} for _ in range(depths)]

@@ -26,11 +26,11 @@ _PART = re.compile(rf"\s*(?:{_QUOTED})\s*(?=,|\Z)|[^,]+", re.DOTALL)
 
 
 def checked(records: Sequence[Record], skips: Skips) -> Iterator[tuple[int, str, Record, Checking]]:
-    """Records one by one, with a place to complain about them.
+    """Records one by one, each with a context in which its errors are handled.
 
     Yields:
-        number, where it is, the record, and a context manager: a `RecordError` raised inside is
-        refused, and the record so left out.
+        number, place, the record, and a context manager: a `RecordError` raised inside is handled
+        as `skips` says.
     """
     for number in range(len(records)):
         if not isinstance(records, Records):  # whose reader has counted them
@@ -68,7 +68,7 @@ class Checking:
 
 
 def text_of(value: Any, name: str) -> str:
-    """A text that is one, and not empty.
+    """The value, if it is a string that is not empty.
 
     Raises:
         RecordError: it is not.
@@ -94,10 +94,10 @@ def text_of(value: Any, name: str) -> str:
 
 
 def label_name(value: Any) -> str:
-    """A label as a name; whole numbers and true or false are names, too.
+    """The name of a label; whole numbers, true and false are names, too.
 
     Raises:
-        RecordError: it is none of them, or -100, which marks what has no label.
+        RecordError: it is none of these, or -100, which marks records without a label.
     """
     if isinstance(value, str) and value.strip():
         name = value.strip()
@@ -122,11 +122,11 @@ def label_name(value: Any) -> str:
 def list_of(value: Any) -> Any:
     """Parses a list that a table holds as text; returns anything else unchanged.
 
-    Read are JSON, Python's lists and tuples, numpy's arrays (which have no commas), lists in
-    brackets without quotes, and names with bars, semicolons or commas between them.
+    It reads JSON, Python's lists and tuples, numpy's arrays (which have no commas), lists in
+    brackets without quotes, and names separated by bars, semicolons or commas.
 
     Raises:
-        RecordError: an array that was shortened when it was written.
+        RecordError: the text is an array that was abbreviated when it was written.
 
     Example:
         >>> list_of("['a', 'b']"), list_of("['a' 'b']"), list_of("a, b"), list_of([1])
@@ -172,7 +172,7 @@ def number_of(value: Any) -> float:
     """A finite number, perhaps written as text.
 
     Raises:
-        RecordError: it is none.
+        RecordError: it is not a finite number.
     """
     try:
         number = float(value)
@@ -193,7 +193,7 @@ def number_of(value: Any) -> float:
 
 
 def unknown_label(name: str, known: Iterable[str]) -> RecordError:
-    """The complaint about a label that training did not have."""
+    """The error for a label that training did not have."""
     labels = list(known)
     some = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
     return RecordError(
@@ -214,15 +214,14 @@ def labels_in(
     """The names of all labels in training records; records that have none are passed over.
 
     Args:
-        records: of training.
-        layouts: theirs.
-        read: the names in one record; raises `RecordError`.
-        field: where they are, for messages.
-        least: labels that there must be.
+        records: the training records.
+        layouts: their layouts.
+        read: returns the names in one record, or raises `RecordError`.
+        field: the field of the labels, for messages.
+        least: the least number of labels.
 
     Raises:
-        DataError: fewer. If that is because records cannot be used, it says what is wrong with the
-            first of them.
+        DataError: there are fewer. If records cannot be used, it says what is wrong with the first.
     """
     labels: set[str] = set()
     first = ""
@@ -245,13 +244,13 @@ def labels_in(
 def class_order(
     labels: set[str], records: Sequence[Record], layouts: Layouts, field: str
 ) -> list[str]:
-    """All classes of a data set in its own order, where it has one; else the labels `in_order`."""
+    """All classes of a data set in its own order, if it has one; else the labels `in_order`."""
     names = class_names(records, layouts, field)
     return in_order(labels) if names is None or not labels <= set(names) else names
 
 
 def class_names(records: Sequence[Record], layouts: Layouts, field: str) -> list[str] | None:
-    """The names of classes that records know for a field, in their order."""
+    """The class names that the data set gives for a field, in their order."""
     layout = layouts.common()
     if not isinstance(records, Rows) or layout is None:
         return None
@@ -261,7 +260,7 @@ def class_names(records: Sequence[Record], layouts: Layouts, field: str) -> list
 
 
 def in_order(labels: set[str]) -> list[str]:
-    """Labels in the order of their numbers if they are numbers, else of the alphabet."""
+    """Labels in numerical order if they are numbers, else in alphabetical order."""
     if all(label.removeprefix("-").isdecimal() for label in labels):
         return sorted(labels, key=lambda label: (int(label), label))
     return sorted(labels)

@@ -1,4 +1,4 @@
-"""Which fields of a record are read as what.
+"""Which columns of a record are read as which field.
 
 Data sets have many names for the same thing. A task declares its `Field`s: our name, the names that
 data sets use, and what to do with a record that has several of them. `Layouts` finds, for the
@@ -10,8 +10,8 @@ records of one data set, which column each field is read from:
 4. one of the usual names, whatever their case, spaces and signs.
 
 Two texts are a pair, in the order in which such pairs are usually read: question before passage,
-title before body. Nothing is left out in silence: what no rule decides is an error that names the
-columns, and what was read and what was not is said once a run (`Layout.describe`).
+title before body. Nothing is left out silently: what no rule decides is an error that names the
+columns, and each run says once which columns it reads and which not (`Layout.describe`).
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class Field:
     """Something that a task reads of a record.
 
     Attributes:
-        name: ours; a column of this name goes before others.
+        name: our name; a column of this name takes precedence.
         aliases: the usual names; see `usual`.
-        setting: by which the user names the column.
+        setting: the setting that names the column.
         several: where a record has several of the aliases and no column of our name: "refuse",
             read the "first" alias, or read "all". "pair" reads one or two as "text" and
             "text_pair".
-        kind: of the values, by which columns of other values are passed over: "text" a string,
-            "list" several values or a string, "scalar" not several values.
-        pattern: columns that together are the field, one a value.
-        labelled: it is read only where labels are needed.
-        own_first: a column of our name goes before all others.
+        kind: kind of the values; columns of other kinds are ignored: "text" = a string, "list" =
+            several values or a string, "scalar" = not several values.
+        pattern: matches columns that together are the field, one for each value.
+        labelled: whether it is read only where labels are needed.
+        own_first: whether a column of our name takes precedence over all others.
     """
 
     name: str
@@ -73,7 +73,7 @@ def usual(column: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Numbers, arrays and tensors of other libraries as Python's own."""
+    """Converts numbers, arrays and tensors of other libraries to Python's own types."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if hasattr(value, "tolist"):
@@ -85,12 +85,12 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the fields of records are read from.
+    """The columns from which the fields of records are read.
 
     Attributes:
-        columns: of each field that there is; "text" and "text_pair" have one each.
+        columns: columns of each field that exists; "text" and "text_pair" have one each.
         others: columns that are not read.
-        settings: of each field, by which the user names its columns.
+        settings: for each field, the settings that name its columns.
     """
 
     columns: Columns
@@ -98,7 +98,7 @@ class Layout:
     settings: Mapping[str, str]
 
     def values(self, record: Record, name: str) -> list[Any]:
-        """The values of a field, without those that are missing."""
+        """The values of a field, without missing ones."""
         found = (plain(record.get(column)) for column in self.columns.get(name, ()))
         return [value for value in found if value is not None]
 
@@ -110,7 +110,7 @@ class Layout:
         """The value of a field that must be there.
 
         Raises:
-            RecordError: it is not.
+            RecordError: it is missing.
         """
         value = self.get(record, name)
         columns = [column for column in self.columns.get(name, ()) if column in record]
@@ -154,7 +154,7 @@ def named(name: str) -> str:
 
 
 def shown(column: object, *, most: int = 40) -> str:
-    """The name of a column in quotes, cut where it is long."""
+    """The name of a column in quotes, shortened if it is long."""
     text = str(column)
     return repr(text if len(text) <= most else f"{text[: most - 3]}...")
 
@@ -169,7 +169,7 @@ def _advice(names: Sequence[str], settings: Mapping[str, str]) -> str:
 
 
 def _header_advice(columns: Iterable[object]) -> str:
-    """What to do where the names of columns look like data: a number, or a whole sentence."""
+    """Advice if the names of columns look like data: a number, or a whole sentence."""
     names = list(map(str, columns))
     numbered = names == [str(number) for number in range(1, len(names) + 1)]
     if numbered or not any(map(_LOOKS_LIKE_DATA.search, names)):
@@ -182,12 +182,12 @@ class Layouts:
     """The layouts of the records of one data set: one, unless their columns differ.
 
     Args:
-        records: all of them.
-        fields: of the task.
+        records: all records.
+        fields: fields of the task.
         chosen: columns that the user named, by field.
         known: columns that training read, by field.
-        texts: how many texts training records had, 1 or 2 or both; () = not known.
-        labelled: fields of labels are read too.
+        texts: numbers of texts that training records had: 1, 2 or both; () = not known.
+        labelled: whether fields of labels are read too.
     """
 
     def __init__(
@@ -241,13 +241,13 @@ class Layouts:
         return tuple(sorted(found - {0})) if paired else ()
 
     def several(self, name: str) -> tuple[str, ...]:
-        """The columns that a field is together read from; () for one column or none."""
+        """The columns that together are a field; () if it has one column or none."""
         layout = self.common()
         columns = () if layout is None else layout.columns.get(name, ())
         return columns if len(columns) > 1 else ()
 
     def flags(self, records: Sequence[Record]) -> tuple[str, ...]:
-        """Columns that nothing is read from and that hold zeros and ones alone, in their order."""
+        """Columns that are not read otherwise and hold zeros and ones only, in their order."""
         layout = self.common()
         columns = dict.fromkeys(() if layout is None else layout.others)
         for record in records:
@@ -260,7 +260,8 @@ class Layouts:
         """The layout of a record.
 
         Raises:
-            RecordError: its columns can be read in several ways, or one that was named is missing.
+            RecordError: its columns can be read in several ways, or a column that was named is
+                missing.
         """
         columns = frozenset(record)
         if columns not in self._found:
@@ -279,7 +280,7 @@ class Layouts:
         return max(readable, key=lambda pair: pair[0])[1] if readable else None
 
     def describe(self) -> list[str]:
-        """What was read as what, from most records first, and which columns were not read."""
+        """Which columns are read as which field, commonest layout first, and which are not read."""
         counted: Counter[str] = Counter()
         others: dict[str, dict[str, None]] = {}  # in their order
         for count, layout in self._readable():
@@ -293,9 +294,9 @@ class Layouts:
         ]
 
     def guesses(self, record: Record) -> str:
-        """Which fields of a record are read from a column that only its name speaks for.
+        """Which fields of a record are read from a column that was only guessed from its name.
 
-        Nobody named it, training did not read it, and its name is not ours; "" for none.
+        Nobody named it, training did not read it, and its name is not ours; "" if there is none.
 
         Raises:
             RecordError: as for `of`.
@@ -308,7 +309,7 @@ class Layouts:
         )
 
     def _readable(self) -> list[tuple[int, Layout]]:
-        """How many records have each layout."""
+        """The number of records with each layout."""
         found = []
         for columns, count in self._counts.items():
             with suppress(RecordError):
@@ -377,7 +378,7 @@ class Layouts:
         """The columns that the user named; () if none.
 
         Raises:
-            RecordError: they are not there, and none of our name either.
+            RecordError: neither they nor a column of our name are there.
         """
         chosen = self._chosen.get(name, ())
         missing = [column for column in chosen if column not in columns]
@@ -501,9 +502,9 @@ def chosen_columns(fields: Sequence[Field], options: Mapping[str, Any], task: st
     """Columns that the user named, by field.
 
     Args:
-        fields: of the task.
-        options: of a run; `SETTINGS` among them name columns, "label_column" of several labels and
-            "pair_column" of choices perhaps several with commas between them.
+        fields: fields of the task.
+        options: options of a run; `SETTINGS` among them name columns. "label_column" of several
+            labels and "pair_column" of choices may name several, separated by commas.
         task: for messages.
 
     Raises:

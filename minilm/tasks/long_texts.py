@@ -1,4 +1,4 @@
-"""Texts longer than the model takes, read through windows whose logits are pooled."""
+"""Texts that are longer than the model can read: windows over them, whose logits are pooled."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ WindowPooling = Literal["mean", "max"]
 
 @dataclass(frozen=True)
 class LongTexts:
-    """How a whole text is classified that is longer than a row.
+    """How to classify a text that is longer than a row.
 
-    A text becomes several rows that overlap, and its logits are the mean or, for each class, the
-    largest of theirs. Learned from are the pooled logits, so a window need not show what the label
-    says. Of a pair the longer text is cut into windows, and the other one stands in each of them.
+    A text becomes several overlapping rows, whose logits are averaged or, for each class, reduced
+    to the largest. The loss is on the pooled logits, so no single window has to justify the label.
+    Of a pair the longer text is cut into windows, each of which also has the other text.
 
     Attributes:
         pooling: "mean" or "max".
-        doc_stride: tokens from the beginning of one window to that of the next; None = half of the
+        doc_stride: number of tokens between the starts of successive windows; None = half of the
             room in a row.
     """
 
@@ -38,10 +38,10 @@ class LongTexts:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self | None:
-        """What `windows` and `doc_stride` among options say; None without `windows`.
+        """What `windows` and `doc_stride` among the options set; None without `windows`.
 
         Raises:
-            InputError: a wrong value, or a stride without windows.
+            InputError: a value is wrong, or there is a stride without windows.
         """
         pooling, stride = (options.get(name) for name in WINDOW_OPTIONS)
         if stride is not None and (not isinstance(stride, int) or stride < 1):
@@ -65,12 +65,12 @@ class LongTexts:
         """The windows over a text or a pair.
 
         Args:
-            tokenizer: the model's.
-            max_length: longest row in tokens.
+            tokenizer: the model's tokenizer.
+            max_length: maximum length of a row in tokens.
             first, second: ids of the texts, without special tokens.
 
         Returns:
-            At least one row, and whether tokens were lost: of a pair's shorter text, which may fill
+            At least one row, and whether tokens were lost: those of a pair's shorter text beyond
             half of a row.
 
         Raises:
@@ -96,7 +96,7 @@ class LongTexts:
         return [ids[window.start : window.end] for window in cut(len(ids), room, step)]
 
     def pool(self, logits: Tensor, windows: Tensor) -> Tensor:
-        """(R, C) logits of windows, and (B,) windows of each text, to (B, C) logits of texts."""
+        """Pools (R, C) logits of windows, (B,) of each text, to (B, C) logits of texts."""
         if len(logits) == len(windows):
             return logits
         if self.pooling == "max":

@@ -39,16 +39,16 @@ from minilm.tasks.thresholds import best_f1_threshold
 class MultiLabel(TextTask):
     """Any number of labels for each text.
 
-    A record has them under "labels": a list of names, perhaps empty; one string with bars,
-    semicolons or commas between them; or zeros and ones, as many in all records, one for each
-    class. Or it has a column of zeros and ones for each label, or for one label only.
+    A record has them under "labels": a list of names, which may be empty; one string with names
+    separated by bars, semicolons or commas; or a list of zeros and ones, one for each class. Or it
+    has a column of zeros and ones for each label, or for one label only.
 
     Options of `learn`: `threshold`, or `tune_thresholds` to find the one with the highest micro F1
     on the dev records.
 
     Attributes:
-        threshold: a label is given if its probability is at least this.
-        indicator: the labels of training were lists of zeros and ones.
+        threshold: least probability for which a label is given.
+        indicator: whether the labels in training were lists of zeros and ones.
     """
 
     name: ClassVar[str] = "multi-label"
@@ -189,7 +189,7 @@ def _several(layout: Layout, record: Mapping[str, Any]) -> list[str]:
 
 
 def _flag(value: Any, what: str) -> bool:
-    """Whether a label is given, from 0 or 1.
+    """Whether a label is given: 0 or 1 as a boolean.
 
     Raises:
         RecordError: it is neither.
@@ -202,7 +202,7 @@ def _flag(value: Any, what: str) -> bool:
 
 
 def _only_flags(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> tuple[str, ...]:
-    """The one column of the labels, if it has nothing but zeros and ones; else ()."""
+    """The one column of labels, if it has zeros and ones only; else ()."""
     columns = set()
     for record in records:
         try:
@@ -219,7 +219,7 @@ def _only_flags(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> tuple
 
 
 def _indicator_width(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> int | None:
-    """How many zeros and ones the labels of all records are; None if they are not."""
+    """The common length of all labels, if they are lists of zeros and ones; else None."""
     widths = set()
     for record in records:
         try:

@@ -42,9 +42,9 @@ class Input:
     """Something to predict for.
 
     Attributes:
-        place: where it is from, such as "texts.txt, line 3".
-        record: what is there, or why it could not be read; None = nothing, as in a blank line,
-            which keeps its place but is no mistake.
+        place: its origin, such as "texts.txt, line 3".
+        record: the record, or why it could not be read; None = nothing, as in a blank line, which
+            keeps its place but is not an error.
     """
 
     place: str
@@ -70,11 +70,11 @@ class Predictor:
     """A fine-tuned model with its tokenizer and its task.
 
     Args:
-        model: with the task's head.
-        tokenizer: the model's.
+        model: the model with the task's head.
+        tokenizer: the model's tokenizer.
         task: see `minilm.tasks`.
-        early_exit: the same model with exits, and when texts leave; None = all go through all
-            layers. Every prediction then has "applications", how many layers its text went through.
+        early_exit: the same model with exits, and the rule by which texts leave; every prediction
+            then has "applications", the number of layers its text went through. None = all layers.
 
     Raises:
         InputError: the tokenizer has more tokens than the model.
@@ -110,18 +110,18 @@ class Predictor:
         exit_patience: int | None = None,
         exit_tolerance: float | None = None,
     ) -> Predictor:
-        """Loads a checkpoint that `minilm.finetune` made, or another one with a task's head.
+        """Loads a checkpoint made by `minilm.finetune`, or another one with a head for a task.
 
         Args:
-            path_or_repo: a directory (no network is touched), or a hub name.
-            dtype: of the parameters; None = float32, "auto" = as stored.
-            device: where the model runs.
+            path_or_repo: a directory (the network is not used) or a hub name.
+            dtype: dtype of the parameters; None = float32, "auto" = as stored.
+            device: the device to run the model on.
             exit_threshold, exit_patience, exit_tolerance: when a text leaves the layers early, see
-                `minilm.ExitRule`; for a checkpoint that was fine-tuned with exits.
+                `minilm.ExitRule`; only for a checkpoint that was fine-tuned with exits.
 
         Raises:
-            MinilmError: a file is missing, damaged or unsupported, or there is no head, or not all
-                of it; or there are no exits, though they were asked for.
+            MinilmError: a file is missing, damaged or unsupported; the head is missing or
+                incomplete; or exits are asked for and there are none.
         """
         rule = rule_of(exit_threshold, exit_patience, exit_tolerance)
         directory = resolve(path_or_repo)
@@ -148,16 +148,16 @@ class Predictor:
         """The prediction for one text or pair of texts, or those for several.
 
         Args:
-            text: what is classified or tagged; of question answering, the question. Or N of them.
-            pair: the second text; of question answering, the text with the answer. For N texts
-                there may be N of these, or one that goes with every text.
+            text: the text to classify or tag, or the question to answer; or a list of N of them.
+            pair: the second text; for a question, the text with the answer. For N texts, a list of
+                N second texts or one for all.
 
         Returns:
             A prediction; for a list of texts, a list of predictions in the same order.
 
         Raises:
-            InputError: the task needs more than texts, or takes no pair; or the numbers of texts
-                and second texts differ.
+            InputError: the task needs more than texts or takes no pair, or the numbers of texts and
+                second texts differ.
             DataError: a text is empty.
         """
         if isinstance(text, str) and (pair is None or isinstance(pair, str)):
@@ -199,12 +199,12 @@ class Predictor:
     ) -> list[Prediction]:
         """Predictions for records, in their order.
 
-        The prediction of a text that was too long and cut has "truncated": True, and a warning says
-        how many there were.
+        The prediction of a text that was too long and so was cut has "truncated": True, and a
+        warning counts them.
 
         Args:
-            records: as the task has them, labels not needed.
-            skips: what to do with bad records; None = they are errors. Those left out have no
+            records: records of the task; labels are not needed.
+            skips: what to do with bad records; None = they are errors. Skipped records have no
                 prediction.
 
         Raises:
@@ -215,7 +215,7 @@ class Predictor:
     def predict_stream(
         self, records: Iterable[Mapping[str, Any]], *, skips: Skips | None = None
     ) -> Iterator[Prediction]:
-        """The same, a thousand records at a time, without ever holding all of them."""
+        """Like `predict`, a thousand records at a time, without holding all of them."""
         skips = skips or Skips()
         cuts = _Cuts(self.task)
         for chunk in _chunks(records):
@@ -256,9 +256,8 @@ class Predictor:
 
         Args:
             inputs: records that say where they are from, or why they could not be read.
-            policy: as for `predict_each`. Where there is nothing, the prediction is an "error" in
-                any case.
-            chunk: the most inputs that are read before they are predicted.
+            policy: as for `predict_each`. An empty input always has an "error" as its prediction.
+            chunk: largest number of inputs to read before they are predicted.
 
         Raises:
             DataError: as for `predict_each`.
@@ -309,18 +308,18 @@ class Predictor:
         """Scores on labelled records.
 
         Args:
-            records: as the task has them, with labels.
+            records: labelled records of the task.
             skips: what to do with bad records; None = they are errors.
-            progress: show a progress bar on stderr if it takes longer than two seconds.
+            progress: whether to show a progress bar on stderr after two seconds.
 
         Returns:
-            What the task measures, with early exit "mean_applications", how many layers a text went
-            through on average, "examples", how many there were, "truncated", how many of them
-            were cut at the longest length, and, if there are any, "unknown_labels", how many labels
-            training did not have: they are counted as wrong.
+            The task's scores; with early exit "mean_applications", the number of layers a text went
+            through on average; "examples", their number; "truncated", the number of them that were
+            cut at the maximum length; and, if there are any, "unknown_labels", the number of labels
+            that training did not have, which are counted as wrong.
 
         Raises:
-            DataError: a bad record, or none that is usable.
+            DataError: a record is bad, or none is usable.
         """
         skips = skips or Skips()
         records = as_records(records, "records")
@@ -373,7 +372,7 @@ class Predictor:
         """Stores the task's thresholds with a checkpoint, for everyone who loads it.
 
         Args:
-            directory: of the checkpoint.
+            directory: directory of the checkpoint.
 
         Raises:
             CheckpointError: its task.json is damaged, or cannot be written.
@@ -399,7 +398,7 @@ class Predictor:
 
     @torch.inference_mode()
     def outputs(self, samples: Sequence[Sample], progress: bool = False) -> list[Floats]:
-        """What the model gives for samples, in their order."""
+        """The outputs of the model for samples, in their order."""
         return self._run(samples, progress)[0]
 
     def _run(self, samples: Sequence[Sample], progress: bool) -> tuple[list[Floats], Integers]:
@@ -424,7 +423,7 @@ class Predictor:
 
 
 class _Cuts:
-    """Counts predictions for what was cut, and says so once."""
+    """Counts predictions for cut texts, and warns once."""
 
     def __init__(self, task: Task[Any]) -> None:
         self._task = task
@@ -437,7 +436,7 @@ class _Cuts:
         return iter(predictions)
 
     def warn(self) -> None:
-        """The one warning, if anything was cut."""
+        """Warns once if anything was cut."""
         if self._cut:
             what = "questions" if self._task.name == "answering" else "records"
             warnings.warn(

@@ -26,11 +26,11 @@ class Scoped(Protocol):
 
 
 def set_scope(task: Scoped, options: Mapping[str, Any], labels: Collection[str]) -> None:
-    """Sets `out_of_scope` and what goes with it.
+    """Sets `out_of_scope` and the minimum confidence.
 
     Raises:
         DataError: the class is not among the labels.
-        InputError: a minimum confidence that is out of range, or without such a class.
+        InputError: the minimum confidence is out of range, or given without such a class.
     """
     name = options.get("out_of_scope")
     if name is not None and name not in labels:
@@ -65,9 +65,9 @@ def with_min_confidence(
     """The task with the minimum confidence of the highest accuracy; 0 for no predictions.
 
     Args:
-        task: with a label that is out of scope.
+        task: a task with an out-of-scope label.
         gold, found: names of the right and of the likeliest labels.
-        predictions: with the confidence in `found`.
+        predictions: the predictions, with the confidence in `found`.
     """
     tuned = copy(task)
     tuned.min_confidence = 0.0

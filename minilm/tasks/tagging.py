@@ -47,11 +47,11 @@ class WordsExample:
     """A text as words, with their labels.
 
     Attributes:
-        text: what the words are parts of.
-        spans: where each word is in it.
+        text: the text that the words are parts of.
+        spans: start and end of each word in it.
         tags: the label of each word; None = it has none, and is neither learned nor scored. None
-            for all = not given.
-        intent: of an utterance; see `minilm.tasks.utterances`.
+            instead of a list = not given.
+        intent: the intent of an utterance; see `minilm.tasks.utterances`.
     """
 
     text: str
@@ -67,12 +67,12 @@ class WordsExample:
 
 @dataclass(frozen=True)
 class WordWindow:
-    """Which words a window decides about.
+    """The words that a window decides about.
 
     Attributes:
         words: (n,) their numbers.
-        tokens: (n,) the first token of each, counted within the row.
-        first: it is the first window of its example.
+        tokens: (n,) position in the row of the first token of each.
+        first: whether it is the first window of its example.
     """
 
     words: Integers
@@ -83,16 +83,16 @@ class WordWindow:
 class Tagging(Task[WordsExample]):
     """A label for each word.
 
-    The label belongs to a word's first token, the others have none. A sentence that is too long is
-    cut into windows that overlap; a word is learned and predicted where it has the most context, so
-    exactly once. Tags with the letters of a scheme (B, I, O, ...) are entities: every scheme is
-    read as IOB2, and predictions are IOB2. Their scores are those of whole entities; all others,
-    such as parts of speech, numbers, or types without letters, are scored word by word.
+    A word's first token has its label, the others have none. A sentence that is too long is cut
+    into overlapping windows; a word is learned and predicted exactly once, in the window where it
+    has the most context. Tags with the letters of a scheme (B, I, O, ...) are entities: every
+    scheme is read as IOB2, and predictions are IOB2. They are scored as whole entities; all other
+    tags, such as parts of speech, numbers, or types without letters, are scored word by word.
 
     A record has "tokens" and "tags", or, for predictions, a "text", which is split into words and
     signs of punctuation (`minilm.tasks.words`; give "tokens" where words have no blanks between
-    them, as in Thai). A word whose tag is -100, None or empty has none; among tags of entities
-    that is what "X" and "[PAD]" mean too.
+    them, as in Thai). A word whose tag is -100, None or empty has none; among tags of entities, "X"
+    and "[PAD]" mean the same.
     """
 
     name: ClassVar[str] = "tagging"
@@ -133,7 +133,7 @@ class Tagging(Task[WordsExample]):
         return task.name_columns(options).read_from(layouts).note_tags()
 
     def note_tags(self) -> Self:
-        """This task; says how tags are scored unless they are those of entities."""
+        """Notes how tags are scored, unless they are entities, and returns this task."""
         if not self.has_entities:
             what = "numbers without names" if _are_numbers(self.tags) else "without B- and I-"
             self.note(f"tags are {what}: they are scored word by word, not as entities")
@@ -281,9 +281,9 @@ class Tagging(Task[WordsExample]):
         return [self._prediction(*found) for found in zip(examples, tags, sure, strict=True)]
 
     def _filled(self, tags: Sequence[str]) -> list[str]:
-        """The tags with those of words that the model did not see, which are "" here.
+        """Fills in the tags of words that the model did not see, which are "" here.
 
-        Within an entity they are part of it, elsewhere outside.
+        Within an entity they become part of it, elsewhere they are outside.
         """
         nothing = OUTSIDE if OUTSIDE in self.tag_numbers else self.tags[0]
         filled = list(tags)
@@ -372,13 +372,13 @@ def _tags_of(
     """The tags of a record, in IOB2 if they have a scheme; None where a word has none.
 
     Args:
-        layout: of the record.
-        record: with tags.
-        words: how many it has; None = as many as tags.
-        scheme: of the tags; None = they are not those of entities.
+        layout: layout of the record.
+        record: a record with tags.
+        words: number of its words; None = as many as tags.
+        scheme: scheme of the tags; None = they are not entities.
 
     Raises:
-        RecordError: there are none, too many or too few, or a malformed one.
+        RecordError: there are no tags, too many or too few, or one is malformed.
     """
     tags = layout.need(record, "tags")
     if isinstance(tags, str) and layout.get(record, "tokens") is None:
@@ -412,7 +412,7 @@ def _tag_or_none(tag: str | int | None, of_entities: bool) -> str | None:
 
 
 def tags_in(records: Sequence[Mapping[str, Any]], layouts: Layouts) -> list[str]:
-    """All labels of training records in their order, in IOB2 if they are entities.
+    """All labels of training records in order, in IOB2 if they are entities.
 
     Raises:
         DataError: there are fewer than two, or no record can be used.

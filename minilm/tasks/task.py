@@ -2,11 +2,11 @@
 
     records -> examples -> samples -> batches -> logits -> outputs -> predictions -> scores
 
-Records are dictionaries, read from a file or given. A task checks them and makes *examples*, in its
-own words; an example becomes one or several *samples* (windows of a long text), a sample one or
-several *rows* of tokens (the choices of a question). Batches of samples go through the model
-without padding. What comes out goes the way back: outputs of samples to one *prediction* for each
-example, a dictionary that is JSON, and predictions to scores.
+Records are dictionaries, read from a file or given. A task checks them and converts them to
+*examples* of its own type; an example becomes one or several *samples* (windows of a long text), a
+sample one or several *rows* of tokens (the choices of a question). Batches of samples go through
+the model without padding. Outputs then go the way back: those of samples become one *prediction*
+for each example, a JSON dictionary, and predictions become scores.
 
 Everything that differs between tasks is a method of `Task`; learning, distillation, evaluation and
 prediction are written once, for all of them.
@@ -48,9 +48,10 @@ class Sample:
     Attributes:
         example: the number of the example.
         rows: sequences of tokens.
-        label: whatever the task makes of the label; None without one.
+        label: the label in the task's own form; None without one.
         decode_info: what the task needs to decode the outputs of this sample.
-        known: False = nobody said what is right: `label` is a stand-in, see `Task.without_label`.
+        known: False = there is no right answer, and `label` is a placeholder, see
+            `Task.without_label`.
     """
 
     example: int
@@ -61,7 +62,7 @@ class Sample:
 
     @property
     def tokens(self) -> int:
-        """Of all rows."""
+        """The number of tokens in all rows."""
         return sum(len(row.ids) for row in self.rows)
 
 
@@ -71,13 +72,13 @@ class TaskBatch:
 
     Attributes:
         samples: (B,) their numbers.
-        input_ids: (T,) int64, all rows in a line.
+        input_ids: (T,) int64, all rows one after another.
         token_type_ids: (T,) int64.
         lengths: (R,) int64 tokens of each row; they sum to T.
         rows: (B,) int64 rows of each sample; they sum to R.
-        labels: of the task's own shape; None without labels.
-        known: (B,) bool, which samples have labels that somebody gave; those of the others are
-            stand-ins. None = all of them.
+        labels: in the task's own shape; None without labels.
+        known: (B,) bool, which samples have given labels; those of the others are placeholders.
+            None = all of them.
     """
 
     samples: Integers
@@ -90,12 +91,12 @@ class TaskBatch:
 
     @property
     def tokens(self) -> int:
-        """T."""
+        """The number of tokens, T."""
         return self.input_ids.shape[0]
 
     @property
     def known_tokens(self) -> Tensor | None:
-        """(T,) bool, which tokens are of samples with labels; None = all of them."""
+        """(T,) bool, which tokens belong to samples with labels; None = all of them."""
         if self.known is None:
             return None
         rows = self.known.repeat_interleave(self.rows)  # (R,)
@@ -106,7 +107,7 @@ class TaskBatch:
         return len(self.samples) if self.known is None else int(self.known.sum())
 
     def whole(self) -> TaskBatch:
-        """The same batch with all its predictions, as a teacher makes them."""
+        """The same batch as if all samples had labels, for a teacher that predicts them all."""
         return self if self.known is None else replace(self, known=None)
 
     def to(self, device: torch.device) -> TaskBatch:
@@ -127,11 +128,11 @@ class Term:
     """Predictions that enter a loss.
 
     Attributes:
-        name: for the log, and of what they are counted as.
+        name: the term's name in the log and in `counts`.
         kind: see `minilm.losses.soft_targets`.
-        logits: (N, C).
+        logits: (N, C) logits.
         labels: see `label_loss`; None without labels.
-        weight: of their mean in the loss.
+        weight: weight of their mean in the loss.
         known: (N,) bool, which predictions have a label; None = all of them.
     """
 
@@ -151,30 +152,31 @@ class Term:
 
 
 class Task(ABC, Generic[Example]):
-    """One kind of question to a model. Instances know their labels.
+    """A kind of task for a model. Instances know their labels.
 
     Args:
-        labels: their names, in the order of the head's outputs.
-        max_length: longest row in tokens, special ones included.
+        labels: names of the labels, in the order of the head's outputs.
+        max_length: maximum length of a row in tokens, special ones included.
 
     Class attributes:
-        name: as in `minilm finetune --task`.
-        head: the end of the name of the model classes that have the head for it.
-        metric: the score by which the best evaluation is chosen.
-        best_score: its highest value.
+        name: name of the task, as in `minilm finetune --task`.
+        head: the ending of the names of model classes that have the head for it.
+        metric: the score that selects the best evaluation.
+        best_score: its highest possible value.
         parts: the names of the terms of the loss.
-        option_names: what `learn` takes as options, beside those that name columns.
-        threshold_names: attributes that decide between answers: with the lowest and the highest
-            value of each. They are stored with the model.
-        fields: what is read of a record.
-        of_examples: there is one prediction for each example, whatever its tokens, so that a model
-            with another vocabulary can make the same ones.
+        option_names: names of the options of `learn`, besides those that name columns.
+        threshold_names: attributes that decide between answers, with the lowest and the highest
+        value of each. They are stored with the model. fields: the fields that are read of a record.
+        of_examples: whether there is one prediction for each example, whatever its tokens, so that
+        a model with another vocabulary can make the same predictions.
 
     Attributes:
-        tune_thresholds: fine-tuning sets them to what is best for the dev records.
+        tune_thresholds: whether fine-tuning sets the thresholds to the best values for the dev
+            records.
         chosen: columns that the user named, by field.
         known: columns that training read, by field.
-        texts: how many texts training records had, 1 or 2 or both; () = not known, or no pairs.
+        texts: numbers of texts that training records had: 1, 2 or both; () = not known, or no
+            pairs.
     """
 
     name: ClassVar[str]
@@ -201,12 +203,12 @@ class Task(ABC, Generic[Example]):
     def layouts_to_learn(
         cls, records: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
     ) -> Layouts:
-        """Which columns of training records are read as what; for `learn`."""
+        """Which columns of training records are read as which field; for `learn`."""
         chosen = chosen_columns(cls.fields, options, cls.name)
         return Layouts(records, cls.fields, chosen=chosen, labelled=True)
 
     def layouts(self, records: Sequence[Mapping[str, Any]], *, labelled: bool) -> Layouts:
-        """Which columns of these records are read as what."""
+        """Which columns of these records are read as which field."""
         return Layouts(
             records,
             self.fields,
@@ -229,19 +231,19 @@ class Task(ABC, Generic[Example]):
         return self
 
     def read_from(self, layouts: Layouts) -> Self:
-        """This task, which knows what training read, for records to come."""
+        """Remembers which columns training read, for later records; returns this task."""
         if (common := layouts.common()) is not None:
             self.known, self.texts = common.columns, layouts.texts()
         return self
 
     def remember(self, settings: Mapping[str, Any]) -> Self:
-        """This task, which knows what training read.
+        """Remembers which columns training read; returns this task.
 
         Args:
-            settings: as `settings` gives them.
+            settings: JSON values, as in `settings`.
 
         Raises:
-            TypeError, ValueError: they are not.
+            TypeError, ValueError: they are malformed.
         """
         self.known = {
             str(name): tuple(map(str, columns))
@@ -251,11 +253,11 @@ class Task(ABC, Generic[Example]):
         return self
 
     def note(self, *texts: str) -> None:
-        """Something that the user should know of the records."""
+        """Notes something that the user should know about the records."""
         self._notes += [text for text in texts if text not in self._notes]
 
     def take_notes(self) -> list[str]:
-        """What is to be said of the records that were read since the last call."""
+        """The notes about the records that were read since the last call."""
         notes, self._notes = self._notes, []
         return notes
 
@@ -264,15 +266,15 @@ class Task(ABC, Generic[Example]):
     def learn(
         cls, records: Sequence[Mapping[str, Any]], max_length: int, options: Mapping[str, Any]
     ) -> Self:
-        """The task that training records describe: it finds the labels in them.
+        """The task that training records describe, with the labels found in them.
 
         Args:
-            records: of training.
-            max_length: longest row in tokens.
-            options: of this task; see each task's `options`.
+            records: the training records.
+            max_length: maximum length of a row in tokens.
+            options: options of this task; see each task's class.
 
         Raises:
-            DataError: a record without what the task needs, or nothing to tell apart.
+            DataError: a record lacks what the task needs, or there are too few labels.
         """
 
     @classmethod
@@ -281,12 +283,12 @@ class Task(ABC, Generic[Example]):
         """The task of a checkpoint.
 
         Args:
-            labels: by number, from its config.json.
-            settings: what `settings` gave, or less: a checkpoint from elsewhere has none.
+            labels: names of the labels by number, from its config.json.
+            settings: what `settings` returned; fewer or none for checkpoints of other programs.
         """
 
     def settings(self) -> dict[str, Any]:
-        """JSON values that `restore` needs beside the labels."""
+        """JSON values that `restore` needs besides the labels."""
         fields = {name: list(columns) for name, columns in self.known.items()}
         texts = {"texts": list(self.texts)} if self.texts else {}
         return {"max_length": self.max_length, "fields": fields, **texts, **self.thresholds}
@@ -300,7 +302,7 @@ class Task(ABC, Generic[Example]):
         """Sets some of the thresholds.
 
         Args:
-            values: by name; other names, and thresholds that are None, are left alone.
+            values: thresholds by name; other names, and values that are None, are ignored.
 
         Raises:
             InputError: a value is not a number in the threshold's range.
@@ -323,20 +325,20 @@ class Task(ABC, Generic[Example]):
     def examples(
         self, records: Sequence[Mapping[str, Any]], skips: Skips, *, labelled: bool
     ) -> list[Example]:
-        """Checks records and puts them into the task's words.
+        """Checks records and converts them to examples.
 
         Args:
-            records: of any kind of sequence.
-            skips: what to do with bad ones.
-            labelled: labels are needed; otherwise they may be missing.
+            records: any sequence of records.
+            skips: what to do with bad records.
+            labelled: whether labels are needed; otherwise they may be missing.
         """
 
     @abstractmethod
     def samples(self, examples: Sequence[Example], tokenizer: Tokenizer) -> list[Sample]:
-        """What the model sees of examples, in their order; at least one sample for each."""
+        """The samples of examples, in their order; at least one for each."""
 
     def unknown(self, examples: Sequence[Example]) -> Counter[str]:
-        """How often examples have which labels that training did not have."""
+        """How often each label that training did not have occurs in examples."""
         return Counter()
 
     def is_truncated(self, sample: Sample) -> bool:
@@ -344,21 +346,21 @@ class Task(ABC, Generic[Example]):
         return False
 
     def truncated(self, samples: Sequence[Sample]) -> int:
-        """How many examples lost tokens for good."""
+        """The number of examples with tokens that are in no sample."""
         return len({sample.example for sample in samples if self.is_truncated(sample)})
 
     @property
     def limit(self) -> int:
-        """The tokens at which an example is cut."""
+        """The number of tokens at which an example is cut."""
         return self.max_length
 
     @abstractmethod
     def labels_of(self, samples: Sequence[Sample]) -> Tensor:
-        """The labels of a batch, of samples that have some."""
+        """The labels of a batch of labelled samples."""
 
     @abstractmethod
     def without_label(self, sample: Sample) -> Any:
-        """A label that says where the predictions of a sample are, and not what is right."""
+        """A placeholder that says where the predictions of a sample are, not what is right."""
 
     def unlabelled(self, samples: Sequence[Sample]) -> list[Sample]:
         """Samples without labels, for learning from a teacher alone."""
@@ -367,16 +369,16 @@ class Task(ABC, Generic[Example]):
         ]
 
     def logits(self, model: PretrainedModel, batch: TaskBatch) -> Tensor:
-        """What the model gives: (B, C), (T, C) or, for spans, (T, 2)."""
+        """The logits of a model: (B, C), (T, C) or, for spans, (T, 2)."""
         return run_model(model, batch, batch.lengths)[0]
 
     @abstractmethod
     def counts(self, batch: TaskBatch) -> dict[str, int]:
-        """How many predictions with a label each term of a batch has, by its name."""
+        """The number of labelled predictions in each term of a batch, by the term's name."""
 
     @abstractmethod
     def terms(self, logits: Tensor, batch: TaskBatch) -> list[Term]:
-        """The predictions that are learned from."""
+        """The predictions that enter the loss."""
 
     @abstractmethod
     def outputs(self, logits: Tensor, batch: TaskBatch) -> list[Floats]:
@@ -390,27 +392,27 @@ class Task(ABC, Generic[Example]):
     def decode(
         self, examples: Sequence[Example], samples: Sequence[Sample], outputs: Sequence[Floats]
     ) -> list[Prediction]:
-        """One prediction for each example, of JSON values."""
+        """One prediction for each example, in JSON values."""
 
     @abstractmethod
     def scores(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
-        """How good predictions are: floats, and tables of them. Examples must have labels."""
+        """The scores of predictions: floats, and tables of them. Examples must have labels."""
 
     def tune(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Self:
-        """The task with its thresholds set to what is best for these predictions.
+        """The task with its thresholds set to the best values for these predictions.
 
         Args:
-            examples: with labels.
+            examples: labelled examples.
             predictions: made by a task without thresholds, see `without_thresholds`.
         """
         return self
 
     def without_thresholds(self) -> Self:
-        """The task that gives its likeliest answer whatever its confidence."""
+        """The task that always gives its likeliest answer, whatever its confidence."""
         return self
 
     def classes_of(self, layout: Layout, record: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-        """The classes that a labelled record names: that of the whole, if it has one, and others.
+        """The classes that a labelled record names: that of the whole, if any, and the others.
 
         Raises:
             RecordError: it has no usable label.
@@ -432,10 +434,10 @@ class Task(ABC, Generic[Example]):
         """Weights of the loss that make up for unequal frequencies; see `minilm.tasks.balance`.
 
         Args:
-            samples: of training.
+            samples: the training samples.
 
         Returns:
-            For every term of the loss (C,), see `minilm.losses.soft_targets.label_loss`.
+            (C,) weights for every term of the loss, see `minilm.losses.soft_targets.label_loss`.
 
         Raises:
             InputError: this task has no classes.
@@ -450,9 +452,9 @@ def collate(task: Task[Any], samples: Sequence[Sample], numbers: Integers) -> Ta
     """A batch of samples.
 
     Args:
-        task: whose they are.
-        samples: all of them.
-        numbers: (B,) which of them, at least one.
+        task: the task of the samples.
+        samples: all samples.
+        numbers: (B,) the numbers of those in the batch, at least one.
     """
     chosen = [samples[number] for number in numbers.tolist()]
     rows = [row for sample in chosen for row in sample.rows]
@@ -475,13 +477,13 @@ def run_model(
     lengths: Tensor,
     names: Sequence[str] = ("logits",),
 ) -> list[Tensor]:
-    """What the model gives for a batch.
+    """The outputs of a model for a batch.
 
     Args:
-        model: with a task's head, and perhaps with exits.
-        batch: packed.
+        model: a model with a task's head, perhaps with exits.
+        batch: a packed batch.
         lengths: (R,), or (R, C) for questions of C choices each.
-        names: of the outputs that are wanted, one for each row or one for each token.
+        names: names of the outputs to return, one for each row or one for each token.
     """
     ids, types = batch.input_ids, batch.token_type_ids
     filler = _filler(model, len(ids))
@@ -496,7 +498,7 @@ def run_model(
 
 
 def _filler(model: PretrainedModel | EarlyExit | EveryExit, tokens: int) -> int:
-    """How many tokens are missing to a round number.
+    """The number of tokens to add to reach a round number.
 
     For every new number of tokens, oneDNN prepares its products in bfloat16 anew, for 10 to 30 ms
     of a step, and keeps a thousand of them, for a gigabyte of memory.
@@ -515,7 +517,7 @@ def split_packed(batch: Batch) -> list[Joined]:
 
 
 def as_rows(values: Tensor, lengths: Tensor) -> Tensor:
-    """From a line to rows: (N, ...) -> (B, longest, ...), the smallest number where nothing is."""
+    """Packed to padded rows: (N, ...) -> (B, longest, ...), padded with the lowest value."""
     rows = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths)
     begins = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     columns = torch.arange(len(values), device=values.device) - begins

@@ -37,13 +37,13 @@ TEXT = Field("text", TEXTS, "text_column", several="pair", kind="text")
 
 @dataclass(frozen=True)
 class TextExample:
-    """A text or a pair with what is to be said of it.
+    """A text or a pair of texts with its label.
 
     Attributes:
         text, pair: the texts.
-        label: a class's number, an array of zeros and ones, or a number; None = not given. -100 = a
-            class that training did not have.
-        unknown: names of its labels that training did not have.
+        label: the number of a class, an array of zeros and ones, or a number; None = not given,
+            -100 = a class that training did not have.
+        unknown: names of those labels that training did not have.
     """
 
     text: str
@@ -53,10 +53,10 @@ class TextExample:
 
 
 class TextTask(Task[TextExample]):
-    """What the three tasks on whole texts share.
+    """The common part of the three tasks on whole texts.
 
     Options of `learn` are `windows` ("mean" or "max") and `doc_stride`, see `LongTexts`; without
-    them a text that is too long is cut.
+    them, texts that are too long are cut.
     """
 
     head: ClassVar[str] = "ForSequenceClassification"
@@ -86,7 +86,7 @@ class TextTask(Task[TextExample]):
         """The label of a record, checked, and the names in it that training did not have.
 
         Raises:
-            RecordError: it has none, or not a proper one.
+            RecordError: it has no label, or an invalid one.
         """
 
     def examples(

@@ -1,4 +1,4 @@
-"""Classes, several labels or a number for a text or a pair of texts."""
+"""Classification and regression of a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Classification(TextTask):
     or `tune_thresholds` to find it on the dev records.
 
     Attributes:
-        out_of_scope: that class, or None.
-        min_confidence: predictions of a smaller probability become `out_of_scope`.
+        out_of_scope: the class that means none of the others, or None.
+        min_confidence: predictions with a lower probability become `out_of_scope`.
     """
 
     name: ClassVar[str] = "classification"
@@ -239,7 +239,7 @@ class Regression(TextTask):
 
 
 def _correlation(measure: Callable[[Doubles, Doubles], float], gold: Any, found: Any) -> float:
-    """NaN where no prediction could have one; a constant prediction shows none, which is 0."""
+    """The correlation; NaN where it does not exist, but 0 for constant predictions."""
     if len(gold) < 2 or (gold == gold[0]).all() or not np.isfinite(found).all():
         return math.nan
     return float(np.nan_to_num(measure(gold, found)))
@@ -252,13 +252,13 @@ def classification_scores(
     labels: Sequence[str],
     out_of_scope: str | None = None,
 ) -> Scores:
-    """What is usually said of a classifier.
+    """The usual scores of a classifier.
 
     Args:
-        gold: (N,) numbers of classes, or names of classes that it does not have: whatever it gives
-            for them is wrong.
+        gold: (N,) numbers of classes, or names of classes that it does not know, for which every
+            prediction is wrong.
         found: (N,) numbers of classes.
-        confidence: (N,) the probability of the best class.
+        confidence: (N,) the probability of the likeliest class.
         labels: names of the classes.
         out_of_scope: the class that means none of the others.
     """

@@ -8,7 +8,7 @@ from minilm.files.arrays import Doubles, Floats, Integers
 
 
 def halfway(levels: Doubles) -> Doubles:
-    """Thresholds below, halfway between and above levels, where rounding changes nothing.
+    """Thresholds below, halfway between and above levels, so that rounding changes no decision.
 
     Args:
         levels: (L,) in rising order, at least one.
@@ -22,11 +22,11 @@ def halfway(levels: Doubles) -> Doubles:
 
 
 def best_threshold(values: Doubles, gains: Doubles) -> float:
-    """The threshold for which the gains of all values below it sum to most; the lowest of equals.
+    """The threshold with the largest sum of the gains of all values below it; the lowest of equals.
 
     Args:
-        values: (N,) what is compared with the threshold, at least one.
-        gains: (N,) what is won by each value being below it.
+        values: (N,) values that are compared with the threshold, at least one.
+        gains: (N,) gain if the value is below the threshold.
     """
     levels, level = np.unique(values, return_inverse=True)
     gained = np.append(0.0, np.bincount(level, gains).cumsum())
@@ -34,10 +34,10 @@ def best_threshold(values: Doubles, gains: Doubles) -> float:
 
 
 def best_f1_threshold(probabilities: Floats | Doubles, gold: Integers) -> float:
-    """The threshold from which labels are given that has the highest micro-averaged F1.
+    """The threshold for giving labels with the highest micro-averaged F1.
 
     Args:
-        probabilities: (N, C) of each label.
+        probabilities: (N, C) probability of each label.
         gold: (N, C) 1 where the label is right, else 0.
 
     Returns:

@@ -1,8 +1,7 @@
-"""What an assistant must understand of an utterance: the intent, and the slots that go with it.
+"""Understanding of an utterance for an assistant: its intent, and the slots that go with it.
 
-One encoder, one pass: the first token says what is wanted, every word whether it fills a slot. Both
-heads lie in the one matrix of a token classifier, slots first, then intents; so the checkpoint is
-an ordinary one.
+One encoder, one pass: the first token predicts the intent, every word its slot. Both heads share
+the matrix of a token classifier, slots first, then intents, so the checkpoint is an ordinary one.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ INTENT = "intent="  # what the names of intents begin with among all labels
 class Utterances(Tagging):
     """Intent and slots of one utterance, predicted together.
 
-    A record has "tokens", "tags" and "intent"; for predictions a "text" will do. The loss is the
+    A record has "tokens", "tags" and "intent"; for predictions a "text" is enough. The loss is the
     mean over words plus the mean over utterances.
 
     Options of `learn`: `out_of_scope`, the intent that means none of the others; `min_confidence`,
     or `tune_thresholds` to find it on the dev records.
 
     Attributes:
-        out_of_scope: that intent, or None.
-        min_confidence: an intent of a smaller probability becomes `out_of_scope`.
+        out_of_scope: the intent that means none of the others, or None.
+        min_confidence: an intent with a lower probability becomes `out_of_scope`.
 
     References: Chen et al. 2019, "BERT for Joint Intent Classification and Slot Filling".
     """

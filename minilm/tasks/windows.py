@@ -11,14 +11,14 @@ class Window:
     """A part of a sequence of tokens.
 
     Attributes:
-        start, end: which tokens are in it.
+        start, end: the first token, and the one after the last.
     """
 
     start: int
     end: int
 
     def context(self, token: int) -> float:
-        """How much a token has around it here: its distance to the nearer end, and, between equals,
+        """How much context a token has here: its distance to the nearer end, and, between equals,
         the longer window. (The rule of BERT's code for answers.)
         """
         return min(token - self.start, self.end - 1 - token) + 0.01 * (self.end - self.start)
@@ -28,9 +28,9 @@ def cut(tokens: int, room: int, step: int) -> list[Window]:
     """Windows over a sequence.
 
     Args:
-        tokens: how many there are.
-        room: the most that a window may have.
-        step: from the beginning of one window to that of the next.
+        tokens: number of tokens of the sequence.
+        room: maximum number of tokens in a window.
+        step: number of tokens between the starts of successive windows.
 
     Example:
         >>> [(w.start, w.end) for w in cut(10, room=6, step=3)]

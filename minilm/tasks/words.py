@@ -30,7 +30,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     the word that it stands in or behind, so a text has the same words whether its letters and marks
     are composed (NFC) or not (NFD). Before a word such characters belong to nothing. In scripts
     without blanks between words, such as Thai, Lao, Khmer and kana, a run of letters is one word
-    here: only a dictionary could cut it.
+    here: splitting it takes a dictionary.
 
     Example:
         >>> [text[start:end] for start, end in word_spans(text := "Don't, हिन्दी!")]
@@ -43,8 +43,8 @@ def whole_letters(text: str, start: int, end: int) -> tuple[int, int]:
     """The smallest span around this one that cuts no letter from its marks.
 
     Args:
-        text: that the span is in.
-        start, end: of the span, in characters; not empty.
+        text: the text that contains the span.
+        start, end: start and end of the span, in characters; it must not be empty.
     """
     while start > 0 and _REST_OF_LETTER.fullmatch(text, start, start + 1):
         start -= 1
