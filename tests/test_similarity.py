@@ -221,7 +221,7 @@ def test_other_tokens_other_names_and_no_text() -> None:
     model = tiny("BertModel", dtype=torch.float32)
     seen = observe("a", model, wordpiece(*WORDS, size=61), TEXTS, 2048)
     other = observe("b", model, wordpiece(*reversed(WORDS), size=61), TEXTS, 2048)
-    with pytest.raises(InputError, match="b cuts the text into other tokens than a"):
+    with pytest.raises(InputError, match="b tokenises the text otherwise than a"):
         similarity([seen, other])
     with pytest.raises(InputError, match="Two models are called a"):
         similarity([seen, seen])

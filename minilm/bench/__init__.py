@@ -24,7 +24,7 @@ What keeps the comparison fair:
   attention as one operator, and have torch's number of threads.
 - "transformers" is the library as it comes (scaled-dot-product attention), "transformers-eager" its
   spelled-out attention.
-- Peak memory is of a process that runs one contender and nothing else.
+- Peak memory is measured in a process that runs one contender and nothing else.
 
 Random ids and weights serve as well as real ones: the arithmetic does not depend on them.
 """

@@ -1,4 +1,4 @@
-"""Who takes part: engines that encode the same checkpoint."""
+"""The contenders: engines that encode the same checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRECISIONS = ("float32", "bfloat16", INT8)
 
 
 class UnsupportedError(MinilmError):
-    """An engine does not run in a precision."""
+    """The engine does not run in this precision."""
 
 
 # configurations that --model knows by name: the published base models
@@ -47,7 +47,8 @@ class Contender:
     """An engine with the model loaded.
 
     Attributes:
-        encode: a batch -> states of its tokens, (B, S, H) or (T, H). Called without gradients.
+        encode: maps a batch to the states of its tokens, (B, S, H) or (T, H); called without
+            gradients.
         module: for engines that can train in this precision: what `encode` runs.
     """
 
@@ -57,13 +58,13 @@ class Contender:
 
 @dataclass(frozen=True)
 class Source:
-    """What a contender is made of.
+    """The source of a contender: checkpoint, precision and files.
 
     Attributes:
         directory: the checkpoint.
         precision: "float32", "bfloat16", "int8" (8-bit weights), or another name of `DTYPES`.
-        work: an empty directory for files that an engine needs; what one has put there, the next
-            one with the same source may use.
+        work: an empty directory for files that engines need; engines with the same source share
+            them.
     """
 
     directory: Path
@@ -72,7 +73,7 @@ class Source:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of floating-point numbers."""
+        """The dtype of floating-point numbers."""
         return DTYPES["float32" if self.precision == INT8 else self.precision]
 
 

@@ -64,12 +64,12 @@ class DistillationSettings:
     """One run of `bench_distillation`.
 
     Attributes:
-        precisions: of matrix products: "float32", and "bfloat16" by autocast.
-        loops: rows of `LOOPS`.
+        precisions: precisions of matrix products: "float32", and "bfloat16" by autocast.
+        loops: keys of `LOOPS`.
         workloads: names of `WORKLOADS`.
         rounds: number of timing rounds.
-        seed: of ids and labels.
-        memory: also measure peak memory.
+        seed: random seed of ids and labels.
+        memory: whether to measure peak memory, too.
         memory_tokens: also measure minilm's peak memory for one step of this many tokens.
     """
 
@@ -95,12 +95,12 @@ class DistillationSettings:
 
 
 def contender_name(loop: str, precision: Precision) -> str:
-    """What a loop in one precision is called in results."""
+    """The name of a loop in one precision, in results."""
     return loop if precision == "float32" else f"{loop}-{precision}"
 
 
 def computes_bfloat16() -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32, found by trying.
+    """Whether matrix products in bfloat16 are faster than in float32, found by measuring.
 
     Where a processor has no arithmetic in bfloat16, it is emulated, which is slower than float32.
     """
@@ -111,9 +111,9 @@ def measure_peaks(precisions: Sequence[Precision], bfloat16: bool) -> dict[str, 
     """Operations a second of large matrix products.
 
     Args:
-        precisions: what to measure.
-        bfloat16: whether the processor computes in bfloat16; emulated, only a small product is
-            tried, as a large one would take minutes.
+        precisions: precisions to measure.
+        bfloat16: whether the processor computes in bfloat16; if not, only a small product is tried,
+            as a large one would take minutes in emulation.
     """
     sizes = {
         "float32": measure.PEAK_SIZE,
@@ -145,7 +145,7 @@ def check_agreement(loops: Mapping[str, Loop], batch: LabelledBatch, precision: 
     """The largest relative difference between what the loops compute.
 
     Raises:
-        DisagreementError: more than rounding explains; a comparison would be of different steps.
+        DisagreementError: it is more than rounding explains, so the loops take different steps.
     """
     return compare_steps(
         {name: observe(loop, batch) for name, loop in loops.items()}, TOLERANCE[precision]
@@ -172,11 +172,11 @@ def step_memory(
     The short step makes room for gradients and the optimiser's state, as in any later step.
 
     Args:
-        loop: a row of `LOOPS`.
-        directory: with the two checkpoints.
-        precision: of matrix products.
-        lengths: of the texts, in one batch.
-        seed: of ids and labels.
+        loop: a key of `LOOPS`.
+        directory: directory with the two checkpoints.
+        precision: precision of matrix products.
+        lengths: lengths of the texts, in one batch.
+        seed: random seed of ids and labels.
 
     Returns:
         "loaded" and "peak", in bytes: after loading the models and at the end.
@@ -202,7 +202,7 @@ def bench_distillation(
     """Measures all loops on one teacher and student.
 
     Args:
-        directory: with the checkpoints "teacher" and "student".
+        directory: directory with the checkpoints "teacher" and "student".
         settings: what to measure.
         say: receives a message about every stage.
 

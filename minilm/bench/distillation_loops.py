@@ -2,13 +2,14 @@
 
 Both take the same step with the same weights. BERT, without dropout and without gradients, and
 DistilBERT read 16 texts; the loss is 5 KL + 2 masked LM + 1 cosine at temperature 2, the KL and the
-cosine over all attended tokens; backward, gradients clipped at norm 5, AdamW. These are the numbers
-DistilBERT was published with.
+cosine over all attended tokens; backward, gradients clipped at norm 5, AdamW. These are
+DistilBERT's published numbers.
 
 The straightforward loop is what one writes with transformers models, and what the released
 DistilBERT code did: a padded batch with an attention mask, the models' own logits at every
-position, attended positions picked by a boolean mask, torch's loss modules. It gets what costs
-nothing to give: scaled-dot-product attention, the fused optimiser, and no more copies than needed.
+position, attended positions picked by a boolean mask, torch's loss modules. It has the advantages
+that cost nothing: scaled-dot-product attention, the fused optimiser, and no more copies than
+needed.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ TEACHER, STUDENT = "teacher", "student"  # directories of the two checkpoints
 
 @dataclass(frozen=True, eq=False)
 class LabelledBatch:
-    """Texts and what is predicted in them.
+    """Texts with labels for the tokens to predict.
 
     Attributes:
         texts: padded and packed.
@@ -59,7 +60,7 @@ class LabelledBatch:
 
     @property
     def tokens(self) -> int:
-        """Without padding."""
+        """The number of tokens without padding."""
         return self.texts.tokens
 
 
@@ -84,7 +85,7 @@ class Loop(ABC):
     """A student that learns from a teacher.
 
     Attributes:
-        student: what is trained; in train mode.
+        student: the model that is trained; in train mode.
     """
 
     student: nn.Module
@@ -217,7 +218,7 @@ LOOPS: Mapping[str, type[MinilmLoop] | type[TransformersLoop]] = {
 
 
 def student_config(teacher: BertConfig) -> DistilBertConfig:
-    """A student as DistilBERT is one of BERT: half the layers, everything else the same."""
+    """A student like DistilBERT of BERT: half the layers, everything else the same."""
     return DistilBertConfig(
         vocab_size=teacher.vocab_size,
         hidden_size=teacher.hidden_size,
@@ -235,9 +236,9 @@ def distillation_flops(
 ) -> int:
     """Floating-point operations of the matrix products that a step on these texts needs.
 
-    The teacher's forward pass and three times the student's, as backward takes twice the products
-    of forward; with a masked-LM head, 2 (H² + H V), for every token. Padding and anything computed
-    twice is not counted: it is a loop's doing, not the task's.
+    They are those of the teacher's forward pass and three times the student's, as backward takes
+    twice the products of forward; with a masked-LM head, 2 (H² + H V), for every token. Padding and
+    repeated computation are not counted: they are due to a loop, not to the task.
     """
 
     def forward(config: EncoderConfig) -> int:

@@ -2,9 +2,9 @@
 
 Every rule runs on the same texts in the same batches, in the order in which they come, in one
 process and in turn, batch by batch; texts are tokenised and packed before the clock starts. Full
-depth is the plain model, without exits. For comparison there are depths that all texts have in
-common, each with the exit that was trained for it: what a smaller model of the same weights does.
-Before anything is timed, a rule that lets no text go must give the bits of the plain model.
+depth is the plain model, without exits. For comparison there are fixed depths for all texts, each
+with the exit that was trained for it, as in a smaller model with the same weights. Before anything
+is timed, a rule by which no text exits must give the bits of the plain model.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class ExitBenchSettings:
     """One run of `bench_exits`.
 
     Attributes:
-        thresholds: of confidence; of models that predict a number there are none.
+        thresholds: thresholds of confidence, for models that predict classes.
         patience: how often in a row an answer must have stayed the same.
-        tolerance: numbers that differ by less are the same answer; of such models alone, whose
-            patience it belongs to.
-        depths: that all texts have in common; None = a quarter, a half and three quarters.
-        batch_size: texts of a batch.
+        tolerance: for models that predict a number, which need it for patience: numbers that differ
+            by less are the same answer.
+        depths: depths at which all texts exit; None = a quarter, a half and three quarters.
+        batch_size: number of texts in a batch.
         rounds: number of timing rounds.
 
     Raises:
-        InputError: a number that is out of range.
+        InputError: a number is out of range.
     """
 
     thresholds: tuple[float, ...] = THRESHOLDS
@@ -72,7 +72,7 @@ class ExitBenchSettings:
     def rules(self, model: PretrainedModel, applications: int) -> dict[str, ExitRule]:
         """The rules by their names, for a model with this many applications of layers.
 
-        A patience that no text can have before the last layer is left out.
+        A patience that no text can reach before the last layer is left out.
         """
         depths = self.depths
         if depths is None:
@@ -105,8 +105,8 @@ def bench_exits(
     """Measures rules of early exit on a checkpoint that was fine-tuned with exits.
 
     Args:
-        directory: of the checkpoint.
-        records: labelled, as the task has them.
+        directory: directory of the checkpoint.
+        records: labelled records of the task.
         settings: what to measure.
         skips: what to do with bad records; None = they are errors.
         columns: which columns are read, see `Task.name_columns`.
@@ -122,8 +122,8 @@ def bench_exits(
         depth, None if there is none.
 
     Raises:
-        DisagreementError: a rule that lets no text go does not give what the model gives.
-        MinilmError: no exits, or no usable record.
+        DisagreementError: a rule by which no text exits does not give the model's answers.
+        MinilmError: there are no exits, or no usable records.
     """
     model = load_finetuned(directory)
     task, tokenizer = task_of(directory, model), Tokenizer.from_pretrained(directory)
@@ -138,7 +138,7 @@ def bench_exits(
     rules = settings.rules(model, applications)
     engines: dict[str, Engine] = {FULL: model}
     engines |= {name: EarlyExit(model, heads, rule) for name, rule in rules.items()}
-    say("checking that a rule that lets no text go gives what the model gives")
+    say("checking that a rule by which no text exits gives the model's answers")
     check_full_depth(model, heads, batches[0])
     rows: dict[str, dict[str, Any]] = {}
     found: dict[str, list[Floats]] = {}
@@ -186,7 +186,7 @@ def bench_exits(
 
 
 def in_order(task: Task[Any], samples: Sequence[Sample], batch_size: int) -> list[TaskBatch]:
-    """Samples in batches of this many, in the order in which they come."""
+    """Samples in batches of `batch_size`, in the given order."""
     numbers = np.arange(len(samples))
     starts = range(0, len(samples), batch_size)
     return [collate(task, samples, numbers[start : start + batch_size]) for start in starts]
@@ -200,7 +200,7 @@ def check_full_depth(model: PretrainedModel, heads: ExitHeads, batch: TaskBatch)
     (kept,) = run_model(EarlyExit(model, heads, ExitRule(depth=depth)), batch, batch.lengths)
     if not torch.equal(plain, kept):
         raise DisagreementError(
-            "The model with exits that no text takes gives other answers than the model: by up to "
+            "With exits that no text takes, the answers differ from the model's by up to "
             f"{float((plain - kept).abs().max()):.1e}. A comparison would mean nothing."
         )
 
@@ -209,7 +209,7 @@ def check_full_depth(model: PretrainedModel, heads: ExitHeads, batch: TaskBatch)
 def answers(
     task: Task[Any], engine: Engine, batches: Sequence[TaskBatch], applications: int
 ) -> tuple[list[Floats], Integers]:
-    """What the task keeps of every sample's logits, and (N,) the layers that it went through."""
+    """What the task keeps of each sample's logits, and (N,) how many layers it went through."""
     outputs: list[Floats] = []
     applied: list[Integers] = []
     for batch in batches:

@@ -105,8 +105,8 @@ class FinetuningBenchSettings:
     """One run of `bench_finetuning`.
 
     Attributes:
-        precisions: of matrix products: "float32", and "bfloat16" by autocast.
-        loops: rows of `LOOPS`.
+        precisions: precisions of matrix products: "float32", and "bfloat16" by autocast.
+        loops: keys of `LOOPS`.
         rounds: number of timing rounds.
     """
 
@@ -129,14 +129,14 @@ class Texts:
     """Tokenised texts with labels, and the batches of an epoch.
 
     Args:
-        task: whose labels they have.
+        task: the task of the labels.
         samples: the texts.
-        batch_size: of them in a batch; the last one may have fewer.
-        seed: of their order.
+        batch_size: number of texts in a batch; the last one may have fewer.
+        seed: random seed of their order.
 
     Attributes:
-        data: what `minilm finetune` would train on.
-        lengths: (N,) tokens of each text.
+        data: the data that `minilm finetune` would train on.
+        lengths: (N,) number of tokens of each text.
         batches: the numbers of the texts of each batch, in the order of the first epoch.
     """
 
@@ -169,7 +169,7 @@ class Texts:
 
 
 def draw_lengths(texts: int, seed: int) -> list[int]:
-    """Token counts that are distributed as those of SST-2's training set, see `SHORTER`."""
+    """Token counts distributed as in SST-2's training set, see `SHORTER`."""
     drawn = np.random.default_rng(seed).random(texts)
     return [int(n) for n in np.interp(drawn, list(SHORTER.values()), list(SHORTER))]
 
@@ -195,11 +195,11 @@ def read_texts(
     """Labelled texts from a file, drawn at random; fewer batches if it does not have that many.
 
     Args:
-        file: with texts and labels, as `minilm finetune --task classification` reads it.
+        file: file of texts and labels, as `minilm finetune --task classification` reads it.
         directory: a checkpoint with the tokenizer.
-        batches: how many.
-        batch_size: texts of each.
-        seed: of the draw and the order.
+        batches: number of batches.
+        batch_size: number of texts in each.
+        seed: random seed of the draw and the order.
     """
     skips = Skips()
     records = read_records(file, skips=skips)
@@ -218,11 +218,11 @@ def save_start(start: EncoderConfig | Path, task: Classification, output: Path, 
     """Saves the classifier that all loops start from.
 
     Args:
-        start: a configuration, of which the weights are drawn, or a checkpoint, whose head is drawn
-            if it has none for these labels.
-        task: what is learned.
+        start: a configuration, for random weights, or a checkpoint, which gets a random head if it
+            has none for these labels.
+        task: the task to learn.
         output: a directory.
-        seed: of what is drawn.
+        seed: random seed of these weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -240,11 +240,11 @@ class Loop(ABC):
 
     Args:
         directory: the classifier to start from.
-        texts: what it learns from.
-        settings: numbers of the training.
+        texts: the texts that it learns from.
+        settings: the settings of the training.
 
     Attributes:
-        model: in train mode.
+        model: the model, in train mode.
         batches: the numbers of the texts of each batch.
         padding: the share of padding among all positions.
     """
@@ -384,7 +384,7 @@ def check_agreement(loops: Mapping[str, Loop], numbers: Integers, precision: str
     """The largest relative difference between the losses and gradients of the loops.
 
     Raises:
-        DisagreementError: more than rounding explains.
+        DisagreementError: it is more than rounding explains.
     """
     return compare_steps(
         {name: observe(loop, numbers) for name, loop in loops.items()}, TOLERANCE[precision]
@@ -400,8 +400,8 @@ def bench_finetuning(
     """Measures all loops on one classifier and the same texts.
 
     Args:
-        directory: the classifier to start from, as `save_start` leaves it.
-        texts: what it learns from.
+        directory: the classifier to start from, as `save_start` writes it.
+        texts: the texts that it learns from.
         settings: what to measure.
         say: receives a message about every stage.
 

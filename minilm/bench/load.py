@@ -19,9 +19,9 @@ class _Moment:
     """Seconds since some start.
 
     Attributes:
-        wall: of the clock.
-        own: that this process and its finished children have computed.
-        all: that the machine has computed, for anyone; None = it does not say.
+        wall: seconds of the clock.
+        own: seconds that this process and its finished children have computed.
+        all: seconds that the machine has computed, for all processes; None = unknown.
     """
 
     wall: float
@@ -50,7 +50,7 @@ def _computed() -> float | None:
 
 @dataclass
 class LoadWatch:
-    """Says what share of the machine other processes used, before and while something ran.
+    """Measures what share of the machine other processes used, before and while something ran.
 
     Make one before the measurement and call `report` after it.
     """

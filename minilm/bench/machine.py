@@ -17,11 +17,11 @@ from minilm.files.progress import counted
 
 
 def describe_machine() -> dict[str, Any]:
-    """What figures of speed depend on, as JSON.
+    """The conditions that speeds depend on, as JSON.
 
     Returns:
-        "date" (of today, as YYYY-MM-DD), "processor", "instructions" (the widest that torch uses),
-        "cores" (that the system shows), "threads" (that torch uses), and the versions "minilm",
+        "date" (today, as YYYY-MM-DD), "processor", "instructions" (the widest that torch uses),
+        "cores" (according to the system), "threads" (that torch uses), and the versions "minilm",
         "torch" and "python".
     """
     return {

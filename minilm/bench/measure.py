@@ -64,15 +64,15 @@ class Settings:
 
     Attributes:
         dtype: precision of all contenders, a name of `DTYPES` or "int8".
-        names: rows of `CONTENDERS`.
+        names: keys of `CONTENDERS`.
         reference: one of `names` that the others are compared with, or None.
         texts, batch_size, seed: the draw.
         rounds: number of timing rounds.
-        training_batches: how many batches run forward and backward; 0 = none.
-        memory: also measure peak memory.
-        clock: "wall", what a user waits for; "cpu", what all threads of this process compute, which
-            other work on the machine disturbs less (with one thread, the two are equal on a quiet
-            machine).
+        training_batches: number of batches that also run forward and backward; 0 = none.
+        memory: whether to measure peak memory, too.
+        clock: "wall" = the time that a user waits; "cpu" = the processor time of all threads of
+            this process, which other work on the machine disturbs less (with one thread, the two
+            are equal on a quiet machine).
     """
 
     dtype: str = "float32"
@@ -87,12 +87,12 @@ class Settings:
     clock: Clock = "wall"
 
     def batches(self, config: EncoderConfig) -> dict[str, list[Batch]]:
-        """The draw for a model, in both orders."""
+        """The standard draw for a model, in both orders."""
         return draw_batches(config, texts=self.texts, batch_size=self.batch_size, seed=self.seed)
 
 
 def peak_flops(dtype: torch.dtype, size: int, repeats: int = 5, clock: Clock = "wall") -> float:
-    """Operations a second of a large matrix product: what this machine can do at best."""
+    """Operations a second of a large matrix product: the peak rate of this machine."""
     # the second factor transposed, as in a linear layer: for the other form some processors have
     # no fast kernel in half precision
     a, b = torch.randn(2, size, size).to(dtype)
@@ -107,11 +107,11 @@ def peak_flops(dtype: torch.dtype, size: int, repeats: int = 5, clock: Clock = "
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near contenders are to what they should compute.
+    """How close a contender is to what it should compute.
 
     Attributes:
-        difference: the largest one of all numbers.
-        cosine: the lowest one of all tokens.
+        difference: the largest absolute difference of all numbers.
+        cosine: the lowest cosine of all tokens.
     """
 
     difference: float
@@ -128,19 +128,18 @@ def check_agreement(
     """Compares the contenders' states of the same tokens.
 
     Args:
-        contenders: by name.
-        batch: with padding, so that one that reads it is noticed.
+        contenders: contenders by name.
+        batch: a batch with padding, to find out contenders that read it.
         dtype: their precision.
         expected: (T, H), the right states; None = those of the first contender.
-        unmasked: (T, H), the states of a model that reads the padding: where rounding is as coarse
-            as in 8 bits, a contender that does is nearer to these.
+        unmasked: (T, H), the states of a model that reads the padding: in 8 bits, where rounding is
+            coarse, a contender that reads it is closer to these.
 
     Returns:
-        How near each one is.
+        How close each one is.
 
     Raises:
-        MinilmError: one is further away than rounding explains; a comparison would be of different
-            models.
+        MinilmError: one is further away than rounding explains, so it computes something else.
     """
     found = {name: token_states(contender, batch) for name, contender in contenders.items()}
     first = next(iter(found))
@@ -175,7 +174,7 @@ def token_states(contender: Contender, batch: Batch) -> Tensor:
 
 
 def expected_states(directory: Path, batch: Batch) -> tuple[Tensor, Tensor]:
-    """What everyone should compute, by minilm in float32 with every formula spelled out.
+    """What every contender should compute, by minilm in float32 with every formula spelled out.
 
     Returns:
         (T, H) states, and those of a model that reads padding.
@@ -188,7 +187,7 @@ def expected_states(directory: Path, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, quartiles and extremes of the rounds: "seconds" and what lies around it."""
+    """Median ("seconds"), quartiles and extremes of the rounds."""
     low, _, high = (
         quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [*seconds] * 3
     )
@@ -202,15 +201,15 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 class DisagreementError(MinilmError):
-    """Loops that should take the same step do not."""
+    """Contenders that should compute the same thing do not."""
 
 
 def observe_step(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, float]:
     """The "loss" and its "gradient norm", without dropout; leaves the model in train mode.
 
     Args:
-        model: that the loss is of.
-        loss: computes it.
+        model: the model that the loss depends on.
+        loss: computes the loss.
     """
     model.zero_grad()
     model.eval()
@@ -229,11 +228,11 @@ def compare_steps(observed: Mapping[str, Mapping[str, float]], tolerance: float)
     """The largest relative difference between what several loops compute for one step.
 
     Args:
-        observed: for every loop, the first one the reference: what is computed, and the number.
-        tolerance: what rounding explains.
+        observed: for every loop, named values that it computes; the first loop is the reference.
+        tolerance: largest relative difference that rounding explains.
 
     Raises:
-        DisagreementError: more than that; a comparison would be of different steps.
+        DisagreementError: it is larger, so the loops take different steps.
     """
     first, *others = observed
     worst = 0.0
@@ -306,13 +305,13 @@ def take_turns(
     """Runs every contender on every batch, one after the other.
 
     Args:
-        contenders: by name.
-        batches: what they run on.
-        rounds: how often.
-        run: what is timed.
+        contenders: contenders by name.
+        batches: batches that they run on.
+        rounds: number of rounds.
+        run: runs a contender on a batch; this is timed.
         warm_up: runs first, as the first call allocates and chooses kernels; default: a batch.
-        told: is called after every run, while no clock goes.
-        clock: what seconds are of, see `Settings`.
+        told: called after every run, outside the timing.
+        clock: the clock of the seconds, see `Settings`.
 
     Returns:
         Seconds for all batches, by contender, one number a round.
@@ -336,8 +335,8 @@ def peak_memory(name: str, source: Source, settings: Settings) -> dict[str, int]
 
     Returns:
         "loaded" and "peak", in bytes: of the process before and after encoding; "weights": of all
-        tensors of torch that exist afterwards, in which a shared layer counts as often as it is
-        held, and whatever was prepared for speed counts too.
+        tensors of torch that exist afterwards, including copies of a shared layer and whatever was
+        prepared for speed.
     """
     return in_fresh_process(_measure_memory, name, source, settings)
 
@@ -360,10 +359,10 @@ def load_contenders(
     """Loads the engines that are installed and run in this precision.
 
     Returns:
-        These, and for each other one why it does not take part.
+        The contenders, and for each of the others the reason why it does not take part.
 
     Raises:
-        MinilmError: none takes part.
+        MinilmError: no engine takes part.
     """
     contenders, skipped = {}, {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Peak memory, of a process that does one thing."""
+"""Peak memory of a process that does one thing."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Result = TypeVar("Result")
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """Calls a function in a process of its own, which has this one's number of threads.
+    """Calls a function in a fresh process with the same number of threads as this one.
 
     Args:
-        function: of a module; it and its arguments are sent over.
-        *arguments: of the function.
+        function: a function of a module; it and its arguments are pickled.
+        *arguments: its arguments.
 
     Raises:
         Whatever the function raises.
@@ -37,7 +37,7 @@ def _with_threads(threads: int, function: Callable[..., Result], *arguments: obj
 
 
 def peak_resident() -> int:
-    """Bytes this process has held in memory at most."""
+    """The most bytes that this process has held in memory."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage of a child starts at the size of its parent on Linux
         for line in status.read_text().splitlines():

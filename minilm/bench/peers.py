@@ -25,7 +25,7 @@ def write_onnx(model: EncoderModel, path: Path) -> None:
     """Writes the file that `minilm export` makes of an encoder.
 
     Args:
-        model: float32, in eval mode, on the CPU.
+        model: the encoder in float32, in eval mode, on the CPU.
         path: the file.
     """
     graph = to_graph(model)
@@ -36,11 +36,11 @@ def write_onnx(model: EncoderModel, path: Path) -> None:
 def write_int8_onnx(source: Path, target: Path) -> None:
     """Writes the 8-bit file that `minilm export` makes of one in float32.
 
-    onnxruntime's own tool makes one that is up to a fifth faster there, with one scale for all
-    activations of a product: single states have a cosine of less than 0.96 to the right ones then.
+    The file of onnxruntime's own tool is up to a fifth faster there, as it has one scale for all
+    activations of a product: some states then have a cosine below 0.96 with the right ones.
 
     Raises:
-        ExportError: a product with a weight or a table stayed in floating point.
+        ExportError: a product with a weight or a table is still in floating point.
     """
     ir = library("onnx_ir", EXTRA)
     graph = ir.load(source)
@@ -50,7 +50,7 @@ def write_int8_onnx(source: Path, target: Path) -> None:
 
 
 def onnxruntime_encode(path: Path) -> Any:
-    """Batch -> (B, S, H), by ONNX Runtime with torch's number of threads."""
+    """A function from a batch to (B, S, H) by ONNX Runtime, with torch's number of threads."""
     runtime = library("onnxruntime", EXTRA)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -67,7 +67,7 @@ def onnxruntime_encode(path: Path) -> Any:
 
 
 def openvino_encode(path: Path, precision: str) -> Any:
-    """Batch -> (B, S, H), by OpenVINO with torch's number of threads."""
+    """A function from a batch to (B, S, H) by OpenVINO, with torch's number of threads."""
     os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
     openvino = library("openvino", EXTRA)
     compiled = openvino.Core().compile_model(

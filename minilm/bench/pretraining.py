@@ -57,11 +57,11 @@ class PretrainingSettings:
     """One run of `bench_pretraining`.
 
     Attributes:
-        precisions: of matrix products: "float32", and "bfloat16" by autocast.
-        loops: rows of `LOOPS`.
-        batches: how many.
+        precisions: precisions of matrix products: "float32", and "bfloat16" by autocast.
+        loops: keys of `LOOPS`.
+        batches: number of batches.
         rounds: number of timing rounds.
-        seed: of ids and labels.
+        seed: random seed of ids and labels.
         memory_tokens: also measure minilm's peak memory for one step of this many tokens, with and
             without gradient checkpointing.
     """
@@ -84,7 +84,7 @@ class Loop(ABC):
     """An ALBERT in training.
 
     Attributes:
-        model: in train mode.
+        model: the model, in train mode.
     """
 
     model: nn.Module
@@ -205,7 +205,7 @@ def check_agreement(loops: Mapping[str, Loop], batch: LabelledBatch, precision: 
     """The largest relative difference between the losses and gradients of the loops.
 
     Raises:
-        DisagreementError: more than rounding explains; a comparison would be of different steps.
+        DisagreementError: it is more than rounding explains, so the loops take different steps.
     """
     return compare_steps(
         {name: observe(loop, batch) for name, loop in loops.items()}, TOLERANCE[precision]
@@ -215,7 +215,8 @@ def check_agreement(loops: Mapping[str, Loop], batch: LabelledBatch, precision: 
 def pretraining_flops(config: AlbertConfig, lengths: Sequence[int]) -> int:
     """Floating-point operations of the matrix products that a step on these texts needs.
 
-    Three times the forward pass; the masked-LM head only where a token is predicted.
+    They are three times those of the forward pass; the masked-LM head counts only where a token is
+    predicted.
     """
     head = 2 * config.embedding_size * (config.hidden_size + config.vocab_size)
     predicted = sum(max(1, round(0.15 * n)) for n in lengths)

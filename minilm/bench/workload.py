@@ -1,4 +1,4 @@
-"""What is encoded: texts of realistic lengths, in batches."""
+"""The texts to encode: of realistic lengths, in batches."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Without padding."""
+        """The number of tokens without padding."""
         return len(self.packed_ids)
 
 
 def make_batches(
     lengths: Sequence[int], *, batch_size: int, vocab_size: int, seed: int
 ) -> list[Batch]:
-    """Random ids for texts of these lengths, batched in the order given."""
+    """Random ids for texts of these lengths, batched in the given order."""
     generator = torch.Generator().manual_seed(seed)
     batches = []
     for start in range(0, len(lengths), batch_size):
@@ -72,7 +72,7 @@ def draw_batches(
 
 
 def padding_ratio(batches: Iterable[Batch]) -> float:
-    """Positions, padding included, for every token."""
+    """The number of positions, padding included, for every token."""
     pairs = [(batch.input_ids.numel(), batch.tokens) for batch in batches]
     return sum(positions for positions, _ in pairs) / sum(tokens for _, tokens in pairs)
 
@@ -80,6 +80,6 @@ def padding_ratio(batches: Iterable[Batch]) -> float:
 def encoder_flops(config: EncoderConfig, lengths: Iterable[int]) -> int:
     """Floating-point operations of the matrix products that encoding these texts takes.
 
-    As `minilm.cost` counts them; heads and pooler are left out.
+    They are counted as in `minilm.cost`; heads and pooler are left out.
     """
     return sum(n * layer_flops(config, n) for n in lengths)

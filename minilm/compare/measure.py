@@ -46,13 +46,13 @@ class CompareSettings:
     """One run of `compare`.
 
     Attributes:
-        texts: of the standard draw, for speed and peak memory.
+        texts: number of texts of the standard draw, for speed and peak memory.
         rounds: number of timing rounds.
-        max_tokens: most tokens of the text to predict masked words in; None = all.
-        seed: of masks and ids.
-        memory: measure memory, in a process for each model.
-        dtype: of the weights in memory, as for `from_pretrained`; None = int8 where they are stored
-            so, else float32.
+        max_tokens: maximum number of tokens of the text to predict masked words in; None = all.
+        seed: random seed of masks and ids.
+        memory: whether to measure memory, in a process for each model.
+        dtype: dtype of the weights in memory, as for `from_pretrained`; None = int8 where they are
+            stored so, else float32.
     """
 
     texts: int = TEXTS
@@ -78,7 +78,7 @@ def compare(
     source: str = "the text",
     tasks: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
-    """Measures checkpoints side by side; ratios are to the first.
+    """Measures checkpoints side by side; ratios are relative to the first.
 
     Args:
         models: directories or hub names, the baseline first.
@@ -86,7 +86,7 @@ def compare(
         settings: what to measure.
         say: receives a message about every stage.
         source: what the reports call the documents.
-        tasks: labelled records by a name, to score models on that were fine-tuned for them.
+        tasks: labelled records by name, to score models that were fine-tuned for them.
 
     Returns:
         What `minilm compare --json` prints: "machine", "workload", and "models", a list of
@@ -99,7 +99,8 @@ def compare(
         without a head), and "relative", all figures of a kind divided by the first model's.
 
     Raises:
-        InputError: no model, two of the same name, or a tokenizer that is too large for its model.
+        InputError: there is no model, two have the same name, or a tokenizer is too large for its
+            model.
         CheckpointError: a model cannot be loaded, or the head for `tasks` is not stored.
     """
     if not models:
@@ -236,7 +237,7 @@ def read_card(directory: Path) -> dict[str, Any]:
 
 
 def component_sizes(model: PretrainedModel) -> dict[str, int]:
-    """Parameters of embeddings, layers, pooler and heads; what is shared counts once."""
+    """Parameters of embeddings, layers, pooler and heads; shared ones count once."""
     base = model.base
     parts: dict[str, list[nn.Module]] = {
         "embeddings": [base.embeddings],
@@ -266,7 +267,7 @@ def _architecture(model: PretrainedModel) -> str:
 
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[], object]]:
-    """A bar on a terminal or in a notebook; gives the function to call after every step."""
+    """A bar on a terminal or in a notebook; yields the function to call after every step."""
     bar = tqdm(
         total=total,
         desc={"one_text_seconds": "one text", "bulk_seconds": "in bulk"}[what],

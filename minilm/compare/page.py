@@ -66,11 +66,11 @@ NONE = ' class="none"'  # a cell that a narrow page leaves out
 def page(result: Mapping[str, Any]) -> str:
     """The whole page.
 
-    First the picture of sizes and scores, beside it what the models are; then a chart for every
-    figure; then a table of all of them, and how they were measured.
+    First comes the picture of sizes and scores, with a description of the models beside it; then a
+    chart for every figure; then a table of all figures, and how they were measured.
 
     Args:
-        result: of `minilm.compare.measure.compare`.
+        result: what `minilm.compare.measure.compare` returned.
     """
     names = [model["name"] for model in result["models"]]
     title = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
@@ -89,7 +89,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def _models(result: Mapping[str, Any]) -> str:
-    """What the models are, in words."""
+    """A description of the models, in words."""
     found = ""
     for model in result["models"]:
         found += f"<dt>{escape(model['name'])}</dt>"
@@ -113,7 +113,7 @@ def _charts(result: Mapping[str, Any]) -> str:
 
 
 def _chart(names: Sequence[str], quantity: Quantity, parts: Sequence[Quantity]) -> str:
-    """A bar for every model that has the figure, with its error; the others are named."""
+    """A bar with its error for every model that has the figure; the others are named."""
     known = [value for value in quantity.values if value is not None]
     top = quantity.whole or max(max(value.number, value.high or 0.0) for value in known)
     title = quantity.title[0].upper() + quantity.title[1:]

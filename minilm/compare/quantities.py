@@ -1,10 +1,10 @@
-"""What a comparison shows: every figure with its unit, its direction, and how sure it is.
+"""The figures of a comparison, each with its unit, its direction and its uncertainty.
 
 Table, page and picture take their figures from here, so that they cannot contradict each other.
 
-A figure has an error where one is known: of a share of right answers it is the standard error of a
-share of independent cases; of a time, the quartiles of its rounds. Whether two models differ is a
-question of the same kind: a difference that is smaller than its standard error is not shown as one.
+A figure has an error where one is known: for a share of right answers it is the standard error of a
+share of independent cases; for a time, the quartiles of its rounds. A difference between models
+that is smaller than its standard error is not shown as one.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Value:
     """One model's figure.
 
     Attributes:
-        number: in the unit of its quantity.
+        number: the figure in the unit of its quantity.
         low, high: the ends of the error mark; None where no error is known.
-        share: of the first model's figure; for times, how many times as fast. None for the first
-            model itself and where one of the two has no figure.
+        share: share of the first model's figure; for times, how many times as fast. None for the
+            first model itself and where one of the two has no figure.
         differs: whether the difference from the first model is larger than its standard error.
     """
 
@@ -49,14 +49,14 @@ class Quantity:
     """One figure of all models.
 
     Attributes:
-        title: what it is, in lower case but for names.
-        unit: of its numbers, "" for none.
+        title: its name, in lower case except for proper names.
+        unit: unit of its numbers; "" = none.
         kind: how shares of the first model's figure are written.
-        values: of each model; None = the model does not have it.
-        digits: behind the point.
-        lower_is_better: whether a short bar is a good one.
-        chance: what guessing gets; None where that means nothing.
-        whole: what the longest possible bar stands for; None = the highest of the figures.
+        values: value of each model; None = the model does not have it.
+        digits: number of decimal places.
+        lower_is_better: whether lower is better.
+        chance: the score of guessing; None where that is meaningless.
+        whole: figure of the longest possible bar; None = the highest of the figures.
         part: whether it is a part of the quantity before it.
     """
 
@@ -72,7 +72,7 @@ class Quantity:
 
     @property
     def heading(self) -> str:
-        """Title and unit, for a table whose cells have none: "file, MB"."""
+        """Title and unit, for a table whose cells have no unit: "file, MB"."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
     def show(self, value: Value) -> str:
@@ -95,7 +95,7 @@ class Quantity:
         return f"({value.share:.2f}x)" if self.kind == "speed" else f"({value.share:.0%})"
 
     def cell(self, value: Value | None) -> str:
-        """Number, error and share, as they stand in a table under the heading."""
+        """Number, error and share, for a table cell under the heading."""
         if value is None:
             return UNKNOWN
         number = f"{value.number:,.{self.digits}f}"
@@ -107,7 +107,7 @@ def quantities(result: Mapping[str, Any]) -> list[Quantity]:
     """Every figure of a comparison that at least one model has.
 
     Args:
-        result: of `minilm.compare.measure.compare`.
+        result: what `minilm.compare.measure.compare` returned.
     """
     models = result["models"]
     found = [_size("parameters", "million", 2, models, lambda m: m["parameters"] / 1e6)]
@@ -158,8 +158,8 @@ def share_error(share: float, cases: int) -> float:
     """The standard error of a share of independent cases.
 
     Args:
-        share: of the cases that are right, 0 to 1.
-        cases: how many there are.
+        share: share of right cases, 0 to 1.
+        cases: number of cases.
     """
     return sqrt(share * (1 - share) / max(cases, 1))
 
@@ -185,7 +185,7 @@ def _size(
     *,
     part: bool = False,
 ) -> Quantity:
-    """Something counted, which has no error. A part of 0 is one that the model does not have."""
+    """A count, which has no error. A part of 0 is one that the model does not have."""
     numbers = [read(model) for model in models]
     first = numbers[0]
     values = [
@@ -198,7 +198,7 @@ def _size(
 
 
 def _times(title: str, models: Sequence[Mapping[str, Any]], name: str) -> Quantity:
-    """A figure of speed: its quartiles over the rounds, and how much faster than the first."""
+    """A speed: its quartiles over the rounds, and how much faster than the first model it is."""
     is_time = name == "one_text_seconds"
     scale = 1000.0 if is_time else 1.0
     rounds = [model.get("rounds", {}).get(name, []) for model in models]
@@ -234,7 +234,7 @@ def _score(
     in_percent: bool = True,
     chance: float | None = None,
 ) -> Quantity:
-    """Something scored from 0 to 1, with its standard error where that is known."""
+    """A score from 0 to 1, with its standard error where that is known."""
     scale = 100.0 if in_percent else 1.0
     found = [read(model) for model in models]
     first = found[0]

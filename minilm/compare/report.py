@@ -14,7 +14,7 @@ GAP = "  "
 
 
 def descriptions(model: Mapping[str, Any]) -> dict[str, str]:
-    """What a model is, in words; what its card does not say is left out."""
+    """A description of a model in words; what its card does not say is left out."""
     card = model["card"]
     found = {
         "architecture": model["architecture"],
@@ -50,14 +50,14 @@ def _figures(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def table(result: Mapping[str, Any], width: int = 80) -> str:
-    """Plain text for a terminal: what the models are, their figures, and what to make of them.
+    """Plain text for a terminal: the models, their figures, and how to read them.
 
-    Where the models do not fit beside each other, they stand in several tables, each with the first
-    model in front.
+    If the models do not fit beside each other, there are several tables, each with the first model
+    in front.
 
     Args:
-        result: of `minilm.compare.measure.compare`.
-        width: of the terminal, in characters; below 55 the tables are wider than that.
+        result: what `minilm.compare.measure.compare` returned.
+        width: width of the terminal in characters; below 55 the tables are wider than that.
     """
     models = result["models"]
     names = [model["name"] for model in models]
@@ -115,7 +115,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def remarks(result: Mapping[str, Any]) -> list[str]:
-    """What the figures were taken on, how to read them, and why sharing makes no model faster."""
+    """How the figures were measured, how to read them, and why sharing makes no model faster."""
     workload, models = result["workload"], result["models"]
     lines = [
         machine_line(result),

@@ -1,7 +1,7 @@
-"""A comparison as one picture: what each model gets right against how large it is.
+"""A comparison as one picture: the score of each model against its size.
 
-A drawing in SVG that carries its own colours for light and dark, so that it stands in a page as
-well as in a file of its own.
+An SVG drawing with its own colours for light and dark, so that it works both in a page and in a
+file of its own.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class _Point:
 
 
 def scatter(result: Mapping[str, Any]) -> str | None:
-    """Parameters against a score; the colour of a dot is speed in bulk, its area the file's size.
+    """Score against parameters; the colour of a dot shows speed in bulk, its area the file's size.
 
-    The score is that of masked words, with one standard error up and down, or where fewer than two
+    The score is the masked-LM accuracy, with one standard error up and down, or, if fewer than two
     models have a masked-LM head, the score on the first task.
 
     Args:
-        result: of `minilm.compare.measure.compare`.
+        result: what `minilm.compare.measure.compare` returned.
 
     Returns:
         An <svg> element, or None where fewer than two models have the same kind of score.
@@ -127,7 +127,7 @@ def scatter(result: Mapping[str, Any]) -> str | None:
 
 
 def scored(result: Mapping[str, Any]) -> Quantity | None:
-    """The first score that two models have and that is not read against chance; None without."""
+    """The first score that two models have and that is not relative to chance, or None."""
     for quantity in quantities(result):
         known = sum(value is not None for value in quantity.values)
         if quantity.kind == "score" and quantity.chance is None and known > 1:
@@ -226,7 +226,7 @@ def _legend(
 
 
 def _shortened(text: str) -> str:
-    """What fits into a line of the legend."""
+    """The part of the text that fits into a line of the legend."""
     longest = int((WIDTH - LEFT - RIGHT) / LETTER)
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 

@@ -1,12 +1,12 @@
 """What layers do to a text, and whether the layers of two models do the same: three measures.
 
 - From the input of a layer to its output: L2 distance and angle, ALBERT's figure 1.
-- Between the states of two models: linear CKA, which knows no rotation and no scale.
+- Between the states of two models: linear CKA, which ignores rotation and scale.
 - Between the attention of two models: correlation of the weights that a token gives the others.
 
 The maps of a layer are averaged over its heads before they are compared: models may have different
-numbers of heads, and their order means nothing. To match every head with its most similar one would
-find likeness by chance, the more the more heads there are.
+numbers of heads, and their order means nothing. Matching every head with its most similar one would
+find similarity by chance, and more of it with more heads.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def layer_steps(states: Sequence[Tensor]) -> LayerSteps:
 def linear_cka(x: Tensor, y: Tensor) -> float:
     """Linear centred kernel alignment of two sets of vectors for the same tokens.
 
-    1 where one set is the other but for rotation, scale and shift; 0 where no direction of one
-    varies with any of the other. It is biased upwards when there are few tokens: take several times
-    as many as a vector has numbers.
+    It is 1 if one set is the other up to rotation, scale and shift, and 0 if no direction of one
+    varies with any of the other. It is biased upwards for few tokens: take several times as many as
+    a vector has dimensions.
 
     Args:
         x: (T, P) one vector for each token.
@@ -106,8 +106,8 @@ def cka_matrix(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[list[f
     """Linear CKA of every state of one model with every state of another.
 
     Args:
-        first: (T, P) each.
-        second: (T, Q) each, of the same tokens.
+        first: (T, P) states each.
+        second: (T, Q) states each, of the same tokens.
 
     Returns:
         A row for each of `first`, a column for each of `second`.
@@ -140,8 +140,8 @@ def _centred(state: Tensor) -> Tensor:
 def attention_correlation(first: Tensor, second: Tensor) -> Tensor:
     """How similar two models' attention is: correlation of weights, mean over attending tokens.
 
-    Attention that is spread evenly, as that of an untrained model nearly is, correlates with
-    nothing; a divergence would call it close to every map that is not sharp.
+    Evenly spread attention, as in an untrained model, correlates with nothing; a divergence would
+    find it close to every map that is not sharp.
 
     Args:
         first: (L, S, S) maps of one text, averaged over heads: every row is a distribution over the
@@ -183,8 +183,8 @@ class Observation:
     """What a model computed for some texts.
 
     Attributes:
-        name: of the model.
-        input_ids: of each text, (S,).
+        name: name of the model.
+        input_ids: (S,) token ids of each text.
         states: L + 1 tensors (T, H), all tokens of all texts in a row.
         maps: (L, S, S) for each text, averaged over heads.
     """
@@ -202,9 +202,9 @@ def observe(
     """Runs a model over the first texts and keeps all states and attention maps.
 
     Args:
-        name: for messages and pictures.
-        model: any; its encoder is run in eval mode.
-        tokenizer: the model's.
+        name: name for messages and pictures.
+        model: any model; its encoder is run in eval mode.
+        tokenizer: the model's tokenizer.
         texts: paragraphs; those of fewer than 8 tokens are left out, long ones are cut at 128.
         max_tokens: stop after about this many tokens.
 
@@ -243,8 +243,8 @@ class Pair:
     """How similar the layers of two models are.
 
     Attributes:
-        teacher: name of the first.
-        student: name of the other.
+        teacher: name of the first model.
+        student: name of the other model.
         cka: linear CKA; a row for each state of the teacher, the embeddings first, a column for
             each of the student.
         attention: correlation of the attention; a row for each layer of the teacher, a column for
@@ -267,9 +267,9 @@ class Similarity:
     """The layers of one or several models on the same text.
 
     Attributes:
-        texts: how many paragraphs.
-        tokens: how many tokens they have.
-        steps: of every model, by its name.
+        texts: number of paragraphs.
+        tokens: number of their tokens.
+        steps: the steps of every model, by its name.
         pairs: the first model with each of the others.
     """
 
@@ -292,10 +292,10 @@ def similarity(observations: Sequence[Observation]) -> Similarity:
     """Compares layers with their inputs, and the first model with each of the others.
 
     Args:
-        observations: of the same texts; the first is the teacher's.
+        observations: observations on the same texts; the first is the teacher's.
 
     Raises:
-        InputError: two models have the same name, or cut the texts into different tokens.
+        InputError: two models have the same name, or tokenise the texts differently.
     """
     teacher, *students = observations
     names = [observation.name for observation in observations]
@@ -304,7 +304,7 @@ def similarity(observations: Sequence[Observation]) -> Similarity:
     for student in students:
         if student.input_ids != teacher.input_ids:
             raise InputError(
-                f"{student.name} cuts the text into other tokens than {teacher.name}: states are "
+                f"{student.name} tokenises the text otherwise than {teacher.name}: states are "
                 "compared token by token, so the models must have the same tokenizer."
             )
     return Similarity(
@@ -339,16 +339,16 @@ def compare_layers(
     max_tokens: int = 2048,
     say: Callable[[str], None] = lambda _: None,
 ) -> Similarity:
-    """Loads models and compares their layers on a text; what `minilm plot similarity` does.
+    """Loads models and compares their layers on a text, as `minilm plot similarity` does.
 
     Args:
         models: directories or hub names; the first is the teacher.
         texts: paragraphs.
-        max_tokens: of the text.
-        say: takes messages.
+        max_tokens: number of tokens of the text to use.
+        say: receives messages.
 
     Raises:
-        MinilmError: a model cannot be loaded, or see `observe` and `similarity`.
+        MinilmError: a model cannot be loaded; see also `observe` and `similarity`.
     """
     from minilm.checkpoints.hub import resolve
     from minilm.loader import load

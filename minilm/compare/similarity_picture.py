@@ -20,18 +20,18 @@ _MARKERS = "os^Dv"
 def draw_similarity(found: Similarity, destination: str | os.PathLike[str]) -> None:
     """Draws the figures of `minilm.compare.similarity.similarity` into a PNG or SVG file.
 
-    Above, as in ALBERT's figure 1, L2 distance and angle between input and output of every
-    application of a layer, a line for each model. Below, a row for each student: linear CKA of its
-    states with the teacher's, and correlation of their attention.
+    The upper part shows, as in ALBERT's figure 1, L2 distance and angle between input and output of
+    every application of a layer, a line for each model. The lower part has a row for each student:
+    linear CKA of its states with the teacher's, and correlation of their attention.
 
     Args:
         found: the figures.
         destination: a .png or .svg file in an existing directory; a file that is there is replaced.
 
     Raises:
-        InputError: the name of the file ends otherwise.
+        InputError: the file name has another ending.
         CheckpointError: the file cannot be written.
-        DependencyError: without the package matplotlib.
+        DependencyError: the package matplotlib is not installed.
     """
     check_destination(destination)
     from matplotlib.figure import Figure

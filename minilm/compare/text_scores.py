@@ -31,12 +31,12 @@ class TextScores:
     """The scores of a model on a text.
 
     Attributes:
-        masked_accuracy: share of masked tokens that get the highest score.
+        masked_accuracy: share of masked tokens that are predicted right, 0 to 1.
         masked_loss: mean cross-entropy of masked tokens, in nats.
-        masked_tokens: how many there are.
-        sentence_order_accuracy: share of pairs whose order is recognised; None for a model without
-            a head for it, or a text without pairs.
-        pairs: how many there are.
+        masked_tokens: number of masked tokens.
+        sentence_order_accuracy: share of pairs whose order is recognised, 0 to 1; None for a model
+            without a head for it, or a text without pairs.
+        pairs: number of pairs.
     """
 
     masked_accuracy: float
@@ -57,18 +57,19 @@ def score_text(
 ) -> TextScores:
     """Scores a model on documents.
 
-    Every paragraph is cut at 128 tokens and 15 % of its tokens are replaced by [MASK]. A pair are
-    two runs of three sentences that follow each other, cut at 128 tokens together; every other pair
-    is swapped. Masks depend on the seed and the paragraph alone, so models with the same tokenizer
+    Every paragraph is cut at 128 tokens and 15 % of its tokens are replaced by [MASK]. A pair
+    consists of two successive runs of three sentences, cut at 128 tokens together; every other pair
+    is swapped. Masks depend only on the seed and the paragraph, so models with the same tokenizer
     get the same ones.
 
     Args:
-        model: with a masked-LM head; a pretraining ALBERT also predicts the order of sentences.
-        tokenizer: the model's.
+        model: a model with a masked-LM head; a pretraining ALBERT also predicts the order of
+            sentences.
+        tokenizer: the model's tokenizer.
         documents: texts, one paragraph a line.
-        max_tokens: stop after about this many tokens, for each of the two questions; None = all.
-        seed: of the masks.
-        sentence_order: False = leave the order of sentences out.
+        max_tokens: stop after about this many tokens, for each of the two scores; None = all.
+        seed: random seed of the masks.
+        sentence_order: whether to score the order of sentences.
 
     Raises:
         InputError: no paragraph has 8 tokens or more, or the tokenizer has more tokens than the
@@ -109,7 +110,7 @@ def score_text(
 
 
 def help_topics() -> list[str]:
-    """A text that every Python installation carries: the topics of `help()`, as documents.
+    """A text that every Python installation has: the topics of `help()`, as documents.
 
     Lines of one paragraph are joined.
     """
