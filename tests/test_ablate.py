@@ -524,7 +524,7 @@ def test_one_seed_has_no_deviation() -> None:
     found = report(result)
     assert "±" not in found
     assert "-5.00" in found
-    assert "nothing says how far it spreads" in found
+    assert "so the spread is unknown." in found
     assert result.to_json()["variants"][1]["deviation"]["masked_accuracy"] is None
 
 

@@ -38,7 +38,7 @@ def prepare_environment(environment: MutableMapping[str, str] | None = None) -> 
     Child processes inherit it, those of workers and of `torchrun -m minilm.cli` among them.
 
     Args:
-        environment: to be changed; None = that of this process.
+        environment: the environment to change; None = that of this process.
 
     Returns:
         Whether the settings will have an effect: False if torch, and with it OpenMP, is imported
@@ -107,7 +107,7 @@ OTHERS = "Other commands"
 
 
 class SuggestingGroup(click.Group):
-    """A group that knows which command a misspelt one was meant to be."""
+    """A group that suggests a command for a misspelt one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -77,8 +77,7 @@ def _options() -> Option[Any]:
                 default=3,
                 show_default=True,
                 type=click.IntRange(min=1),
-                help="Number of seeds with which every variant is trained: --seed and those "
-                "after it.",
+                help="Number of seeds to train every variant with: --seed and the seeds after it.",
             ),
             *options_of(DistillationRecipe, usual_length=DistillationRecipe.usual_length),
             click.option(
@@ -167,9 +166,9 @@ def command(**options: Any) -> None:
 
 
 def _variants(options: Mapping[str, Any]) -> list[Variant]:
-    """All that the options name, in the order of the help.
+    """All variants that the options name, in the order of the help.
 
-    Where neither a table nor a grid says what the reference is, it is the recipe as it is.
+    If neither a table nor a grid gives a reference, it is the unchanged recipe.
     """
     built_in = [variant for name in options["tables"] for variant in TABLES[name]]
     axes = dict(_axis(text) for text in options["axes"])
@@ -213,7 +212,7 @@ def _pair(option: str, text: str, word: str) -> tuple[str, str]:
 
 
 def _checked(variant: Variant) -> Variant:
-    """The same variant with every value as its option would read it."""
+    """The same variant with every value parsed as by its option."""
     check_fields(variant)
     values = {}
     for name, given in variant.changes.items():
@@ -253,11 +252,11 @@ def _read(path: Path) -> list[Variant]:
 
 
 def report(result: AblationResult, *, markdown: bool = False) -> str:
-    """The table, and below it what the figures are.
+    """The table, with an explanation of its figures below it.
 
     Args:
-        result: of an ablation; of one that was stopped, what it has so far.
-        markdown: a Markdown table instead of one for a terminal.
+        result: the result of an ablation, complete or not.
+        markdown: whether to make a Markdown table instead of one for a terminal.
     """
     if not result.variants:
         return "No run is finished yet. The same command resumes the ablation."
@@ -320,7 +319,7 @@ def _remarks(result: AblationResult) -> Sequence[str]:
     lines = [
         f"{counted(result.masked_tokens, 'masked token')} of "
         f"{counted(result.documents, 'held-out document')}; {counted(seeds, 'seed')}"
-        + (", mean ± standard deviation." if seeds > 1 else ", so nothing says how far it spreads.")
+        + (", mean ± standard deviation." if seeds > 1 else ", so the spread is unknown.")
     ]
     if len(result.variants) > 1:
         lines.append(

@@ -24,15 +24,15 @@ def option_values(file: str, command: click.Command, name: str) -> dict[str, Any
     Args:
         file: a .toml file whose keys are names of options, with or without "-" between the words;
             or a .json file, either such an object or the settings.json of a run.
-        command: whose options they are.
-        name: how the command line calls it, such as "pretrain".
+        command: the command that has the options.
+        name: its name on the command line, such as "pretrain".
 
     Returns:
         The values by the names of the command's parameters, ready for `click.Context.default_map`.
 
     Raises:
-        InputError: the file cannot be read, names an option that the command does not have, names
-            one twice, or gives it a value that it cannot take.
+        InputError: the file cannot be read, names an unknown option or one twice, or gives one a
+            value that it cannot take.
     """
     path = Path(file)
     found, origin = _read(path)
@@ -52,7 +52,7 @@ def option_values(file: str, command: click.Command, name: str) -> dict[str, Any
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], str]:
-    """The entries of the file, and the command of the run that wrote it or ""."""
+    """The entries of the file, and the command of the run that wrote it, or ""."""
     kind = path.suffix.lower()
     if kind == ".toml":
         content = read_bytes(path, max_bytes=MAX_BYTES, error=InputError)

@@ -29,22 +29,23 @@ INT8 = "int8"
 def rewrite(
     source: str, destination: Path, dtype: str, sharing: str | int | None = None
 ) -> list[str]:
-    """Loads a checkpoint and saves it in today's layout: one file, usual names.
+    """Loads a checkpoint and saves it in the current layout: one file, current tensor names.
 
     Args:
         source: a directory or hub name.
         destination: a directory that does not exist yet, or is empty. It appears complete or not
             at all.
-        dtype: of the saved weights, a name of `DTYPES`, "int8" or "auto", as stored.
-        sharing: of an ALBERT's layers, as for `AlbertConfig.with_sharing`; layers that become one
-            are averaged. None = as stored.
+        dtype: dtype of the saved weights: a name of `DTYPES`, "int8", or "auto" (as stored).
+        sharing: how an ALBERT's layers are shared, as for `AlbertConfig.with_sharing`; layers that
+            become one are averaged. None = as stored.
 
     Returns:
         The names of the files written, sorted.
 
     Raises:
-        CheckpointError: the source does not load, lacks a part, or the destination is in the way.
-        InputError: layers are to be shared otherwise, and the source is not an ALBERT.
+        CheckpointError: the source cannot be loaded or is incomplete, or the destination is not
+            empty.
+        InputError: `sharing` is given, and the source is not an ALBERT.
         ConfigError: its layers cannot be shared like this.
     """
     directory = resolve(source)

@@ -36,15 +36,15 @@ from minilm.sentence.encoder import (
 
 
 def write_rows(path: Path, chunks: Iterable[Vectors], width: int) -> int:
-    """Writes a .npy file chunk by chunk, without knowing beforehand how many rows will come.
+    """Writes a .npy file chunk by chunk, without knowing the number of rows beforehand.
 
     Args:
         path: the file.
         chunks: (n, width) float32 arrays.
-        width: of every row.
+        width: number of values in every row.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
     """
     rows = 0
     with path.open("wb") as file:
@@ -86,7 +86,7 @@ def _write_header(file: BinaryIO, rows: int, width: int) -> None:
 @click.option(
     "--output-format",
     type=click.Choice(["npy", "parquet"]),
-    help="With a directory as output: what a part is. Parquet has the columns row and vector. "
+    help="With a directory as output: format of the parts. Parquet has the columns row and vector. "
     "Default: npy.",
 )
 @part_options()

@@ -36,7 +36,7 @@ CONFUSED = {"classification": "", "utterances": "intent_"}
 @click.option(
     "--tune-thresholds",
     is_flag=True,
-    help="First set the model's thresholds to what is best for DATA, and store them with the "
+    help="First set the model's thresholds to the best values for DATA, and store them with the "
     "model. Scores on the same DATA are then too high: take them from other data.",
 )
 @click.option("--confusion", is_flag=True, help="Also print the confusion matrix.")

@@ -1,4 +1,4 @@
-"""`minilm fill-mask`: the words a masked language model would put in."""
+"""`minilm fill-mask`: the words that a masked language model predicts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from minilm.tokenization.tokenizer import Tokenizer
 def fill_mask(
     model: ForMaskedLM, tokenizer: Tokenizer, text: str, top: int
 ) -> list[list[dict[str, Any]]]:
-    """The likeliest tokens for every mask of a text, each mask on its own.
+    """The likeliest tokens for every mask of a text, each mask separately.
 
     Returns:
         For each mask, in the order of the text, `top` dictionaries: "token", "id", "probability"
-        and "text", with this mask filled and the others left.
+        and "text", in which only this mask is filled.
 
     Raises:
         InputError: the text has no mask token, or the tokenizer has more tokens than the model.

@@ -1,4 +1,4 @@
-"""The class of every command: options in groups, --config, and words of other programs understood.
+"""The class of every command: options in groups, --config, and hints for options of other programs.
 
 A command is made with `@click.command(cls=Command)`. The group of an option that comes from a
 settings dataclass is a part of its field (`minilm.recipes.settings.option`); that of an option
@@ -116,9 +116,9 @@ class GroupedOption(click.Option):
     """An option that knows its group.
 
     Args:
-        *arguments: of `click.Option`.
-        group: a key of `GROUPS`; None = what `GROUP_OF` says.
-        **options: of `click.Option`.
+        *arguments: arguments of `click.Option`.
+        group: a key of `GROUPS`; None = the one in `GROUP_OF`.
+        **options: options of `click.Option`.
     """
 
     def __init__(self, *arguments: Any, group: str | None = None, **options: Any) -> None:
@@ -164,7 +164,7 @@ class Command(click.Command):
                     formatter.write_dl(records)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Reads the arguments; an option of another program is answered with this one's."""
+        """Reads the arguments; for an option of another program the error names this one's."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as problem:

@@ -1,4 +1,4 @@
-"""What is predicted for: texts, lines of text or JSON, and the records of a file."""
+"""The inputs of predictions: texts, lines of text or JSON, and the records of a file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[str]:
     Only these end a line: other characters that Unicode calls line ends belong to the text.
 
     Raises:
-        InputError: bytes that are not UTF-8, or a file that cannot be read; names the line.
+        InputError: bytes are not UTF-8, or the file cannot be read; the message names the line.
     """
     number = 0
     try:
@@ -52,7 +52,7 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def text_lines(path: str, encoding: str | None = None) -> Iterator[str]:
-    """The lines of a text file, or of standard input if it is "-"."""
+    """The lines of a text file, or of standard input for "-"."""
     if path == "-":
         yield from read_lines(sys.stdin.buffer, STDIN)
     elif encoding is None and not is_compressed(Path(path)):  # need not be held whole
@@ -70,7 +70,7 @@ def of_lines(lines: Iterable[str], source: str, field: str = "text") -> Iterator
 
 
 def of_texts(texts: Sequence[str], path: str | None, pair: str | None = None) -> Iterator[Input]:
-    """Texts of the command line, or else the lines of a file or of standard input.
+    """The texts of the command line, or else the lines of a file or of standard input.
 
     Raises:
         click.UsageError: both are given.
@@ -89,11 +89,11 @@ def of_texts(texts: Sequence[str], path: str | None, pair: str | None = None) ->
 
 
 def of_data(data: str, options: Mapping[str, Any], task: str) -> Iterable[Input]:
-    """What `minilm predict` predicts for; see there.
+    """The inputs of `minilm predict`; see its help.
 
     Args:
         data: a file, or "-" for standard input.
-        options: of the command.
+        options: the options of the command.
         task: name of the model's task.
 
     Raises:
@@ -121,7 +121,7 @@ def _format(data: str, records: bool) -> str | None:
 
 
 def _hinting(inputs: Iterator[Input], said: str | None) -> Iterator[Input]:
-    """The same inputs; JSON that is read as text is not read so without a word."""
+    """The same inputs; prints a hint if JSON is read as text."""
     for number, item in enumerate(inputs):
         line = item.record["text"] if isinstance(item.record, Mapping) else ""
         if number == 0 and said is None and line.startswith("{") and line.endswith("}"):
@@ -146,7 +146,7 @@ def _of_json(lines: Iterable[str], source: str) -> Iterator[Input]:
 
 
 class _Kept(Skips):
-    """Keeps what is wrong with each record, so that it is said in its place."""
+    """Keeps the errors of records, so that each is reported in its place."""
 
     def __init__(self) -> None:
         super().__init__("skip")
@@ -170,16 +170,16 @@ def _of_file(path: Path, options: Mapping[str, Any]) -> list[Input]:
 
 
 def line_of(item: Input) -> dict[str, int]:
-    """Where an input is from: {"line": n}, or {"row": n} or {"record": n} where that is counted.
+    """The origin of an input: {"line": n}, or {"row": n} or {"record": n} where those are counted.
 
-    Empty for one that is known by its id, and for a text of the command line.
+    Empty for an input that is known by its id, and for a text of the command line.
     """
     found = re.search(r", (line|row|record) (\d+)$", item.place)
     return {found[1]: int(found[2])} if found else {}
 
 
 def saying_guesses(inputs: Iterable[Input], task: Task[Any]) -> Iterator[Input]:
-    """The same inputs; prints which columns are read if they were only found by their names."""
+    """The same inputs; prints which columns are read if they were guessed from their names."""
     kinds, said = set(), {""}
     for item in inputs:
         record = item.record

@@ -25,9 +25,9 @@ class Component:
 
     Attributes:
         name: its path in the model.
-        parameters: how many it has, without the scales of 8-bit numbers.
-        bytes: how much memory they and the scales take, in the dtype as stored.
-        applied: how often one forward pass runs it.
+        parameters: number of its parameters, without the scales of 8-bit numbers.
+        bytes: memory of these and the scales, in the stored dtype.
+        applied: number of times that a forward pass applies it.
     """
 
     name: str

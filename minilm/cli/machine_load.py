@@ -1,4 +1,4 @@
-"""What commands that measure say about the load of the machine."""
+"""What commands that measure report about the load of the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def warn_if_busy(load: Mapping[str, Any]) -> None:
     """Writes a warning to stderr if others used the machine while something was measured.
 
     Args:
-        load: of `LoadWatch.report`.
+        load: what `LoadWatch.report` returned.
     """
     warning = busy_warning(load)
     if warning is not None:

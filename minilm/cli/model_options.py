@@ -93,21 +93,21 @@ def exit_options() -> Option[Any]:
                 "--exit-tolerance",
                 type=click.FloatRange(min=0, min_open=True),
                 help="With --exit-patience, for models that predict a number: two numbers that "
-                "differ by less than this difference count as the same answer. Default: "
-                "none; such models need it.",
+                "differ by less than this count as the same answer. Default: none; such models "
+                "need it.",
             ),
         ]
     )
 
 
 def loading(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes the options of `model_options` and `exit_options` out, and sets the number of threads.
+    """Removes the options of `model_options` and `exit_options`, and sets the number of threads.
 
     Returns:
         Arguments of `from_pretrained`.
 
     Raises:
-        click.UsageError: there is no such device here.
+        click.UsageError: this machine has no such device.
     """
     import torch
 
@@ -130,7 +130,7 @@ def given_thresholds(options: Mapping[str, Any]) -> dict[str, float]:
 
 
 def set_thresholds(task: Task[Any], options: Mapping[str, Any]) -> None:
-    """Sets the thresholds that were given instead of those stored with the model.
+    """Replaces thresholds stored with the model by those that were given.
 
     Raises:
         click.UsageError: the model has no such threshold.

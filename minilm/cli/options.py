@@ -41,12 +41,12 @@ def together(options: Sequence[Option[Any]]) -> Option[Any]:
 def options_of(
     settings: type, *, leave_out: Sequence[str] = (), **words: object
 ) -> list[Option[Any]]:
-    """An option for every field that has a help, those of the class itself first.
+    """An option for every field that has a help text, those of the class itself first.
 
     Args:
         settings: a dataclass whose fields were made by `minilm.recipes.settings.option`.
-        leave_out: fields that are no options here.
-        **words: what stands for {names} in the help.
+        leave_out: fields that get no option.
+        **words: values for {names} in the help texts.
     """
     fields = {field.name: field for field in dataclasses.fields(settings)}
     order: dict[str, None] = {}
@@ -64,16 +64,16 @@ def given_fields(settings: type, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def field_value(settings: type, name: str, given: object) -> Any:
-    """The value of a field as its option would read it.
+    """The value of a field, parsed as by its option.
 
     Args:
         settings: as for `options_of`.
-        name: of a field that is an option.
+        name: name of a field that is an option.
         given: text as on the command line, or a value from a JSON or TOML file. "none", or the
-            word that the option has for it, is None where that is the default.
+            option's word for it, is None if that is the default.
 
     Raises:
-        click.BadParameter: the option would refuse it; the message names no option.
+        click.BadParameter: the option would refuse the value; the message does not name the option.
 
     Example:
         >>> field_value(DistillationRecipe, "betas", "0.9,0.98")
@@ -98,7 +98,7 @@ def field_value(settings: type, name: str, given: object) -> Any:
 
 
 def given_flags(*names: str) -> str:
-    """Those of the running command's options that the user gave, as a list for a message."""
+    """The options that the user gave to the running command, as a list for a message."""
     context = click.get_current_context()
     return ", ".join(
         "/".join([option.opts[0], *option.secondary_opts])
@@ -110,14 +110,14 @@ def given_flags(*names: str) -> str:
 def refuse_idle(options: Mapping[str, Any], needs: Mapping[str, Sequence[str]]) -> None:
     """Refuses options that were given and have no effect without others.
 
-    A rule of commands, not of settings: an ablation varies what the others need.
+    This is a rule for commands, not for settings: an ablation varies the options that others need.
 
     Args:
-        options: of the running command.
-        needs: names of options, and of those of which one must be given, or above 0.
+        options: the options of the running command.
+        needs: for each such option, the options of which one must be given, or above 0.
 
     Raises:
-        click.UsageError: names both.
+        click.UsageError: an option has no effect; the message names both.
     """
     for name, (other, value) in _OF_VALUE.items():
         if options.get(other) != value and (flag := given_flags(name)):
@@ -136,7 +136,7 @@ def is_given(context: click.Context, name: str) -> bool:
 
 
 def given_options(*, without: Sequence[str]) -> dict[str, Any]:
-    """What the user gave to the running command, as JSON values by the names of its options.
+    """The options that the user gave to the running command, as JSON values by their names.
 
     Args:
         without: names of parameters that are left out.
@@ -250,7 +250,7 @@ def choice(*values: str) -> click.ParamType:  # type: ignore[type-arg]  # generi
 
 
 class _Names(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """A rule's name, or a list of numbers; with `number`, one without a comma is a number alone."""
+    """A rule's name, or a list of numbers; with `number`, a text without commas is one number."""
 
     name = "text"
 

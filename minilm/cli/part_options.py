@@ -1,4 +1,4 @@
-"""Commands that write results in parts: their options, and what they show while they work."""
+"""Commands that write results in parts: their options, and how they show progress."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def part_options() -> Option[Any]:
 
 
 def given_part_options(options: dict[str, Any], threads: int | None) -> dict[str, Any]:
-    """Takes the options of `part_options` out.
+    """Removes the options of `part_options` and returns those that were given.
 
     Args:
-        options: of the command.
-        threads: the option --threads, which counts for every worker.
+        options: the options of the command.
+        threads: the option --threads, which applies to every worker.
 
     Returns:
         Those that were given, as arguments of `encode_file` and `predict_file`.
@@ -66,7 +66,7 @@ def given_part_options(options: dict[str, Any], threads: int | None) -> dict[str
 
 
 def refuse_part_options(options: dict[str, Any], output: str) -> None:
-    """Takes the options of `part_options` out, where parts are not written.
+    """Removes the options of `part_options`, for an output that is not written in parts.
 
     Raises:
         click.UsageError: one of them was given.
@@ -79,10 +79,10 @@ def refuse_part_options(options: dict[str, Any], output: str) -> None:
 
 @dataclass
 class Display:
-    """Shows progress: a bar where somebody watches, and else a line every minute.
+    """Shows progress: a bar if somebody watches, or else a line every minute.
 
     Attributes:
-        unit: what a row is called.
+        unit: the name of a row, such as "text".
     """
 
     unit: str
@@ -97,7 +97,7 @@ class Display:
         self._reading.update(count)
 
     def progress(self, state: PartsProgress) -> None:
-        """Shows how far the parts are; of all workers together."""
+        """Shows the progress of the parts, of all workers together."""
         if self._working is None:
             self.close()
             self._working = self._open(
@@ -110,7 +110,7 @@ class Display:
             click.echo(self._line(state), err=True)
 
     def close(self) -> None:
-        """Takes the bars away."""
+        """Removes the bars."""
         for bar in (self._reading, self._working):
             if bar is not None:
                 bar.close()
@@ -131,7 +131,7 @@ class Display:
 
 @contextmanager
 def display(unit: str) -> Iterator[Display]:
-    """A display of progress, which is taken away at the end."""
+    """A display of progress, which is removed at the end."""
     shown = Display(unit)
     try:
         yield shown

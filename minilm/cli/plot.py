@@ -61,8 +61,8 @@ class _PlotGroup(SuggestingGroup):
 def command() -> None:
     """Draw the curves of training runs, or compare the layers of models.
 
-    Without a command it is `curves`. A run whose directory has the name of a command is written
-    with its path, as in `minilm plot ./similarity`.
+    The default command is `curves`. A run whose directory has the name of a command is written with
+    its path, as in `minilm plot ./similarity`.
 
     \b
     Examples:
@@ -194,7 +194,7 @@ def similarity_table(found: Similarity) -> str:
     """A line for every application of a layer of every model.
 
     Args:
-        found: the figures of `minilm.compare.similarity.similarity`.
+        found: what `minilm.compare.similarity.similarity` returned.
     """
     matches = {pair.student: pair.matches() for pair in found.pairs}
     width = max(len("model"), *map(len, found.steps))

@@ -204,11 +204,12 @@ def write(
 
     Args:
         predictor: the model.
-        inputs: what is predicted for.
+        inputs: the inputs to predict for.
         show: see `Show`.
         policy: what to do with bad records.
-        batch_size: the most inputs to read before something is printed; None = 1 on a terminal.
-        total: how many inputs there are, if that is known.
+        batch_size: largest number of inputs to read before their predictions are printed; None = 1
+            on a terminal.
+        total: number of inputs, if known.
     """
     from tqdm.auto import tqdm
 

@@ -1,4 +1,4 @@
-"""How labelled data is to be read: options of every command that reads it."""
+"""How to read labelled data: options of every command that reads it."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def read(
 
     Args:
         path: the file.
-        options: of the command.
+        options: the options of the command.
         skips: what to do with bad records.
-        labelled: answers are needed.
+        labelled: whether labels are needed.
     """
     given: dict[str, Any] = {}
     if options["no_header"]:
@@ -137,13 +137,13 @@ def read_unlabelled(
 ) -> Sequence[Mapping[str, Any]]:
     """Records without labels that go with labelled ones.
 
-    They are read as those are; a text file (.txt) that stands beside records of another format has
-    one text a line.
+    They are read like these; a text file (.txt) next to records of another format has one text a
+    line.
 
     Args:
         path: the file.
         train: the file of labelled records.
-        options: of the command.
+        options: the options of the command.
         skips: what to do with bad records.
     """
     form = options["format"] or format_of(train)

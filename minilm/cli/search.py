@@ -145,7 +145,7 @@ def command(
 
 
 def _queries(texts: tuple[str, ...], queries: str | None) -> tuple[list[Path], list[str]]:
-    """The files, and what is looked for in them."""
+    """The files, and the queries."""
     if queries is None:
         if len(texts) < 2:
             raise click.UsageError("Give TEXTS and a QUERY behind them, or --queries FILE.")
@@ -172,7 +172,7 @@ def _json(hit: Hit) -> dict[str, Any]:
 
 
 def _shown(hit: Hit) -> str:
-    """Score and place, and the beginning of the text below."""
+    """Score and place, and the beginning of the text below them."""
     lines: Sequence[str] = textwrap.wrap(
         " ".join(hit.passage.text.split()), _WIDTH - 7, max_lines=_SHOWN, placeholder=" ..."
     )

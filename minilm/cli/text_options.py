@@ -1,4 +1,4 @@
-"""How text files are to be read: options of every command that reads them."""
+"""How to read text files: options of every command that reads them."""
 
 from __future__ import annotations
 

@@ -47,11 +47,11 @@ class ProgressDisplay:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the start."""
         return time.perf_counter() - self._start
 
     def report(self, progress: TokenizeProgress) -> None:
-        """Shows how far it is."""
+        """Shows the progress."""
         self.last = progress
         if is_watched():
             self._move_bar(progress)

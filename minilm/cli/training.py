@@ -38,7 +38,7 @@ NOT_THE_RUN = (
 
 
 def execution_options() -> list[Option[Any]]:
-    """Where a run is carried out; nothing here is part of what it computes."""
+    """Options for where and how to run; none of them changes what the run computes."""
     return [
         click.option(
             "--threads",
@@ -78,12 +78,12 @@ def execution_options() -> list[Option[Any]]:
 def observers(
     options: Mapping[str, Any], output: Path, say: Callable[[str], None]
 ) -> list[Observer]:
-    """Those that the options ask for; without the package they need, DependencyError.
+    """The observers that the options ask for; DependencyError if they lack a package.
 
     Args:
-        options: of the command.
-        output: of the run.
-        say: takes messages.
+        options: the options of the command.
+        output: directory of the run.
+        say: receives messages.
     """
     from minilm.training.tensorboard import EVENTS, TensorBoard
 
@@ -94,7 +94,7 @@ def recipe_options(recipe: type[Recipe]) -> Option[Any]:
     """The options of a command that trains: the recipe's fields, and how to run.
 
     Args:
-        recipe: the command's.
+        recipe: the command's recipe.
     """
     return together(
         [
@@ -107,11 +107,11 @@ def recipe_options(recipe: type[Recipe]) -> Option[Any]:
 
 
 def run(recipe_class: type[Recipe], options: Mapping[str, Any]) -> None:
-    """Builds the recipe, trains, prints what came out.
+    """Builds the recipe, trains, and prints the result.
 
     Args:
-        recipe_class: the command's.
-        options: of the command.
+        recipe_class: the command's recipe.
+        options: the options of the command.
     """
     import torch
 
@@ -176,9 +176,9 @@ def plan(run: Run, measured: DryRun, *, evaluations_at_the_end: int = 0) -> dict
     """The estimated cost of a whole run, including what this process has already done for it.
 
     Args:
-        run: what would be trained.
-        measured: its first steps.
-        evaluations_at_the_end: of the finished model.
+        run: the run to estimate.
+        measured: the measurement of its first steps.
+        evaluations_at_the_end: number of evaluations of the finished model.
     """
     from minilm.bench.memory import peak_resident
 
