@@ -375,7 +375,7 @@ def test_encode_reports_what_was_cut(tiny_dir: Path, tmp_path: Path) -> None:
     data = b"word1\n" + b"word1 " * 40
     result = run("encode", tiny_dir, "-", "-o", tmp_path / "vectors.npy", stdin=data)
     assert result.exit_code == 0, result.stderr
-    assert "warning: 1 of 2 texts were longer than 20 tokens and were cut." in result.stderr
+    assert "warning: 1 of 2 texts was longer than 20 tokens and was cut." in result.stderr
 
 
 def test_invalid_utf8_names_the_line_and_leaves_the_old_file(

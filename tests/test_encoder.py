@@ -42,7 +42,7 @@ def test_equals_sentence_transformers_on_a_real_model(minilm_l6_dir: Path) -> No
         *make_texts(20, longest=60),
     ]
     encoder = Encoder.from_pretrained(minilm_l6_dir)
-    with pytest.warns(UserWarning, match="1 of 24 texts were longer than 256 tokens"):
+    with pytest.warns(UserWarning, match="1 of 24 texts was longer than 256 tokens"):
         found = encoder.encode(texts)
     # what sentence-transformers runs for this checkpoint: 256 tokens, masked mean, normalise
     model = transformers.AutoModel.from_pretrained(minilm_l6_dir).eval()
@@ -159,7 +159,7 @@ def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budg
 def test_long_texts_are_cut_and_reported(encoder: Encoder) -> None:
     assert encoder.max_length == 20
     texts = ["word1 " * 30, "word2", "word1 " * 18]
-    with pytest.warns(UserWarning, match="1 of 3 texts were longer than 20 tokens and were cut"):
+    with pytest.warns(UserWarning, match="1 of 3 texts was longer than 20 tokens and was cut"):
         found = encoder.encode(texts)
     assert found[0] == pytest.approx(found[2], abs=1e-5)
     with pytest.warns(UserWarning, match="2 of 3 texts were longer than 5 tokens"):

@@ -19,7 +19,7 @@ from minilm.errors import InputError
 from minilm.tasks.prediction import FIRST_CHUNK, Input, Predictor
 from task_data import save_start
 
-pytestmark = pytest.mark.filterwarnings("default:.*were cut")
+pytestmark = pytest.mark.filterwarnings("default:.*(was|were) cut")
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "classes": ("ForSequenceClassification", {"id2label": {0: "red", 1: "blue"}}),
     "labels": (
@@ -75,7 +75,7 @@ def test_a_text_file_has_a_prediction_for_every_line() -> None:
     assert [row["line"] for row in found] == [1, 2, 3, 4]
     assert ["error" in row for row in found] == [False, True, False, False]
     assert [row.get("truncated") for row in found] == [None, None, None, True]
-    assert "1 of 3 records were longer than 64 tokens and were cut" in result.stderr
+    assert "1 of 3 records was longer than 64 tokens and was cut" in result.stderr
     assert "1 blank line without a prediction" in result.stderr
     assert objects(done("predict", "classes", "--format", "text", "texts.txt")) == found
     from_stdin = objects(done("predict", "classes", stdin=STDIN))
@@ -252,7 +252,7 @@ def test_encode_prints_json() -> None:
     found = objects(result.stdout)
     assert [row["line"] for row in found] == [1, 2, 3, 4]
     assert [row.get("truncated") for row in found] == [None, None, None, True]
-    assert "1 of 4 texts were longer than 64 tokens and were cut" in result.stderr
+    assert "1 of 4 texts was longer than 64 tokens and was cut" in result.stderr
     expected = minilm.Encoder.from_pretrained("plain").encode(LINES[:3])
     torch.testing.assert_close(
         torch.tensor([row["vector"] for row in found[:3]]), torch.tensor(expected)

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from minilm.files.progress import counted, is_watched
+from minilm.files.progress import counted, cut_message, is_watched
 from minilm.tasks import prediction
 from task_data import save_start
 
@@ -27,6 +27,12 @@ def test_a_count_agrees_with_its_unit() -> None:
     assert [counted(n, "text") for n in (0, 1, 1234)] == ["0 texts", "1 text", "1,234 texts"]
     assert [counted(n, "batch") for n in (1, 2)] == ["1 batch", "2 batches"]
     assert counted(2, "process") == "2 processes"
+
+
+def test_of_one_text_the_verb_is_singular() -> None:
+    assert cut_message(1, 1, "text", 1) == "1 of 1 text was longer than 1 token and was cut."
+    assert cut_message(1, 3, "text", 64) == "1 of 3 texts was longer than 64 tokens and was cut."
+    assert cut_message(2, 3, "text", 64) == "2 of 3 texts were longer than 64 tokens and were cut."
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -108,7 +108,7 @@ def test_logits_of_windows_are_pooled(
             torch.testing.assert_close(logits, expected)
 
 
-@pytest.mark.filterwarnings("ignore:.*were cut")
+@pytest.mark.filterwarnings("ignore:.*(was|were) cut")
 @pytest.mark.parametrize(("pooling", "at_least"), [("mean", 0.5), ("max", 0.9)])
 def test_the_decisive_word_may_stand_anywhere(
     pooling: str, at_least: float, start: Path, tmp_path: Path

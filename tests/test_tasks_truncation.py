@@ -94,14 +94,14 @@ def test_a_bad_record_does_not_hide_what_was_cut(predictors: dict[str, minilm.Pr
     each = predictors["classification"].predict_each([text(LONG), text(" "), text("red")])
     assert next(each)[1]["truncated"] is True
     with (
-        pytest.warns(UserWarning, match="^1 of 1 records"),
+        pytest.warns(UserWarning, match="^1 of 1 record was longer"),
         pytest.raises(minilm.DataError, match="input, record 1: text is empty"),
     ):
         next(each)
 
 
 def test_one_text_says_it_too(predictors: dict[str, minilm.Predictor], tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="^1 of 1 records were longer than 64 tokens"):
+    with pytest.warns(UserWarning, match="^1 of 1 record was longer than 64 tokens"):
         assert predictors["regression"](LONG)["truncated"] is True
-    with pytest.warns(UserWarning, match="^1 of 1 records were longer than 64 tokens"):
+    with pytest.warns(UserWarning, match="^1 of 1 record was longer than 64 tokens"):
         assert predictors["classification"]("red", LONG)["truncated"] is True

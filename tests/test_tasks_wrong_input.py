@@ -532,7 +532,7 @@ def test_a_very_long_text_is_cut_and_that_is_said(start: Path, tmp_path: Path) -
     assert "dev: 3 examples, 1 of them cut at 64 tokens" in said
     predictor = Predictor.from_pretrained(run.output)
     assert predictor.evaluate(dev)["truncated"] == 1
-    with pytest.warns(UserWarning, match="^1 of 1 records were longer than 64 tokens and were cut"):
+    with pytest.warns(UserWarning, match="^1 of 1 record was longer than 64 tokens and was cut"):
         found = predictor(LONG)
     assert found["label"] in ("red", "blue", "green")
     assert found["truncated"] is True

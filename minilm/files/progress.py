@@ -20,6 +20,13 @@ def counted(number: int, unit: str) -> str:
     return f"{number:,} {unit}{'' if number == 1 else ending}"
 
 
+def cut_message(cut: int, total: int, unit: str, limit: int) -> str:
+    """A warning about cut texts: "1 of 3 texts was longer than 64 tokens and was cut." """
+    were = "was" if cut == 1 else "were"
+    of = f"{cut:,} of {counted(total, unit)}"
+    return f"{of} {were} longer than {counted(limit, 'token')} and {were} cut."
+
+
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds: "1:02:03"."""
     minutes, seconds = divmod(round(seconds), 60)

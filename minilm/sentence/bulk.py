@@ -29,6 +29,7 @@ from minilm.data.row_files import RowFile, RowReader
 from minilm.errors import InputError
 from minilm.files.arrays import npy_writer
 from minilm.files.json_file import json_bytes
+from minilm.files.progress import cut_message
 from minilm.files.pyarrow_library import pyarrow_for
 from minilm.files.workers import Result, Work
 from minilm.sentence.encoder import TOKENS_PER_BATCH, Encoder, Pooling, Vectors
@@ -149,8 +150,7 @@ def encode_file(
     )
     if cut := result.counts.get("truncated"):
         warnings.warn(
-            f"{cut} of {result.rows} texts were longer than {how['max_length']} tokens and were "
-            "cut.",
+            cut_message(cut, result.rows, "text", how["max_length"]),
             stacklevel=2,
         )
     return result

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minilm.checkpoints.hub import resolve
 from minilm.errors import InputError, argument
+from minilm.files.progress import cut_message
 from minilm.loader import check_vocabulary, load
 from minilm.models.pretrained import PretrainedModel
 from minilm.sentence.files import NO_PROMPTS, read_sentence_settings
@@ -390,10 +391,7 @@ class SentenceEncoder:
                 cut += len(batch.truncated)
                 yield vectors, batch.truncated
         if cut:
-            warnings.warn(
-                f"{cut} of {seen} texts were longer than {max_length} tokens and were cut.",
-                stacklevel=3,
-            )
+            warnings.warn(cut_message(cut, seen, "text", max_length), stacklevel=3)
 
     @torch.inference_mode()
     def _encode_rows(

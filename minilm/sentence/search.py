@@ -104,7 +104,7 @@ def search(
     def encode(texts: Sequence[str]) -> Vectors:
         stream = encoder.encode_stream(texts, prompt_name="document")
         with warnings.catch_warnings():  # said once at the end, not for every chunk
-            warnings.filterwarnings("ignore", message=".* were longer than .* tokens")
+            warnings.filterwarnings("ignore", message=".* longer than .* tokens? and")
             vectors = [(chunk, len(stream.truncated)) for chunk in stream]
         found.encoded += len(texts)
         found.truncated += sum(cut for _, cut in vectors)

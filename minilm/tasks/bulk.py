@@ -28,6 +28,7 @@ from minilm.data.parts import PART_ROWS, Parts, PartsManifest, Shard
 from minilm.data.records.base import Policy, RecordError
 from minilm.data.row_files import RowFile, RowReader
 from minilm.files.json_file import json_bytes
+from minilm.files.progress import cut_message
 from minilm.files.workers import Result, Work
 from minilm.models.digest import weights_digest
 from minilm.tasks.layouts import SETTINGS, plain
@@ -116,10 +117,7 @@ def predict_file(
     )
     if cut := result.counts.get("truncated"):
         predicted = result.rows - result.counts.get("blank", 0) - result.counts.get("skipped", 0)
-        warnings.warn(
-            f"{cut} of {predicted} records were longer than {limit} tokens and were cut.",
-            stacklevel=2,
-        )
+        warnings.warn(cut_message(cut, predicted, "record", limit), stacklevel=2)
     return result
 
 

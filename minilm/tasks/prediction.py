@@ -22,7 +22,7 @@ from minilm.files.arrays import Floats, Integers
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
 from minilm.files.json_file import json_bytes, read_json
-from minilm.files.progress import DELAY
+from minilm.files.progress import DELAY, cut_message
 from minilm.loader import check_vocabulary, load_finetuned
 from minilm.models.early_exit import EarlyExit
 from minilm.models.pretrained import PretrainedModel
@@ -438,12 +438,9 @@ class _Cuts:
     def warn(self) -> None:
         """Warns once if anything was cut."""
         if self._cut:
-            what = "questions" if self._task.name == "answering" else "records"
-            warnings.warn(
-                f"{self._cut} of {self._seen} {what} were longer than {self._task.limit} tokens "
-                "and were cut.",
-                stacklevel=3,
-            )
+            unit = "question" if self._task.name == "answering" else "record"
+            message = cut_message(self._cut, self._seen, unit, self._task.limit)
+            warnings.warn(message, stacklevel=3)
 
 
 def _chunks(records: Iterable[Mapping[str, Any]]) -> Iterator[Records]:
