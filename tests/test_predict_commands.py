@@ -349,7 +349,7 @@ def test_a_predictor_takes_one_text_or_a_list(home: Path) -> None:
     )
     same = predictor(texts, "it is")
     assert same[0] == pairs[0]
-    with pytest.raises(InputError, match="2 texts and 1 second texts"):
+    with pytest.raises(InputError, match="2 texts and 1 second text:"):
         predictor(texts, ["it is"])
     with pytest.raises(InputError, match="Item 1 is a int"):
         predictor(["red", 5])  # type: ignore[list-item]

@@ -313,7 +313,7 @@ def test_pairs_by_column(tmp_path: Path) -> None:
         ("text\ttext\na\tred\n", ["line 1: the header has 2 columns 'text'"]),
         ("words\tlabel\na\tred\nb\tblue\n", ["line 2: There is no 'text'", "--text-column"]),
         ("text\tclasses\na\tred\nb\tblue\n", ["There is no 'label'", "--label-column"]),
-        ("text\tlabel\na\tred\nb\tred\n", ["1 labels (red)", "nothing to tell apart"]),
+        ("text\tlabel\na\tred\nb\tred\n", ["1 label (red)", "nothing to tell apart"]),
         ("text\tlabel\na\tred\n \tblue\n", ["line 3: text is empty"]),
         ("text\tlabel\na\tred\nb\tblue\nc\t\n", ["line 4: The label is ''"]),
     ],

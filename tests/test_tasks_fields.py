@@ -91,8 +91,8 @@ def test_records_of_several_layouts_are_all_read() -> None:
     assert task.take_notes() == [
         "text from question, text_pair from sentence, label from label; not read: idx "
         "(of 2 records)",
-        "text from text, label from label (of 1 records)",
-        "text from title, text_pair from text, label from label (of 1 records)",
+        "text from text, label from label (of 1 record)",
+        "text from title, text_pair from text, label from label (of 1 record)",
     ]
 
 

@@ -275,13 +275,13 @@ SAME = {"text": "a", "label": "red"}
 @pytest.mark.parametrize(
     ("task", "train", "message"),
     [
-        ("classification", [SAME] * 3, r"1 labels \(red\) under 'label': there is nothing to tell"),
+        ("classification", [SAME] * 3, r"1 label \(red\) under 'label': there is nothing to tell"),
         ("classification", [{"text": "a"}] * 3, r"record 0: There is no 'label'; .*label_column="),
-        ("tagging", [tagged(WORDS, ["O"] * 3)] * 3, r"1 labels \(O\) under 'tags'"),
+        ("tagging", [tagged(WORDS, ["O"] * 3)] * 3, r"1 label \(O\) under 'tags'"),
         ("tagging", [{"tokens": WORDS}], "record 0: There is no 'tags'"),
         ("tagging", [tagged(WORDS, 5)], "record 0: tags is 5, expected a list of labels"),
         ("multi-label", [{"text": "a", "labels": []}] * 3, r"0 labels \(none\) under 'labels'"),
-        ("utterances", [spoken("ask")] * 2, r"1 labels \(ask\) under 'intent'"),
+        ("utterances", [spoken("ask")] * 2, r"1 label \(ask\) under 'intent'"),
         ("utterances", [tagged(["a", "b"], ["intent=a", "O"], intent=x) for x in "xy"],
          "The tag 'intent=a' begins with 'intent='"),
         ("classification", [{"text": "a", "label": x} for x in (0.5, 1.5)],

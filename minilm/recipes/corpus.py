@@ -30,6 +30,7 @@ from minilm.data.token_store import TokenStore
 from minilm.data.vocabulary import Vocabulary
 from minilm.data.word_vectors import count_word_vectors
 from minilm.errors import DataError, argument
+from minilm.files.progress import counted
 from minilm.models.pretrained import PretrainedModel
 from minilm.recipes.settings import MaskingName
 from minilm.tokenization.tokenizer import Tokenizer
@@ -120,7 +121,7 @@ def open_corpus(settings: CorpusSettings, say: Callable[[str], None] = lambda _:
     if not 0 <= settings.held_out < store.num_documents:
         raise DataError(
             f"{settings.store}: {argument('held_out')} is {settings.held_out}, the store has "
-            f"{store.num_documents} documents. Leave some to train on."
+            f"{counted(store.num_documents, 'document')}. Leave some to train on."
         )
     tokenizer = store.tokenizer()
     vocabulary = Vocabulary.of(tokenizer)

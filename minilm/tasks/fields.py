@@ -12,6 +12,7 @@ from typing import Any
 from minilm.data.records.base import RecordError, Records, Skips, where
 from minilm.data.records.frames import Rows
 from minilm.errors import DataError, by_place
+from minilm.files.progress import counted
 from minilm.losses.elementary import IGNORED_LABEL
 from minilm.tasks.layouts import Layout, Layouts, named
 
@@ -234,9 +235,10 @@ def labels_in(
         if first and not labels:
             raise DataError(first)
         raise DataError(
-            f"The training records have {len(labels)} labels ({', '.join(labels) or 'none'}) under "
-            f"{field!r}: there is nothing to tell apart. Say which field holds the label "
-            f"({named('label_column')})." + (f" {first}" if first else "")
+            f"The training records have {counted(len(labels), 'label')} "
+            f"({', '.join(labels) or 'none'}) under {field!r}: there is nothing to tell apart. "
+            f"Say which field holds the label ({named('label_column')})."
+            + (f" {first}" if first else "")
         )
     return labels
 

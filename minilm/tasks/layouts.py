@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from minilm.data.records.base import RecordError
 from minilm.errors import InputError, setting
+from minilm.files.progress import counted
 from minilm.tasks.column_names import MARKED_WORDS, TEXTS
 
 Record = Mapping[str, Any]
@@ -281,16 +282,16 @@ class Layouts:
 
     def describe(self) -> list[str]:
         """Which columns are read as which field, commonest layout first, and which are not read."""
-        counted: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         others: dict[str, dict[str, None]] = {}  # in their order
         for count, layout in self._readable():
             read = layout.describe()
-            counted[read] += count
+            counts[read] += count
             others.setdefault(read, {}).update(dict.fromkeys(map(str, layout.others)))
         return [
             f"{read}{_not_read(list(others[read]))}"
-            + (f" (of {count:,} records)" if len(counted) > 1 else "")
-            for read, count in counted.most_common()
+            + (f" (of {counted(count, 'record')})" if len(counts) > 1 else "")
+            for read, count in counts.most_common()
         ]
 
     def guesses(self, record: Record) -> str:

@@ -22,7 +22,7 @@ from minilm.files.arrays import Floats, Integers
 from minilm.files.atomic import replace_files
 from minilm.files.file_names import TASK
 from minilm.files.json_file import json_bytes, read_json
-from minilm.files.progress import DELAY, cut_message
+from minilm.files.progress import DELAY, counted, cut_message
 from minilm.loader import check_vocabulary, load_finetuned
 from minilm.models.early_exit import EarlyExit
 from minilm.models.pretrained import PretrainedModel
@@ -169,8 +169,8 @@ class Predictor:
         _check_texts(pair)
         if isinstance(text, str) or len(pair) != len(texts):
             raise InputError(
-                f"There are {len(texts)} texts and {len(pair)} second texts: expected as many, or "
-                "one second text for all."
+                f"There are {counted(len(texts), 'text')} and {counted(len(pair), 'second text')}: "
+                "expected as many, or one second text for all."
             )
         return self.predict(
             [self._record(each, other) for each, other in zip(texts, pair, strict=True)]
