@@ -49,7 +49,7 @@ class Contender:
     Attributes:
         encode: maps a batch to the states of its tokens, (B, S, H) or (T, H); called without
             gradients.
-        module: for engines that can train in this precision: what `encode` runs.
+        module: the module that `encode` runs; None for engines that cannot train in this precision.
     """
 
     encode: Callable[[Batch], Tensor]

@@ -40,7 +40,7 @@ Segments = Literal["single", "sentence_order", "next_sentence"]
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSettings:
-    """Which part of a token store is learned from, and how.
+    """Which part of a token store to learn from, and how.
 
     Attributes:
         store: directory that `minilm tokenize` made.

@@ -56,7 +56,7 @@ MAX_LENGTH_OF_TEXTS = 256
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What came out of a run.
+    """The result of a fine-tuning run.
 
     Attributes:
         output: the checkpoint.

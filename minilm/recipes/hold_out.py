@@ -84,7 +84,7 @@ def split_off(
 def _classes(
     records: Sequence[Record], task: str | None, columns: Mapping[str, Any]
 ) -> tuple[list[set[Class]], list[set[Class]]]:
-    """Of every record the class of the whole, in a set of at most one, and its other classes."""
+    """For every record the class of the whole, in a set of at most one, and its other classes."""
     one: list[set[Class]] = [set() for _ in records]
     several: list[set[Class]] = [set() for _ in records]
     if task is None:

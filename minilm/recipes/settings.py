@@ -1,4 +1,4 @@
-"""What all recipes have in common: fields that are options, and the numbers of the loop.
+"""What all recipes have in common: fields that are options, and the settings of the loop.
 
 A recipe is a frozen dataclass. From its fields come the options of the command (cli/options.py),
 the arguments of the Python call and, by way of what they build, the identity of the run. A default

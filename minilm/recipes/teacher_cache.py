@@ -50,7 +50,7 @@ def open_teacher_cache(
     """Opens a cache, or prepares a new one.
 
     Args:
-        settings: where and how.
+        settings: where and how to keep the outputs.
         loss: the loss, which determines which outputs of the teacher are kept.
         teacher: the model whose outputs are kept.
         data: the samples.

@@ -42,7 +42,7 @@ SETTINGS = ("text_column", "pair_column", "label_column")
 
 @dataclass(frozen=True)
 class Field:
-    """Something that a task reads of a record.
+    """A value that a task reads from a record.
 
     Attributes:
         name: our name; a column of this name takes precedence.
@@ -506,7 +506,7 @@ def chosen_columns(fields: Sequence[Field], options: Mapping[str, Any], task: st
         fields: fields of the task.
         options: options of a run; `SETTINGS` among them name columns. "label_column" of several
             labels and "pair_column" of choices may name several, separated by commas.
-        task: for messages.
+        task: name of the task, for messages.
 
     Raises:
         InputError: the task has no such field.

@@ -39,7 +39,7 @@ TOKENS_PER_BATCH = 4096
 
 @dataclass(frozen=True)
 class Input:
-    """Something to predict for.
+    """An input to predict for.
 
     Attributes:
         place: its origin, such as "texts.txt, line 3".
@@ -430,7 +430,7 @@ class _Cuts:
         self._seen = self._cut = 0
 
     def count(self, predictions: Sequence[Prediction]) -> Iterator[Prediction]:
-        """The same predictions."""
+        """Counts predictions and returns them."""
         self._seen += len(predictions)
         self._cut += sum("truncated" in prediction for prediction in predictions)
         return iter(predictions)

@@ -166,9 +166,9 @@ class Task(ABC, Generic[Example]):
         parts: the names of the terms of the loss.
         option_names: names of the options of `learn`, besides those that name columns.
         threshold_names: attributes that decide between answers, with the lowest and the highest
-        value of each. They are stored with the model. fields: the fields that are read of a record.
-        of_examples: whether there is one prediction for each example, whatever its tokens, so that
-        a model with another vocabulary can make the same predictions.
+        value of each. They are stored with the model. fields: the fields that are read from a
+        record. of_examples: whether there is one prediction for each example, whatever its tokens,
+        so that a model with another vocabulary can make the same predictions.
 
     Attributes:
         tune_thresholds: whether fine-tuning sets the thresholds to the best values for the dev

@@ -158,5 +158,5 @@ def to_json(scores: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def from_json(scores: Mapping[str, float | None]) -> dict[str, float]:
-    """What `to_json` gave, with NaN for null."""
+    """The scores that `to_json` converted, with NaN for null."""
     return {name: math.nan if value is None else value for name, value in scores.items()}

@@ -184,7 +184,7 @@ def _snapshot(updater: Updater, output: Path | None) -> tuple[float, float, int]
 
 
 def _times(every: int, settings: TrainingSettings) -> int:
-    """How often something is done that is done `every` this many steps and at the end."""
+    """How often something done every `every` steps and at the end is done."""
     return 1 if every == 0 else -(-settings.steps // every)
 
 

@@ -1,4 +1,4 @@
-"""What the engine knows of a model and of a data set: only what these promise.
+"""What the engine knows of a model and of a data set: no more than these interfaces.
 
 A `Learner` turns a batch into loss terms; `TrainingData` says which samples make a step, and makes
 batches of them.
@@ -35,7 +35,7 @@ class TrainingBatch(Protocol):
 
 
 class TrainingData(Protocol):
-    """What is learned from. All randomness is a function of (seed, epoch, sample)."""
+    """The data to learn from. All randomness is a function of (seed, epoch, sample)."""
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -61,11 +61,11 @@ class TrainingData(Protocol):
 
 
 class Learner(nn.Module):
-    """What is trained. Its parameters and state are the student's alone, without any teacher."""
+    """The model to train, with its loss. Its parameters and state do not include a teacher's."""
 
     @abstractmethod
     def counts(self, batch: Any) -> Mapping[str, int]:
-        """How many items of a batch each kind of term is a mean over."""
+        """The number of items in a batch over which each kind of term is a mean."""
 
     @abstractmethod
     def forward(self, batch: Any, counts: Mapping[str, float]) -> dict[str, Tensor]:

@@ -73,7 +73,7 @@ def save_snapshot(
     run did not resume from. One process at a time may save to a directory.
 
     Args:
-        directory: for the snapshots of one run; created if missing.
+        directory: the directory of the snapshots of one run; created if missing.
         snapshot: what to write.
         keep: number of whole snapshots to keep, this one included; at least 2.
         trusted: steps of snapshots that this process has written or read; only their sizes are
@@ -96,7 +96,7 @@ def write_snapshot(directory: Path, snapshot: Snapshot) -> Path:
     """Writes a snapshot, complete or not at all, and removes no other.
 
     Args:
-        directory: for the snapshots of one run; created if missing.
+        directory: the directory of the snapshots of one run; created if missing.
         snapshot: what to write.
 
     Returns:

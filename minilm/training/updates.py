@@ -251,7 +251,8 @@ class Updater:
         added up in the order of the batches.
 
         Args:
-            batches: the same in all processes, which share them out.
+            batches: held-out batches, the same in all processes, which divide them among
+                themselves.
             stop_requested: called before every batch; True in any process ends the evaluation.
 
         Returns:
