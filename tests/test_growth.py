@@ -60,6 +60,42 @@ def test_albert_keeps_its_parameters(sharing: str, tmp_path: Path) -> None:
     assert all(map(torch.equal, states(again), states(deep.eval())))
 
 
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "DistilBertModel", "BertForPreTraining"])
+@pytest.mark.parametrize("depth", [3, 5, 12])
+def test_identities_change_nothing(name: str, depth: int) -> None:
+    shallow = tiny(name)  # 3 layers
+    with torch.no_grad():  # norms that have learned something
+        for layer in shallow.base.virtual_layers():
+            for norm in (layer.attention_norm, layer.feed_forward_norm):
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.uniform_(-0.5, 0.5)
+    before = {key: value.clone() for key, value in shallow.state_dict().items()}
+    deep = minilm.deepen(shallow, depth, new_layers="identity")
+    assert len(list(deep.base.virtual_layers())) == deep.config.num_hidden_layers == depth
+    torch.testing.assert_close(states(deep)[-1], states(shallow)[-1], rtol=1e-12, atol=1e-12)
+    assert all(torch.equal(value, before[key]) for key, value in shallow.state_dict().items())
+
+
+def test_identities_are_spread_and_learn() -> None:
+    shallow = tiny("BertForMaskedLM")
+    deep = minilm.deepen(shallow, 5, new_layers="identity").train()
+    added = [not layer.attention.output.weight.any() for layer in deep.base.virtual_layers()]
+    assert added == [False, False, True, False, True]
+    ids = torch.tensor([[3, 14, 15, 9, 26]])
+    deep(ids, labels=ids).loss.backward()
+    new = list(deep.base.virtual_layers())[2]
+    for last in (new.attention.output, new.feed_forward.output):
+        assert last.weight.grad is not None
+        assert last.weight.grad.abs().max() > 0
+
+
+def test_where_no_identity_fits() -> None:
+    with pytest.raises(InputError, match="those of an ALBERT are shared"):
+        minilm.deepen(tiny("AlbertModel"), 4, new_layers="identity")
+    with pytest.raises(InputError, match="new_layers is 'copy'; expected 'repeat' or 'identity'"):
+        minilm.deepen(tiny("BertModel"), 4, new_layers="copy")  # type: ignore[arg-type]
+
+
 def test_what_belongs_to_a_model_stays() -> None:
     headless = minilm.AlbertModel(tiny("AlbertModel").config, add_pooling_layer=False)
     assert minilm.deepen(headless, 4).pooler is None

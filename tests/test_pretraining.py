@@ -245,6 +245,23 @@ def test_a_checkpoint_with_layers_on_top(tmp_path: Path) -> None:
     assert "num_hidden_layers is 1, fewer than the model's 2" in done.output
 
 
+def test_a_checkpoint_with_identities_between_its_layers(tmp_path: Path) -> None:
+    """Where nothing is learned, the deeper model computes what the shallow one does."""
+    assert run(tmp_path / "shallow", "--steps", 2).exit_code == 0
+    command = ["pretrain", "--corpus", "store", "--output", tmp_path / "deep", *LOOP, "--from",
+               tmp_path / "shallow", "--steps", 1, "--new-layers", "identity"]  # fmt: skip
+    done = CliRunner().invoke(main, [*map(str, command)])
+    assert done.exit_code == 2
+    assert "--new-layers can be used with --from and --layers only" in done.output
+    command += ["--layers", 5, "--learning-rate", 1e-12]
+    done = CliRunner().invoke(main, [*map(str, command)])
+    assert done.exit_code == 0, done.output
+    shallow, deep = (minilm.load(tmp_path / name) for name in ("shallow", "deep"))
+    assert deep.config.num_hidden_layers == 5
+    ids = torch.arange(5, 25)[None]
+    torch.testing.assert_close(deep(ids).logits, shallow(ids).logits)
+
+
 @pytest.mark.parametrize("model", ["bert", "distilbert", "albert"])
 def test_a_head_start(model: str, tmp_path: Path) -> None:
     """The loss of the first step is that of knowing the frequencies, or better."""

@@ -234,6 +234,7 @@ def test_a_length_that_is_given_must_fit(tmp_path: Path) -> None:
         ({"steps": 1, "start": "teacher", "hidden_size": 16}, "hidden_size has no effect"),
         ({"steps": 1, "sharing": "none"}, "sharing has no effect: only an ALBERT has it"),
         ({"steps": 1, "sop_mode": "google"}, "sop_mode has no effect"),
+        ({"steps": 1, "layers": 4, "new_layers": "identity"}, "new_layers has no effect"),
         ({"steps": 1, "objective": "mlm+sop", "model": "distilbert"}, "no head for pairs"),
         ({"steps": 1, "objective": "clm"}, "objective is 'clm'"),
     ],

@@ -39,16 +39,18 @@ def command(**options: Any) -> None:
         --corpus store --output albert --layers 12 --hidden-size 256 --heads 4 \\
         --held-out 100 --epochs 1 --learning-rate 2e-3
     """
-    _check_options(options["objective"], options["model"], options["start"])
+    _check_options(options["objective"], options["model"], options["start"], options["layers"])
     run(PretrainingRecipe, options)
 
 
-def _check_options(objective: str, model: str, start: str | None) -> None:
+def _check_options(objective: str, model: str, start: str | None, layers: int | None) -> None:
     """Refuses options that would have no effect, also where their value is the default."""
     if start is not None and (names := given_flags(*SHAPE)):
         raise click.UsageError(
             f"The checkpoint of --from sets the shape of the model: leave out {names}."
         )
+    if (start is None or layers is None) and (names := given_flags("new_layers")):
+        raise click.UsageError(f"{names} can be used with --from and --layers only.")
     if model != "albert" and (names := given_flags(*ALBERT_SHAPE)):
         raise click.UsageError(f"{names} can be used with --model albert only.")
     if objective == "mlm" and (names := given_flags(*PAIRS)):

@@ -12,6 +12,7 @@ from minilm.recipes.settings import TextRecipe, option, other_default
 from minilm.training.settings import Schedule
 
 if TYPE_CHECKING:
+    from minilm.compression.growth import NewLayers
     from minilm.models.pretrained import PretrainedModel
     from minilm.recipes.runs import Run
 
@@ -74,9 +75,18 @@ class PretrainingRecipe(TextRecipe):
     )
     layers: int | None = option(
         None,
-        "Number of layers. Default: 12. With --from: repeat the layers of the checkpoint "
+        "Number of layers. Default: 12. With --from: layers are added to those of the checkpoint "
         "until there are this many (progressive stacking).",
         low=1,
+        group="model",
+    )
+    new_layers: NewLayers = option(
+        "repeat",
+        "What layers that --layers adds to those of --from start as: copies of these, put on top "
+        "(repeat), or layers spread between these that change nothing at first, so that the deeper "
+        "model starts with the score of the checkpoint (identity).",
+        str,
+        choices=("repeat", "identity"),
         group="model",
     )
     hidden_size: int = option(
@@ -176,7 +186,8 @@ class PretrainingRecipe(TextRecipe):
                 f"objective is {self.objective!r}: expected one of {', '.join(SEGMENTS)}."
             )
         defaults = {field.name: field.default for field in fields(self)}
-        for names, why in useless(self.objective, self.model, self.start is not None):
+        grows = self.start is not None and self.layers is not None
+        for names, why in useless(self.objective, self.model, self.start is not None, grows):
             if found := [name for name in names if getattr(self, name) != defaults[name]]:
                 raise InputError(f"{found[0]} has no effect: {why}.")
         if self.objective != "mlm" and self.start is None and self.model == "distilbert":
@@ -210,7 +221,7 @@ class PretrainingRecipe(TextRecipe):
                 say("counting word vectors")
                 with_warm_start(model, corpus)
         if self.start is not None and self.layers is not None:
-            model = deepen(model, self.layers)
+            model = deepen(model, self.layers, new_layers=self.new_layers)
         self.checkpoint_gradients(model)
         if isinstance(model, ForMaskedLM):
             return masked_lm(model, corpus, tokenizer, start=start, say=say)
@@ -256,9 +267,13 @@ class PretrainingRecipe(TextRecipe):
         return cls(config)
 
 
-def useless(objective: str, model: str, from_checkpoint: bool) -> list[tuple[tuple[str, ...], str]]:
+def useless(
+    objective: str, model: str, from_checkpoint: bool, grows: bool
+) -> list[tuple[tuple[str, ...], str]]:
     """Settings that have no effect because of others, and why."""
     found: list[tuple[tuple[str, ...], str]] = []
+    if not grows:
+        found.append((("new_layers",), "only a checkpoint with a number of layers gets new ones"))
     if from_checkpoint:
         found.append((SHAPE, "the checkpoint sets the shape of the model"))
     if model != "albert":
