@@ -1,7 +1,7 @@
 """The parts all three encoders are built from.
 
-Blocks take numbers, never configurations, and do not care about the leading shape of their input:
-a hidden state is (..., H), whether the tokens lie in padded rows (B, S, H) or in one packed line
+Blocks take numbers, never configurations, and accept any leading shape of their input: a hidden
+state is (..., H), whether the tokens lie in padded rows (B, S, H) or in one packed line
 (T, H). Only the layout knows where sequences begin and end.
 
 Shape letters used in every file:

@@ -1,4 +1,4 @@
-"""Whether what was derived from parameters, such as a copy in a kernel's order, still fits them."""
+"""Checks whether data derived from parameters, such as a packed copy, still matches them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from operator import is_
 import torch
 from torch import Tensor
 
-SAMPLES = 32  # rows of a matrix of which a number is compared at every call
+SAMPLES = 32  # rows of a matrix from which one number is compared at every call
 
 
 class Source:
-    """The tensors that something was derived from.
+    """The tensors that other data was derived from, and a way to notice changes in them.
 
-    Writing through `.data`, into a numpy array or a tensor made in inference mode raises no
-    version. It is looked for in all vectors, and in one number of every few rows of a matrix.
+    Writing through `.data`, into a numpy array or into a tensor made in inference mode does not
+    increase a tensor's version. Such changes are looked for in all numbers of vectors, and in one
+    number of every few rows of a matrix.
 
     Args:
         tensors: matrices and vectors.
@@ -42,7 +43,7 @@ def _mark(tensor: Tensor) -> tuple[int, int]:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """A view: of a matrix one number of every few rows, each in another column."""
+    """A view of a vector, or of one number in every few rows of a matrix, in changing columns."""
     flat = tensor.view(-1)
     if tensor.dim() == 1:
         return flat

@@ -6,8 +6,8 @@ from minilm.blocks import kernels
 
 
 class Dropout(nn.Dropout):
-    """`kernels.drop` in training, nothing otherwise."""
+    """Applies `kernels.drop` in train mode, and nothing in eval mode."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Any shape and floating dtype; the same comes out."""
+        """Any shape and floating dtype; the result has the same."""
         return kernels.drop(input, self.p) if self.training else input

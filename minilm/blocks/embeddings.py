@@ -8,7 +8,7 @@ from minilm.blocks.int8 import QuantizedEmbedding
 
 
 class Embeddings(nn.Module):
-    """What the first layer sees.
+    """Turns token ids into the input of the first layer.
 
     BERT adds three tables; DistilBERT has no token types; ALBERT keeps its tables E wide and
     widens the sum to H with one matrix, so that the vocabulary costs V x E + E x H numbers instead
@@ -19,10 +19,10 @@ class Embeddings(nn.Module):
         embedding_size: E.
         max_positions: rows of the position table.
         token_types: rows of the token-type table; 0 = no such table.
-        padding_id: the word row that gets no gradient from being looked up; None = all rows do.
+        padding_id: the row of the word table that look-ups give no gradient; None = no such row.
         norm_eps: epsilon of the norm.
         dropout: dropout after the norm.
-        projection_size: H, if the result is projected; None = it stays E wide.
+        projection_size: H, to project the result from E to H; None = no projection.
 
     References: Devlin et al. 2019, figure 2; Lan et al. 2020, section 3.1.
     """
@@ -52,7 +52,7 @@ class Embeddings(nn.Module):
 
     @property
     def word_matrix(self) -> Tensor | QuantizedEmbedding:
-        """What a masked-LM head compares with: the word table, (V, E)."""
+        """The word table, (V, E), which a masked-LM head also uses as its output matrix."""
         word: nn.Module = self.word
         return word if isinstance(word, QuantizedEmbedding) else self.word.weight
 

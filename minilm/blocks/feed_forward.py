@@ -7,7 +7,7 @@ from minilm.blocks.kernels import feed_forward
 
 
 class FeedForward(nn.Module):
-    """H -> I -> H for every token on its own.
+    """H -> I -> H, applied to every token separately.
 
     Args:
         hidden_size: H.

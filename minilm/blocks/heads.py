@@ -1,4 +1,4 @@
-"""What stands on top of an encoder: the pooler and the masked-LM head.
+"""Modules on top of an encoder: the pooler and the masked-LM head.
 
 The other heads are single linear layers and need no block of their own.
 """
@@ -27,7 +27,7 @@ class Pooler(nn.Module):
 class MaskedLMHead(nn.Module):
     """Scores every vocabulary entry for every token: norm(activation(W h + b)) M^T + bias.
 
-    The matrix M is the word embedding table, handed in at each call. The head holds no second
+    The matrix M is the word embedding table, passed in at each call. The head holds no second
     reference to it, so there is no tie to lose when a model is copied, moved, saved or loaded.
 
     Args:
@@ -62,11 +62,11 @@ class MaskedLMHead(nn.Module):
 
         Args:
             hidden: (..., H).
-            word_embeddings: (V, E), or a quantised table, whose rows are compared as they are; None
-                = leave the comparison to the caller.
+            word_embeddings: the matrix M, (V, E), or a quantised table, which is used without
+                dequantising it; None = leave the product with M to the caller.
 
         Returns:
-            Logits (..., V); without `word_embeddings` the vectors (..., E) that are compared.
+            Logits (..., V); without `word_embeddings`, the vectors (..., E) to multiply by M.
         """
         transformed: Tensor = self.norm(self.activation(self.dense(hidden)))  # (..., E)
         if word_embeddings is None:

@@ -1,29 +1,28 @@
-"""A layer as a CPU runs it fastest, when nothing but its result is wanted.
+"""Runs a layer in the way that is fastest on a CPU when only its result is needed.
 
 Under `torch.inference_mode()` a layer takes four matrix products instead of six: query, key and
-value are one, and bias, activation and residual are added while a product is written. Their
-weights are *packed*: copied once into the order in which oneDNN reads them. That is what a short
-text waits for: its products read every weight and compute little with it. In 8 bits the products
-are those of int8.py, to the bit.
+value are computed by one, and bias, activation and residual are added while a product is written.
+The weights are *packed*: copied once into the order in which oneDNN reads them. This matters most
+for short texts, whose products read every weight and compute little with it. In 8 bits the
+products are those of int8.py, to the bit.
 
-The copy is derived and never authoritative. The parameters stay what they are, and what a model
-loads, saves, moves and copies are the parameters alone. A copy is made at the first call and used
-as long as it provably fits:
+The copy is derived and never authoritative: a model loads, saves, moves and copies its parameters
+alone. The copy is made at the first call and used as long as it matches the parameters:
 
-- Every parameter it was made of is the same object, at the same address, at the same version:
-  everything that autograd can see (optimisers, `copy_`, `load_state_dict`, `.to()`) makes a new
-  one necessary.
-- What autograd cannot see, writing through `.data` or a numpy array, is looked for in every bias
-  that was copied and in a sample of every matrix: one number of every few rows. A single number or
-  row written that way can escape it; `model.eval()` and `model.train()` always drop the copy.
+- Every parameter that was copied is still the same object, at the same address and version. Every
+  change that autograd can see (optimisers, `copy_`, `load_state_dict`, `.to()`) leads to a new
+  copy.
+- Changes that autograd cannot see, made through `.data` or a numpy array, are looked for in every
+  copied bias and in a sample of every matrix: one number in every few rows. A change to a single
+  number or row can go unnoticed; `model.eval()` and `model.train()` always drop the copy.
 
-Whoever watches or changes a part of the layer gets the layer that the papers describe: with hooks,
+The layer runs as the papers describe it wherever a part of it is watched or changed: with hooks,
 with other modules in it (adapters, parametrisations), with gradients, autocast, dispatch modes or
-anything that records the call. So does everyone outside of inference mode, and within
+anything that records the call; also outside of inference mode, and within
 `minilm.attention("explicit")`. Both ways are equal up to rounding.
 
 The copies take as much memory again as the weights of the layers; `torch.no_grad()` instead of
-inference mode goes without.
+inference mode avoids them.
 """
 
 from __future__ import annotations
@@ -50,10 +49,10 @@ from minilm.blocks.layout import Layout
 if TYPE_CHECKING:
     from minilm.blocks.transformer import TransformerLayer
 
-# Where only first tokens are computed, this many tokens may get a query that nobody reads.
+# When only first tokens are needed, up to this many tokens get a query although it is not read.
 FIRST_ONLY_UNTIL = 256
 
-# what oneDNN computes while it writes a product: its name, and its variant
+# functions that oneDNN applies while it writes a product: name and variant
 FUSED: dict[Activation, tuple[str, str]] = {
     gelu: ("gelu", "none"),
     gelu_tanh: ("gelu", "tanh"),
@@ -61,30 +60,30 @@ FUSED: dict[Activation, tuple[str, str]] = {
     F.silu: ("swish", ""),
 }
 NOT_FUSED = ("none", "")
-# attributes of parts that decide about the result
+# attributes of parts that affect the result
 SETTINGS = ("num_heads", "activation", "eps", "normalized_shape")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
 class PackedLayer:
-    """The copied weights of one layer, and what they were made of.
+    """The packed weights of one layer, and a record of what they were copied from.
 
     Attributes:
-        product: x W^T + b with an activation, for packed W.
-        added: x W^T + b + y.
-        qkv, output, up, down: packed weights, each with its bias; those of query, key and value
-            are one, (3H, H).
+        product: computes x W^T + b with an activation, for packed W.
+        added: computes x W^T + b + y.
+        qkv, output, up, down: packed weights, each with its bias; query, key and value share one
+            matrix, (3H, H).
         heads: A.
-        fused: what is computed with the first product of the feed-forward block.
-        activation: what is computed after it, where that cannot be fused; else None.
-        attention_norm, feed_forward_norm: arguments of both norms, after the states.
+        fused: the function that is fused with the first product of the feed-forward block.
+        activation: the function to apply after that product if it cannot be fused; else None.
+        attention_norm, feed_forward_norm: arguments of the norms, besides the states.
         held: the dictionaries in which modules keep their parts and parameters.
-        contents: what was in them.
-        watched: the dictionaries that are filled by hooks.
-        own: the attributes of every part.
-        active: those parts that do something else in training.
-        settings: those of them that decide about the result: where, which, and what it was.
+        contents: the objects that were in them.
+        watched: the dictionaries in which modules keep their hooks.
+        own: the attribute dictionaries of all parts.
+        active: the parts that behave differently in train mode.
+        settings: the attributes that affect the result: dictionary, name and value.
         source: the parameters that were copied.
     """
 
@@ -108,7 +107,7 @@ class PackedLayer:
     source: Source
 
     def fits(self) -> bool:
-        """Whether the layer is as it was: parts, hooks, parameters and their numbers."""
+        """Whether the layer's parts, hooks, parameters and their values are unchanged."""
         return (
             not any(self.watched)
             and not any(part.training for part in self.active)
@@ -120,7 +119,7 @@ class PackedLayer:
 
 
 def _all_same(held: Iterable[dict[str, Any]], contents: list[Any]) -> bool:
-    """Whether the dictionaries hold these very objects."""
+    """Whether the dictionaries hold exactly these objects."""
     found = list(chain.from_iterable(map(dict.values, held)))
     return len(found) == len(contents) and all(map(is_, found, contents))
 
@@ -136,16 +135,16 @@ def forget(layer: nn.Module) -> None:
 def run_packed(
     layer: TransformerLayer, hidden: Tensor, layout: Layout, first_only: bool
 ) -> Tensor | None:
-    """What `TransformerLayer.forward` computes, with packed weights.
+    """Computes the result of `TransformerLayer.forward` with packed weights.
 
     Args:
-        layer: with all its parts.
+        layer: a complete layer.
         hidden, layout, first_only: as in `TransformerLayer.forward`.
 
     Returns:
-        (..., H), or (B, H) with `first_only`; None where the layer has to do it itself.
+        (..., H), or (B, H) with `first_only`; None if the layer has to compute it itself.
     """
-    if torch.compiler.is_compiling():  # what follows is nothing to compile
+    if torch.compiler.is_compiling():  # the code below cannot be compiled
         return None
     if not torch.is_inference_mode_enabled():
         if layer in _packed:  # whoever trains or inspects it may write where no version counts it
@@ -223,19 +222,19 @@ def _has_bfloat16() -> bool:
     return supported
 
 
-# What the parts of a layer do as they come: a program that replaces a method is respected, too.
+# The original methods of a layer's parts: if a program replaces one, its method is used.
 FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {
     kind: kind.forward for kind in (nn.Linear, QuantizedLinear, nn.LayerNorm, Dropout)
 }
 
 
 def register(*kinds: type[nn.Module]) -> None:
-    """Says that these classes are parts of a layer, and that their `forward` is the known one."""
+    """Declares these classes as parts of a layer, with the `forward` that they have now."""
     FORWARDS.update({kind: kind.forward for kind in kinds})
 
 
 def _plain(layer: TransformerLayer, dtype: torch.dtype) -> bool:
-    """Whether every part is what it was built as, with ordinary parameters and no hook."""
+    """Whether every part is as it was built, with ordinary parameters and without hooks."""
     if dtype is torch.bfloat16 and not _has_bfloat16():
         return False
     linears = _linears(layer)
@@ -273,14 +272,14 @@ def _watched(part: nn.Module) -> tuple[dict[Any, Any], ...]:
 
 
 def _linears(layer: TransformerLayer) -> list[Any]:
-    """Query, key, value; output; both of the feed-forward block."""
+    """The linear layers: query, key, value; output; the two of the feed-forward block."""
     attention, feed_forward = layer.attention, layer.feed_forward
     three = [attention.query, attention.key, attention.value]
     return [*three, attention.output, feed_forward.intermediate, feed_forward.output]
 
 
 def _pack_linears(*linears: nn.Linear) -> tuple[Tensor, Tensor]:
-    """The weight that has the outputs of all, packed, and its bias."""
+    """The weights of several linear layers as one packed matrix, and its bias."""
     weight, bias = linears[0].weight.detach(), linears[0].bias.detach()
     if len(linears) > 1:
         weight = torch.cat([linear.weight for linear in linears])

@@ -1,4 +1,4 @@
-"""Initial values of fresh weights, and modules without any."""
+"""Initial values of new weights, and modules whose weights have no values yet."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from minilm.blocks.int8 import QuantizedWeight, quantize_weight
 
 @contextmanager
 def on_meta() -> Iterator[None]:
-    """Build modules on the meta device: shapes and dtypes, no memory, no values.
+    """Build modules on the meta device: with shapes and dtypes, without memory or values.
 
-    `torch.device("meta")` alone would draw from a normal distribution in vain, and PyTorch imports
-    its compiler for that: more than a second. `materialize` provides the memory afterwards.
+    With `torch.device("meta")` alone, normal draws without any effect would make PyTorch import its
+    compiler, which takes more than a second. `materialize` provides the memory afterwards.
     """
     with torch.device("meta"), _NoNormalDraws():
         yield
@@ -31,20 +31,20 @@ class _NoNormalDraws(TorchFunctionMode):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw fresh weights from a generator of one's own, in this thread.
+    """Draw new weights from a separate generator, in this thread.
 
     The numbers are those that `torch.manual_seed(seed)` would give, but the generator that all
     threads share is neither read nor changed: two runs in one process start as each would alone.
 
     Args:
-        seed: of the generator.
+        seed: seed of the generator.
     """
     with _OwnGenerator(torch.Generator().manual_seed(seed)):
         yield
 
 
 class _OwnGenerator(TorchFunctionMode):
-    # what torch's modules and ours draw with; all of them take a generator
+    # the functions by which torch's modules and ours draw; all of them take a generator
     _DRAWS = (
         Tensor.normal_,
         Tensor.uniform_,
@@ -71,10 +71,10 @@ class _OwnGenerator(TorchFunctionMode):
 
 
 def materialize(module: nn.Module, dtype: torch.dtype, device: torch.device | str) -> None:
-    """Give every parameter memory that holds anything.
+    """Give every parameter memory, with arbitrary values in it.
 
-    Parts that are in several places stay one part; a parameter must belong to one part only. Stands
-    for `module.to(dtype).to_empty(device)`, which makes PyTorch import sympy: 0.4 seconds.
+    Modules that are used in several places stay shared; a parameter must belong to one module only.
+    Replaces `module.to(dtype).to_empty(device)`, which makes PyTorch import sympy: 0.4 seconds.
     """
     for part in module.modules():
         for name, old in part.named_parameters(recurse=False):
@@ -88,13 +88,13 @@ def initialise(module: nn.Module, *, std: float, truncated: bool = False) -> Non
     """Give every parameter of `module` and its children its initial value, in place.
 
     Matrices and embeddings are drawn from N(0, std), biases are 0, norms are (1, 0), and the
-    padding row of an embedding is 0: what Hugging Face does.
+    padding row of an embedding is 0, as in Hugging Face.
 
     Args:
-        module: what to initialise.
+        module: the module to initialise.
         std: standard deviation of the normal distribution.
-        truncated: draw again beyond two standard deviations and leave the padding row as drawn,
-            as Google's code does; the standard deviation of what remains is about 0.88 x `std`.
+        truncated: redraw values beyond two standard deviations and leave the padding row as drawn,
+            as Google's code does; the standard deviation of the result is about 0.88 x `std`.
 
     References: `create_initializer` in google-research/albert modeling.py.
     """

@@ -1,23 +1,23 @@
 """8-bit linear layers and embedding tables: a quarter of the memory, and faster on a CPU.
 
-A matrix is stored as whole numbers from -127 to 127 with one scale for each output. The rows that
-it is multiplied with are made whole numbers too, each row (a token) with a scale of its own and
-counted from its own lowest value:
+A matrix is stored as integers from -127 to 127 with one scale for each output. The input rows that
+it is multiplied with are quantised too, each row (a token) with its own scale and its own lowest
+value as the zero point:
 
     x = low_x + scale_x q_x    W[n] = scale_w[n] q_w[n]
     (x W^T)[n] = scale_x scale_w[n] sum_k q_x[k] q_w[n, k] + low_x scale_w[n] sum_k q_w[n, k]
 
-The first sum is one of whole numbers, so it is exact in any order; the second is known beforehand.
-As no scale is shared between tokens, the result of a text does not depend on the texts beside it.
-Everything else (attention, norms, activations, residuals) stays in float32, an activation function
-between two layers, too: the kernel could apply it only after one scale common to all tokens.
+The first sum adds integers, so it is exact in any order; the second can be computed beforehand.
+As no scale is shared between tokens, the result of a text does not depend on the rest of its batch.
+Everything else (attention, norms, activations, residuals) stays in float32, also an activation
+function between two layers: the kernel could apply it only after one scale common to all tokens.
 
 Modules of this file are derived from trained ones and are for inference only; see
-`minilm.quantize`. What they prepare for the kernel is made again when their numbers change;
-`model.eval()` drops it. The blocks that are trained, and read, are the float ones.
+`minilm.quantize`. The data that they prepare for the kernel is rebuilt when their values change,
+and dropped by `model.eval()`. Training uses the float blocks.
 
-References: Zafrir et al. 2019, "Q8BERT"; Yao et al. 2022, "ZeroQuant", section 4.1 (a scale for
-each token); `onednn::qlinear_pointwise` of PyTorch.
+References: Zafrir et al. 2019, "Q8BERT"; Yao et al. 2022, "ZeroQuant", section 4.1 (one scale per
+token); `onednn::qlinear_pointwise` of PyTorch.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from minilm.blocks.derived import Source
 from minilm.blocks.kernels import recording
 from minilm.errors import InputError
 
-LARGEST = 127  # of a stored weight
-SMALLEST_SCALE = 1e-30  # of a row: that of a row of equal values
-# Numbers that torch computes in one go at most (two AVX-512 registers), and that a thread takes at
-# least (at::internal::GRAIN_SIZE).
+LARGEST = 127  # largest stored weight
+SMALLEST_SCALE = 1e-30  # smallest scale of a row, used if all its values are equal
+# The most numbers that torch computes at once (two AVX-512 registers), and the fewest that a thread
+# takes (at::internal::GRAIN_SIZE).
 AT_ONCE, NUMBERS_A_THREAD = 32, 32768
-# rows, inputs and outputs of the products that show whether sums saturate: the kernel that is
-# chosen depends on the shape
+# rows, inputs and outputs of the products that test whether sums saturate; the choice of the kernel
+# depends on the shape
 PROBES = ((1, 64, 16), (4, 128, 64), (40, 256, 64))
 
 
@@ -48,7 +48,7 @@ Packed = tuple[Tensor, Tensor, Tensor]  # a matrix in the kernel's order, scales
 
 
 class Rows(NamedTuple):
-    """Rows as whole numbers: `low + scale * values`.
+    """Quantised rows: they stand for `low + scale * values`.
 
     Attributes:
         values: (..., K) uint8.
@@ -63,13 +63,13 @@ class Rows(NamedTuple):
 
 @cache
 def input_bits() -> int:
-    """How many bits the numbers of a row have on this processor: 8, or 7 where 8 would be wrong.
+    """The number of bits of quantised inputs on this processor: 8, or 7 where 8 would be wrong.
 
-    Processors without VNNI instructions add two products of uint8 x int8 in 16 bits, and cut the
-    sum off at 32,767. With inputs up to 127 it is 32,258 at most. Whether that happens is tried
-    out, as the instructions in use depend on more than the processor (ONEDNN_MAX_CPU_ISA).
+    Processors without VNNI instructions add two products of uint8 x int8 in 16 bits, and saturate
+    the sum at 32,767. With inputs up to 127 the sum is 32,258 at most. Saturation is tested for, as
+    the instructions in use depend on more than the processor (ONEDNN_MAX_CPU_ISA).
     """
-    # 7 where this PyTorch does not say
+    # 7 where PyTorch cannot tell
     flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if not any(flags.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
         return 7
@@ -87,13 +87,13 @@ def _is_exact(rows: int, inputs: int, outputs: int) -> bool:
 
 
 def quantize_rows(x: Tensor) -> Rows:
-    """Make every row whole numbers with a scale of its own.
+    """Quantises every row with its own scale.
 
     Args:
         x: (..., K) floating.
 
     Raises:
-        InputError: a gradient is wanted, which whole numbers do not have.
+        InputError: `x` requires a gradient, which integers do not have.
     """
     if x.requires_grad and torch.is_grad_enabled():
         raise InputError(
@@ -104,7 +104,7 @@ def quantize_rows(x: Tensor) -> Rows:
     low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)  # faster than aminmax
     scale = (high - low).clamp_min(SMALLEST_SCALE) / ((1 << bits) - 1)
     steps = (x - low).mul_(scale.reciprocal())
-    # rounded as int8, for which processors have vector instructions, then moved to uint8
+    # rounded to int8, for which processors have vector instructions, then shifted to uint8
     if bits == 7:
         return Rows(steps.round_().to(torch.int8).view(torch.uint8), scale, low)
     whole = steps.sub_(128).round_().to(torch.int8)
@@ -112,7 +112,7 @@ def quantize_rows(x: Tensor) -> Rows:
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix as int8 and the scale of each of its rows.
+    """Quantises a matrix to int8, with one scale for each of its rows.
 
     Args:
         weight: (N, K) floating.
@@ -127,7 +127,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def emulated_product(rows: Rows, weight: Tensor, scale: Tensor) -> Tensor:
-    """What the kernel computes, spelled out: exact on any device, and slow.
+    """The product that the kernel computes, in float64: exact on any device, and slow.
 
     Args:
         rows: (..., K).
@@ -135,21 +135,21 @@ def emulated_product(rows: Rows, weight: Tensor, scale: Tensor) -> Tensor:
         scale: (N,) float32.
 
     Returns:
-        (..., N) float32, before what differs between rows. All sums are whole numbers below 2^53,
-        so that float64 holds them exactly.
+        (..., N) float32, before the scale and lowest value of each row are applied. All sums are
+        integers below 2^53, so that float64 holds them exactly.
     """
     sums = rows.values.double() @ weight.double().t()  # (..., N)
     return sums.float() * scale.float()
 
 
 def has_kernel(weight: Tensor) -> bool:
-    """Whether this PyTorch multiplies by such a matrix in whole numbers."""
+    """Whether this PyTorch has an integer kernel for a matrix on this device."""
     on_cpu = weight.device.type == "cpu" and torch._C._has_mkldnn
     return on_cpu and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
 def _pack(weight: Tensor, scale: Tensor) -> Packed:
-    """The matrix in the kernel's own order, its scales, and its zero points, which are 0.
+    """The matrix in the kernel's order, its scales, and its zero points, which are 0.
 
     The operator reads the memory of the matrix without its strides, so it must be contiguous.
     """
@@ -158,7 +158,7 @@ def _pack(weight: Tensor, scale: Tensor) -> Packed:
 
 
 def _kernel(values: Tensor, packed: Packed) -> Tensor:
-    """`emulated_product` by PyTorch's operator, to the bit; values (T, K) uint8."""
+    """Computes `emulated_product` by PyTorch's operator, equal to the bit; values (T, K) uint8."""
     product: Tensor = torch.ops.onednn.qlinear_pointwise(
         *(values, 1.0, 0, *packed, None, 1.0, 0, torch.float32, "none", [], "")
     )
@@ -166,11 +166,11 @@ def _kernel(values: Tensor, packed: Packed) -> Tensor:
 
 
 class QuantizedWeight(nn.Module):
-    """A matrix as whole numbers.
+    """A quantised matrix.
 
     Args:
         weight: (N, K) int8.
-        scale: (N,) float32, what a row's whole numbers are multiplied with.
+        scale: (N,) float32, the factor of each row.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor) -> None:
@@ -195,7 +195,7 @@ class QuantizedWeight(nn.Module):
         return self.scale * self.weight.sum(-1, dtype=torch.int32)
 
     def _in_kernel_order(self) -> tuple[Packed, Tensor]:
-        """The packed matrix and `_sums`: made on first use and after changes."""
+        """The packed matrix and `_sums`, computed on first use and after changes."""
         if self._prepared is None or not self._prepared[0].fits(self.weight, self.scale):
             source = Source(self.weight, self.scale)
             self._prepared = source, (_pack(self.weight, self.scale), self._sums().detach())
@@ -207,10 +207,10 @@ class QuantizedWeight(nn.Module):
         return self.weight * self.scale[:, None]
 
     def train(self, mode: bool = True) -> QuantizedWeight:
-        """For `mode=False`, drops what was prepared for the kernel.
+        """With `mode=False`, drops the data prepared for the kernel.
 
         Raises:
-            InputError: training was asked for.
+            InputError: `mode` is True.
         """
         if mode:
             raise InputError(
@@ -223,7 +223,7 @@ class QuantizedWeight(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantizedWeight:
-        # asked before anything is changed: a model moved half would go on with rounded scales
+        # checked before anything is changed: a half-moved model would go on with rounded scales
         dtype = fn(torch.empty_like(self.scale[:0])).dtype
         if dtype != torch.float32:
             raise InputError(
@@ -239,10 +239,10 @@ class QuantizedWeight(nn.Module):
 
 
 class QuantizedLinear(QuantizedWeight):
-    """`nn.Linear` in whole numbers; also takes `Rows`, so that several layers can share them.
+    """A quantised `nn.Linear`; also takes `Rows`, so that several layers can share them.
 
     Args:
-        weight, scale: as of `QuantizedWeight`.
+        weight, scale: as for `QuantizedWeight`.
         bias: (N,) float32.
     """
 
@@ -253,7 +253,7 @@ class QuantizedLinear(QuantizedWeight):
 
     @classmethod
     def of(cls, linear: nn.Linear) -> QuantizedLinear:
-        """A copy of a linear layer."""
+        """A quantised copy of a linear layer."""
         return cls(*quantize_weight(linear.weight), linear.bias.detach().float().clone())
 
     def forward(self, x: Tensor | Rows) -> Tensor:
@@ -262,12 +262,12 @@ class QuantizedLinear(QuantizedWeight):
 
 
 class QuantizedEmbedding(QuantizedWeight):
-    """`nn.Embedding` with whole numbers in its rows.
+    """A quantised `nn.Embedding`.
 
     Args:
         weight: (V, E) int8.
         scale: (V,) float32.
-        padding_idx: kept for whoever asks.
+        padding_idx: kept as an attribute, for code that reads it.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor, padding_idx: int | None) -> None:
@@ -277,7 +277,7 @@ class QuantizedEmbedding(QuantizedWeight):
 
     @classmethod
     def of(cls, table: nn.Embedding) -> QuantizedEmbedding:
-        """A copy of a table."""
+        """A quantised copy of a table."""
         return cls(*quantize_weight(table.weight), table.padding_idx)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -285,25 +285,25 @@ class QuantizedEmbedding(QuantizedWeight):
         return F.embedding(ids, self.weight) * F.embedding(ids, self.scale[:, None])
 
     def scores(self, x: Tensor, bias: Tensor) -> Tensor:
-        """What a masked-LM head compares: x W^T + bias, (..., E) -> (..., V)."""
+        """The logits of a masked-LM head: x W^T + bias, (..., E) -> (..., V)."""
         return self.multiply(quantize_rows(x), bias)
 
 
 class SameEverywhere:
     """An activation function whose result does not depend on a number's position in a tensor.
 
-    Torch computes what does not fill a vector register by another formula, which differs in the
-    last bit. Here every part that a thread computes fills them all.
+    Torch computes numbers that do not fill a vector register by another formula, which differs in
+    the last bit. Here the part of every thread fills all its registers.
 
     Args:
-        function: of each number on its own.
+        function: an elementwise function.
     """
 
     def __init__(self, function: Activation) -> None:
         self.function = function
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Any shape; the same comes out."""
+        """Any shape; the result has the same."""
         if recording(x) or x.device.type != "cpu":
             return self.function(x)
         size = padded = x.numel()
@@ -316,14 +316,14 @@ class SameEverywhere:
 
 
 def _parts(numbers: int) -> int:
-    """In how many parts torch's threads share this many numbers."""
+    """The number of parts into which torch divides this many numbers for its threads."""
     return max(1, min(torch.get_num_threads(), -(-numbers // NUMBERS_A_THREAD)))
 
 
 def project(x: Tensor, *layers: nn.Module) -> list[Tensor]:
-    """What several layers make of the same input, (..., K) -> (..., N) each.
+    """The outputs of several layers for the same input, (..., K) -> (..., N) each.
 
-    Layers in whole numbers share its quantisation.
+    The input is quantised once for all quantised layers.
     """
     shared = all(isinstance(layer, QuantizedLinear) for layer in layers)
     given = quantize_rows(x) if shared else x
@@ -331,19 +331,19 @@ def project(x: Tensor, *layers: nn.Module) -> list[Tensor]:
 
 
 def _floating(product: Tensor, rows: Rows, sums: Tensor, bias: Tensor) -> Tensor:
-    """What a product of whole numbers stands for, with a bias: (..., N) -> (..., N)."""
+    """Turns an integer product into the floating result and adds a bias: (..., N) -> (..., N)."""
     return torch.addcmul(bias, rows.low, sums).addcmul_(product, rows.scale)
 
 
 def pack_linears(*linears: QuantizedLinear) -> tuple[tuple[Packed, Tensor], Tensor]:
-    """For `product`: the matrix that has the outputs of all layers, and its bias."""
+    """The weights of several layers as one packed matrix, and its bias, for `product`."""
     parts = ((linear.weight, linear.scale, linear.bias) for linear in linears)
     weight, scale, bias = (torch.cat(same) for same in zip(*parts, strict=True))
     return QuantizedLinear(weight, scale, bias)._in_kernel_order(), bias
 
 
 def product(x: Tensor, matrix: tuple[Packed, Tensor], bias: Tensor, *_: object) -> Tensor:
-    """x W^T + b by the kernel, as `QuantizedLinear` gives it: (T, K) -> (T, N) float32."""
+    """x W^T + b by the kernel, as `QuantizedLinear` computes it: (T, K) -> (T, N) float32."""
     packed, sums = matrix
     rows = quantize_rows(x)
     return _floating(_kernel(rows.values, packed), rows, sums, bias)
@@ -355,13 +355,13 @@ def added(x: Tensor, y: Tensor, matrix: tuple[Packed, Tensor], bias: Tensor, *_:
 
 
 def without_scales(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that a module has before it is quantised; shared ones count once."""
+    """The parameters that a module had before it was quantised; shared ones appear once."""
     scales = {id(part.scale) for part in module.modules() if isinstance(part, QuantizedWeight)}
     return [parameter for parameter in module.parameters() if id(parameter) not in scales]
 
 
 def float_weight(part: nn.Module) -> Tensor:
-    """The weight of a linear layer or a table, as floating numbers, quantised or not."""
+    """The weight of a linear layer or a table in floating point; dequantised if necessary."""
     weight: Any = part.dequantized() if isinstance(part, QuantizedWeight) else part.weight
     found: Tensor = weight
     return found

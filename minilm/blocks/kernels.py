@@ -1,9 +1,9 @@
-"""How the arithmetic is executed: attention, feed-forward and dropout on whatever runs them.
+"""How attention, feed-forward and dropout are executed on different devices.
 
-Every choice that depends on the device, on gradients, on a processor that somebody measured, or on
-what is watching the call is made in this file, and for whole layers in inference mode in
-inference.py; the other blocks read like the papers. Every execution of attention equals the
-formula, `explicit_attention`, which `attention("explicit")` forces.
+Every choice that depends on the device, on gradients, on measured speed, or on whether the call is
+recorded is made in this file, and for whole layers in inference mode in inference.py; the other
+blocks read like the papers. Every execution of attention equals the formula, `explicit_attention`,
+which `attention("explicit")` forces.
 
 References: Vaswani et al. 2017, section 3.2; Devlin et al. 2019.
 """
@@ -33,14 +33,14 @@ Built = TypeVar("Built")
 # Up to this length, the backward of torch's fused kernel takes 2 to 10 times as long in bfloat16 on
 # a CPU as that of the formula (measured with 4 and 12 heads of 64, on AMX).
 EXPLICIT_UNTIL = 256
-# A CPU takes exponentials 16 or 32 at a time, and those that are left over one by one: a softmax
-# over 13 numbers costs ten times that over 16. So with the formula, short sequences share blocks of
+# A CPU computes exponentials 16 or 32 at a time, and the rest one by one: a softmax over 13 numbers
+# costs ten times that over 16. So with the formula, short sequences share blocks of
 # at least BLOCK tokens, in multiples of VECTOR; longer ones up to this ratio of their lengths.
 BLOCK, VECTOR, SIMILAR = 64, 32, 1.5
 # Without gradients a CPU takes this many tokens at a time through the feed-forward block, so that
 # the (tokens, I) state between its layers stays in the cache; measured best between 256 and 512.
 TOKENS_AT_ONCE = 512
-DROPOUT_BITS = 16  # of a random word that decide about one number
+DROPOUT_BITS = 16  # random bits that decide whether one number is dropped
 
 execution: Execution = "auto"  # see `attention`
 
@@ -49,15 +49,16 @@ execution: Execution = "auto"  # see `attention`
 def attention(how: Execution) -> Iterator[None]:
     """Choose how attention is executed, by all models of the process.
 
-    "auto" takes the fastest of several executions. "explicit" spells the formula out: slower, but
-    with derivatives of every order and in forward mode (Hessian-vector products, `torch.func.jvp`,
-    double backward), which the fused kernels lack. The results are equal up to rounding.
+    "auto" takes the fastest of several implementations. "explicit" computes the formula step by
+    step: slower, but with derivatives of every order and in forward mode (Hessian-vector products,
+    `torch.func.jvp`, double backward), which the fused kernels lack. The results are equal up to
+    rounding.
 
     Args:
         how: "auto" or "explicit", for the model calls inside the `with` block.
 
     Raises:
-        InputError: it is neither.
+        InputError: `how` is neither.
 
     Example:
         >>> with minilm.attention("explicit"):
@@ -75,10 +76,10 @@ def attention(how: Execution) -> Iterator[None]:
 
 
 def recording(x: Tensor | None = None) -> bool:
-    """Whether something records or transforms the call, so that no value may decide anything.
+    """Whether the call is recorded or transformed, so that nothing may depend on tensor values.
 
-    So it is under torch.compile, torch.export, jit tracing, torch.func transforms, make_fx and
-    FakeTensorMode, in CUDA graphs, and for an `x` without values (meta) or of a foreign class.
+    This is the case under torch.compile, torch.export, jit tracing, torch.func transforms, make_fx
+    and FakeTensorMode, in CUDA graphs, and for an `x` without values (meta) or of a foreign class.
     """
     return (
         torch.compiler.is_compiling()
@@ -92,7 +93,7 @@ def recording(x: Tensor | None = None) -> bool:
 
 
 def wants_gradients() -> bool:
-    """Whether a backward pass may follow; none follows a jit trace."""
+    """Whether a backward pass may follow, as it may with gradients outside of jit tracing."""
     return torch.is_grad_enabled() and torch._C._get_tracing_state() is None
 
 
@@ -106,14 +107,14 @@ def attend(
     first_only: bool = False,
     return_probs: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """softmax(Q K^T / sqrt(D)) V, within every sequence.
+    """Attention within every sequence: softmax(Q K^T / sqrt(D)) V.
 
     Args:
         query: (..., A, D) in the order of `layout`, or (B, A, D) with `first_only`.
         key, value: (..., A, D) in the order of `layout`.
         layout: says which tokens belong together.
         dropout: probability with which an attention probability is dropped; 0 outside training.
-        first_only: the queries are those of only the first tokens.
+        first_only: the queries are those of the first tokens only.
         return_probs: also return the attention probabilities (padded layout only).
 
     Returns:
@@ -168,10 +169,10 @@ def explicit_attention(
 
     Args:
         query, key, value: (B, A, S, D).
-        mask: what is added to the scores, broadcastable to (B, A, S, S), or None.
+        mask: added to the scores, broadcastable to (B, A, S, S), or None.
         dropout: probability with which an attention probability is dropped; 0 outside training.
-        places: what draws the masks, with queries (B, S) and positions (B, S) or (1, S); None =
-            torch's generator does.
+        places: draws the dropout masks, with queries (B, S) and positions (B, S) or (1, S); None =
+            they are drawn by torch's generator.
 
     Returns:
         The context (B, A, S, D) and the attention probabilities (B, A, S, S), after dropout. In
@@ -185,14 +186,14 @@ def explicit_attention(
 
 
 def additive_mask(layout: Padded, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores of padded rows.
+    """The mask that is added to the attention scores of padded rows.
 
-    A large finite number stands for "no": with minus infinity a row that attends to nothing would
-    be NaN, with a finite one it is an ordinary average. Half the smallest number leaves room for
+    Unattended positions get a large negative finite number: with minus infinity, a row that attends
+    to nothing would be NaN; so it is an ordinary average. Half the lowest number leaves room for
     the score, which must not round the sum to minus infinity in float16.
 
     Returns:
-        (B, 1, 1, S) of `dtype`: 0 where attended, half the smallest finite value elsewhere.
+        (B, 1, 1, S) of `dtype`: 0 where attended, half the lowest finite value elsewhere.
     """
     assert layout.mask is not None
     zeros = torch.zeros(layout.mask.shape, dtype=dtype, device=layout.mask.device)
@@ -200,8 +201,8 @@ def additive_mask(layout: Padded, dtype: torch.dtype) -> Tensor:
 
 
 def _once(layout: Layout, build: Callable[..., Built], *options: object) -> Built:
-    """What an execution makes of a layout, `build(layout, *options)`, once for all layers."""
-    if torch.compiler.is_compiling():  # nothing may be kept there
+    """The result of `build(layout, *options)`, kept in the layout for all layers."""
+    if torch.compiler.is_compiling():  # nothing may be kept while compiling
         return build(layout, *options)
     key = (build, *options)
     if key not in layout.derived:
@@ -216,12 +217,12 @@ def _prefers_formula(query: Tensor, length: int, dropout: float) -> bool:
         return False
     if not torch.is_grad_enabled():
         return dropout > 0 and current() is not None
-    # with dropout torch's function spells it out itself, and draws its masks slowly
+    # with dropout, torch's function also computes the formula, and draws its masks slowly
     return dropout > 0 or (query.dtype is torch.bfloat16 and length <= EXPLICIT_UNTIL)
 
 
 def _takes_varlen(query: Tensor) -> bool:
-    """Whether torch's kernel for ragged sequences runs on this device, dtype and head size."""
+    """Whether torch's kernel for sequences of unequal length takes this device, dtype and D."""
     half, size = query.dtype in (torch.float16, torch.bfloat16), query.shape[-1]
     fits = query.is_cuda and half and size % 8 == 0 and size <= 256
     return fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
@@ -236,7 +237,7 @@ def _in_rows(
     first_only: bool,
     return_probs: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """All rows in one call, padding masked."""
+    """Attention of all padded rows in one call, with padding masked."""
     if first_only:
         query = query[:, None]
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # (B, A, S, D)
@@ -259,8 +260,8 @@ def _in_rows(
 def _of_first_tokens(
     query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropout: float
 ) -> Tensor:
-    """One query a sequence, (B, A, D), over the (T, A, D) keys and values of its tokens."""
-    wide = torch.promote_types(query.dtype, torch.float32)  # of sums, as in a product
+    """One query per sequence, (B, A, D), over the (T, A, D) keys and values of its tokens."""
+    wide = torch.promote_types(query.dtype, torch.float32)  # dtype of sums, as in a product
     products = query.to(wide).index_select(0, layout.sequence) * key  # (T, A, D)
     scores = products.sum(-1) * query.shape[-1] ** -0.5  # (T, A)
     probs = layout.to_padded(scores, -math.inf).softmax(dim=1).transpose(1, 2)[:, :, None]
@@ -278,8 +279,8 @@ def _of_first_tokens(
 def _in_blocks(query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropout: float) -> Tensor:
     """Whole sequences side by side in blocks of equal width, masked from each other.
 
-    Where the formula is spelled out, a few large products cost less than many small ones, even
-    with some numbers computed in vain.
+    With the formula, a few large products cost less than many small ones, even if some of their
+    numbers are not used.
     """
     contexts = []
     blocks = _once(layout, blocks_of)
@@ -301,7 +302,7 @@ def _in_blocks(query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropou
 def _padded_inside(
     query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropout: float
 ) -> Tensor:
-    """Padding inside attention alone; runs on any device."""
+    """Pads the sequences inside attention only; runs on any device."""
     mask, where = _once(layout, _rows)
     q, k, v = (
         x.new_zeros((*mask.shape, *x.shape[1:])).index_put(where, x).transpose(1, 2)
@@ -313,7 +314,7 @@ def _padded_inside(
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropout: float) -> Tensor:
-    """The GPU kernel that takes ragged sequences directly."""
+    """Calls the GPU kernel that takes sequences of unequal length directly."""
     from torch.nn.attention.varlen import varlen_attn
 
     bounds, longest = _once(layout, _bounds), layout.lengths[-1]
@@ -323,13 +324,13 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Packed, dropout: 
 
 
 def _bounds(layout: Packed) -> Tensor:
-    """Where sequences begin and end in the line: (B + 1,) int32, from 0 to T."""
+    """The bounds of the sequences in the line: (B + 1,) int32, from 0 to T."""
     device = layout.sequence.device
     return torch.tensor((0, *layout.lengths), device=device).cumsum(0, dtype=torch.int32)
 
 
 def _rows(layout: Packed) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The sequences as rows of the longest: (B, S) True where a token is, and each one's place."""
+    """The line as padded rows: a mask (B, S), True at tokens, and the row and column of each."""
     bounds, (tokens,) = _once(layout, _bounds), layout.sequence.shape
     row = torch.repeat_interleave(bounds.diff(), output_size=tokens)  # (T,)
     column = torch.arange(tokens, device=row.device) - bounds[row]
@@ -343,14 +344,14 @@ def _rows_mask(layout: Packed, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Where the tokens of some sequences lie in blocks of equal width.
+    """The places of the tokens of some sequences in blocks of equal width.
 
     Attributes:
-        slots: (tokens,) int64: of every token, in the line of blocks.
-        tokens: (blocks * width,) int64: the token in every slot. In what is left of a block it is
-            the first one: a copy that only other copies attend to, and that is never read.
-        mask: (blocks, 1, width, width) float32, what is added to the scores: 0 within a sequence,
-            minus infinity between sequences.
+        slots: (tokens,) int64: the slot of every token in the line of blocks.
+        tokens: (blocks * width,) int64: the token in every slot. Unused slots of a block hold
+            copies of the first token, to which only other copies attend, and which are never read.
+        mask: (blocks, 1, width, width) float32, added to the scores: 0 within a sequence, minus
+            infinity between sequences.
     """
 
     slots: Tensor
@@ -359,7 +360,7 @@ class Blocks:
 
 
 def blocks_of(layout: Packed) -> list[Blocks]:
-    """The line cut where sequences get too unlike, each piece in blocks of its own width."""
+    """Cuts the line where lengths differ too much; each piece has blocks of its own width."""
     pieces, start = [], 0
     for end in range(1, len(layout.lengths) + 1):
         limit = max(BLOCK, SIMILAR * layout.lengths[start])
@@ -370,10 +371,11 @@ def blocks_of(layout: Packed) -> list[Blocks]:
 
 
 def place_in_blocks(lengths: tuple[int, ...]) -> tuple[int, list[int], int]:
-    """Put sequences of ascending lengths, one after the other, into the first block with room.
+    """Puts sequences of ascending lengths, one after the other, into the first block with room.
 
     Returns:
-        The width of a block, where each sequence begins in the line of blocks, and its length.
+        The width of a block, the start of each sequence in the line of blocks, and the line's
+        length.
     """
     width = -(-max(lengths[-1], min(BLOCK, sum(lengths))) // VECTOR) * VECTOR
     starts: list[int] = []
@@ -402,9 +404,9 @@ def _fill_blocks(lengths: tuple[int, ...]) -> Blocks:
 def feed_forward(
     hidden: Tensor, up: nn.Module, activation: Callable[[Tensor], Tensor], down: nn.Module
 ) -> Tensor:
-    """down(activation(up(hidden))), (..., H) -> (..., H); of a line, some tokens at a time."""
+    """down(activation(up(hidden))), (..., H) -> (..., H); in parts if the tokens are packed."""
     whole = torch.is_grad_enabled() or hidden.device.type != "cpu" or recording()
-    if whole or hidden.dim() != 2:  # rows stay rows for whoever looks at the two layers
+    if whole or hidden.dim() != 2:  # rows stay rows for hooks on the two layers
         dense: Tensor = down(activation(up(hidden)))
         return dense
     chunks = []
@@ -414,21 +416,21 @@ def feed_forward(
 
 
 def _draws(x: Tensor, dropout: float) -> SampleDropout | None:
-    """What draws for the samples of the batch, if something is to be dropped and it can."""
+    """The dropout of the samples of the batch, if numbers are to be dropped and it applies."""
     return current() if dropout > 0 and x.device.type == "cpu" and not recording() else None
 
 
 def _places(
     query: Tensor, layout: Packed, dropout: float, sizes: list[int]
 ) -> Iterable[Places | None]:
-    """`Places` of the tokens of a line cut into parts of these sizes."""
+    """The `Places` of the tokens of a line that is cut into parts of these sizes."""
     if draws := _draws(query, dropout):
         return draws.places(layout).split(sizes)
     return repeat(None, len(sizes))
 
 
 def _drop_probs(probs: Tensor, dropout: float, places: Places | None) -> Tensor:
-    """`drop` of attention probabilities (B, A, Q, K)."""
+    """Applies `drop` to attention probabilities (B, A, Q, K)."""
     if places is None:
         return drop(probs, dropout)
     return probs * places.draws.probabilities(probs, places, dropout)
@@ -437,13 +439,13 @@ def _drop_probs(probs: Tensor, dropout: float, places: Places | None) -> Tensor:
 def drop(x: Tensor, probability: float) -> Tensor:
     """Dropout: zeroes every number with this probability, and scales the others to keep the mean.
 
-    Within `sample_dropout`, what is dropped depends on the sample alone. Elsewhere, on a CPU the
-    probability is rounded to a multiple of 2^-16, and the scale is of the rounded one: torch draws
-    a number for every element there, which takes a tenth of a step of fine-tuning; 16 bits are
-    enough, and take a quarter of the time.
+    Within `sample_dropout`, the choice depends on the sample alone. Elsewhere, on a CPU the
+    probability is rounded to a multiple of 2^-16, and the scale is that of the rounded one: torch
+    draws a full number for every element there, which takes a tenth of a step of fine-tuning; 16
+    bits are enough, and take a quarter of the time.
 
     Args:
-        x: any shape, floating; states of tokens or of sequences, within `sample_dropout`.
+        x: any shape, floating; within `sample_dropout`, states of tokens or of sequences.
         probability: 0 to 1.
 
     References: Srivastava et al. 2014.

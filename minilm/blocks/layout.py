@@ -1,9 +1,9 @@
 """Where sequences begin and end: padded rows, or all tokens in one line.
 
-A batch of texts is ragged. `Padded` keeps it as rows of equal length with a mask; `Packed` keeps
-only the tokens that are attended to, one sequence behind the other, so that embeddings, linear
-layers, norms and heads never touch padding. A layout keeps the order and nothing else; attention,
-the one operation that depends on it, is in kernels.py.
+The texts of a batch have unequal lengths. `Padded` keeps them as rows of equal length with a mask;
+`Packed` keeps only the tokens that are attended to, one sequence after the other, so that
+embeddings, linear layers, norms and heads never process padding. A layout holds the order and
+nothing else; attention, the one operation that depends on it, is in kernels.py.
 
 Inside a packed batch the sequences are sorted by length, so that neighbours of equal length can
 share one attention call. `pack` and `unpack` translate between that order and the caller's.
@@ -25,9 +25,9 @@ class Padded:
     """Rows of equal length, (B, S).
 
     Attributes:
-        mask: True where attended, None if that is everywhere.
-        explicit: attention is to spell its formula out.
-        derived: what kernels build from this layout, once for all layers of a call.
+        mask: (B, S) bool, True = attended; None = all are.
+        explicit: whether attention has to compute its formula step by step.
+        derived: data that kernels build from this layout, once for all layers of a call.
     """
 
     mask: Tensor | None
@@ -35,7 +35,7 @@ class Padded:
     derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def pack(self, values: Tensor) -> Tensor:
-        """From the caller's order to the inner order: the same here."""
+        """From the caller's order to the inner order, which is the same here."""
         return values
 
     def unpack(self, values: Tensor, fill: float = 0.0) -> Tensor:
@@ -45,11 +45,11 @@ class Padded:
         return values.masked_fill(~self._like(values), fill)
 
     def merge(self, unpacked: Tensor, values: Tensor) -> Tensor:
-        """`values`, taken from `unpacked` where attended: a gradient finds its way through it."""
+        """`values`, taken from `unpacked` where attended, so that `unpacked` gets a gradient."""
         return unpacked if self.mask is None else unpacked.where(self._like(values), values)
 
     def to_padded(self, values: Tensor, fill: float) -> Tensor:
-        """One row a sequence, (B, S, ...), `fill` at unattended positions."""
+        """One row per sequence, (B, S, ...), `fill` at unattended positions."""
         return self.unpack(values, fill)
 
     def first(self, hidden: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Padded:
         return hidden[:, 0]
 
     def keep(self, sequences: Tensor, hidden: Tensor) -> tuple[Padded, Tensor]:
-        """Some of the rows alone, (N,) int64, with their states: a layout, and (N, S, ...)."""
+        """Keeps the rows of these numbers, (N,) int64: their layout and states (N, S, ...)."""
         mask = None if self.mask is None else self.mask.index_select(0, sequences)
         return Padded(mask, self.explicit), hidden.index_select(0, sequences)
 
@@ -74,7 +74,7 @@ class Packed:
 
     Attributes:
         lengths: (B,) sequence lengths in the inner order; rows without any token are left out.
-        groups: how many sequences have each length, in the same order.
+        groups: the number of sequences of each length, in the same order.
         shape: the leading shape of the caller's tensors: (B, S), or (T,) for a packed call.
         index: (T,) int64: inner token t is the caller's flat position index[t]; None = identity.
         sequence: (T,) int64: the caller's sequence number of inner token t.
@@ -100,12 +100,12 @@ class Packed:
 
         Args:
             mask: (B, S) bool, True = attended.
-            counts: how many positions of each row are attended; read already.
-            explicit: as the attribute.
+            counts: the number of attended positions of each row, already read from the device.
+            explicit: see the attribute.
         """
         inner = torch.tensor(counts, device=mask.device)  # (B,)
         order = inner.argsort(stable=True)  # inner sequence number -> row
-        found = mask[order].nonzero_static(size=sum(counts))  # (T, 2): no wait for a GPU to count
+        found = mask[order].nonzero_static(size=sum(counts))  # (T, 2), without waiting for a GPU
         row, column = found.unbind(1)  # (T,), (T,)
         sequence = order[row]
         offsets = torch.empty_like(order)
@@ -120,12 +120,12 @@ class Packed:
     def from_lengths(
         cls, sizes: list[int], device: torch.device | str = "cpu", *, explicit: bool = False
     ) -> Packed:
-        """A line of tokens that is packed already.
+        """The layout of a line of tokens that the caller has packed.
 
         Args:
             sizes: the lengths of the B sequences, every one at least 1; they sum to T.
-            device: of the tokens.
-            explicit: as the attribute.
+            device: the device of the tokens.
+            explicit: see the attribute.
         """
         lengths, tokens = torch.tensor(sizes, device=device), sum(sizes)
         order = lengths.argsort(stable=True)
@@ -153,16 +153,16 @@ class Packed:
         if self.index is None:
             return values
         shape = (math.prod(self.shape), *values.shape[1:])
-        # zeros come untouched from the system, an explicit fill would write every padded position
+        # new_zeros gets zeroed memory from the system; new_full would write every padded position
         flat = values.new_zeros(shape) if fill == 0.0 else values.new_full(shape, fill)
         return flat.index_copy_(0, self.index, values).view(*self.shape, *values.shape[1:])
 
     def merge(self, unpacked: Tensor, values: Tensor) -> Tensor:
-        """`values`, taken from `unpacked`: a gradient finds its way through it."""
+        """`values`, taken from `unpacked`, so that `unpacked` gets a gradient."""
         return self.pack(unpacked)
 
     def to_padded(self, values: Tensor, fill: float) -> Tensor:
-        """One row a sequence: (B, S, ...), or (B, longest, ...) for a packed call."""
+        """One row per sequence: (B, S, ...), or (B, longest, ...) for a packed call."""
         if len(self.shape) == 2:
             return self.unpack(values, fill)
         padded = values.new_full((len(self.offsets), self.lengths[-1], *values.shape[1:]), fill)
@@ -173,15 +173,15 @@ class Packed:
         return hidden.index_select(0, self.offsets)
 
     def keep(self, sequences: Tensor, hidden: Tensor) -> tuple[Packed, Tensor]:
-        """Some of the sequences alone, without a hole where the others were.
+        """Keeps some of the sequences, without gaps where the others were.
 
         Args:
-            sequences: (N,) int64: which of the caller's sequences, at least one, ascending.
+            sequences: (N,) int64: numbers of the caller's sequences, at least one, ascending.
             hidden: (T, ...) states in the inner order.
 
         Returns:
-            The layout of a packed call with these sequences alone, and their states in its inner
-            order: sorting by length is stable, so their order does not change.
+            The layout of a packed call with these sequences only, and their states in its inner
+            order. Sorting by length is stable, so their order does not change.
         """
         count = len(self.offsets)
         wanted = torch.zeros(count, dtype=torch.bool, device=sequences.device)

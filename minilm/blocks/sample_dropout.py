@@ -1,10 +1,10 @@
-"""Dropout that belongs to samples, so that it does not matter which others are in their batch.
+"""Dropout whose masks depend on the sample, not on the other samples in its batch.
 
-Usually dropout draws its numbers from a generator, one after the other: what a token gets depends
+Usually dropout draws its numbers from a generator, one after the other: the mask of a token depends
 on everything that was drawn before, so on how a step is divided into batches. In training, a number
-is kept or dropped by a hash of
+is kept or dropped here by a hash of
 
-    the seed and the step, the sample, the layer, the token's position, the place in its vector.
+    the seed and the step, the sample, the layer, the token's position, the index in its vector.
 
 The hash is one multiplication, `key of the token * key of the place` modulo 2^64, both keys drawn
 at random by splitmix64; the number is dropped where the product falls in the lowest share. For any
@@ -35,38 +35,38 @@ from minilm.errors import InputError
 Keys = NDArray[np.uint64]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-AT_ONCE = 1 << 15  # products that are computed at a time, so that they stay in the cache
-UNKNOWN = np.uint64(1 << 63)  # added to the numbers of sequences that are no sample's
+AT_ONCE = 1 << 15  # products to compute at a time, so that they stay in the cache
+UNKNOWN = np.uint64(1 << 63)  # added to the numbers of sequences that belong to no sample
 
 
 class SampleDropout:
-    """Draws for the sequences of one batch.
+    """Draws the dropout masks of the sequences of one batch.
 
-    Every application of a layer has a number, and every call of dropout in it another: both count
-    from the beginning of the batch's forward pass, so that layers that share weights are told
-    apart. A layer that gradient checkpointing computes again has its old number.
+    Every application of a layer has a number, and so has every call of dropout in it. Both count
+    from the beginning of the batch's forward pass, so that applications with shared weights
+    differ. A layer that gradient checkpointing computes again has its old number.
 
     Args:
-        seed: of the step, the same in every process.
+        seed: the seed of the step, the same in every process.
         sequences: (R,) one number for each sequence that the model is called with, in the order of
-            the call. It stands for the sample, and tells the rows of a sample apart.
+            the call. It identifies the sample, and the row within the sample.
     """
 
     def __init__(self, seed: int, sequences: Keys) -> None:
         self._seed = _mix(np.array([seed], np.uint64))
         self._sequences = _mix(sequences.astype(np.uint64) + self._seed)
         self._layout: Layout | None = None
-        self._applications = 0  # so far
-        self._application = 0  # the present one; 0 = outside any layer
-        self._calls = 0  # of dropout in it
+        self._applications = 0  # applications of layers so far
+        self._application = 0  # the current one; 0 = outside any layer
+        self._calls = 0  # calls of dropout in it
         self._tokens: dict[tuple[int, tuple[int, ...]], tuple[Layout, Tensor]] = {}
 
     def enter(self, layout: Layout) -> None:
-        """A model is called: from now on states are in the order of this layout."""
+        """Notes the call of a model: from now on states are in the order of this layout."""
         self._layout = layout
 
     def numbered(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-        """A layer that draws the same whenever this application of it is computed."""
+        """Wraps a layer so that recomputing this application draws the same masks."""
         self._applications += 1
         number, layout = self._applications, self._layout
 
@@ -81,15 +81,15 @@ class SampleDropout:
         return apply
 
     def states(self, x: Tensor, probability: float) -> Tensor | None:
-        """What scales states: 0 where dropped, 1 / (1 - probability) elsewhere.
+        """The factors of states: 0 where dropped, 1 / (1 - probability) elsewhere.
 
         Args:
             x: (..., H) states of all tokens in the order of the layout, or (B, H) of sequences in
                 the order of the call.
-            probability: with which a number is dropped.
+            probability: the probability of being dropped.
 
         Returns:
-            Of the shape and dtype of `x`; None if it is neither.
+            A tensor of the shape and dtype of `x`; None if `x` is neither.
         """
         keys = self._keys_of(x)
         if keys is None:
@@ -99,12 +99,12 @@ class SampleDropout:
         return kept(keys.view(keys.shape + (1,) * len(inner)), columns, probability, x)
 
     def probabilities(self, probs: Tensor, places: Places, probability: float) -> Tensor:
-        """The same for attention probabilities.
+        """The factors of attention probabilities, as in `states`.
 
         Args:
             probs: (B, A, Q, K).
-            places: with queries (B, Q), and positions (B, K) or (1, K).
-            probability: with which a number is dropped.
+            places: the tokens: queries (B, Q), and positions (B, K) or (1, K).
+            probability: the probability of being dropped.
         """
         (batch, heads, *_), positions = probs.shape, places.positions
         length = int(positions.max()) + 1
@@ -123,8 +123,8 @@ class SampleDropout:
         """A key for each token in the inner order of a layout.
 
         Args:
-            layout: of the present call, or of one before.
-            shape: of the result: (T,) of packed tokens or (B, S) of rows, int64.
+            layout: the layout of the current or of an earlier call.
+            shape: shape of the int64 result: (T,) for packed tokens or (B, S) for rows.
         """
         found = self._tokens.get((id(layout), shape))
         if found is None:
@@ -134,21 +134,21 @@ class SampleDropout:
                 sequence, position = np.ogrid[: shape[0], : shape[1]]
             sequences = self._of_sequences(int(sequence.max()) + 1)
             keys = _mix(sequences[sequence] + _times(position))
-            # the layout is kept as well: another one might get its id
+            # the layout is kept as well, so that no other layout gets its id
             found = self._tokens[id(layout), shape] = (layout, _tensor(keys | np.uint64(1)))
         return found[1]
 
     def places(self, layout: Packed) -> Places:
-        """Those of all tokens in a line, (T,)."""
+        """The places of all tokens in a line, (T,)."""
         tokens = self.tokens(layout, tuple(layout.sequence.shape))
         return Places(self, self.call(), tokens, layout.position)
 
     def call(self) -> int:
-        """The number of a call of dropout, in order."""
+        """The number of the next call of dropout."""
         if self._application == 0 and torch._C._current_graph_task_id() != -1:
             raise InputError(
-                "Gradient checkpointing computes something with dropout again that is no layer of "
-                "a model: set gradient_checkpointing of the model instead of calling checkpoint()."
+                "Gradient checkpointing recomputes dropout outside the layers of a model: set "
+                "gradient_checkpointing of the model instead of calling checkpoint()."
             )
         self._calls += 1
         return self._application << 32 | self._calls
@@ -181,13 +181,13 @@ class SampleDropout:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the tokens of attention stand.
+    """The tokens between which attention probabilities are dropped.
 
     Attributes:
-        draws: makes the masks.
+        draws: draws the masks.
         call: the number of the call of dropout, one for all parts of a batch.
         queries: int64 keys of the tokens that attend, see `SampleDropout.tokens`.
-        positions: int64, of the tokens that are attended to, in their sequences.
+        positions: int64 positions, in their sequences, of the tokens that are attended to.
     """
 
     draws: SampleDropout
@@ -196,14 +196,14 @@ class Places:
     positions: Tensor
 
     def split(self, sizes: list[int]) -> list[Places]:
-        """Those of a line, (T,), cut into parts."""
+        """Cuts the places of a line, (T,), into parts of these sizes."""
         queries, positions = (x.split_with_sizes(sizes) for x in (self.queries, self.positions))
         return [
             Places(self.draws, self.call, *part) for part in zip(queries, positions, strict=True)
         ]
 
     def rows(self, count: int, tokens: Tensor | None = None) -> Places:
-        """The same, or some of the tokens, in this many rows: (B, S)."""
+        """All places, or those of some tokens, in this many rows: (B, S)."""
         queries, positions = self.queries, self.positions
         if tokens is not None:
             queries, positions = queries[tokens], positions[tokens]
@@ -211,13 +211,13 @@ class Places:
 
 
 def kept(rows: Tensor, columns: Tensor, probability: float, like: Tensor) -> Tensor:
-    """0 where the product of two keys says that a number is dropped, 1 / (1 - probability) else.
+    """A dropout mask: 0 where the product of two keys is low, 1 / (1 - probability) elsewhere.
 
     Args:
         rows: int64 keys, odd.
         columns: int64 keys; both broadcast to the shape of `like`.
-        probability: with which a number is dropped.
-        like: gives shape and dtype.
+        probability: the probability of being dropped.
+        like: a tensor with the shape and dtype of the result.
     """
     mask = torch.empty(like.shape, dtype=like.dtype)
     limit = min(round(probability * 2**64) - 2**63, 2**63 - 1)
@@ -231,7 +231,7 @@ def kept(rows: Tensor, columns: Tensor, probability: float, like: Tensor) -> Ten
 
 
 def _parts(keys: Tensor, step: int) -> Iterator[Tensor]:
-    """Some rows at a time; without end what is the same for all rows."""
+    """Yields `step` rows at a time; a single row, which is the same for all, without end."""
     if keys.shape[0] > 1:
         yield from torch.split(keys, step)
         return
@@ -259,18 +259,18 @@ _current: ContextVar[SampleDropout | None] = ContextVar("sample_dropout", defaul
 
 
 def current() -> SampleDropout | None:
-    """What draws for the samples of the batch that this thread works on; None outside training."""
+    """The dropout of the batch that this thread works on; None outside `sample_dropout`."""
     return None if torch.compiler.is_compiling() else _current.get()
 
 
 def entered(layout: Layout) -> None:
-    """Says that a model in train mode is called, and how its tokens are laid out."""
+    """Notes that a model in train mode is called, and how its tokens are laid out."""
     if draws := current():
         draws.enter(layout)
 
 
 def numbered(layer: Callable[..., Any]) -> Callable[..., Any]:
-    """This application of a layer, which draws the same whenever it is computed."""
+    """Wraps a layer so that recomputing this application of it draws the same masks."""
     draws = current()
     return layer if draws is None else draws.numbered(layer)
 
@@ -279,15 +279,15 @@ def numbered(layer: Callable[..., Any]) -> Callable[..., Any]:
 def sample_dropout(
     seed: int, samples: Sequence[int] | NDArray[Any], rows: Sequence[int] | NDArray[Any] | None
 ) -> Iterator[None]:
-    """Inside, on a CPU, dropout draws for every sample alone, whatever else is in the batch.
+    """Inside the block, on a CPU, a sample's dropout does not depend on the rest of its batch.
 
-    It acts on calls of the present thread, on a forward pass and its backward pass alike. Torch's
-    generators are neither read nor changed.
+    It acts on calls of the current thread, in the forward and the backward pass. Torch's generators
+    are neither read nor changed.
 
     Args:
-        seed: of the step: other masks for every other one.
-        samples: (B,) numbers from 0 that stand for the samples of the batch; no two are equal.
-        rows: (B,) how many sequences each sample has; None = one.
+        seed: the seed of the step; other seeds draw other masks.
+        samples: (B,) numbers from 0 that identify the samples of the batch; no two are equal.
+        rows: (B,) the number of sequences of each sample; None = one each.
 
     Example:
         >>> with sample_dropout(seed=step, samples=[17, 4], rows=None):

@@ -12,7 +12,7 @@ from minilm.blocks.layout import Layout
 
 
 class SelfAttention(nn.Module):
-    """Every token looks at every other token of its own sequence.
+    """Multi-head attention of every token to all tokens of its sequence.
 
     Args:
         hidden_size: H, a multiple of `num_heads`.
@@ -41,7 +41,7 @@ class SelfAttention(nn.Module):
         Args:
             hidden: (..., H) in the order of `layout`.
             layout: says which tokens belong together.
-            first_only: only for the first token of each sequence.
+            first_only: compute only the states of the first tokens.
             return_probs: also return the attention probabilities (padded layout only).
 
         Returns:
@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
         queries = layout.first(hidden) if first_only else hidden
         if not isinstance(self.key, QuantizedLinear):
             query, key, value = self.query(queries), self.key(hidden), self.value(hidden)
-        elif first_only:  # in 8 bits, those with the same input share its quantisation
+        elif first_only:  # in 8 bits, layers with the same input share its quantisation
             query, (key, value) = self.query(queries), project(hidden, self.key, self.value)
         else:
             query, key, value = project(hidden, self.query, self.key, self.value)
@@ -84,8 +84,8 @@ class TransformerLayer(nn.Module):
         activation: a name of `ACTIVATIONS`.
         norm_eps: epsilon of both norms.
         attention_dropout: dropout on the attention probabilities.
-        attention_output_dropout: dropout on what attention adds to the residual.
-        feed_forward_dropout: dropout on what the feed-forward block adds to the residual.
+        attention_output_dropout: dropout on the output of attention, before the residual.
+        feed_forward_dropout: dropout on the output of the feed-forward block, before the residual.
 
     References: Devlin et al. 2019; Vaswani et al. 2017, section 3.
     """
@@ -126,7 +126,7 @@ class TransformerLayer(nn.Module):
         Args:
             hidden: (..., H) in the order of `layout`.
             layout: says which tokens belong together.
-            first_only: compute the states of only the first tokens, for which all others are read.
+            first_only: compute only the states of the first tokens, which attend to all others.
             probs: a list to which the attention probabilities (B, A, S, S) are appended.
 
         Returns:
@@ -134,7 +134,7 @@ class TransformerLayer(nn.Module):
         """
         if probs is None:
             packed = inference.run_packed(self, hidden, layout, first_only)
-            if packed is not None:  # the same, as a CPU runs it fastest
+            if packed is not None:  # the same result, faster on a CPU
                 return packed
         update, attention_probs = self.attention(hidden, layout, first_only, probs is not None)
         if probs is not None:
@@ -147,12 +147,12 @@ class TransformerLayer(nn.Module):
         return normed
 
     def train(self, mode: bool = True) -> Self:
-        """As in every module; also drops what was prepared for inference."""
+        """As in every module; also drops the weights that were packed for inference."""
         inference.forget(self)
         return super().train(mode)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Of `.to()` and the like; what was prepared would keep the memory of the old weights."""
+        """Behind `.to()` and the like; packed weights would keep the old weights in memory."""
         inference.forget(self)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
