@@ -653,7 +653,7 @@ def test_renamed_words_do_what_they_say(saved: Saved) -> None:
     assert minilm.load(directory, torch_dtype=torch.float64).dtype == torch.float64
     load = minilm.BertForSequenceClassification.from_pretrained
     assert load(directory, num_labels=3, ignore_mismatched_sizes=True).classifier.out_features == 3
-    with pytest.raises(InputError, match="torch_dtype is another word for dtype"):
+    with pytest.raises(InputError, match="torch_dtype is another name for dtype"):
         load(directory, torch_dtype="float64", dtype="float32")
     named = load(directory, num_labels=2, id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1})
     assert named.config.label2id == {"a": 0, "b": 1}

@@ -34,8 +34,8 @@ Built = TypeVar("Built")
 # a CPU as that of the formula (measured with 4 and 12 heads of 64, on AMX).
 EXPLICIT_UNTIL = 256
 # A CPU computes exponentials 16 or 32 at a time, and the rest one by one: a softmax over 13 numbers
-# costs ten times that over 16. So with the formula, short sequences share blocks of
-# at least BLOCK tokens, in multiples of VECTOR; longer ones up to this ratio of their lengths.
+# costs ten times that over 16. So with the formula, short sequences share blocks of at least BLOCK
+# tokens, in multiples of VECTOR; longer ones share them up to the ratio SIMILAR of their lengths.
 BLOCK, VECTOR, SIMILAR = 64, 32, 1.5
 # Without gradients a CPU takes this many tokens at a time through the feed-forward block, so that
 # the (tokens, I) state between its layers stays in the cache; measured best between 256 and 512.

@@ -4,9 +4,9 @@ Two ideas make it small. The embedding tables are E wide and projected to H, and
 their weights: with one group, L applications of a single layer. Sharing saves memory, not time:
 every application costs as much as a layer of BERT.
 
-Dropout acts on the attention maps and on what attention adds, as in Hugging Face. Differs from
-Google's code, which also drops out what the feed-forward block adds (`feed_forward_dropout=True`);
-v2 models train with dropout 0 anyway.
+Dropout acts on the attention maps and on the output of attention, as in Hugging Face. Google's code
+differs: it also applies dropout to the output of the feed-forward block
+(`feed_forward_dropout=True`); v2 models train with dropout 0 anyway.
 
 References: Lan et al. 2020, "ALBERT: A Lite BERT for Self-supervised Learning of Language
 Representations"; modeling.py of google-research/albert.
@@ -34,8 +34,8 @@ from minilm.models.tasks import (
 )
 from minilm.outputs import AlbertPreTrainingOutput
 
-# what "attention" and "feed_forward" mean in `AlbertConfig.shared_between_groups`: each norm goes
-# with the block before it
+# the modules that "attention" and "feed_forward" mean in `AlbertConfig.shared_between_groups`; each
+# norm belongs to the block before it
 SHARED_PARTS: dict[str | None, tuple[str, ...]] = {
     None: (),
     "attention": ("attention", "attention_norm"),
@@ -47,7 +47,7 @@ class LayerGroup(nn.Module):
     """Layers that are always applied one after the other.
 
     Args:
-        layers: usually one.
+        layers: the layers, usually one.
     """
 
     def __init__(self, layers: list[TransformerLayer]) -> None:
@@ -65,7 +65,7 @@ class AlbertModel(EncoderModel):
     """L applications of G groups of layers; with G = 1 every application uses the same weights.
 
     Args:
-        config: what the model is made of.
+        config: the configuration of the model.
         add_pooling_layer: also compute `pooler_output`.
 
     Example:
@@ -113,7 +113,7 @@ class AlbertModel(EncoderModel):
         self._initialise(self)
 
     def _share(self, parts: tuple[str, ...]) -> None:
-        """Put the first group's modules of these names into every other group."""
+        """Make all groups share the first group's modules of these names."""
         first, *others = cast(list[LayerGroup], list(self.groups))
         for group in others:
             for source, layer in zip(first.layers, group.layers, strict=True):
@@ -129,7 +129,7 @@ class AlbertModel(EncoderModel):
         return hidden
 
     def applied_groups(self) -> list[LayerGroup]:
-        """The groups in the order that `run_layers` applies them."""
+        """The groups in the order in which `run_layers` applies them."""
         depth = self.config.num_hidden_layers
         order = (self.groups[int(i / (depth / len(self.groups)))] for i in range(depth))
         return [cast(LayerGroup, group) for group in order]
@@ -181,7 +181,7 @@ class AlbertForMultipleChoice(ForMultipleChoice):
 
 
 class AlbertForPreTraining(ForPreTraining):
-    """ALBERT as it was pretrained: masked tokens and "are the two segments in order?"."""
+    """ALBERT with both pretraining heads: masked tokens and "are the two segments in order?"."""
 
     encoder_class = AlbertModel
     pair_head_name = "sentence_order_head"

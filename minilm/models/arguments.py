@@ -1,4 +1,4 @@
-"""What transformers' arguments for loading and saving are called here, or what to use instead."""
+"""Names that transformers' arguments for loading and saving have here, or what to use instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from minilm.errors import InputError
 
-# another word for an argument of from_pretrained
+# transformers' other names for arguments of from_pretrained
 RENAMED = {
     "torch_dtype": "dtype",
     "ignore_mismatched_sizes": "ignore_mismatched_heads",
@@ -19,7 +19,7 @@ RENAMED = {
 
 Words = Mapping[str, tuple[tuple[Any, ...], str]]
 
-# word -> the values that mean what minilm does anyway (none given: all), and advice for the others
+# name -> the values that change nothing here (empty: all), and advice for the others
 LOADING: Words = {
     "attn_implementation": (
         (None, "sdpa"),
@@ -45,10 +45,10 @@ SAVING: Words = {
 
 
 def check_words(function: str, given: dict[str, Any], words: Words) -> None:
-    """Take the arguments of transformers that change nothing out of `given`.
+    """Remove the arguments of transformers that change nothing from `given`.
 
     Raises:
-        InputError: one that would change something; says what to use instead.
+        InputError: an argument that would change something; the message says what to use instead.
     """
     for word in words.keys() & given.keys():
         harmless, advice = words[word]
@@ -58,21 +58,21 @@ def check_words(function: str, given: dict[str, Any], words: Words) -> None:
 
 
 def rename_words(ours: dict[str, Any], given: dict[str, Any]) -> None:
-    """Move the arguments of from_pretrained that are in `given` by transformers' words.
+    """Move arguments of from_pretrained that have transformers' names from `given` to `ours`.
 
     Args:
-        ours: by minilm's words; where they go.
-        given: where they are taken out.
+        ours: arguments by minilm's names; changed in place.
+        given: arguments by transformers' names; changed in place.
 
     Raises:
-        InputError: one is given by both words, or a model would be split over devices.
+        InputError: one is given by both names, or a model would be split over devices.
     """
     for word in RENAMED.keys() & given.keys():
         name, value = RENAMED[word], given.pop(word)
         if word == "device_map" and value is not None:
             value = _one_device(value)
         if ours[name] not in (None, False, value):
-            raise InputError(f"{word} is another word for {name} here; give one of them.")
+            raise InputError(f"{word} is another name for {name} here; give only one of them.")
         ours[name] = value
 
 
@@ -85,6 +85,6 @@ def _one_device(device_map: Any) -> torch.device:
         return torch.device(place)
     except (RuntimeError, TypeError):
         raise InputError(
-            f"device_map is {device_map!r}: a model is on one device here. Give device=, such as "
-            "'cpu' or 'cuda:0'."
+            f"device_map is {device_map!r}, but a model is on a single device here. Give device=, "
+            "such as 'cpu' or 'cuda:0'."
         ) from None

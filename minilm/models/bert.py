@@ -1,6 +1,6 @@
 """BERT: the teacher and the baseline.
 
-Dropout acts on the attention maps, on what attention adds and on what the feed-forward block adds.
+Dropout acts on the attention maps and on the outputs of attention and of the feed-forward block.
 
 References: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers".
 """
@@ -36,7 +36,7 @@ class BertModel(EncoderModel):
     """L layers, each with weights of its own.
 
     Args:
-        config: what the model is made of.
+        config: the configuration of the model.
         add_pooling_layer: also compute `pooler_output`.
 
     Example:
@@ -133,7 +133,7 @@ class BertForMultipleChoice(ForMultipleChoice):
 
 
 class BertForPreTraining(ForPreTraining):
-    """BERT as it was pretrained: masked tokens and "does the second segment follow the first?"."""
+    """BERT with both pretraining heads: masked tokens and "does segment 2 follow segment 1?"."""
 
     encoder_class = BertModel
     pair_head_name = "next_sentence_head"
@@ -170,7 +170,7 @@ class BertForNextSentencePrediction(TaskModel):
         """Score the two answers.
 
         Args:
-            labels: (B,) int64; 0 = it follows, 1 = it is a random one.
+            labels: (B,) int64; 0 = the second segment follows, 1 = it is a random one.
             others: as in `EncoderModel.forward`.
 
         Returns:

@@ -1,4 +1,4 @@
-"""A short name for exact weights."""
+"""A digest that identifies the exact weights of a model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 
 def weights_digest(model: nn.Module, but_not: Collection[str] = ()) -> str:
-    """A short name for the exact weights of a model.
+    """A digest that identifies the exact weights of a model.
 
     Args:
-        model: any.
+        model: any module.
         but_not: names of tensors to leave out.
     """
     summary = hashlib.blake2b(digest_size=16)
@@ -21,7 +21,7 @@ def weights_digest(model: nn.Module, but_not: Collection[str] = ()) -> str:
         if name in but_not:
             continue
         summary.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        # flat: a number without any axis cannot be viewed as bytes
+        # flat, as a scalar tensor cannot be viewed as bytes
         flat = value.detach().cpu().contiguous().reshape(-1)
         summary.update(flat.view(torch.uint8).numpy())
     return summary.hexdigest()

@@ -1,6 +1,7 @@
-"""DistilBERT: BERT with half the layers, without token types and without pooler.
+"""DistilBERT: BERT with half the layers, without token types and without a pooler.
 
-What attention adds is not dropped out; the attention maps and what the feed-forward block adds are.
+Dropout acts on the attention maps and on the output of the feed-forward block, but not on the
+output of attention.
 
 References: Sanh et al. 2019, "DistilBERT, a distilled version of BERT".
 """
@@ -29,13 +30,13 @@ from minilm.outputs import EncoderOutput
 
 
 class DistilBertModel(EncoderModel):
-    """L layers, each with weights of its own; the first token's state serves as sequence vector.
+    """L layers, each with its own weights; the first token's state serves as the sequence vector.
 
     `token_type_ids` are accepted and ignored, with one warning if any is not 0.
 
     Args:
-        config: what the model is made of.
-        add_pooling_layer: has no meaning here; heads bring their own dense layer.
+        config: the configuration of the model.
+        add_pooling_layer: has no effect here, as heads have their own dense layer.
     """
 
     config_class: ClassVar[type[EncoderConfig]] = DistilBertConfig

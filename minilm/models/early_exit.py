@@ -1,14 +1,14 @@
 """Early exit: a text leaves the layers as soon as its answer is clear.
 
-Every application of a layer but the last is followed by a classifier of its own, which reads what
-the model's classifier reads: the pooled first token. So exit k answers as the same model cut after
-k applications would, with that classifier on top. With shared layers all depths have the same
-weights, and what an exit costs is one small matrix.
+Every application of a layer but the last is followed by its own classifier, which reads the pooled
+first token, as the model's classifier does. So exit k answers as the model would with only its
+first k applications and that classifier on top. With shared layers all depths have the same
+weights, and an exit costs one small matrix.
 
 A batch goes through the layers together. After each application the texts whose answer is clear
-leave it, and the others are packed anew, so that nothing is computed for those that have left. A
+leave it, and the others are repacked, so that nothing is computed for those that have left. A
 text's answer does not depend on the rest of its batch, up to the rounding of matrix products (a
-confidence that is equal to the threshold within rounding may fall to either side).
+confidence that is equal to the threshold within rounding may fall on either side).
 
 References: Zhou et al. 2020, "BERT Loses Patience: Fast and Robust Inference with Early Exit", for
 the classifiers, their loss and patience, there for single texts; Schwartz et al. 2020, "The Right
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from minilm.blocks import kernels
 from minilm.config import EncoderConfig
 from minilm.errors import CheckpointError, InputError, argument
+from minilm.files.progress import counted
 from minilm.files.safetensors_file import SafetensorsFile, write_tensors
 from minilm.losses.precision import at_least_float32
 from minilm.losses.soft_targets import Kind
@@ -45,22 +46,22 @@ _KINDS: dict[str | None, Kind] = {
 
 @dataclass(frozen=True)
 class ExitRule:
-    """When a text leaves the layers. Exactly one of the first three is given.
+    """When a text leaves the layers. Exactly one of the first three attributes must be given.
 
     Attributes:
-        threshold: it leaves after an application whose exit gives its answer a probability above
-            this, from 0 to 1: of the likeliest class; of several labels, of the least certain one,
-            given or not. At 1 no text leaves early. Numbers (regression) have no probability.
-        patience: it leaves when this many exits in a row, at least 1, have answered as the one
-            before: with the same class, the same labels (at a probability of one half), or a number
-            that differs by less than `tolerance`. The earliest exit is that after 1 + patience
-            applications.
-        depth: it leaves after this many applications, at least 1, whatever the answer. This is the
-            model cut at that depth, to compare with.
-        tolerance: of numbers, with patience; in the units of the labels.
+        threshold: leave at the first exit whose answer has a probability above this, from 0 to 1:
+            that of the likeliest class, or with several labels that of the least certain decision.
+            At 1 no text leaves early. Numbers (regression) have no probability.
+        patience: leave when this many exits in a row, at least 1, have each given the same answer
+            as the exit before: the same class, the same labels (at a probability of one half), or a
+            number that differs by less than `tolerance`. The earliest exit is the one after
+            1 + patience applications.
+        depth: leave after this many applications, at least 1, whatever the answer. This is the
+            model cut at that depth, for comparison.
+        tolerance: the difference for `patience` with numbers; in the units of the labels.
 
     Raises:
-        InputError: none or several of them, or a value that is out of range.
+        InputError: none or several of the three are given, or a value is out of range.
 
     References: for patience, Zhou et al. 2020, section 3.2.
     """
@@ -94,15 +95,15 @@ class ExitRule:
         """Raise InputError unless the rule can judge answers of this kind."""
         if kind == "value" and self.threshold is not None:
             raise InputError(
-                "A number has no probability that could be compared with "
+                "A predicted number has no probability to compare with "
                 f"{argument('exit_threshold')}: give {argument('exit_patience')} and "
                 f"{argument('exit_tolerance')}."
             )
         if kind == "value" and self.patience is not None and self.tolerance is None:
             raise InputError(
                 f"{argument('exit_patience')} compares numbers: give "
-                f"{argument('exit_tolerance')}, too, the difference below which two of them are "
-                "the same answer, in the units of the labels."
+                f"{argument('exit_tolerance')}, too, the difference below which two numbers count "
+                "as the same answer, in the units of the labels."
             )
         if kind != "value" and self.tolerance is not None:
             raise InputError(
@@ -111,7 +112,7 @@ class ExitRule:
 
 
 def answer_kind(config: EncoderConfig) -> Kind:
-    """What a sequence classifier answers: a class, several labels, or a number."""
+    """The kind of a sequence classifier's answers: a class, several labels, or a number."""
     if config.problem_type is None and config.num_labels == 1:
         return "value"
     return _KINDS.get(config.problem_type, "classes")
@@ -125,7 +126,8 @@ def confidence(kind: Kind, logits: Tensor) -> Tensor:
         logits: (N, C).
 
     Returns:
-        (N,) of at least float32: of the likeliest class, or of the least certain of C labels.
+        (N,) of at least float32: the probability of the likeliest class, or of the least certain
+        of C decisions about labels.
     """
     logits = at_least_float32(logits)
     if kind == "classes":
@@ -137,9 +139,9 @@ def same_answer(kind: Kind, one: Tensor, other: Tensor, tolerance: float | None 
     """Whether two exits give the same answer.
 
     Args:
-        kind: of answer.
+        kind: the kind of answer.
         one, other: (N, C) logits.
-        tolerance: numbers that differ by less are the same.
+        tolerance: numbers that differ by less count as the same.
 
     Returns:
         (N,) bool.
@@ -153,20 +155,20 @@ def same_answer(kind: Kind, one: Tensor, other: Tensor, tolerance: float | None 
 
 
 class ExitHeads(nn.Module):
-    """The classifiers after every application of a layer but the last.
+    """The classifiers of early exit, one after every application of a layer but the last.
 
     Each is a linear layer H -> C on the pooled first token; the pooler is the model's own, shared
     by all depths, as in the reference.
 
     Args:
-        model: a sequence classifier, with at least two applications of layers. Its weights are not
-            copied; new classifiers are drawn as its own was.
+        model: a sequence classifier that applies at least two layers. Its weights are not copied;
+            the classifiers are initialised as its own was.
 
     Attributes:
         classifiers: the k-th, counted from 0, follows k + 1 applications.
 
     Raises:
-        InputError: a model with another head, or with a single application.
+        InputError: the model has another head, or applies a single layer.
 
     References: Zhou et al. 2020, section 3.1.
     """
@@ -184,7 +186,7 @@ class ExitHeads(nn.Module):
         self.classifiers = nn.ModuleList(
             model.new_linear(model.config.num_labels) for _ in range(applications - 1)
         )
-        # beside a quantised model, they are what its other parts are
+        # with a quantised model, they have the dtype of its float parts
         dtype = model.dtype if model.dtype.is_floating_point else torch.float32
         self.to(device=model.device, dtype=dtype)
 
@@ -202,19 +204,20 @@ class ExitHeads(nn.Module):
         return logits
 
     def write(self, path: Path) -> None:
-        """Writes the file in place: the step that `replace_files` makes atomic."""
+        """Writes the file in place; `replace_files` makes this atomic."""
         write_tensors(path, self.state_dict())
 
     @classmethod
     def read(cls, path: Path, model: PretrainedModel) -> Self:
-        """The classifiers that were trained with a model.
+        """Reads the classifiers that were trained with a model.
 
         Args:
-            path: the file, as `write` left it.
-            model: that they belong to; they get its dtype and device.
+            path: a file written by `write`.
+            model: the model that they belong to; they get its dtype and device.
 
         Raises:
-            CheckpointError: the file is damaged or does not fit the model; names the tensor.
+            CheckpointError: the file is damaged or does not fit the model; the message names the
+                tensor.
             InputError: as for the class.
         """
         heads = cls(model).eval()
@@ -223,14 +226,15 @@ class ExitHeads(nn.Module):
             for name in sorted(wanted.keys() | file.tensors.keys()):
                 if name not in file.tensors:
                     raise CheckpointError(
-                        f"{path} lacks {name}: a model with {len(heads.classifiers) + 1} "
-                        f"applications of layers has {len(heads.classifiers)} exits. {_AGAIN}"
+                        f"{path} lacks {name}: a model that applies "
+                        f"{len(heads.classifiers) + 1} layers has "
+                        f"{counted(len(heads.classifiers), 'exit')}. {_AGAIN}"
                     )
                 if name not in wanted:
                     raise CheckpointError(
-                        f"{path} has {name!r:.200}, but a model with "
-                        f"{len(heads.classifiers) + 1} applications of layers has "
-                        f"{len(heads.classifiers)} exits. {_AGAIN}"
+                        f"{path} has {name!r:.200}, but a model that applies "
+                        f"{len(heads.classifiers) + 1} layers has "
+                        f"{counted(len(heads.classifiers), 'exit')}. {_AGAIN}"
                     )
                 info, shape = file.tensors[name], tuple(wanted[name].shape)
                 if info.shape != shape or not info.dtype.is_floating_point:
@@ -249,11 +253,11 @@ _AGAIN = "It was saved with another model: take both from one run of minilm fine
 
 
 class ExitOutput(ModelOutput):
-    """Of `EarlyExit`.
+    """The output of `EarlyExit`.
 
     Attributes:
-        logits: (B, C) of the exit that each sequence took.
-        applications: (B,) int64, how many applications of layers each went through.
+        logits: (B, C), those of the exit that each sequence took.
+        applications: (B,) int64, the number of layer applications each went through.
     """
 
     logits: Tensor
@@ -261,21 +265,21 @@ class ExitOutput(ModelOutput):
 
 
 class _Exiting:
-    """A classifier with exits, called as the classifier itself; the two below differ in use.
+    """A classifier with exits, called like the classifier itself; the base of the two below.
 
     Args:
         model: a sequence classifier.
-        heads: that were trained with it.
+        heads: its exits, trained with it.
     """
 
     def __init__(self, model: PretrainedModel, heads: ExitHeads) -> None:
-        assert isinstance(model, ForSequenceClassification)  # or there were no heads
+        assert isinstance(model, ForSequenceClassification)  # ExitHeads takes no other model
         self.model = model
         self.heads = heads
 
     @property
     def applications(self) -> int:
-        """How many times layers are applied to a text that does not leave early."""
+        """The number of layer applications of a text that does not leave early."""
         return len(self.heads.classifiers) + 1
 
     @property
@@ -285,16 +289,16 @@ class _Exiting:
 
     @property
     def config(self) -> EncoderConfig:
-        """The model's."""
+        """The model's configuration."""
         return self.model.config
 
     @property
     def device(self) -> torch.device:
-        """The model's."""
+        """The model's device."""
         return self.model.device
 
     def answer(self, first: Tensor, applications: int) -> Tensor:
-        """(N, C) logits of an exit, from the (N, H) states of first tokens."""
+        """The (N, C) logits of an exit, from the (N, H) states of first tokens."""
         pooler = self.base.pooler
         pooled = {} if pooler is None else {"pooler_output": pooler(first)}
         encoded = EncoderOutput(last_hidden_state=first, **pooled)
@@ -302,7 +306,7 @@ class _Exiting:
         return logits
 
     def last_answer(self, encoded: EncoderOutput) -> Tensor:
-        """(N, C) logits of the model's own classifier, as in its forward."""
+        """The (N, C) logits of the model's own classifier, as in its forward."""
         logits: Tensor = self.model.classifier(self.model.dropout(self.model.pool(encoded)))
         return logits
 
@@ -323,14 +327,14 @@ class EveryExit(_Exiting):
         *,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> ExitOutput:
-        """All answers for each sequence.
+        """Computes the answers of all exits for each sequence.
 
         Args:
             input_ids, attention_mask, token_type_ids, lengths: as for the model.
 
         Returns:
-            logits (B, L, C) after 1 to L applications, the model's own answer last;
-            applications (B,), all L.
+            logits (B, L, C) after 1 to L applications, with the model's own answer last;
+            applications (B,), all equal to L.
         """
         found: list[Tensor] = []
 
@@ -354,7 +358,7 @@ class EarlyExit(_Exiting):
         rule: when to leave.
 
     Raises:
-        InputError: a rule that does not suit the model's answers.
+        InputError: the rule does not suit the model's kind of answers.
 
     Example:
         >>> model = minilm.load("spam-filter")
@@ -379,7 +383,7 @@ class EarlyExit(_Exiting):
         *,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> ExitOutput:
-        """The answer for each sequence.
+        """Computes the answer for each sequence.
 
         Args:
             input_ids, attention_mask, token_type_ids, lengths: as for the model.
@@ -389,8 +393,8 @@ class EarlyExit(_Exiting):
             the model, bit for bit.
 
         Raises:
-            InputError: the model is in train mode, or the call is recorded (compile, export), where
-                no value may decide what is computed.
+            InputError: the model is in train mode, or the call is recorded (compile, export), so
+                that the computation must not depend on values.
         """
         if self.model.training:
             raise InputError("Early exit is for inference: call model.eval() first.")
@@ -412,7 +416,7 @@ class EarlyExit(_Exiting):
 
 
 class _Leaving:
-    """One batch on its way: who is still in it, and the answers of those who left.
+    """One batch on its way: the sequences still in it, and the answers of those that left.
 
     Args:
         exits: the model and the rule.
@@ -422,9 +426,9 @@ class _Leaving:
         self._exits = exits
         self._rule = exits.rule
         self._applied = 0
-        self._present: Tensor | None = None  # (N,) numbers of sequences; None = all
-        self._before: Tensor | None = None  # (N, C) the answers of the exit before
-        self._agreed: Tensor | None = None  # (N,) how often in a row they stayed the same
+        self._present: Tensor | None = None  # (N,) numbers of the sequences left; None = all
+        self._before: Tensor | None = None  # (N, C) the answers of the previous exit
+        self._agreed: Tensor | None = None  # (N,) how many times in a row they were the same
         self._left: list[tuple[Tensor, Tensor, int]] = []  # numbers, logits, applications
 
     def __call__(self, first: Tensor) -> Tensor | None:
@@ -447,7 +451,7 @@ class _Leaving:
         return going_on
 
     def _is_clear(self, logits: Tensor) -> Tensor:
-        """(N,) whether the rule lets a sequence go."""
+        """(N,) bool: whether the rule lets a sequence leave."""
         rule, kind = self._rule, self._exits.kind
         if rule.depth is not None:
             return torch.ones(len(logits), dtype=torch.bool, device=logits.device)
@@ -463,7 +467,7 @@ class _Leaving:
         return self._agreed >= rule.patience
 
     def collect(self, last: Tensor) -> ExitOutput:
-        """All answers in the order of the call; `last` are those of the sequences still in."""
+        """All answers in the order of the call; `last` are those of the sequences still left."""
         depth = self._exits.applications
         if self._present is None:
             applications = torch.full((len(last),), depth, device=last.device)

@@ -1,4 +1,4 @@
-"""The way from the arguments of a call through embeddings and layers to states."""
+"""The encoder: from the arguments of a call through embeddings and layers to states."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from minilm.models.pretrained import PretrainedModel
 from minilm.outputs import EncoderOutput
 
 Reads = Literal["all", "first", "layers"]
-# From the states of the first tokens after an application, (B, H), to the numbers of the sequences
-# that go on, (N,) int64 in ascending order; None = all do.
+# Takes the states of the first tokens after an application, (B, H), and returns the numbers of the
+# sequences that go on, (N,) int64 in ascending order; None = all.
 AfterLayer = Callable[[Tensor], Tensor | None]
 
 
 class EncoderOptions(TypedDict, total=False):
-    """Rarer arguments of every model, all keyword-only; see `EncoderModel.forward`."""
+    """Less common arguments of every model, all keyword-only; see `EncoderModel.forward`."""
 
     lengths: Tensor | Sequence[int] | None
     output_attentions: bool | None
@@ -36,21 +36,21 @@ class EncoderOptions(TypedDict, total=False):
 
 @dataclass(eq=False)
 class LayerRun:
-    """One call's way through the layers: applies each and records what the caller asked for.
+    """Applies the layers in one call of a model, and records what the caller asked for.
 
     Attributes:
-        layout: where sequences begin and end; of those alone that have not left.
-        batch: B, how many these are.
+        layout: where sequences begin and end; only the sequences that have not left are in it.
+        batch: B, the number of these sequences.
         last: the number of the last application, if it computes only the first tokens; else 0.
         checkpointing: keep only the input of each layer for the backward pass.
         states: the states so far; None = not recorded.
         probs: attention probabilities so far; None = not recorded.
-        inner_order: states stay in the order of the layout; else they are put in the caller's.
-        after: is shown the first tokens after every application but the last, and says which
-            sequences go on; None = all do.
-        depth: how many applications there are, where `after` is given.
-        applied: how many layers have been applied.
-        only_first: the states are those of first tokens only.
+        inner_order: record states in the order of the layout instead of the caller's.
+        after: called with the first tokens after every application but the last; returns which
+            sequences go on. None = all do.
+        depth: the number of applications, if `after` is given.
+        applied: the number of layers applied so far.
+        only_first: whether the states are those of the first tokens only.
     """
 
     layout: Layout
@@ -66,7 +66,7 @@ class LayerRun:
     only_first: bool = False
 
     def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """(..., H) -> (..., H), or (B, H) where only first tokens are computed."""
+        """Applies a layer: (..., H) -> (..., H), or (B, H) if it computes only first tokens."""
         self.applied += 1
         if 0 < self.last < self.applied:
             raise InputError("run_layers applies more layers than virtual_layers lists.")
@@ -84,7 +84,7 @@ class LayerRun:
         if not obeyed or (self.probs is not None and len(self.probs) != self.applied):
             raise InputError(
                 f"{type(layer).__name__} took no notice of "
-                f"{'probs' if obeyed else 'first_only'}: hand all arguments to the layer inside, "
+                f"{'probs' if obeyed else 'first_only'}: pass all arguments to the layer inside, "
                 "as TransformerLayer.forward takes them, or set model.layout = 'padded'."
             )
         if self.after is not None and self.applied < self.depth:
@@ -92,18 +92,18 @@ class LayerRun:
         return hidden if self.states is None else self.record(hidden)
 
     def leave(self, going_on: Tensor | None, hidden: Tensor) -> Tensor:
-        """The states of the sequences that go on, which from now on are all there are."""
+        """Removes the sequences that do not go on; returns the states of the others."""
         if going_on is None:
             return hidden
         self.batch = len(going_on)
-        if self.batch == 0:  # no row is left, so that the next parts have nothing to do
+        if self.batch == 0:  # no sequence is left, so the remaining layers have nothing to do
             self.layout, hidden = Padded(None), self.layout.first(hidden)[:0, None]  # (0, 1, H)
         else:
             self.layout, hidden = self.layout.keep(going_on, hidden)
         return hidden
 
     def record(self, hidden: Tensor) -> Tensor:
-        """Keep a state. What comes back goes on from the kept one, so that it has a gradient."""
+        """Records a state. The state returned is computed from it, so that it gets a gradient."""
         assert self.states is not None
         if self.inner_order:
             self.states.append(hidden)
@@ -112,20 +112,20 @@ class LayerRun:
         return self.layout.merge(self.states[-1], hidden)
 
     def records(self) -> dict[str, tuple[Tensor, ...]]:
-        """What was recorded, by the names of items."""
+        """The recorded states and attention maps, by the names of output items."""
         found = {"hidden_states": self.states, "attentions": self.probs}
         return {name: tuple(values) for name, values in found.items() if values is not None}
 
 
 class EncoderModel(PretrainedModel):
-    """Embeddings, layers and perhaps a pooler; the subclasses say which layers, in which order.
+    """Embeddings, layers and perhaps a pooler; subclasses define the layers and their order.
 
     Attributes:
         layout: how padded calls are laid out inside. "padded": rows (B, S, ...) in the caller's
             order, in every module, as in transformers: for hooks, attributions, per-sample
-            gradients. "packed": only attended tokens, always. "auto": packed where the mask has
-            zeros and nothing needs rows (see `prepare`), and where a head reads first tokens alone,
-            the last layer computes no other.
+            gradients. "packed": only attended tokens, always. "auto": packed if the mask has zeros
+            and nothing needs rows (see `prepare`). Except with "padded", the last layer computes
+            only the first tokens if a head reads no others.
     """
 
     embeddings: Embeddings
@@ -168,16 +168,16 @@ class EncoderModel(PretrainedModel):
         """Encode a batch of texts.
 
         There are two ways to call it. Padded: `model(input_ids (B, S), attention_mask (B, S))`.
-        Where the mask has zeros the model packs the tokens itself and unpacks what it returns (see
-        `layout`). Packed: `model(input_ids (T,), lengths=(B,))`, all texts in one line, no padding
-        at all.
+        If the mask has zeros, the model packs the tokens itself and unpacks what it returns (see
+        `layout`). Packed: `model(input_ids (T,), lengths=(B,))`, with all texts in one line and no
+        padding at all.
 
         Args:
             input_ids: (B, S) or (T,) int64 token ids.
             attention_mask: (B, S), 1 = attend, 0 = ignore; None = all 1.
             token_type_ids: like input_ids; segment numbers; None = all 0.
-            position_ids: (B, S), (S,) or (T,) int64; default: the column, or the place in its
-                sequence.
+            position_ids: (B, S), (S,) or (T,) int64; None = the column, or the place in the
+                sequence of a packed call.
             inputs_embeds: (B, S, E) or (T, E) word vectors instead of input_ids.
             lengths: (B,) sequence lengths of a packed call; they sum to T.
             output_attentions: return attention maps (padded calls only); None = as the
@@ -186,20 +186,20 @@ class EncoderModel(PretrainedModel):
                 = as the configuration says.
             return_dict: False returns a tuple of the same values.
             reads: for heads: which last states they read. The states are then left in the order of
-                `output.layout`; with "first" they may be those of only the first tokens, (B, H).
-                "layers" is "all", and hidden_states are returned in that order, too.
-            after: for early exit, with reads="first": is shown the states of the first tokens after
-                every application but the last, (B, H), and returns the numbers of the sequences
-                that go on, (N,) int64 in ascending order, counted among those it was shown; None =
-                all. What is returned then has the sequences alone that went on to the end, perhaps
-                none.
+                `output.layout`; with "first" they may be those of the first tokens only, (B, H).
+                "layers" is like "all", with hidden_states in that order, too.
+            after: for early exit, with reads="first": called with the states of the first tokens
+                after every application but the last, (B, H); returns the numbers of the sequences
+                that go on, (N,) int64 in ascending order, counted among those it was given; None =
+                all. The output then has only the sequences that went on to the end, perhaps none.
 
         Returns:
             last_hidden_state (B, S, H) or (T, H), zero at unattended positions; pooler_output
             (B, H) if there is a pooler; hidden_states and attentions on request.
 
         Raises:
-            InputError: an argument of a wrong shape, dtype or range; names it and both values.
+            InputError: an argument has a wrong shape, dtype or range; the message names it, what
+                was found and what was expected.
         """
         config = self.config
         if output_attentions is None:
@@ -221,8 +221,8 @@ class EncoderModel(PretrainedModel):
         layout, recorded = tokens.layout, output_hidden_states or output_attentions
         if after is not None and (recorded or reads != "first"):
             raise InputError(
-                "Early exit needs only the first tokens: leave output_hidden_states and "
-                "output_attentions out, in the configuration, too."
+                "Early exit needs only the first tokens: leave out output_hidden_states and "
+                "output_attentions, in the configuration, too."
             )
         if self.training:
             entered(layout)
@@ -247,7 +247,7 @@ class EncoderModel(PretrainedModel):
             hidden = run.record(hidden)
         hidden = self.run_layers(hidden, run)
         layout = run.layout
-        if only_first and not run.only_first:  # all were computed
+        if only_first and not run.only_first:  # the states of all tokens were computed
             hidden = layout.first(hidden)
 
         output = EncoderOutput(last_hidden_state=layout.unpack(hidden) if reads is None else hidden)
@@ -256,5 +256,5 @@ class EncoderModel(PretrainedModel):
         if recorded or reads == "layers":
             output.update(run.records())
         if reads is not None:
-            object.__setattr__(output, "layout", layout)  # an attribute, no item
+            object.__setattr__(output, "layout", layout)  # an attribute, not an item
         return output if return_dict is not False else output.to_tuple()

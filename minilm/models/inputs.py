@@ -1,4 +1,4 @@
-"""From the arguments of a call to what the blocks see: check, choose the layout, reorder."""
+"""Prepares the arguments of a call for the blocks: checks, chooses the layout, reorders."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from minilm.blocks import kernels
 from minilm.blocks.layout import Layout, Packed, Padded
 from minilm.config import EncoderConfig
 from minilm.errors import InputError, by_place
+from minilm.files.progress import counted
 from minilm.losses.elementary import IGNORED_LABEL
 
 LayoutChoice = Literal["auto", "padded", "packed"]
@@ -26,8 +27,8 @@ class ModelInput:
 
     Attributes:
         layout: where sequences begin and end.
-        input_ids: (B, S) or (T,), or None.
-        inputs_embeds: (B, S, E) or (T, E) instead, or None.
+        input_ids: (B, S) or (T,) int64, or None.
+        inputs_embeds: (B, S, E) or (T, E) instead of input_ids, or None.
         position_ids, token_type_ids: broadcastable to the tokens.
         batch: B.
     """
@@ -58,17 +59,18 @@ def prepare(
     Shapes are always checked, values where they can be read (see `kernels.recording`).
 
     Args:
-        config: of the model.
-        choice: the caller's, see `EncoderModel.layout`. "auto" packs a padded call whose mask has
-            zeros, unless something needs rows: attention maps, a call that is recorded or
+        config: the model's configuration.
+        choice: the caller's choice, see `EncoderModel.layout`. "auto" packs a padded call whose
+            mask has zeros, unless something needs rows: attention maps, a call that is recorded or
             transformed, or a head that reads column 0 of a row whose column 0 is unattended.
         input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, lengths: as given
             to the model.
-        reads_first: a pooler or a head reads the first token's state.
-        needs_rows: attention maps were asked for.
+        reads_first: whether a pooler or a head reads the first token's state.
+        needs_rows: whether attention maps were asked for.
 
     Raises:
-        InputError: names the argument, what was found and what was expected.
+        InputError: an argument is wrong; the message names it, what was found and what was
+            expected.
     """
     name, tokens = "input_ids", input_ids
     if inputs_embeds is not None:
@@ -88,12 +90,12 @@ def prepare(
     token_types: int = getattr(config, "type_vocab_size", 0)
     whole_numbers = (
         ("input_ids", input_ids, config.vocab_size, "vocab_size"),
-        # a model without token types ignores their values
+        # models without token types ignore the values
         ("token_type_ids", token_type_ids, token_types or 2**31, "type_vocab_size"),
         ("position_ids", position_ids, config.max_position_embeddings, "max_position_embeddings"),
     )
     readable = not kernels.recording(tokens)
-    facts: list[Tensor] = []  # what has to be read is read at once: on a GPU every reading waits
+    facts: list[Tensor] = []  # values to read, all at once: on a GPU every read waits
     for what, ids, _, _ in whole_numbers:
         if ids is not None:
             if tuple(ids.shape) != shape or ids.dtype not in (torch.int64, torch.int32):
@@ -132,7 +134,7 @@ def prepare(
     elif not readable:
         if choice == "packed":
             raise _cannot_pack("the call is recorded or transformed, so that no mask can be read")
-        # expect the worst where it would matter: a row that attends to nothing, in training
+        # assume the worst case that matters: in training, a row that attends to nothing
         worst = attended is not None and kernels.wants_gradients()
         layout = Padded(attended, explicit=explicit or worst)
     else:
@@ -170,7 +172,7 @@ def prepare(
         token_type_ids = layout.pack(token_type_ids)
     else:
         token_type_ids = position_ids.new_zeros(1)
-    if choice == "padded":  # each table is asked for each token of each text
+    if choice == "padded":  # every table is looked up for every token of every text
         position_ids, token_type_ids = position_ids.expand(shape), token_type_ids.expand(shape)
     if inputs_embeds is None:
         input_ids = layout.pack(tokens)
@@ -181,7 +183,7 @@ def prepare(
 
 
 def pack_labels(layout: Layout, labels: Tensor, classes: int, shape: tuple[int, ...]) -> Tensor:
-    """Check token labels and bring them to the inner order.
+    """Check token labels and bring them into the inner order.
 
     Args:
         layout: the layout of the call.
@@ -203,8 +205,8 @@ def pack_labels(layout: Layout, labels: Tensor, classes: int, shape: tuple[int, 
         return inner
     if not kernels.recording(labels) and int(lost):
         raise InputError(
-            f"labels has {int(lost)} labels other than -100 at unattended positions "
-            "(attention_mask 0): set them to -100."
+            f"labels has {counted(int(lost), 'label')} other than -100 at unattended positions "
+            "(attention_mask 0): set the labels there to -100."
         )
     return inner
 
@@ -228,8 +230,7 @@ def check_labels(name: str, labels: Tensor, classes: int, shape: tuple[int, ...]
 def check_shares(name: str, labels: Tensor) -> None:
     """Raise InputError unless all labels are numbers in [0, 1].
 
-    Only on the CPU: elsewhere the values are not looked at, for which all of the device's work
-    would have to be waited for.
+    Only on the CPU: on other devices, reading the values would wait for all of the device's work.
     """
     if labels.device.type != "cpu" or kernels.recording(labels):
         return
@@ -237,7 +238,7 @@ def check_shares(name: str, labels: Tensor) -> None:
     if bool(bad.any()):
         raise InputError(
             f"{name} contains {labels[bad][0].item()}: expected numbers in [0, 1], one for each "
-            "label; there is no mark for labels that are not known, such as -100."
+            "label; unknown labels cannot be marked, for example by -100."
         )
 
 
@@ -258,8 +259,8 @@ def _wrong_shape(name: str, tokens: Tensor, packed_call: bool) -> InputError:
         ("inputs_embeds", True): "(T, E)",
     }[name, packed_call]
     return InputError(
-        f"{name} has shape {tuple(tokens.shape)}: expected {expected}. Padded rows come without "
-        "lengths, tokens in one line with them."
+        f"{name} has shape {tuple(tokens.shape)}: expected {expected}. Give lengths only with "
+        "packed tokens, which are in one line, and not with padded rows."
     )
 
 
@@ -278,7 +279,7 @@ def _misfit(name: str, values: Tensor, shape: tuple[int, ...]) -> InputError:
     if not isinstance(values, Tensor):
         return InputError(f"{name} is a {type(values).__name__}: expected a tensor.")
     if tuple(values.shape) != shape:
-        return InputError(f"{name} has shape {tuple(values.shape)}, the tokens have {shape}.")
+        return InputError(f"{name} has shape {tuple(values.shape)}, but the tokens have {shape}.")
     return InputError(f"{name} has dtype {values.dtype}: expected whole numbers (int64).")
 
 
@@ -288,7 +289,7 @@ def _out_of_range(name: str, value: int, size: int, limit: str) -> InputError:
 
 def _without_rows(maps: bool) -> InputError:
     what = "output_attentions" if maps else "model.layout = 'padded'"
-    return InputError(f"{what} needs padded rows: give (B, S) inputs, no lengths.")
+    return InputError(f"{what} needs padded rows: give (B, S) inputs and leave out lengths.")
 
 
 def _cannot_pack(reason: str) -> InputError:
@@ -302,12 +303,13 @@ def _checked_lengths(lengths: Tensor | Sequence[int], tokens: int) -> list[int]:
         raise InputError(f"lengths is not a list of whole numbers: {problem}.") from problem
     if lengths.dtype not in (torch.int64, torch.int32) or lengths.numel() == 0:
         raise InputError(
-            f"lengths has dtype {lengths.dtype} and {lengths.numel()} entries: expected "
+            f"lengths has dtype {lengths.dtype} and {counted(lengths.numel(), 'number')}: expected "
             "one whole number for each sequence."
         )
     sizes: list[int] = lengths.tolist()
     if min(sizes) < 1:
-        raise InputError(f"lengths contains {min(sizes)}: every sequence has a token.")
+        raise InputError(f"lengths contains {min(sizes)}: every sequence needs at least one token.")
     if sum(sizes) != tokens:
-        raise InputError(f"lengths adds up to {sum(sizes)}, there are {tokens} tokens.")
+        found = counted(tokens, "token")
+        raise InputError(f"lengths adds up to {sum(sizes)}, but the call has {found}.")
     return sizes

@@ -1,4 +1,4 @@
-"""Which parts of a model become 8-bit, there and back, and what config.json says of it."""
+"""Converts models to 8 bits and back, and marks 8-bit models in config.json."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Model = TypeVar("Model", bound="PretrainedModel")
 
 ACTIVE = (FeedForward, MaskedLMHead, Pooler)  # blocks with an activation function
 KEY = "quantization_config"  # in config.json
-# Without "quant_method", on purpose: transformers then refuses the directory. Under a method that
-# it does not know it would load whole numbers as weights, with no more than a warning.
+# "quant_method" is missing on purpose: transformers then refuses the directory. With a method that
+# it does not know, it would load the integers as weights, with only a warning.
 MARKER: Mapping[str, Any] = {
     "format": "minilm-int8",
     "version": 1,
@@ -38,7 +38,7 @@ MARKER: Mapping[str, Any] = {
 
 
 def is_int8(model: nn.Module) -> bool:
-    """Whether some part of a model is 8-bit."""
+    """Whether any part of a model is 8-bit."""
     return any(isinstance(part, QuantizedWeight) for part in model.modules())
 
 
@@ -50,7 +50,7 @@ def stored_int8(data: Mapping[str, Any], source: object) -> bool:
         source: the directory, for the message.
 
     Raises:
-        CheckpointError: it was saved in a later version of the format.
+        CheckpointError: the model was saved in a later version of the format.
     """
     marker = data.get(KEY)
     if not isinstance(marker, Mapping) or marker.get("format") != MARKER["format"]:
@@ -67,7 +67,7 @@ def stored_int8(data: Mapping[str, Any], source: object) -> bool:
 def to_int8(model: Model) -> Model:
     """A copy in eval mode whose linear layers and tables are 8-bit.
 
-    A part that is in several places is quantised once and stays one part. Parts that the
+    A module that is used in several places is quantised once and stays shared. Modules that the
     architecture does not know, such as adapters, are copied as they are.
     """
     replaced: dict[int, nn.Module] = {}
@@ -85,7 +85,7 @@ def to_int8(model: Model) -> Model:
 
 @torch.no_grad()
 def to_float(model: Model) -> Model:
-    """A dequantised copy of an 8-bit model, in float; can be trained."""
+    """A dequantised copy of an 8-bit model, in float32; it can be trained."""
     replaced: dict[int, nn.Module] = {}
     for part in model.modules():
         if isinstance(part, QuantizedLinear):
@@ -106,7 +106,7 @@ def to_float(model: Model) -> Model:
 
 
 def _with(model: Model, replaced: dict[int, nn.Module]) -> Model:
-    """A copy with some modules replaced, through the memo of deepcopy."""
+    """A copy with some modules replaced, by way of deepcopy's memo."""
     for part in replaced.values():
         part.eval()
     return copy.deepcopy(model, dict[int, Any](replaced)).eval()

@@ -1,4 +1,4 @@
-"""What all models have in common: loading, saving, sizes and the parts that other tools ask for."""
+"""What all models have in common: loading, saving, sizes and the interface for other libraries."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from minilm.checkpoints.weights import open_directory, save_directory
 from minilm.config import EncoderConfig, remarks
 from minilm.errors import CheckpointError, ConfigError, InputError, setting
 from minilm.files.file_names import WEIGHTS
+from minilm.files.progress import counted
 from minilm.models.arguments import LOADING, SAVING, check_words, rename_words
 from minilm.models.inputs import LayoutChoice
 from minilm.models.int8 import KEY, MARKER, is_int8, stored_int8, to_float, to_int8
@@ -58,15 +59,15 @@ class PretrainedModel(nn.Module):
     """A model with a configuration that loads and saves hub checkpoints.
 
     Attributes:
-        config: what the model is made of.
-        load_report: what became of every tensor, if the model came from a checkpoint.
+        config: the configuration of the model.
+        load_report: what was done with every tensor, if the model came from a checkpoint.
         student_report: what was taken from the teacher, if `init_student` made the model.
         name_or_path: the directory or hub name it came from; "" if from none.
     """
 
     config_class: ClassVar[type[EncoderConfig]]
     hub_names: ClassVar[HubNames]
-    # what other libraries ask a model: Trainer, how a loss is averaged; pipelines, what comes first
+    # read by other libraries: by Trainer for the averaging of losses, by pipelines for the input
     accepts_loss_kwargs: ClassVar[bool] = False
     main_input_name: ClassVar[str] = "input_ids"
 
@@ -76,7 +77,7 @@ class PretrainedModel(nn.Module):
             given = type(config)
             raise ConfigError(
                 f"{type(self).__name__} is built from a minilm.{self.config_class.__name__}, not "
-                f"from a {given.__module__}.{given.__name__}. Convert one of transformers with "
+                f"from a {given.__module__}.{given.__name__}. Convert transformers' with "
                 f"minilm.{self.config_class.__name__}.from_dict(config.to_dict())."
             )
         self.config = config
@@ -87,11 +88,11 @@ class PretrainedModel(nn.Module):
     @property
     @abstractmethod
     def base(self) -> EncoderModel:
-        """The encoder: this model itself, or what its heads stand on."""
+        """The encoder: this model itself, or the encoder below its heads."""
 
     @property
     def base_model(self) -> EncoderModel:
-        """Another word for `base`."""
+        """Another name for `base`."""
         return self.base
 
     @property
@@ -110,11 +111,11 @@ class PretrainedModel(nn.Module):
 
     @property
     def own_prefix(self) -> str:
-        """What stands before this model's names in the tables of checkpoints/names.py."""
+        """The prefix of this model's names in the tables of checkpoints/names.py."""
         return ENCODER if self.base is self else ""
 
     def _initialise(self, part: nn.Module) -> None:
-        """Draw the parameters of a new part, as the configuration says."""
+        """Initialise the parameters of a new part, as the configuration says."""
         truncated = self.config.initializer == "truncated_normal"
         initialise(part, std=self.config.initializer_range, truncated=truncated)
 
@@ -146,32 +147,32 @@ class PretrainedModel(nn.Module):
 
         Args:
             path_or_repo: a directory (no network is touched), or a hub name.
-            config: used in place of config.json: a configuration of minilm or transformers, or a
-                dictionary as in config.json.
+            config: replaces config.json: a configuration of minilm or transformers, or a dictionary
+                as in config.json.
             revision, subfolder, token, cache_dir, local_files_only: as in huggingface_hub.
-            dtype: of the parameters; None = float32, "auto" = as stored.
+            dtype: dtype of the parameters; None = float32, "auto" = as stored.
             device: where the parameters are created; None = torch's default device.
-            layout: how batches are held, see the attribute; None = as the class is, "auto".
-            add_pooling_layer: of a base model: with or without; None = as the class is.
-            ignore_mismatched_heads: start a head of another shape anew (new `num_labels`).
+            layout: how batches are laid out, see the attribute; None = the default, "auto".
+            add_pooling_layer: for base models: with or without pooler; None = the class's default.
+            ignore_mismatched_heads: reinitialise a head of another shape (new `num_labels`).
             new_parts: what to do when a head, a pooler or a module of your own is not stored, and
                 starts from random values: "warn" once, unless you asked for it by `num_labels`,
                 `id2label`, `add_pooling_layer` or `ignore_mismatched_heads`; "allow"; "refuse".
-            allow_unexpected: leave stored tensors out that no rule knows.
+            allow_unexpected: ignore stored tensors with unknown names.
             allow_nonfinite: accept NaN and infinite weights.
             **config_overrides: fields of the configuration to change, e.g. `num_labels=5`,
                 `hidden_dropout_prob=0.2`, or `num_hidden_layers=3` for the first three layers
                 (ALBERT: any depth from the same weights, with the groups spread over it).
-                Arguments of transformers are taken too, where they have a meaning here.
+                Arguments of transformers are accepted too, if they have a meaning here.
 
         Returns:
             The model in eval mode; `model.load_report` lists what was done with every tensor.
 
         Raises:
-            CheckpointError: files that are damaged, unsafe or do not fit; nothing is half-loaded.
+            CheckpointError: files are damaged, unsafe or do not fit; nothing is half-loaded.
             ConfigError: config.json or an override is invalid.
             HubError: a download failed.
-            InputError: an argument of transformers that minilm does not follow.
+            InputError: an argument of transformers that minilm does not support.
 
         Example:
             >>> model = minilm.BertModel.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
@@ -203,13 +204,13 @@ class PretrainedModel(nn.Module):
             asked = ours["dtype"]
             as_int8 = asked in INT8 or (from_int8 and asked in (None, "auto"))
             if as_int8:
-                asked = "float32"  # of all that is not a weight in 8 bits
-            # the modules of a class that is not ours may start in any way: it is built with values
+                asked = "float32"  # for everything that is not an 8-bit weight
+            # modules of a class that is not ours may have any initial values, so they are computed
             known = cls.__module__.startswith("minilm.models.")
             with on_meta() if known else nullcontext():
                 model = cls(wanted)
             if add_pooling_layer is not None and model.base is not model:
-                raise InputError("add_pooling_layer is for base models: this head settles it.")
+                raise InputError("add_pooling_layer is only for base models: leave it out.")
             if add_pooling_layer is False:
                 model.base.pooler = None
             if from_int8:
@@ -228,8 +229,8 @@ class PretrainedModel(nn.Module):
             fresh = fresh_parts(plan.report, prefix)
             if fresh and new_parts == "refuse":
                 raise CheckpointError(
-                    f"{directory} does not store {fresh} of its {cls.__name__}, which would work "
-                    "with random values. Train it first, or use the class it was saved from."
+                    f"{directory} does not store {fresh} of its {cls.__name__}, so these weights "
+                    "would be random. Train it first, or use the class it was saved from."
                 )
             dtypes = (weights.tensors[name].dtype for name in plan.sources.values())
             stored = (dtype for dtype in dtypes if dtype.is_floating_point)
@@ -260,12 +261,12 @@ class PretrainedModel(nn.Module):
             ours["ignore_mismatched_heads"]
             or add_pooling_layer
             or config_overrides.keys() & {"num_labels", "id2label", "label2id"}
-        ):  # known parts were asked for, own ones were not
+        ):  # the caller asked for new heads and poolers, but not for other new parts
             fresh = fresh_parts(plan.report, prefix, but_not=cls.hub_names.knows)
         if fresh and new_parts == "warn":
             warnings.warn(
                 f"{path_or_repo} does not store {fresh}: newly initialised, train before use "
-                f"({setting('new_parts', 'allow')} silences this).",
+                f"({setting('new_parts', 'allow')} silences this warning).",
                 stacklevel=2,
             )
         return model.eval()
@@ -283,16 +284,16 @@ class PretrainedModel(nn.Module):
         Modules that the hub's layout does not know are stored under their own names.
 
         Args:
-            directory: created if need be; the files of an earlier save are replaced.
-            state_dict: what to save in place of the model's own tensors, by its names or the hub's:
-                what accelerate or FSDP has gathered.
-            is_main_process: False writes nothing, in all processes but one.
+            directory: created if missing; the files of an earlier save are replaced.
+            state_dict: tensors to save instead of the model's own, by its names or the hub's, such
+                as those that accelerate or FSDP has gathered.
+            is_main_process: False writes nothing; for all processes but one.
             **transformers_arguments: those that ask for safetensors in one file change nothing.
 
         Raises:
             CheckpointError: the directory cannot be written; what was there stays as it was. Or a
                 tensor is missing from `state_dict`, unknown, or is not a plain tensor.
-            InputError: an argument that asks for something else; says what to use.
+            InputError: an argument asks for something else; the message says what to use.
         """
         check_words("save_pretrained", transformers_arguments, SAVING)
         if transformers_arguments:
@@ -315,32 +316,33 @@ class PretrainedModel(nn.Module):
             if not plain or value.is_meta or hub in tensors:
                 raise CheckpointError(
                     f"{name} ({type(value).__name__}) cannot be stored as {hub}: only plain "
-                    "tensors can, one under each name. Give the gathered values of a model that is "
-                    "spread over processes as state_dict=; write a quantised one with torch.save."
+                    "tensors can, one under each name. For a model that is spread over processes, "
+                    "give the gathered tensors as state_dict=; write a quantised one with "
+                    "torch.save."
                 )
             tensors[hub] = value
         config = self.config.to_dict()
-        # torch puts a class of its own in front of one that it shards
+        # torch derives a class of its own for a model that it shards
         classes = (cls for cls in type(self).__mro__ if not cls.__module__.startswith("torch."))
         config["architectures"] = [next(classes).__name__]
-        config.pop("torch_dtype", None)  # the older name of the same
+        config.pop("torch_dtype", None)  # the older name of "dtype"
         if is_int8(self):
             config[KEY] = dict(MARKER)
-        # what other libraries compute in by default: AdamW of 16-bit weights ends in NaN
+        # other libraries compute in this dtype by default, and AdamW on 16-bit weights ends in NaN
         config["dtype"] = "float64" if self.dtype == torch.float64 else "float32"
         save_directory(Path(directory), config, tensors)
 
     def _check_depth(self) -> None:
-        """Raise CheckpointError where layers were added or removed behind the configuration."""
+        """Raise CheckpointError if layers were added or removed without changing the config."""
         layers, depth = getattr(self.base, "layers", None), self.config.num_hidden_layers
         if isinstance(layers, nn.ModuleList) and len(layers) != depth:
             raise CheckpointError(
-                f"The model has {len(layers)} layers, its configuration says {depth}: set "
-                f"model.config.num_hidden_layers = {len(layers)} before you save it."
+                f"The model has {counted(len(layers), 'layer')}, its configuration says {depth}: "
+                f"set model.config.num_hidden_layers = {len(layers)} before you save it."
             )
 
     def _translated(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """A state dictionary by this model's own names; see `translate_state_dict`."""
+        """A state dictionary with this model's own names; see `translate_state_dict`."""
         names, shared = set(self.state_dict()), shared_names(self)
         return translate_state_dict(state_dict, names, self.hub_names, self.own_prefix, shared)
 
@@ -360,27 +362,27 @@ class PretrainedModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the word embeddings; int8 for a quantised model."""
+        """The dtype of the word embeddings; int8 for a quantised model."""
         return self.base.embeddings.word.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Of the word embeddings."""
+        """The device of the word embeddings."""
         return self.base.embeddings.word.weight.device
 
     @property
     def num_labels(self) -> int:
-        """How many classes a classification head has."""
+        """The number of classes of a classification head."""
         return self.config.num_labels
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many parameters the model has; shared and tied ones count once.
+        """The number of parameters; shared and tied ones count once.
 
         A quantised model has as many as the float model that it was made from.
 
         Args:
-            only_trainable: leave frozen ones out.
-            exclude_embeddings: leave the tables of words, positions and token types out.
+            only_trainable: leave out frozen parameters.
+            exclude_embeddings: leave out the tables of words, positions and token types.
         """
         tables = (
             part.weight
@@ -392,19 +394,19 @@ class PretrainedModel(nn.Module):
         return sum(p.numel() for p in parameters if id(p) not in left_out)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The word embedding table, (V, E); also what the masked-LM head compares with."""
+        """The word embedding table, (V, E), which is also the output matrix of a masked-LM head."""
         return self.base.embeddings.word
 
     def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
-        """Put another word embedding table in place, as large as `config.vocab_size`."""
+        """Replace the word embedding table by another one with `config.vocab_size` rows."""
         self.base.embeddings.word = embeddings
 
     def get_output_embeddings(self) -> nn.Embedding | None:
-        """The table that a masked-LM head compares with: the input's. None without such a head."""
+        """The output matrix of a masked-LM head: the input's table. None without such a head."""
         return self.base.embeddings.word if self._masked_lm_head is not None else None
 
     def tie_weights(self) -> None:
-        """Nothing to do: the masked-LM head is given the table of the input in every call."""
+        """Does nothing: the masked-LM head is given the input's table in every call."""
 
     @property
     def _masked_lm_head(self) -> MaskedLMHead | None:
@@ -417,11 +419,11 @@ class PretrainedModel(nn.Module):
     ) -> nn.Embedding:
         """Change the size of the vocabulary; the first rows keep their values.
 
-        New rows are drawn like fresh weights (differs from Hugging Face, which draws them around
-        the mean of the old ones); a masked-LM bias grows by zeros.
+        New rows are drawn like new weights (differs from Hugging Face, which draws them around the
+        mean of the old ones); a masked-LM bias is extended by zeros.
 
         Args:
-            vocab_size: the new V; None = as it is.
+            vocab_size: the new V; None = unchanged.
             pad_to_multiple_of: round V up to a multiple of this.
 
         Returns:
@@ -453,14 +455,14 @@ class PretrainedModel(nn.Module):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> None:
-        """In training, keep only the input of each layer and compute the rest again backwards.
+        """In training, keep only each layer's input and recompute the rest in the backward pass.
 
         Args:
             gradient_checkpointing_kwargs, **options: as in transformers; `use_reentrant` must be
                 False, `every_n_layers` 1 and `offload` False.
 
         Raises:
-            InputError: it asks for another kind of checkpointing.
+            InputError: the arguments ask for another kind of checkpointing.
         """
         known = {"use_reentrant": False, "every_n_layers": 1, "offload": False}
         given = gradient_checkpointing_kwargs or options.pop(
@@ -475,14 +477,14 @@ class PretrainedModel(nn.Module):
         self.base.gradient_checkpointing = True
 
     def gradient_checkpointing_disable(self) -> None:
-        """Keep all intermediate states again (the default)."""
+        """Keep all intermediate states for the backward pass again (the default)."""
         self.base.gradient_checkpointing = False
 
-    # the newer names
+    # transformers' newer names
     activation_checkpointing_enable = gradient_checkpointing_enable
     activation_checkpointing_disable = gradient_checkpointing_disable
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether layers are computed again backwards."""
+        """Whether layers are recomputed in the backward pass."""
         return self.base.gradient_checkpointing

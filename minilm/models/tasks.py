@@ -1,7 +1,7 @@
-"""The heads that every architecture has, each with one forward.
+"""The models with a task's head, common to all architectures.
 
 A task model holds its base model as `encoder`. The subclasses in bert.py, distilbert.py and
-albert.py only say which encoder that is and what differs.
+albert.py only define which encoder that is and what differs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from minilm.outputs import EncoderOutput, HeadOutput, ModelOutput, QuestionAnswe
 
 
 class TaskModel(PretrainedModel):
-    """An encoder with something on top.
+    """An encoder with a head.
 
     Args:
-        config: of the encoder and the head.
-        pools: the head reads a vector for the whole sequence.
+        config: configuration of the encoder and the head.
+        pools: whether the head reads a vector for the whole sequence.
     """
 
     encoder_class: ClassVar[type[EncoderModel]]
@@ -51,13 +51,13 @@ class TaskModel(PretrainedModel):
     def pool(self, encoded: EncoderOutput) -> Tensor:
         """A vector for each sequence, (B, H).
 
-        The last state is (B, H) here, of first tokens only, unless the layout is "padded".
+        The last state is (B, H) here, that of the first tokens only, unless the layout is "padded".
         """
         assert encoded.pooler_output is not None
         return encoded.pooler_output
 
     def new_masked_lm_head(self) -> MaskedLMHead:
-        """A fresh head that fits the encoder."""
+        """A newly initialised masked-LM head that fits the encoder."""
         head = MaskedLMHead(
             hidden_size=self.config.hidden_size,
             embedding_size=self.encoder.embeddings.embedding_size,
@@ -69,7 +69,7 @@ class TaskModel(PretrainedModel):
         return head
 
     def new_linear(self, outputs: int) -> nn.Linear:
-        """A fresh linear layer, H -> outputs."""
+        """A newly initialised linear layer, H -> outputs."""
         linear = nn.Linear(self.config.hidden_size, outputs)
         self._initialise(linear)
         return linear
@@ -96,7 +96,7 @@ class ForMaskedLM(TaskModel):
         """Score every vocabulary entry at every position.
 
         Args:
-            labels: (B, S) or (T,) int64 true ids; -100 = not predicted here.
+            labels: (B, S) or (T,) int64 true ids; -100 = no loss here.
             others: as in `EncoderModel.forward`.
 
         Returns:
@@ -118,10 +118,10 @@ class ForPreTraining(TaskModel):
     """Predict masked tokens, and answer a question about two segments.
 
     Attributes:
-        pair_head_name: the module that scores the two answers, H -> 2.
-        pair_label: the argument with the right answers.
-        pair_logits_name: the scores' name in the output.
-        output_class: of forward.
+        pair_head_name: name of the module that scores the two answers, H -> 2.
+        pair_label: name of the argument with the right answers.
+        pair_logits_name: name of the scores in the output.
+        output_class: class of the output of forward.
     """
 
     pair_head_name: ClassVar[str]
@@ -137,12 +137,12 @@ class ForPreTraining(TaskModel):
 
     @property
     def sentence_pair_head(self) -> nn.Linear:
-        """Scores the two answers, H -> 2."""
+        """The linear layer that scores the two answers, H -> 2."""
         head: nn.Linear = getattr(self, self.pair_head_name)
         return head
 
     def pair_logits(self, encoded: EncoderOutput) -> Tensor:
-        """(B, 2) scores of the answers, from the pooled first token of every sequence."""
+        """The (B, 2) scores of the answers, from the pooled first token of every sequence."""
         logits: Tensor = self.sentence_pair_head(self.dropout(self.pool(encoded)))
         return logits
 
@@ -159,13 +159,13 @@ class ForPreTraining(TaskModel):
         return_dict: bool | None = None,
         **options: Unpack[EncoderOptions],
     ) -> Any:
-        """Both predictions.
+        """Score the vocabulary at every position, and the two answers for each sequence.
 
         Args:
-            labels: (B, S) or (T,) int64 true ids; -100 = not predicted here.
-            next_sentence_label: of BERT; (B,) int64, 0 = the second segment follows, 1 = it is a
+            labels: (B, S) or (T,) int64 true ids; -100 = no loss here.
+            next_sentence_label: for BERT; (B,) int64, 0 = the second segment follows, 1 = it is a
                 random one.
-            sentence_order_label: of ALBERT; (B,) int64, 0 = original order, 1 = swapped.
+            sentence_order_label: for ALBERT; (B,) int64, 0 = original order, 1 = swapped.
             others: as in `EncoderModel.forward`.
 
         Returns:
@@ -176,13 +176,13 @@ class ForPreTraining(TaskModel):
             which needs both).
 
         Raises:
-            InputError: the label of the other architecture, or as in `EncoderModel.forward`.
+            InputError: a label of the other architecture is given, or as in `EncoderModel.forward`.
         """
         pair_labels, other = sentence_order_label, next_sentence_label
         if self.pair_label == "next_sentence_label":
             pair_labels, other = other, pair_labels
         if other is not None:
-            raise InputError(f"{type(self).__name__} takes {self.pair_label} alone.")
+            raise InputError(f"{type(self).__name__} takes only {self.pair_label}.")
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
         words = self.encoder.embeddings.word_matrix
@@ -203,7 +203,7 @@ class ForPreTraining(TaskModel):
 
 
 class ForSequenceClassification(TaskModel):
-    """One label, several labels or a number for a whole text or pair of texts."""
+    """Predict one label, several labels or a number for a text or a pair of texts."""
 
     def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
         super().__init__(config, pools=True)
@@ -233,8 +233,8 @@ class ForSequenceClassification(TaskModel):
             None, by the kind of labels (see `sequence_loss`).
 
         Raises:
-            InputError: labels that do not fit. Whether several labels are in [0, 1] is looked at on
-                the CPU alone: on other devices the call would have to wait for the values.
+            InputError: labels do not fit. Whether several labels are in [0, 1] is checked only on
+                the CPU: on other devices the call would have to wait for the values.
         """
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoded: EncoderOutput = self.encoder(*tokens, reads="first", **options)
@@ -244,7 +244,7 @@ class ForSequenceClassification(TaskModel):
             kind = problem_type(self.config.problem_type, logits, labels)
             if kind == "single_label_classification":
                 check_labels("labels", labels, self.config.num_labels, (logits.shape[0],))
-            loss = {"loss": sequence_loss(logits, labels, kind)}  # which looks at the shape
+            loss = {"loss": sequence_loss(logits, labels, kind)}  # checks the shape of labels
             if kind == "multi_label_classification":
                 check_shares("labels", labels)
         rest = encoded.records() if len(encoded) > 1 else {}
@@ -253,7 +253,7 @@ class ForSequenceClassification(TaskModel):
 
 
 class ForTokenClassification(TaskModel):
-    """A label for every token, as in named-entity recognition."""
+    """Predict a label for every token, as in named-entity recognition."""
 
     def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
         super().__init__(config, pools=False)
@@ -292,7 +292,7 @@ class ForTokenClassification(TaskModel):
 
 
 class ForQuestionAnswering(TaskModel):
-    """The span of the text that answers a question: where it starts and where it ends."""
+    """Predict where the answer to a question starts and ends in the text."""
 
     def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
         super().__init__(config, pools=False)
@@ -319,12 +319,12 @@ class ForQuestionAnswering(TaskModel):
             others: as in `EncoderModel.forward`.
 
         Returns:
-            start_logits and end_logits (B, S) or (T,), the smallest finite value at unattended
+            start_logits and end_logits (B, S) or (T,), the lowest finite value at unattended
             positions (differs from Hugging Face, where an argmax can land on padding); loss, the
             mean of both cross-entropies over attended positions, if positions are given.
 
         Raises:
-            InputError: a position that lies at an unattended place.
+            InputError: a position is that of an unattended token.
         """
         tokens = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         encoded: EncoderOutput = self.encoder(*tokens, reads="all", **options)
@@ -351,7 +351,7 @@ class ForQuestionAnswering(TaskModel):
 
 
 class ForMultipleChoice(TaskModel):
-    """The best of several continuations, each scored on its own."""
+    """Choose the best of several continuations, each scored separately."""
 
     def __init__(self, config: EncoderConfig, *, dropout: float) -> None:
         super().__init__(config, pools=True)
@@ -390,7 +390,7 @@ class ForMultipleChoice(TaskModel):
         if lengths is None:
             if tokens.dim() != (3 if input_ids is not None else 4):
                 raise InputError(
-                    f"Expected (B, C, S) inputs, one row a choice; got {tuple(tokens.shape)}."
+                    f"Expected (B, C, S) inputs, one row per choice; got {tuple(tokens.shape)}."
                 )
             choices = tokens.shape[1]
         else:
@@ -401,7 +401,7 @@ class ForMultipleChoice(TaskModel):
 
         def flat(values: Tensor | None) -> Tensor | None:
             if values is None or lengths is not None or values.dim() < 3:
-                return values  # one row for all, or packed
+                return values  # the same row for all, or packed
             return values.flatten(0, 1)
 
         encoded: EncoderOutput = self.encoder(
@@ -447,6 +447,6 @@ def _check_positions(name: str, positions: Tensor, attended: Tensor) -> None:
     if bool((inside & ~found).any()):
         row = int((inside & ~found).nonzero()[0])
         raise InputError(
-            f"{name}[{row}] is {int(positions[row])}, an unattended position. Use a position "
-            "beyond the row for 'no answer here'."
+            f"{name}[{row}] is {int(positions[row])}, an unattended position. If there is no "
+            "answer, give a position beyond the row."
         )
