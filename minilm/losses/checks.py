@@ -1,4 +1,4 @@
-"""Shapes that losses insist on: broadcasting or reshaping would pair the wrong numbers."""
+"""Checks of shapes, without which broadcasting or reshaping could pair the wrong numbers."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def check_classes(name: str, labels: Tensor, shape: Sequence[int]) -> None:
 
 
 def check_same_shape(name: str, one: Tensor, other_name: str, other: Tensor) -> None:
-    """Raise InputError unless two tensors have one shape."""
+    """Raise InputError unless two tensors have the same shape."""
     if one.shape != other.shape:
         raise InputError(
             f"{name} has shape {tuple(one.shape)}, {other_name} {tuple(other.shape)}: they must "

@@ -1,12 +1,12 @@
 """Losses of vocabulary logits together with their derivatives, for a block of rows.
 
-The formulas of `minilm.losses.elementary`, with the derivative with respect to the student's logits
-written out: so both come from the same softmax, and nothing has to be kept for a backward pass. The
-tests compare the two.
+These are the formulas of `minilm.losses.elementary`, with the derivative with respect to the
+student's logits written out: both come from the same softmax, and nothing has to be kept for a
+backward pass. The tests compare the two.
 
-Each function gives the sum of the loss, without factor, and the derivative of all terms so far: it
-adds its own, times its factor, to `gradient` (rows, V), and makes one if that is None. With the
-factor None no derivative is wanted.
+Each function returns the sum of the loss, without the factor, and the derivative of all terms so
+far: it adds its own, times the factor, to `gradient` (rows, V), or creates it if it is None. With
+the factor None no derivative is computed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def add_kl_divergence(
     factor: float | None,
     gradient: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """sum q (log q - log p), times temperature squared; p and q are the softmaxes of logits / T.
+    """Divergence: T^2 sum q (log q - log p), with p and q the softmaxes of logits / T.
 
     Args:
         student, teacher: (rows, V) logits of at least float32.
@@ -45,14 +45,14 @@ def add_kl_divergence(
 def add_top_divergence(
     student: Tensor, teacher: TopPredictions, factor: float | None, gradient: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The divergence over the teacher's likeliest words and one for the rest, see `TopPredictions`.
+    """The divergence over the teacher's likeliest words and the rest, see `TopPredictions`.
 
-    With r the student's softmax over the rest alone, its derivative is T (p_i - q_i) for the words
+    With r the student's softmax over the rest only, its derivative is T (p_i - q_i) for these words
     and T r_j (p_rest - q_rest) for the others; so one softmax is enough.
 
     Args:
         student: (rows, V) logits of at least float32.
-        teacher: of these rows, at its temperature T.
+        teacher: the likeliest words of these rows, at the temperature T.
         factor, gradient: see above.
     """
     temperature = teacher.temperature
@@ -116,8 +116,8 @@ def _added(gradient: Tensor | None, more: Tensor) -> Tensor:
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Softmax over the last dimension, and the log of the sum of exponentials, (rows,).
 
-    The latter comes from the largest probability, which is at least 1 / V, instead of from a second
-    round of exponentials.
+    The latter is computed from the largest probability, which is at least 1 / V, to avoid computing
+    the exponentials twice.
     """
     probabilities = logits.softmax(-1)
     return probabilities, logits.amax(-1) - probabilities.amax(-1).log()

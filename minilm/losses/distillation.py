@@ -1,10 +1,10 @@
-"""The losses of distillation: learn from the teacher's logits, from the text, from its states.
+"""The losses of distillation: learn from the teacher's logits and states, and from the text.
 
-The triple loss of DistilBERT is here in two ways. `distillation_terms` (triple.py) is a pure
-function of plain tensors, a few lines to read beside the paper. `DistillationLoss` computes the
-same for packed tokens, without ever holding the logits of all of them, and is what training runs
-use. It adds what later papers compare: hidden states of all layers and of whole sentences
-(layer_states.py), attention maps and relations between tokens (relations.py).
+The triple loss of DistilBERT exists in two versions. `distillation_terms` (triple.py) is a pure
+function of plain tensors, a few lines to read beside the paper. `DistillationLoss`, which training
+uses, computes the same for packed tokens, without ever holding the logits of all of them. It adds
+the terms of later papers: hidden states of all layers and of whole sentences (layer_states.py),
+attention maps and relations between tokens (relations.py).
 
 References: Sanh et al. 2019, section 2; `Distiller.step` of the released code.
 """
@@ -39,39 +39,39 @@ from minilm.losses.vocabulary import fused_vocab_losses
 TRIPLE_TERMS = ("kl", "mlm", "cosine", "mse")
 POOLED_TERMS = ("pooled", "pooled_mse")
 TERMS = (*TRIPLE_TERMS, *LAYER_TERMS, *POOLED_TERMS, "sentence_order")
-# what a term is a mean over, if not attended tokens
+# the items that a term is a mean over, if not attended tokens
 ITEMS = {"pooled": "sequences", "pooled_mse": "sequences", "sentence_order": "pairs"}
 
 
 class DistillationLoss(nn.Module):
     """The weighted sum of all terms over packed tokens; by default the triple loss.
 
-    Only what a term with a weight reads is computed: with `kl` and `mse` 0, vocabulary logits
-    exist at labelled tokens only; with `mlm` 0 as well, nowhere. Memory does not grow with
+    Only inputs of terms with a weight are computed: with `kl` and `mse` 0, vocabulary logits are
+    computed at labelled tokens only; with `mlm` 0 as well, nowhere. Memory does not grow with
     tokens x vocabulary (see `minilm.losses.vocabulary`), nor with tokens x length (see
     `minilm.losses.relations`).
 
-    Where the widths of student and teacher differ, the terms that compare hidden states compare the
-    teacher's with one learned linear map of the student's, the same at all layers, as in TinyBERT's
-    released code.
+    If the widths of student and teacher differ, the terms that compare hidden states compare the
+    teacher's with a learned linear map of the student's, the same one at all layers, as in
+    TinyBERT's released code.
 
     Args:
-        temperature: softens both sides of the divergence; which is multiplied by its square, so
-            that the gradient keeps its size.
+        temperature: divides the logits of both sides of the divergence, which is multiplied by its
+            square, so that the gradient keeps its size.
         kl, mlm, cosine, mse: weights of the terms; see `DistillationTerms`. The defaults are those
             DistilBERT was trained with.
-        positions: where `kl` and `mse` look: "attended" = all tokens, "masked" = labelled ones.
+        positions: the tokens of `kl` and `mse`: "attended" = all, "masked" = labelled ones.
         hidden_cosine: weight of 1 - cosine between hidden states after the layers that `layer_map`
             pairs (MiniALBERT); mean over attended tokens and pairs of layers.
-        hidden_mse: weight of their squared difference (TinyBERT); mean over tokens, numbers of a
-            state and pairs.
+        hidden_mse: weight of the squared difference of the same states (TinyBERT); mean over
+            tokens, the numbers of a state and pairs.
         attention: weight of the divergence of attention maps at those layers; mean over tokens,
-            heads and pairs. Student and teacher must have equally many heads.
+            heads and pairs. Student and teacher must have the same number of heads.
         relations: weight of the divergence of relations between tokens in the last layer that
             `layer_map` pairs (MiniLM); mean over tokens and relation heads, summed over the kinds.
         pooled: weight of 1 - cosine between the mean last states of a sequence; mean over
             sequences.
-        pooled_mse: weight of their squared difference; mean over sequences and numbers.
+        pooled_mse: weight of the squared difference of these; mean over sequences and numbers.
         sentence_order: weight of the cross-entropy of the student's answers to "are the two
             segments in order?" (ALBERT); mean over pairs. Needs no teacher.
         layer_map: "uniform" = every application of a layer of the student with the teacher's at the
@@ -79,12 +79,12 @@ class DistillationLoss(nn.Module):
             each application of the student, counted from 0.
         relation_kinds: "qq_kk_vv" = queries, keys and values, each with themselves (MiniLMv2);
             "qk_vv" = queries with keys, values with values (MiniLM).
-        relation_heads: into how many parts the states are cut for `relations`, each with a table of
-            its own; it must divide both widths. None = the teacher's attention heads.
+        relation_heads: the number of parts into which states are cut for `relations`, each with its
+            own table; it must divide both widths. None = the teacher's attention heads.
 
     Raises:
-        InputError: a weight that is negative or not finite, no weight above 0, or a setting that
-            does not exist.
+        InputError: a weight is negative or not finite, no weight is above 0, or a setting does not
+            exist.
 
     Example:
         >>> loss = minilm.DistillationLoss(temperature=2.0, kl=5.0, mlm=2.0, hidden_cosine=3.0)
@@ -157,32 +157,32 @@ class DistillationLoss(nn.Module):
 
     @property
     def compares_layers(self) -> bool:
-        """Whether a term reads more than last hidden states: `fit_layers` is then needed."""
+        """Whether a term reads more than last hidden states, so that `fit_layers` is needed."""
         return bool(self._among(LAYER_TERMS))
 
     @property
     def compares_states(self) -> bool:
-        """Whether a term reads anything of the teacher but its logits."""
+        """Whether a term reads any states of the teacher, not only its logits."""
         return bool(self._among(("cosine", *LAYER_TERMS, *POOLED_TERMS)))
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term reads anything of the teacher."""
+        """Whether any term reads outputs of the teacher."""
         return self.compares_logits or self.compares_states
 
     @staticmethod
     def items(term: str) -> str:
-        """What a term that compares states is a mean over: "attended" tokens or "sequences"; and
-        "pairs" of the sentence order."""
+        """The items that a term on states is a mean over: "attended" tokens or "sequences"; or
+        "pairs" for the sentence order."""
         return ITEMS.get(term, "attended")
 
     def _among(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name in names if getattr(self, name) > 0)
 
     def to_dict(self) -> dict[str, float | str | list[int] | None]:
-        """The arguments that this loss was made with: those of the triple loss, and all others that
-        are not as by default."""
-        # a run is identified by them: one of the triple loss alone keeps the identity it had before
+        """The arguments of this loss: those of the triple loss, and all others that differ from
+        their defaults."""
+        # they identify a run: runs with the triple loss only keep the identity that they had before
         # there were other terms
         triple = ("temperature", *TRIPLE_TERMS, "positions")
         defaults = {name: field.default for name, field in signature(type(self)).parameters.items()}
@@ -195,15 +195,15 @@ class DistillationLoss(nn.Module):
     def fit_widths(self, student_width: int, teacher_width: int) -> bool:
         """Make hidden states of two widths comparable.
 
-        Where the widths differ, the terms that compare hidden states compare the teacher's with a
-        learned linear map of the student's. It starts out orthogonal, so that angles are those of
-        the student.
+        If the widths differ, the terms that compare hidden states compare the teacher's with a
+        learned linear map of the student's. It is orthogonal at first, so that the angles between
+        the student's states are kept.
 
         Args:
             student_width, teacher_width: H of both.
 
         Returns:
-            Whether there is a projection, now a parameter of this module.
+            Whether a projection is needed; it is then a parameter of this module.
 
         References: Jiao et al. 2020, section 3.1, equation 8, and the released code, which has one
         map for all layers.
@@ -216,7 +216,7 @@ class DistillationLoss(nn.Module):
         return self.projection is not None
 
     def fit_layers(self, student: LayerSizes, teacher: LayerSizes) -> None:
-        """Find out which layers are compared, and in how many heads.
+        """Determine which layers are compared, and in how many heads.
 
         Args:
             student, teacher: depth, width and heads of both.
@@ -235,7 +235,7 @@ class DistillationLoss(nn.Module):
 
     @property
     def layers(self) -> LayerComparison:
-        """Which quantities are compared, and in which layers.
+        """The quantities that are compared, and the layers.
 
         Raises:
             InputError: `fit_layers` has not been called.
@@ -254,21 +254,21 @@ class DistillationLoss(nn.Module):
         counts: Mapping[str, float] | None = None,
         pairs: LossSum | None = None,
     ) -> dict[str, Tensor]:
-        """The loss and its terms.
+        """Compute the loss and its terms.
 
         Args:
-            student: gets gradients.
-            teacher: the same tokens in the same order, computed without gradients; None if no term
-                reads it.
-            labels: (T,) int64 in that order; -100 = not predicted.
-            counts: what to divide sums by: "attended" and "masked" tokens, for some terms
+            student: the student's states; they get gradients.
+            teacher: states of the same tokens in the same order, computed without gradients; None
+                if no term reads it.
+            labels: (T,) int64 in that order; -100 = no label.
+            counts: the numbers to divide sums by: "attended" and "masked" tokens, for some terms
                 "sequences" and "pairs", of the whole step, of which this batch may be a part;
                 None = those of this batch.
             pairs: the cross-entropy of the student's answers about pairs, for `sentence_order`.
 
         Returns:
             "loss", the weighted sum, which carries the gradient; and for the log every term with a
-            weight, without weight and gradient. All of at least float32.
+            weight, unweighted and without gradient. All of at least float32.
 
         Raises:
             InputError: vocabularies or widths do not fit.
@@ -330,18 +330,18 @@ class DistillationLoss(nn.Module):
         return found
 
     def _projected(self, hidden: Tensor, like: Tensor) -> Tensor:
-        """The student's states in the width of the teacher's."""
+        """The student's states, projected to the teacher's width if necessary."""
         found: Tensor = hidden if self.projection is None else self.projection(hidden)
         if found.shape != like.shape:
             raise InputError(
                 f"The student's states are {tuple(found.shape)}, the teacher's "
-                f"{tuple(like.shape)}. For another width call fit_widths first."
+                f"{tuple(like.shape)}. If the widths differ, call fit_widths first."
             )
         return found
 
 
 def _no_prediction(student: States) -> Tensor:
-    """A zero in which the head takes part: data-parallel training waits for every parameter."""
+    """A zero that depends on the head: data-parallel training waits for every gradient."""
     zero = student.hidden[:0].sum()
     if student.transform is not None and student.bias is not None:
         zero = zero + student.transform(student.hidden[:0]).sum() + student.bias[:0].sum()
@@ -351,6 +351,6 @@ def _no_prediction(student: States) -> Tensor:
 def _given(teacher: States | None) -> States:
     if teacher is None:
         raise InputError(
-            "teacher is None: the terms with a weight compare with a teacher's states."
+            "teacher is None, but terms with a weight compare with a teacher's states."
         )
     return teacher

@@ -1,12 +1,11 @@
-"""Every loss once: a sum over what was compared, and how many comparisons that were.
+"""Every loss once: a sum over the items compared, and their number.
 
-The heads of models divide the one by the other; training divides sums by the counts of a whole
-step, of which a batch may be a part. Both sides of a comparison are widened to at least float32
-first (see `minilm.losses.precision`). Where there is nothing to compare, the sum is 0 with zero
-gradient.
+The heads of models divide one by the other; training divides sums by the counts of a whole step, of
+which a batch may be a part. Both sides of a comparison are widened to at least float32 first (see
+`minilm.losses.precision`). If there is nothing to compare, the sum is 0 with zero gradient.
 
 `minilm.losses.derivatives` has three of these losses a second time, with derivatives by hand, for
-vocabularies too large to keep logits of.
+vocabularies that are too large to keep their logits.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ IGNORED_LABEL = -100
 
 
 class LossSum(NamedTuple):
-    """A loss of some items.
+    """A loss, summed over items.
 
     Attributes:
         sum: scalar of at least float32.
-        items: how many there are; 0 if none has a label.
+        items: the number of items; 0 if none has a label.
     """
 
     sum: Tensor
     items: int | Tensor
 
     def mean(self) -> Tensor:
-        """The mean over the items, 0 where there are none."""
+        """The mean over the items; 0 if there are none."""
         if isinstance(self.items, Tensor):
             return self.sum / self.items.clamp(min=1)
         return self.sum / max(self.items, 1)
@@ -47,13 +46,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
     Args:
         logits: (..., C).
         labels: (...) int64; -100 = no label here.
-        weights: (C,) each item is multiplied by the weight of its class.
+        weights: (C,) weights of the classes, by which the losses of their items are multiplied.
 
     Returns:
-        In nats, over the items that have a label, whatever their weights.
+        The sum in nats, and the number of items that have a label, whatever their weights.
 
     Raises:
-        InputError: labels of another shape or dtype.
+        InputError: labels have another shape or dtype.
     """
     check_classes("labels", labels, logits.shape[:-1])
     logits, labels = at_least_float32(logits.flatten(0, -2)), labels.flatten()
@@ -70,13 +69,13 @@ def binary_cross_entropy(
     Args:
         logits: (..., C).
         labels: the same shape, numbers in [0, 1] of any dtype.
-        positive_weights: (C,) multiply the part of the loss that a yes has.
+        positive_weights: (C,) factors of the loss of positive labels.
 
     Returns:
-        In nats, over all single labels, C for each item.
+        The sum in nats over all single labels, C for each item, and their number.
 
     Raises:
-        InputError: labels of another shape.
+        InputError: labels have another shape.
     """
     check_same_shape("labels", labels, "logits", logits)
     logits = at_least_float32(logits)
@@ -91,14 +90,14 @@ def squared_error(values: Tensor, targets: Tensor) -> LossSum:
     """Squared differences of numbers.
 
     Args:
-        values: of any shape: outputs of a regression, logits, hidden states.
+        values: any shape: outputs of a regression, logits, hidden states.
         targets: the same shape.
 
     Returns:
-        Over all numbers.
+        The sum over all numbers, and their count.
 
     Raises:
-        InputError: two shapes.
+        InputError: the shapes differ.
     """
     check_same_shape("values", values, "targets", targets)
     values = at_least_float32(values)
@@ -115,10 +114,10 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
 
     Returns:
         sum q (log q - log p) in nats, times temperature squared, so that the gradient keeps its
-        size; over the N items. 0 for equals.
+        size; over the N items. 0 if both are equal.
 
     Raises:
-        InputError: two shapes.
+        InputError: the shapes differ.
 
     References: Hinton et al. 2015, section 2.
     """
@@ -130,7 +129,7 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
 
 
 def binary_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> LossSum:
-    """The same for labels that are independent of each other: two classes each, yes and no.
+    """Kullback-Leibler divergence for labels that are independent of each other, yes or no.
 
     Args:
         student, teacher: (N, C) logits.
@@ -140,7 +139,7 @@ def binary_kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 
         As `kl_divergence`, over all single labels, C for each item.
 
     Raises:
-        InputError: two shapes.
+        InputError: the shapes differ.
     """
     p, q = _softened(student, teacher, temperature)
     yes, no = F.logsigmoid(q), F.logsigmoid(-q)
@@ -155,10 +154,10 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> LossSum:
         student, teacher: (N, H).
 
     Returns:
-        Over the N states; each distance is between 0 and 2.
+        The sum over the N states; each distance is between 0 and 2.
 
     Raises:
-        InputError: two shapes.
+        InputError: the shapes differ.
     """
     check_same_shape("student", student, "teacher", teacher)
     student, teacher = at_least_float32(student), at_least_float32(teacher)
@@ -168,7 +167,7 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> LossSum:
 
 def _softened(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     check_same_shape("student", student, "teacher", teacher)
-    # the smallest number stands where nothing is; divided by less than 1 it must not become -inf
+    # the lowest number marks unattended positions; divided by less than 1 it must not become -inf
     least = torch.finfo(torch.float32).min
     p, q = (
         (at_least_float32(logits) / temperature).clamp(min=least) for logits in (student, teacher)

@@ -16,7 +16,7 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over the labelled items; masked LM, token and sequence classes.
+    """Cross-entropy over the labelled items, for masked LM, token and sequence classification.
 
     Args:
         logits: (..., C).
@@ -27,7 +27,7 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
         (differs from Hugging Face, which returns NaN).
 
     Raises:
-        InputError: labels of another shape or dtype.
+        InputError: labels have another shape or dtype.
     """
     return cross_entropy(logits, labels).mean()
 
@@ -36,9 +36,9 @@ def problem_type(declared: str | None, logits: Tensor, labels: Tensor) -> str:
     """Which loss a sequence classifier uses, by Hugging Face's rules.
 
     Args:
-        declared: what the configuration says; None = look at the labels.
+        declared: the type in the configuration; None = decide by the labels.
         logits: (B, C).
-        labels: of any kind.
+        labels: labels of any kind.
 
     Returns:
         `declared`; else "regression" for one output, "single_label_classification" for
@@ -59,17 +59,17 @@ def sequence_loss(logits: Tensor, labels: Tensor, declared: str | None = None) -
     Args:
         logits: (B, C).
         labels: (B,) int64 classes; (B, C) numbers for regression; (B, C) numbers in [0, 1] for
-            several labels at once. Numbers may be whole or booleans (differs from Hugging Face,
-            where several labels must be floats); where C is 1, (B,) will do.
+            several labels at once. Numbers may be integers or booleans (differs from Hugging Face,
+            where several labels must be floats); if C is 1, (B,) is accepted as well.
         declared: see `problem_type`.
 
     Returns:
-        Scalar of at least float32, the mean over sequences (and outputs, where each has a label):
+        Scalar of at least float32, the mean over sequences (and outputs, if each has a label):
         mean squared error for regression, cross-entropy for single-label and binary cross-entropy
         for multi-label problems.
 
     Raises:
-        InputError: labels of a shape or dtype that do not fit, or no such problem.
+        InputError: the labels' shape or dtype does not fit, or the problem type is unknown.
     """
     kind = problem_type(declared, logits, labels)
     if kind not in PROBLEM_TYPES:
@@ -90,7 +90,7 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
     """Mean of the start and end cross-entropies of an answer span.
 
     Args:
-        start_logits, end_logits: (B, S), the smallest finite value where no answer may lie.
+        start_logits, end_logits: (B, S), the lowest finite value where no answer may be.
         start, end: (B,) int64 positions. Those beyond S count as unlabelled, those below 0 as 0:
             Hugging Face's rule.
 
@@ -99,7 +99,7 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
         it.
 
     Raises:
-        InputError: positions of another shape or dtype.
+        InputError: positions have another shape or dtype.
     """
     length = start_logits.shape[1]
 
@@ -114,5 +114,5 @@ def span_loss(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tens
 def _misfit(kind: str, expected: str, labels: Tensor) -> InputError:
     return InputError(
         f"labels of a {kind} problem: expected {expected}, got {tuple(labels.shape)} "
-        f"{labels.dtype}. Set config.problem_type if another loss was meant."
+        f"{labels.dtype}. If another loss was meant, set config.problem_type."
     )

@@ -29,20 +29,20 @@ LayerMap = Literal["uniform", "last"] | Sequence[int]
 def layer_pairs(
     layer_map: LayerMap, student_layers: int, teacher_layers: int
 ) -> tuple[tuple[int, int], ...]:
-    """Which application of a layer is compared with which layer of the teacher.
+    """Determines which application of a layer is compared with which layer of the teacher.
 
     Args:
         layer_map: "uniform" = every application, with the teacher's layer at the same share of the
-            depth, so that the last is compared with the last; "last" = these two alone; or the
+            depth, so that the last is compared with the last; "last" = only these two; or the
             number of a teacher's layer for every application, in order.
-        student_layers: how many applications of layers the student has.
-        teacher_layers: how many the teacher has.
+        student_layers: the number of layer applications of the student.
+        teacher_layers: the number of layer applications of the teacher.
 
     Returns:
         (student's application, teacher's layer), both counted from 0, in the student's order.
 
     Raises:
-        InputError: a list that does not fit.
+        InputError: the list does not fit the models.
 
     Example:
         >>> layer_pairs("uniform", 3, 12)
@@ -51,7 +51,7 @@ def layer_pairs(
     if layer_map == "last":
         return ((student_layers - 1, teacher_layers - 1),)
     if layer_map == "uniform":
-        # (i + 1) Lt / Ls, rounded half up, in whole numbers
+        # (i + 1) Lt / Ls, rounded half up, in integer arithmetic
         ends = (
             (2 * (i + 1) * teacher_layers + student_layers) // (2 * student_layers)
             for i in range(student_layers)
@@ -74,7 +74,7 @@ def layer_pairs(
 
 
 def check_layer_map(layer_map: object) -> None:
-    """Raise InputError unless this is a layer map of some student and teacher."""
+    """Raise InputError unless this is a layer map for any student and teacher."""
     if layer_map in ("uniform", "last"):
         return
     numbers = isinstance(layer_map, Sequence) and not isinstance(layer_map, str)
@@ -90,13 +90,13 @@ def hidden_cosine(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> LossS
 
     Args:
         student: (T, H) states, one tensor for each compared layer.
-        teacher: as many, of the same shapes.
+        teacher: as many tensors of the same shapes.
 
     Returns:
-        Over T tokens; of a token the mean over layers, between 0 and 2. 0 for equals.
+        The sum over T tokens of the mean over layers, between 0 and 2 each. 0 if both are equal.
 
     Raises:
-        InputError: two shapes, or not equally many layers.
+        InputError: the shapes or the numbers of layers differ.
 
     Example:
         >>> states = [torch.randn(5, 8)] * 3
@@ -112,15 +112,15 @@ def hidden_mse(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> LossSum:
     """Squared difference of the hidden states of a student and its teacher, at several layers.
 
     Args:
-        student: (T, H) states, one tensor for each compared layer; where the widths differ, after a
+        student: (T, H) states, one tensor for each compared layer; if the widths differ, after a
             learned linear map to the teacher's.
-        teacher: as many, of the same shapes.
+        teacher: as many tensors of the same shapes.
 
     Returns:
-        Over T tokens; of a token the mean over its H numbers and over layers. 0 for equals.
+        The sum over T tokens of the mean over H numbers and layers. 0 if both are equal.
 
     Raises:
-        InputError: two shapes, or not equally many layers.
+        InputError: the shapes or the numbers of layers differ.
     """
     _check_counts(student, teacher)
     found = [
@@ -133,8 +133,8 @@ def mean_pool(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
     """The mean of the states of every sequence.
 
     Args:
-        hidden: (T, H), all sequences in a row.
-        lengths: tokens of each of the B sequences, every one at least 1; they sum to T.
+        hidden: (T, H), all sequences in one line.
+        lengths: tokens of each of the B sequences, at least 1 each; they sum to T.
 
     Returns:
         (B, H), of at least float32.
@@ -152,50 +152,50 @@ def mean_pool(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def pooled_cosine(student: Tensor, teacher: Tensor, lengths: Sequence[int]) -> LossSum:
-    """1 - cosine between the mean states of each sequence, of a student and its teacher.
+    """1 - cosine between the student's and the teacher's mean state of each sequence.
 
     Args:
-        student, teacher: (T, H) states, all sequences in a row.
+        student, teacher: (T, H) states, all sequences in one line.
         lengths: tokens of each of the B sequences.
 
     Returns:
-        Over B sequences, each between 0 and 2. 0 for equals.
+        The sum over B sequences, between 0 and 2 each. 0 if both are equal.
 
     Raises:
-        InputError: two shapes, or lengths that do not fit.
+        InputError: the shapes differ, or the lengths do not fit.
     """
     return cosine_distance(mean_pool(student, lengths), mean_pool(teacher, lengths))
 
 
 def pooled_mse(student: Tensor, teacher: Tensor, lengths: Sequence[int]) -> LossSum:
-    """Squared difference of the mean states of each sequence, of a student and its teacher.
+    """Squared difference of the student's and the teacher's mean state of each sequence.
 
     Args:
-        student, teacher: (T, H) states, all sequences in a row.
+        student, teacher: (T, H) states, all sequences in one line.
         lengths: tokens of each of the B sequences.
 
     Returns:
-        Over B sequences; of each the mean over H numbers. 0 for equals.
+        The sum over B sequences of the mean over H numbers. 0 if both are equal.
 
     Raises:
-        InputError: two shapes, or lengths that do not fit.
+        InputError: the shapes differ, or the lengths do not fit.
     """
     one, other = mean_pool(student, lengths), mean_pool(teacher, lengths)
     return LossSum(squared_error(one, other).sum / one.shape[-1], one.shape[0])
 
 
 def check_lengths(states: Tensor, lengths: Sequence[int]) -> None:
-    """Raise InputError unless these are the lengths of sequences that lie in a row."""
+    """Raise InputError unless these are the lengths of the sequences of packed states."""
     if sum(lengths) != states.shape[0] or any(length < 1 for length in lengths):
         raise InputError(
-            f"lengths are {list(lengths)}: expected numbers of at least 1 that sum to the "
-            f"{states.shape[0]} tokens of the states."
+            f"lengths are {list(lengths)}: expected numbers of at least 1 that sum to "
+            f"{states.shape[0]}, the number of tokens of the states."
         )
 
 
 def _check_counts(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
     if len(student) != len(teacher) or not student:
         raise InputError(
-            f"There are states of {len(student)} layers of the student and {len(teacher)} of the "
-            "teacher: expected equally many, at least one."
+            f"The student's states are those of {counted(len(student), 'layer')}, the teacher's of "
+            f"{len(teacher)}: expected the same number, at least one."
         )

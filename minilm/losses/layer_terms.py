@@ -1,4 +1,4 @@
-"""Which layers of a student and its teacher are compared, and in what: the terms of layers."""
+"""The terms that compare layers of a student and its teacher."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from minilm.errors import InputError, argument, setting
+from minilm.files.progress import counted
 from minilm.losses.elementary import LossSum
 from minilm.losses.layer_states import LayerMap, hidden_cosine, hidden_mse, layer_pairs
 from minilm.losses.relations import Relation, relation_divergence
@@ -24,10 +25,10 @@ PARTS: dict[str, LayerPart] = {"q": "query", "k": "key", "v": "value"}
 
 @dataclass(frozen=True)
 class LayerComparison:
-    """Everything that is compared of the layers of one student and one teacher.
+    """Which layers of one student and one teacher are compared, and by which terms.
 
     Attributes:
-        terms: those of `LAYER_TERMS` that are computed.
+        terms: the names among `LAYER_TERMS` that are computed.
         pairs: (student's application, teacher's layer), counted from 0.
         heads: attention heads of both, for "attention".
         relation_heads: see `DistillationLoss`.
@@ -55,7 +56,7 @@ class LayerComparison:
 
         Args:
             student, teacher: depth, width and heads of both.
-            terms: names among `LAYER_TERMS`.
+            terms: the names among `LAYER_TERMS` to compute.
             layer_map, relation_kinds, relation_heads: see `DistillationLoss`.
 
         Raises:
@@ -64,8 +65,8 @@ class LayerComparison:
         if "attention" in terms and student.heads != teacher.heads:
             raise InputError(
                 f"{argument('attention')} compares attention maps head by head, but the student "
-                f"has {student.heads} attention heads and the teacher {teacher.heads}. Give the "
-                f"student {teacher.heads}, or use {setting('relations')} instead."
+                f"has {counted(student.heads, 'attention head')} and the teacher {teacher.heads}. "
+                f"Give the student {teacher.heads}, or use {setting('relations')} instead."
             )
         heads = relation_heads or teacher.heads
         if "relations" in terms:
@@ -81,12 +82,12 @@ class LayerComparison:
 
     @property
     def student_reads(self) -> LayerReads:
-        """What is read of the student's layers; see `States.layers`."""
+        """The parts of the student's layers that are read; see `States.layers`."""
         return self._reads([one for one, _ in self.pairs])
 
     @property
     def teacher_reads(self) -> LayerReads:
-        """What is read of the teacher's layers; see `States.layers`."""
+        """The parts of the teacher's layers that are read; see `States.layers`."""
         return self._reads([other for _, other in self.pairs])
 
     def _reads(self, layers: Sequence[int]) -> LayerReads:
@@ -107,10 +108,10 @@ class LayerComparison:
         """The terms by name, each over all T tokens.
 
         Args:
-            student: gets gradients.
-            teacher: the same tokens in the same order.
-            project: takes states of the student and of the teacher, and makes the first as wide as
-                the second.
+            student: the student's states; they get gradients.
+            teacher: states of the same tokens in the same order.
+            project: takes states of the student and of the teacher, and returns the first in the
+                width of the second.
         """
         found: dict[str, LossSum] = {}
         if not set(HIDDEN_TERMS).isdisjoint(self.terms):
@@ -142,7 +143,7 @@ class LayerComparison:
     def _divergence(
         student: States, teacher: States, pair: tuple[int, int], kind: str, heads: int
     ) -> LossSum:
-        """Of one relation, such as "qk", in one pair of layers."""
+        """The divergence of one relation, such as "qk", in one pair of layers."""
         one, other = (
             Relation(*(states.part(layer, PARTS[letter]) for letter in kind))
             for states, layer in zip((student, teacher), pair, strict=True)
@@ -151,7 +152,7 @@ class LayerComparison:
 
 
 def check_relations(kinds: str, heads: int | None) -> None:
-    """Raise InputError for kinds of relations or relation heads that do not exist."""
+    """Raise InputError for an unknown kind of relations or an impossible number of heads."""
     if kinds not in get_args(RelationKinds):
         raise InputError(
             f"{argument('relation_kinds')} is {kinds!r}: expected one of "

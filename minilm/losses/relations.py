@@ -1,19 +1,19 @@
-"""How tokens look at each other: attention maps, and relations between queries, keys and values.
+"""Relations between tokens: attention maps, and relations of queries, keys and values.
 
 A *relation* is a table for every sequence and head: row i says how strongly token i is related to
-each token of its sequence, softmax(L R^T / sqrt(D)). Of queries and keys it is the attention map;
-MiniLM compares it between student and teacher, and so the relations of values with values (version
-1), or of queries, keys and values each with themselves (version 2). Only the tables are compared,
-so student and teacher may differ in width, not in the number of heads, into which the states of
-both are cut.
+each token of its sequence, softmax(L R^T / sqrt(D)). With queries and keys it is the attention map,
+which MiniLM compares between student and teacher, together with the relation of values with values
+(version 1); version 2 compares the relations of queries, keys and values, each with themselves.
+Only the tables are compared, so student and teacher may differ in width, but not in the number of
+heads into which the states of both are cut.
 
 The loss is the Kullback-Leibler divergence of the student's rows from the teacher's. TinyBERT takes
-the squared difference of the scores before the softmax instead. That differs where all scores of a
-row differ by the same number, which changes nothing in the model; the divergence ignores it.
+the squared difference of the scores before the softmax instead. That also counts a constant
+difference between all scores of a row, which has no effect in the model; the divergence ignores it.
 
-Tables exist for a few sequences at a time, never for tokens of different ones, and the gradient is
-computed along with the loss, so that memory does not grow with tokens x length x layers. Products
-and softmaxes are of at least float32, under autocast too.
+Tables exist for a few sequences at a time, never between tokens of different ones, and the gradient
+is computed along with the loss, so that memory does not grow with tokens x length x layers.
+Products and softmaxes are in at least float32, under autocast too.
 
 References: Wang et al. 2020, "MiniLM", sections 3.1 and 3.2; Wang et al. 2021, "MiniLMv2", section
 3.1; Jiao et al. 2020, "TinyBERT", section 3.1.
@@ -31,11 +31,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minilm.errors import InputError
+from minilm.files.progress import counted
 from minilm.losses.elementary import LossSum
 from minilm.losses.layer_states import check_lengths
 from minilm.losses.precision import at_least_float32, wide_dtype
 
-BLOCK_BYTES = 2**22  # of a table that exists at once, for student and teacher each
+BLOCK_BYTES = 2**22  # bytes of the tables that exist at once, for student and teacher each
 SIMILAR = 1.5  # sequences share a block up to this ratio of their lengths
 
 
@@ -43,8 +44,8 @@ class Relation(NamedTuple):
     """The two operands of a relation: for attention, queries and keys.
 
     Attributes:
-        left: (T, H), one row of the table for each.
-        right: (T, H), one column for each.
+        left: (T, H), one row of the table for each token.
+        right: (T, H), one column for each token.
     """
 
     left: Tensor
@@ -54,19 +55,21 @@ class Relation(NamedTuple):
 def relation_divergence(
     student: Relation, teacher: Relation, lengths: Sequence[int], heads: int
 ) -> LossSum:
-    """How far a student's relations between tokens are from its teacher's.
+    """The divergence of a student's relations between tokens from its teacher's.
 
     Args:
-        student: gets gradients.
-        teacher: of the same tokens; any width. Gets no gradient.
+        student: the student's operands; they get gradients.
+        teacher: the operands for the same tokens; any width. They get no gradient.
         lengths: tokens of each sequence; they sum to T.
-        heads: into how many parts the H numbers of a token are cut, each with a table of its own.
+        heads: the number of parts into which the H numbers of a token are cut, each with its own
+            table.
 
     Returns:
-        Kullback-Leibler divergence in nats over T rows; of a row the mean over heads. 0 for equals.
+        The Kullback-Leibler divergence in nats, summed over T rows, mean over heads. 0 if both are
+        equal.
 
     Raises:
-        InputError: shapes or lengths that do not fit, or a width that `heads` does not divide.
+        InputError: shapes or lengths do not fit, or `heads` does not divide a width.
 
     Example:
         >>> values = torch.randn(7, 12)
@@ -83,7 +86,7 @@ def relation_divergence(
 
 @dataclass(frozen=True, eq=False)
 class _Fixed:
-    """What gets no gradient. In an object of its own it is out of autograd's sight."""
+    """The arguments that get no gradient, in an object that autograd does not look into."""
 
     teacher: Relation
     lengths: tuple[int, ...]
@@ -93,14 +96,14 @@ class _Fixed:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """Some sequences that lie behind each other, as rows of the longest.
+    """Some consecutive sequences as rows of equal length.
 
     Attributes:
-        tokens: which part of the line they are.
-        shape: (N, S).
-        index: (N * S,) the token in each place of the rows, of this part; None = in order.
+        tokens: the part of the line that holds these sequences.
+        shape: (N, S), S the length of the longest.
+        index: (N * S,) the number, in this part, of the token in each place; None = in order.
         slots: (tokens,) the place of each token; None = in order.
-        inside: (N, S) True where a token is; None = everywhere.
+        inside: (N, S) True where there is a token; None = everywhere.
     """
 
     tokens: slice
@@ -152,7 +155,7 @@ class _RelationDivergence(torch.autograd.Function):
                 total += found.sum() / heads
                 if for_left is None and for_right is None:
                     continue
-                slope = log_p.exp_().sub_(q)  # of the scores
+                slope = log_p.exp_().sub_(q)  # the derivative by the scores
                 if outside is not None:
                     slope.masked_fill_(outside[..., None], 0.0)
                 slope.mul_(scale / heads)
@@ -177,7 +180,7 @@ def _log_relation(rows: Tensor, columns: Tensor, block: _Block) -> Tensor:
     """The logarithm of the table, (N, A, S, S)."""
     scores = (rows * rows.shape[-1] ** -0.5) @ columns.transpose(-1, -2)
     if block.inside is not None:
-        # a large finite number stands for "no": minus infinity would become NaN in the divergence
+        # places without a token get a large finite number: -inf would be NaN in the divergence
         least = torch.finfo(scores.dtype).min / 4
         scores.masked_fill_(~block.inside[:, None, None, :], least)
     return F.log_softmax(scores, dim=-1)
@@ -186,7 +189,7 @@ def _log_relation(rows: Tensor, columns: Tensor, block: _Block) -> Tensor:
 def _blocks(
     lengths: Sequence[int], heads: int, dtype: torch.dtype, device: torch.device
 ) -> Iterator[_Block]:
-    """All sequences in blocks of neighbours of similar length, each of a bounded size."""
+    """Divides the sequences into blocks of neighbours of similar length and of bounded size."""
     first, begin = 0, 0
     while first < len(lengths):
         least = most = lengths[first]
@@ -223,7 +226,7 @@ def _check(student: Relation, teacher: Relation, lengths: Sequence[int], heads: 
         if left.dim() != 2 or left.shape != right.shape:
             raise InputError(
                 f"The {name}'s relation is of {tuple(left.shape)} and {tuple(right.shape)}: "
-                "expected two tensors of one shape (T, H)."
+                "expected two tensors of the same shape (T, H)."
             )
         if heads < 1 or left.shape[1] % heads:
             raise InputError(
@@ -231,7 +234,7 @@ def _check(student: Relation, teacher: Relation, lengths: Sequence[int], heads: 
             )
     if student.left.shape[0] != teacher.left.shape[0]:
         raise InputError(
-            f"The student has {student.left.shape[0]} tokens, the teacher "
+            f"The student has {counted(student.left.shape[0], 'token')}, the teacher "
             f"{teacher.left.shape[0]}: expected the same tokens."
         )
     check_lengths(student.left, lengths)

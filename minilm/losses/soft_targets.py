@@ -6,8 +6,8 @@ A head's scores are a list of *predictions* of one of three kinds, whatever the 
     "independent"  (N, C) each of C labels, yes or no
     "value"        (N, 1) a number
 
-All losses here are sums over predictions and their number; of independent labels a prediction's
-loss is the mean over its C labels.
+All functions here return a sum over predictions and their number; with independent labels, the loss
+of a prediction is the mean over its C labels.
 
 References: Hinton et al. 2015; run_squad_w_distillation.py of the released DistilBERT code, where
 the softened divergences of start and end are averaged and multiplied by temperature squared.
@@ -35,20 +35,21 @@ Kind = Literal["classes", "independent", "value"]
 def label_loss(
     kind: Kind, logits: Tensor, labels: Tensor, weights: Tensor | None = None
 ) -> LossSum:
-    """How far predictions are from labels.
+    """The loss of predictions on labels.
 
     Args:
         kind: see above.
         logits: (N, C).
         labels: (N,) int64 for classes; (N, C) floats in [0, 1] for independent labels; (N,) floats
             for values.
-        weights: (C,) of the classes, or of the positive side of independent labels.
+        weights: (C,) weights of the classes, or of positive independent labels.
 
     Returns:
-        Over N predictions: cross-entropy, mean binary cross-entropy of the C labels, squared error.
+        The sum over N predictions, by kind: cross-entropy, mean binary cross-entropy of the C
+        labels, or squared error.
 
     Raises:
-        InputError: labels of another shape, or of another dtype than int64 for classes.
+        InputError: labels have another shape, or for classes another dtype than int64.
     """
     if kind == "classes":
         return cross_entropy(logits, labels, weights)
@@ -59,19 +60,20 @@ def label_loss(
 
 
 def soft_target_loss(kind: Kind, student: Tensor, teacher: Tensor, temperature: float) -> LossSum:
-    """How far a student's predictions are from its teacher's.
+    """The loss of a student's predictions on its teacher's.
 
     Args:
         kind: see above.
         student, teacher: (N, C) logits.
-        temperature: divides the logits of both; of values it is not used.
+        temperature: divides the logits of both; not used for values.
 
     Returns:
-        Over N predictions: Kullback-Leibler divergence times temperature squared, of independent
-        labels its mean over the C labels; squared difference of values. 0 for equals.
+        The sum over N predictions: Kullback-Leibler divergence times temperature squared, for
+        independent labels its mean over the C labels; for values the squared difference. 0 if both
+        are equal.
 
     Raises:
-        InputError: student and teacher of two shapes.
+        InputError: the shapes of student and teacher differ.
     """
     check_same_shape("student", student, "teacher", teacher)
     if kind == "classes":
@@ -82,5 +84,5 @@ def soft_target_loss(kind: Kind, student: Tensor, teacher: Tensor, temperature: 
 
 
 def _by_row(loss: LossSum, logits: Tensor) -> LossSum:
-    """From (N x C) single labels to N predictions."""
+    """Turns a sum over N x C single labels into one over N predictions."""
     return LossSum(loss.sum / logits.shape[1], logits.shape[0])

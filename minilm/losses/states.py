@@ -1,4 +1,4 @@
-"""What a distillation loss reads of a model: states of packed tokens, not the model itself."""
+"""What a distillation loss reads from a model: states of packed tokens, not the model itself."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LayerReads = Mapping[int, tuple[LayerPart, ...]]
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """How a model's layers look to a loss that compares them.
+    """The sizes of a model's layers, for a loss that compares them.
 
     Attributes:
-        depth: L, applications of layers; a shared layer counts as often as it is applied.
+        depth: L, the number of layer applications; a shared layer counts each time it is applied.
         width: H.
         heads: A, attention heads.
     """
@@ -35,17 +35,17 @@ class LayerSizes:
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """What a language model made of packed tokens, and how it would predict words from it.
+    """The states of a language model for packed tokens, and the parts that predict words from them.
 
     Attributes:
         hidden: (T, H) last hidden states.
         transform: (N, H) -> (N, E), the part of the masked-LM head before the vocabulary; None = no
             such head.
         matrix: (V, E) word embeddings.
-        bias: (V,) of the vocabulary; None = no such head.
-        lengths: tokens of each sequence, in the order of the states; needed where sequences are
+        bias: (V,) bias of the masked-LM head; None = no such head.
+        lengths: tokens of each sequence, in the order of the states; needed if sequences are
             compared.
-        layers: by application, the parts of it that are read, (T, H) each.
+        layers: for each application, the parts of it that are read, (T, H) each.
     """
 
     hidden: Tensor
@@ -56,16 +56,16 @@ class States:
     layers: Mapping[int, Mapping[LayerPart, Tensor]] = field(default_factory=dict)
 
     def logit_inputs(self, where: Tensor | None) -> LogitInputs:
-        """What the logits of the tokens with the numbers `where` are made of; None = of all."""
+        """The inputs of the logits of the tokens with the numbers `where`; None = all tokens."""
         if self.transform is None or self.bias is None:
             raise InputError("These states come from a model without a masked-LM head.")
         rows = self.hidden if where is None else self.hidden.index_select(0, where)
         return LogitInputs(self.transform(rows), self.matrix, self.bias)
 
     def targets(self, where: Tensor | None) -> LogitInputs | TopPredictions:
-        """What another model's predictions for these tokens are compared with."""
+        """The targets for another model's predictions for these tokens."""
         return self.logit_inputs(where)
 
     def part(self, layer: int, part: LayerPart) -> Tensor:
-        """One part of one application, (T, H)."""
+        """One part of one layer application, (T, H)."""
         return self.layers[layer][part]

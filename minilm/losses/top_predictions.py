@@ -1,16 +1,16 @@
-"""The likeliest words of a teacher instead of all of them: what is left out counts as one word.
+"""The likeliest words of a teacher instead of all words: the others count as one.
 
 For K words S and the rest, with q the teacher's and p the student's softmax of logits / T:
 
     KL_K = T^2 [ sum_{i in S} q_i log(q_i / p_i) + q_rest log(q_rest / p_rest) ]
 
-where q_rest and p_rest are what each gives to all other words together. By the chain rule of the
+where q_rest and p_rest are the total probabilities of all other words. By the chain rule of the
 divergence
 
     KL = KL_K + T^2 q_rest KL( q | rest  ||  p | rest ),
 
-so KL_K is never larger than KL, by no more than what the teacher leaves to the rest says: the
-student learns how much to give to the rest, not how to share it out. Both are 0 for equals.
+so KL_K is KL without the divergence within the rest, and never larger: the student learns the total
+probability of the rest, not how it is divided. Both are 0 if the distributions are equal.
 
 References: Cover and Thomas, Elements of Information Theory, section 2.5 (chain rule); Tan et al.
 2019, multilingual translation with knowledge distillation, keep the K likeliest words as well.
@@ -34,8 +34,8 @@ class TopPredictions:
 
     Attributes:
         log_probabilities: (N, K) log q of these words.
-        words: (N, K) int64, which they are; no two of a row are the same.
-        rest: (N,) log of what is left for all other words.
+        words: (N, K) int64 ids of these words; no two of a row are the same.
+        rest: (N,) log of the total probability of all other words.
         vocab_size: V, more than K.
         temperature: T, by which the logits were divided.
     """
@@ -60,7 +60,7 @@ class TopPredictions:
         return self.words.shape[0]
 
     def to_one(self) -> TopPredictions:
-        """The same, made to add up to 1: numbers that were rounded no longer do."""
+        """Normalised to add up to 1, which rounded numbers may not."""
         everything = torch.cat([self.log_probabilities, self.rest[:, None]], 1).float()
         exact = everything - everything.logsumexp(1, keepdim=True)
         return TopPredictions(
@@ -77,7 +77,7 @@ def top_of_logits(logits: Tensor, top_k: int, temperature: float) -> TopPredicti
         temperature: T.
 
     Raises:
-        InputError: no such number of words, or no such temperature.
+        InputError: `top_k` or `temperature` is out of range.
 
     Example:
         >>> top = top_of_logits(torch.tensor([[0.0, 3.0, 1.0]]), top_k=1, temperature=1.0)
@@ -91,7 +91,7 @@ def top_of_logits(logits: Tensor, top_k: int, temperature: float) -> TopPredicti
     softened = logits / temperature
     total = softened.logsumexp(-1, keepdim=True)
     values, words = softened.topk(top_k, dim=-1)
-    # the sum of the others, not 1 minus that of these: the difference would lose all digits
+    # summed over the other words, as 1 minus the sum of these would lose all digits
     rest = softened.scatter_(1, words, -torch.inf).logsumexp(-1)
     return TopPredictions(values - total, words, rest - total[:, 0], vocab_size, temperature)
 
@@ -101,25 +101,25 @@ def top_divergence(student: Tensor, teacher: TopPredictions) -> LossSum:
 
     Args:
         student: (N, V) logits.
-        teacher: of N rows, at its temperature.
+        teacher: the likeliest words of N rows, at its temperature.
 
     Returns:
-        In nats, times temperature squared; over the N rows.
+        The sum over N rows in nats, times temperature squared.
     """
     log_p = (at_least_float32(student) / teacher.temperature).log_softmax(-1)
     of_top = log_p.gather(1, teacher.words)
     of_rest = log_p.scatter(1, teacher.words, -torch.inf).logsumexp(-1)
     log_q = torch.cat([teacher.log_probabilities, teacher.rest[:, None]], 1)
     log_p = torch.cat([of_top, of_rest[:, None]], 1)
-    # nothing is left for the rest where its logarithm is -inf
+    # where the logarithm of the rest is -inf, the rest has no probability
     each = torch.where(log_q.isneginf(), 0, log_q.exp() * (log_q - log_p))
     return LossSum(each.sum() * teacher.temperature**2, len(teacher))
 
 
 def check_top_k(top_k: int, vocab_size: int) -> None:
-    """Raises InputError unless there can be that many words and a rest."""
+    """Raise InputError unless the vocabulary has more than this many words, at least 1."""
     if not 1 <= top_k < vocab_size:
         raise InputError(
-            f"top_k is {top_k}; expected from 1 to {vocab_size - 1}, fewer than the vocabulary has "
-            "words."
+            f"top_k is {top_k}; expected from 1 to {vocab_size - 1}, one less than the size of the "
+            "vocabulary."
         )

@@ -28,7 +28,7 @@ Positions = Literal["attended", "masked"]
 
 @dataclass(frozen=True, eq=False)
 class DistillationTerms:
-    """Scalars of at least float32, all without weights.
+    """The unweighted terms, scalars of at least float32.
 
     Attributes:
         kl: Kullback-Leibler divergence of the student's softened predictions from the teacher's,
@@ -58,25 +58,25 @@ def distillation_terms(
 ) -> DistillationTerms:
     """The terms of the triple loss, from plain tensors.
 
-    Gradients flow into everything given; compute the teacher's side under `torch.no_grad()`.
-    A term that has nothing to look at is 0 with zero gradient, never NaN.
+    Gradients flow into all arguments; compute the teacher's side under `torch.no_grad()`.
+    A term without any positions is 0 with zero gradient, never NaN.
 
     Args:
         student_logits: (B, S, V); also (T, V), all tokens in one line.
         teacher_logits: the same shape.
-        labels: (B, S) int64; -100 = not predicted here.
+        labels: (B, S) int64; -100 = no label here.
         student_hidden: (B, S, H) last hidden states; None = no cosine term (0).
         teacher_hidden: the same shape.
         attention_mask: (B, S), 1 = attended; None = everywhere.
         temperature: divides the logits of both sides in `kl`.
-        positions: where `kl` and `mse` look: at all attended tokens, [CLS] and [SEP] included, or
-            only at labelled ("masked") ones. `cosine` looks at attended tokens either way.
+        positions: the positions of `kl` and `mse`: all "attended" tokens, [CLS] and [SEP] included,
+            or only labelled ("masked") ones. `cosine` is over attended tokens in either case.
 
     Returns:
         The four terms. The paper's loss is 5 kl + 2 mlm + 1 cosine at temperature 2.
 
     Raises:
-        InputError: shapes that do not fit, or a label where nothing is attended to.
+        InputError: shapes do not fit, or a label is at an unattended position.
 
     Example:
         >>> logits = torch.randn(2, 4, 10)
@@ -131,7 +131,7 @@ def is_number(value: object) -> bool:
 
 
 def check_choices(temperature: float, positions: str) -> None:
-    """Raise InputError for a temperature or positions that do not exist."""
+    """Raise InputError for an impossible temperature or unknown positions."""
     if not is_number(temperature) or temperature <= 0:
         raise InputError(f"temperature is {temperature!r}: expected a finite number above 0.")
     if positions not in get_args(Positions):

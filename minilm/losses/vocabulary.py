@@ -1,14 +1,14 @@
 """Losses over the vocabulary whose memory does not grow with tokens x vocabulary.
 
-A vocabulary logit is needed once: to compute a loss and its derivative. So both happen at the same
-time, for a chunk of rows after the other; what is kept is the gradient with respect to what the
-logits were made of, (N, E), (V, E) and (V,), and the backward pass only scales it. The products run
-over chunks, which are large enough for a matrix multiplication to be fast; the softmaxes run over
-blocks of a few rows, which stay in the processor's cache.
+A vocabulary logit is needed once: to compute a loss and its derivative. So both are computed at the
+same time, for one chunk of rows after the other; only the gradients with respect to the inputs of
+the logits, (N, E), (V, E) and (V,), are kept, and the backward pass only scales them. The products
+run over chunks, which are large enough for a matrix multiplication to be fast; the softmaxes run
+over blocks of a few rows, which stay in the processor's cache.
 
 Products in float16 need care: divided by a count, derivatives are too small for it, and a gradient
-scaler, which multiplies in the backward pass, comes too late. So they are kept in a unit of their
-own, and summed in float32.
+scaler, which multiplies in the backward pass, comes too late. So derivatives are divided by a
+separate unit first, and summed in float32.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minilm.errors import InputError
+from minilm.files.progress import counted
 from minilm.losses.derivatives import (
     add_cross_entropy,
     add_kl_divergence,
@@ -33,18 +34,18 @@ from minilm.losses.elementary import IGNORED_LABEL, cross_entropy
 from minilm.losses.precision import wide_dtype
 from minilm.losses.top_predictions import TopPredictions, check_top_k, top_of_logits
 
-CHUNK_BYTES = 2**26  # of logits that exist at once, for student and teacher each
-BLOCK_BYTES = 2**20  # of logits that a softmax works on at once
+CHUNK_BYTES = 2**26  # bytes of logits that exist at once, for student and teacher each
+BLOCK_BYTES = 2**20  # bytes of logits that a softmax processes at once
 CACHE_LINE = 64  # bytes
-LARGEST_HALF = 2**15  # derivatives in float16 stay below
+LARGEST_HALF = 2**15  # bound of derivatives in float16
 
 
 @dataclass(frozen=True, eq=False)
 class LogitInputs:
-    """What vocabulary logits are computed from: rows matrix^T + bias.
+    """The inputs of vocabulary logits, which are rows matrix^T + bias.
 
     Attributes:
-        rows: (N, E) what a masked-LM head compares with the vocabulary.
+        rows: (N, E) the vectors that a masked-LM head multiplies by the word embeddings.
         matrix: (V, E) word embeddings.
         bias: (V,).
     """
@@ -55,16 +56,16 @@ class LogitInputs:
 
     @property
     def vocab_size(self) -> int:
-        """V."""
+        """V, the size of the vocabulary."""
         return self.matrix.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
 class FusedVocabLosses:
-    """Scalars of at least float32, summed over rows.
+    """The losses, scalars of at least float32, summed over rows.
 
     Attributes:
-        total: the sum with factors; the one that carries a gradient.
+        total: the sum of the terms times their factors; only this carries a gradient.
         kl: Kullback-Leibler divergence of the student from the teacher, times temperature squared.
         mlm: cross-entropy of the labels.
         mse: squared differences of the logits.
@@ -89,20 +90,20 @@ def fused_vocab_losses(
 ) -> FusedVocabLosses:
     """Compares the student's logits with the teacher's and with labels.
 
-    Under autocast the products run in its dtype; softmaxes and sums never in less than float32.
+    Under autocast the products run in its dtype, but softmaxes and sums in at least float32.
 
     Args:
-        student: gets gradients, for rows, matrix and bias.
-        teacher: the same rows and vocabulary, any width E; gets no gradient. For `kl` and `mse`.
-            Its likeliest words instead are enough for `kl`, at the temperature they are of.
-        labels: (N,) int64, -100 = no label. For `mlm`.
-        kl, mlm, mse: factors of the terms in the total, a weight divided by a count for a mean. A
-            term with the factor 0 is not computed; at least one is another.
+        student: the inputs of the student's logits; rows, matrix and bias get gradients.
+        teacher: the same rows and vocabulary, any width E, without gradients; for `kl` and `mse`.
+            For `kl`, the likeliest words are enough, if they were kept at the same temperature.
+        labels: (N,) int64, -100 = no label; for `mlm`.
+        kl, mlm, mse: factors of the terms in the total; for a mean, a weight divided by a count. A
+            term with the factor 0 is not computed; at least one factor must not be 0.
         temperature: divides the logits in the divergence.
         chunk_bytes: memory for logits, for student and teacher each.
 
     Returns:
-        The sums; 0, with zero gradients, where there are no rows.
+        The sums; 0, with zero gradients, if there are no rows.
 
     Raises:
         InputError: student, teacher and labels do not fit together, or every factor is 0.
@@ -132,15 +133,15 @@ def fused_vocab_losses(
 def masked_scores(
     inputs: LogitInputs, labels: Tensor, *, chunk_bytes: int = CHUNK_BYTES
 ) -> tuple[Tensor, Tensor]:
-    """How well labels are predicted, without gradients.
+    """Cross-entropy and accuracy of predicted words as sums, without gradients.
 
     Args:
-        inputs: of the logits of N rows.
-        labels: (N,) int64, every one a word.
+        inputs: the inputs of the logits of N rows.
+        labels: (N,) int64, without -100.
         chunk_bytes: memory for logits.
 
     Returns:
-        Scalars: the summed cross-entropy, and how many labels have the highest logit.
+        Scalars: the summed cross-entropy, and the number of labels with the highest logit.
     """
     _check_labels(inputs, labels)
     logits = _Logits(inputs)
@@ -160,13 +161,13 @@ def top_predictions(
     """The likeliest words of rows, without gradients.
 
     Args:
-        inputs: of the logits of N rows.
-        top_k: K, how many words; fewer than the vocabulary has.
+        inputs: the inputs of the logits of N rows.
+        top_k: K, the number of words; less than the vocabulary has.
         temperature: divides the logits.
         chunk_bytes: memory for logits.
 
     Raises:
-        InputError: no such number of words.
+        InputError: `top_k` is out of range.
     """
     check_top_k(top_k, inputs.vocab_size)
     logits = _Logits(inputs)
@@ -189,7 +190,7 @@ class _Logits:
     """Computes logits chunk by chunk, into one buffer.
 
     Attributes:
-        dtype: of the products.
+        dtype: the dtype of the products.
     """
 
     def __init__(self, inputs: LogitInputs) -> None:
@@ -208,10 +209,10 @@ class _Logits:
         return torch.addmm(self._bias, rows, self.matrix.t(), out=out)  # (rows, V)
 
     def _row_size(self, width: int) -> int:
-        """Numbers between the beginnings of two rows in memory.
+        """The distance between the starts of two rows in memory, in numbers.
 
-        Whole cache lines: with BERT's 30522 the product is a third faster than with rows that begin
-        anywhere. Products in half precision would first copy rows that are not dense.
+        Rows start at cache lines: with BERT's 30522 words this makes the product a third faster.
+        Not in half precision, where products would first copy rows that are not contiguous.
         """
         line = CACHE_LINE // self.dtype.itemsize if self.dtype.itemsize >= 4 else 1
         return math.ceil(width / line) * line
@@ -219,8 +220,8 @@ class _Logits:
 
 @dataclass(frozen=True, eq=False)
 class _Losses:
-    """What `_FusedVocabLosses` computes. In an object of its own the teacher is out of autograd's
-    sight."""
+    """The losses that `_FusedVocabLosses` computes, in an object that autograd does not look
+    into."""
 
     teacher: LogitInputs | TopPredictions | None
     labels: Tensor | None
@@ -232,22 +233,22 @@ class _Losses:
     with_gradient: bool
 
     def unit(self, dtype: torch.dtype) -> float:
-        """What derivatives of logits are divided by before they are rounded to this dtype.
+        """The number that derivatives of logits are divided by before rounding to this dtype.
 
-        A power of two, so that nothing but the range changes. In float16 the largest derivative
-        there can be comes to at most `LARGEST_HALF`, and those of rare words keep their digits; all
-        other dtypes have room enough.
+        It is a power of two, so that only the range changes. In float16 the largest possible
+        derivative becomes at most `LARGEST_HALF`, and those of rare words keep their digits; other
+        dtypes have enough range.
         """
         if dtype != torch.float16:
             return 1.0
         largest = self.kl * self.temperature + self.mlm
-        largest += self.mse * 4 * torch.finfo(dtype).max  # of logits as far apart as can be
+        largest += self.mse * 4 * torch.finfo(dtype).max  # if logits are as far apart as possible
         return math.ldexp(1 / LARGEST_HALF, math.frexp(largest)[1])
 
     def evaluate(
         self, student: Tensor, teacher: Tensor | TopPredictions | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The terms of a block of rows.
+        """Computes the terms of a block of rows.
 
         Args:
             student, teacher: (rows, V) logits; or the teacher's likeliest words.
@@ -277,7 +278,7 @@ class _Losses:
 
 
 class _FusedVocabLosses(torch.autograd.Function):
-    """(rows, matrix, bias) -> the total, and the single sums without a gradient."""
+    """(rows, matrix, bias) -> the total, and the sums of the terms without a gradient."""
 
     @staticmethod
     def forward(
@@ -309,7 +310,7 @@ class _FusedVocabLosses(torch.autograd.Function):
                 if gradient is not None:
                     if for_bias is not None:
                         for_bias += gradient.sum(0)
-                    # takes the place of the logits
+                    # overwrites the logits
                     student[block] = gradient if unit == 1 else gradient.div_(unit)
             if for_rows is not None:
                 _add_product(for_rows[chunk], student, logits.matrix, unit)
@@ -331,7 +332,7 @@ class _FusedVocabLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        unscaled = outer.device.type == "cpu" and outer.item() == 1.0  # spares a pass over (V, E)
+        unscaled = outer.device.type == "cpu" and outer.item() == 1.0  # saves a pass over (V, E)
         return *(
             gradient if gradient is None else (gradient if unscaled else gradient * outer).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
@@ -341,7 +342,7 @@ class _FusedVocabLosses(torch.autograd.Function):
 def _block_of(
     logits: Tensor | None, top: TopPredictions | None, block: slice, dtype: torch.dtype
 ) -> Tensor | TopPredictions | None:
-    """What a teacher says of the rows of a block, in either way."""
+    """The teacher's logits, or its likeliest words, for the rows of a block."""
     if top is not None:
         return top[block]
     return None if logits is None else logits[block].to(dtype)
@@ -360,7 +361,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor, unit: float) -> Non
 
 
 def _product_dtype(inputs: LogitInputs) -> torch.dtype:
-    """What a linear layer would compute in here."""
+    """The dtype in which a linear layer would compute here, under autocast too."""
     dtype = torch.promote_types(inputs.rows.dtype, inputs.matrix.dtype)
     device = inputs.rows.device.type
     if dtype != torch.float64 and torch.is_autocast_enabled(device):
@@ -369,7 +370,7 @@ def _product_dtype(inputs: LogitInputs) -> torch.dtype:
 
 
 def _chunks(chunk_bytes: int, *sides: _Logits | None) -> Iterator[slice]:
-    """All rows, as many at a time as fit, in chunks of about the same size."""
+    """Divides all rows into chunks of about the same size that fit into memory."""
     present = [side for side in sides if side is not None]
     count, width = present[0].rows.shape[0], present[0].matrix.shape[0]
     fitting = max(1, chunk_bytes // (width * max(side.dtype.itemsize for side in present)))
@@ -378,7 +379,7 @@ def _chunks(chunk_bytes: int, *sides: _Logits | None) -> Iterator[slice]:
 
 
 def _blocks(logits: Tensor, dtype: torch.dtype) -> Iterator[slice]:
-    """The rows of a chunk, on a CPU as many at a time as fit into its cache."""
+    """Divides the rows of a chunk into blocks; on a CPU, into those that fit into its cache."""
     rows, width = logits.shape
     fitting = max(1, BLOCK_BYTES // (width * dtype.itemsize))
     return _slices(rows, fitting if logits.device.type == "cpu" else rows)
@@ -391,7 +392,7 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 def _check_top(teacher: TopPredictions, mse: float, temperature: float) -> None:
     if mse:
         raise InputError(
-            "The squared error (mse) compares all logits, of which the likeliest words were kept."
+            "The squared error (mse) compares all logits, but only the likeliest words were kept."
         )
     if teacher.temperature != temperature:
         raise InputError(
@@ -410,7 +411,8 @@ def _check_teacher(student: LogitInputs, teacher: LogitInputs | TopPredictions |
         )
     rows = len(teacher) if isinstance(teacher, TopPredictions) else teacher.rows.shape[0]
     if rows != student.rows.shape[0]:
-        raise InputError(f"The student has {student.rows.shape[0]} rows, the teacher {rows}.")
+        found = counted(student.rows.shape[0], "row")
+        raise InputError(f"The student has {found}, the teacher {rows}: expected the same rows.")
 
 
 def _check_labels(inputs: LogitInputs, labels: Tensor | None) -> None:
