@@ -422,7 +422,7 @@ def test_frozen_parts_are_not_trained_and_the_others_are(
 
 
 def test_layers_that_are_not_there_cannot_be_frozen() -> None:
-    with pytest.raises(InputError, match="There are 2 layers: 3 cannot be frozen"):
+    with pytest.raises(InputError, match="The model has 2 layers: 3 cannot be frozen"):
         freeze(tiny_model("bert"), layers=3)
     with pytest.raises(InputError, match="-1 cannot"):
         freeze(tiny_model("bert"), layers=-1)

@@ -320,7 +320,7 @@ def test_records_that_teach_nothing(
         ({"epochs": -1}, InputError, "epochs is -1: expected a whole number from 1"),
         ({"warmup": -0.1}, InputError, "warmup is -0.1: expected a share of all steps"),
         ({"learning_rate": math.nan}, TrainingError, "learning_rate"),
-        ({"freeze_layers": 3}, InputError, "There are 2 layers: 3 cannot be frozen"),
+        ({"freeze_layers": 3}, InputError, "The model has 2 layers: 3 cannot be frozen"),
         ({"layers": [0]}, InputError, "either a model to start from, or layers of a teacher"),
         (
             {"options": {"out_of_scope": "red", "tune_thresholds": True}},

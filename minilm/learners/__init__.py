@@ -1,1 +1,1 @@
-"""What is trained on which loss: masked words, pairs of segments, distillation, tasks."""
+"""Models with their losses: masked LM, pairs of segments, distillation, tasks, sentence vectors."""

@@ -13,14 +13,14 @@ from minilm.training.learner import Learner
 
 
 class ModelLearner(Learner):
-    """Trains a model, perhaps with the help of a teacher.
+    """Trains a model, optionally with a teacher.
 
-    A teacher is in eval mode and gets no gradient. It belongs to neither parameters nor state of
-    the learner, keeps its own dtype, and follows the learner from device to device.
+    The teacher is in eval mode and gets no gradient. It is not part of the learner's parameters or
+    state, keeps its own dtype, and follows the learner from device to device.
 
     Args:
-        device: of the trained model.
-        teacher: what is learned from beside labels; None = nothing.
+        device: the device of the trained model.
+        teacher: a model to learn from besides labels; None = no teacher.
     """
 
     def __init__(self, device: torch.device, teacher: PretrainedModel | None = None) -> None:
@@ -43,9 +43,9 @@ class ModelLearner(Learner):
         return self
 
     def empty_terms(self, *names: str) -> dict[str, Tensor]:
-        """Zeros for a batch without samples: "loss" and others of these names.
+        """Zeros for a batch without samples: "loss" and terms of these names.
 
-        All trained parameters take part in the loss, because data-parallel training waits for a
+        The loss depends on all trained parameters, because data-parallel training waits for a
         gradient of each of them.
         """
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -53,7 +53,7 @@ class ModelLearner(Learner):
         return {"loss": loss, **{name: torch.zeros_like(loss) for name in names}}
 
     def cause_of_nonfinite(self, batch: Any) -> str | None:
-        """Blames the teacher if its outputs for a batch are not finite."""
+        """A message about the teacher if its outputs for a batch are not finite, else None."""
         teacher = self.teacher
         if teacher is None:
             return None
@@ -81,5 +81,5 @@ class ModelLearner(Learner):
         )
 
     def teacher_outputs(self, batch: Any) -> Mapping[str, Tensor]:
-        """What the loss reads of the teacher for a batch, by names for a message."""
+        """The teacher's outputs for a batch that the loss reads, by names for a message."""
         return {}

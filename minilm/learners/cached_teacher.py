@@ -3,8 +3,8 @@
     batch -> digest of each sample -> in the cache?  yes: read      no: teacher -> cache
           -> states, or likeliest words, in the order of the student's
 
-What is used is always what is stored, also in the step in which it was computed: so float16 or the
-K likeliest words give the same losses whether a target was there before or not.
+The loss always uses the stored values, also in the step in which they were computed: so with
+float16 or the K likeliest words, losses do not depend on whether a target was in the cache before.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from minilm.data.teacher_cache import TeacherCache, sample_digests, stored_ident
 from minilm.data.teacher_parts import Column, Rows
 from minilm.errors import DataError, InputError, argument, setting
 from minilm.files.arrays import Flags, Integers
+from minilm.files.progress import counted
 from minilm.learners.tokens import encode, states
 from minilm.losses.distillation import DistillationLoss, States
 from minilm.losses.elementary import IGNORED_LABEL
@@ -36,7 +37,7 @@ from minilm.models.pretrained import PretrainedModel
 from minilm.outputs import EncoderOutput
 
 CacheDtype = Literal["float32", "float16"]
-# terms that read nothing of a teacher, and those that read its last hidden states alone
+# terms that do not read the teacher, and those that read only its last hidden states
 WITHOUT_TEACHER = ("mlm", "sentence_order")
 OF_LOGITS = ("kl", "mse")
 COVERED = (*OF_LOGITS, "cosine", "pooled", "pooled_mse")
@@ -44,15 +45,15 @@ COVERED = (*OF_LOGITS, "cosine", "pooled", "pooled_mse")
 
 @dataclass(frozen=True)
 class StoredTargets:
-    """What of a teacher is kept of each sample.
+    """The outputs of a teacher that are stored for each sample.
 
     Attributes:
-        dtype: of the numbers on the disk. float32 gives the losses of a run without a cache, to
-            rounding.
-        top_k: the likeliest words at each position instead of the last hidden states; None = the
-            states.
-        positions: of which tokens: all "attended" ones, or the "masked" ones only.
-        temperature: of the likeliest words; 0 for states, which are the same at any temperature.
+        dtype: dtype of the numbers on disk. With float32 the losses are those of a run without a
+            cache, up to rounding.
+        top_k: store this many likeliest words at each position instead of the last hidden states;
+            None = the states.
+        positions: the tokens to store: all "attended" ones, or the "masked" ones only.
+        temperature: temperature of the likeliest words; 0 for states, which do not depend on it.
     """
 
     dtype: CacheDtype
@@ -68,37 +69,37 @@ class StoredTargets:
         dtype: CacheDtype = "float32",
         top_k: int | None = None,
     ) -> StoredTargets:
-        """What a loss needs.
+        """The targets that a loss needs.
 
         Args:
             loss: terms and weights.
-            directory: of the cache. If it holds the targets of all attended tokens already, they
-                are taken also where those of the masked ones would do.
-            dtype, top_k: as the attributes.
+            directory: the directory of the cache. If it holds the targets of all attended tokens
+                already, they are used even if those of the masked ones would be enough.
+            dtype, top_k: see the attributes.
 
         Raises:
-            InputError: the loss reads what is not stored.
+            InputError: the loss reads outputs that cannot be stored.
             DataError: cache.json is damaged.
         """
         terms = [name for name in loss.terms if name not in WITHOUT_TEACHER]
         if not terms:
             raise InputError(
-                "The loss reads nothing of the teacher, so there is nothing to keep: leave out "
+                "The loss reads nothing of the teacher, so there is nothing to store: leave out "
                 f"{argument('teacher_cache')}, or give kl, mse or cosine a weight."
             )
         beyond = [name for name in terms if name not in COVERED]
         if beyond:
             raise InputError(
-                f"The teacher cache keeps last hidden states, of which {', '.join(beyond)} cannot "
-                f"be computed: it covers {', '.join(COVERED)}. Leave out "
+                f"The teacher cache stores last hidden states, from which {', '.join(beyond)} "
+                f"cannot be computed: it covers {', '.join(COVERED)}. Leave out "
                 f"{argument('teacher_cache')}, or set the weights {_names(beyond)} to 0."
             )
         others = [name for name in terms if name != "kl"]
         if top_k is not None and others:
             raise InputError(
-                f"{setting('teacher_cache_top_k', top_k)} keeps only the likeliest words, which "
+                f"{setting('teacher_cache_top_k', top_k)} stores only the likeliest words, which "
                 f"is enough for kl, but not for {', '.join(others)}. Set the weights "
-                f"{_names(others)} to 0, or leave it out: then hidden states are kept."
+                f"{_names(others)} to 0, or leave it out to store hidden states."
             )
         masked = loss.positions == "masked" and not set(terms) - set(OF_LOGITS)
         positions: Literal["attended", "masked"] = "masked" if masked else "attended"
@@ -108,7 +109,7 @@ class StoredTargets:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the losses are those of a run without a cache, to rounding."""
+        """Whether the losses are those of a run without a cache, up to rounding."""
         return self.dtype == "float32" and self.top_k is None
 
     def identity(self) -> dict[str, Any]:
@@ -119,7 +120,7 @@ class StoredTargets:
         return {**what, "dtype": self.dtype, "positions": self.positions}
 
     def columns(self, hidden_size: int, vocab_size: int) -> dict[str, Column]:
-        """How it is stored.
+        """The columns in which the targets are stored.
 
         Raises:
             InputError: the vocabulary does not have that many words.
@@ -138,31 +139,31 @@ class StoredTargets:
 
 @dataclass(frozen=True, eq=False)
 class PredictedStates(States):
-    """A teacher of which only the likeliest words are stored: it has no hidden states.
+    """The states of a teacher of which only the likeliest words are stored, without hidden states.
 
     Attributes:
-        top: of all T tokens; not a number where nothing was stored.
+        top: the likeliest words of all T tokens; NaN where nothing was stored.
     """
 
     top: TopPredictions | None = None
 
     def targets(self, where: Tensor | None) -> TopPredictions:
-        """The likeliest words of the tokens with the numbers `where`; None = of all."""
+        """The likeliest words of the tokens with the numbers `where`; None = all tokens."""
         assert self.top is not None
         return self.top if where is None else self.top[where]
 
 
 class CachedTeacher:
-    """Answers for a teacher.
+    """Returns a teacher's outputs from a cache, and runs the teacher for those that are missing.
 
     Args:
-        cache: where targets are kept.
-        stored: what they are.
+        cache: where targets are stored.
+        stored: which outputs they are.
 
     Attributes:
-        stored: as given.
-        computed, read: samples that the teacher ran for, and that it did not run for.
-        writes: whether new targets are kept; a rehearsal sets it to False.
+        stored: see the argument.
+        computed, read: numbers of samples for which the teacher did and did not have to run.
+        writes: whether new targets are stored; a dry run sets it to False.
     """
 
     def __init__(self, cache: TeacherCache, stored: StoredTargets) -> None:
@@ -176,8 +177,8 @@ class CachedTeacher:
     def begin(self, epoch: int | None) -> None:
         """Called with the epoch of the next batches, before the processes agree on their counts.
 
-        Between epochs samples change from process to process. So each writes what it has before
-        that agreement, looks at what the others have written after it, and no sample is computed
+        Between epochs samples move from process to process. So each process writes its targets
+        before that agreement and looks for those of the others after it, and no sample is computed
         twice.
         """
         if epoch is not None and epoch != self._epoch:
@@ -188,10 +189,10 @@ class CachedTeacher:
     def states(self, batch: TokenBatch, teacher: PretrainedModel) -> States:
         """The teacher's side of the loss, in the inner order of a packed batch.
 
-        What is not stored is not a number: a term that reads it cannot go unnoticed.
+        Values that are not stored are NaN, so that a term that reads them does not go unnoticed.
 
         Raises:
-            DataError: the cache is of another precision, damaged, or cannot be written.
+            DataError: the cache has another precision, is damaged, or cannot be written.
         """
         self.cache.settle_precision(_precision(teacher))
         lengths: Integers = batch.lengths.cpu().numpy()
@@ -243,7 +244,7 @@ class CachedTeacher:
         lengths: Integers,
         chosen: Flags | None,
     ) -> dict[int, Rows]:
-        """Runs the teacher for the missing samples of a batch; by their places in the batch."""
+        """Runs the teacher for the missing samples of a batch; the keys are their places in it."""
         numbers = np.flatnonzero(missing)
         if not len(numbers):
             return {}
@@ -251,11 +252,11 @@ class CachedTeacher:
         part = batch if missing.all() else _part(batch, numbers, tokens)
         wanted = np.ones(part.tokens, np.bool_) if chosen is None else chosen[tokens]
         encoded = encode(teacher, part, None)
-        # numbers of the wanted tokens in the inner order, in the order in which the caller has them
+        # numbers in the inner order of the wanted tokens, listed in the caller's order
         place = torch.arange(part.tokens, device=part.input_ids.device)
         inner = encoded.layout.pack(place).argsort()[torch.from_numpy(wanted).to(place.device)]
         tensors = self._targets(states(teacher, encoded), inner)
-        with np.errstate(over="ignore"):  # it is looked at below
+        with np.errstate(over="ignore"):  # checked below
             arrays = {
                 name: values.cpu().numpy().astype(self.cache.columns[name].dtype)
                 for name, values in tensors.items()
@@ -263,20 +264,20 @@ class CachedTeacher:
         finite = all(np.isfinite(array).all() for array in arrays.values())
         if not finite and all(bool(values.isfinite().all()) for values in tensors.values()):
             raise DataError(
-                f"The teacher's numbers are too large for {self.stored.dtype}: keep them as "
+                f"The teacher's numbers are too large for {self.stored.dtype}: store them as "
                 f"float32 ({setting('teacher_cache_dtype', 'float32')}), in another directory."
             )
         found: dict[int, Rows] = {}
         ends = np.append(0, wanted.cumsum())[lengths[numbers].cumsum()].tolist()  # in rows
         for number, start, stop in zip(numbers.tolist(), [0, *ends[:-1]], ends, strict=True):
             found[number] = {name: array[start:stop] for name, array in arrays.items()}
-            # what is not finite ends the run, and is not worth keeping
+            # values that are not finite end the run, and are not stored
             if self.writes and finite:
                 self.cache.add(digests[number], found[number])
         return found
 
     def _targets(self, teacher: States, where: Tensor) -> dict[str, Tensor]:
-        """What is stored of some tokens, at least float32."""
+        """The values to store for some tokens, in at least float32."""
         if self.stored.top_k is None:
             return {"hidden": teacher.hidden.index_select(0, where).float()}
         inputs = teacher.logit_inputs(where)
@@ -290,11 +291,12 @@ class CachedTeacher:
 
 @contextmanager
 def kept(targets: CachedTeacher | None, say: Callable[[str], None]) -> Iterator[None]:
-    """However what is done inside ends, its last targets are written.
+    """Writes the last targets when the block ends, also if it ends by an exception.
 
     Args:
-        targets: what is kept; None = nothing.
-        say: is told how often the teacher ran, and of targets that could not be written at the end.
+        targets: the cached teacher; None = do nothing.
+        say: called with a message about how often the teacher ran, or about targets that could not
+            be written at the end.
     """
     if targets is None:
         yield
@@ -304,17 +306,17 @@ def kept(targets: CachedTeacher | None, say: Callable[[str], None]) -> Iterator[
     finally:
         try:
             targets.cache.flush()
-        except DataError as problem:  # nothing but the last targets is lost
+        except DataError as problem:  # only the last targets are lost
             say(f"warning: {problem}")
         if targets.read or targets.computed:
             say(
-                f"teacher cache: targets of {targets.read:,} samples read, of "
+                f"teacher cache: targets of {counted(targets.read, 'sample')} read, of "
                 f"{targets.computed:,} computed"
             )
 
 
 def _part(batch: TokenBatch, numbers: Integers, tokens: Flags) -> TokenBatch:
-    """Some samples of a batch, without what a teacher does not read."""
+    """Some samples of a batch, with only the fields that a teacher reads."""
     where = torch.from_numpy(np.flatnonzero(tokens)).to(batch.input_ids.device)
     rows = torch.from_numpy(numbers).to(batch.lengths.device)
     return TokenBatch(
@@ -326,7 +328,7 @@ def _part(batch: TokenBatch, numbers: Integers, tokens: Flags) -> TokenBatch:
 
 
 def _filled(parts: Sequence[npt.NDArray[Any]], chosen: Flags | None) -> npt.NDArray[Any]:
-    """The rows of samples in a line, (T, ...); where nothing was chosen, no number or 0."""
+    """The rows of all samples in one line, (T, ...), with NaN or 0 where nothing was chosen."""
     together = np.concatenate(parts)
     if together.dtype.kind == "u":
         together = together.astype(np.int64)
@@ -339,12 +341,12 @@ def _filled(parts: Sequence[npt.NDArray[Any]], chosen: Flags | None) -> npt.NDAr
 
 
 def _names(terms: Sequence[str]) -> str:
-    """The names of loss weights in Python or on the command line."""
+    """The names of loss weights as in Python or on the command line."""
     return ", ".join(map(argument, terms))
 
 
 def _precision(teacher: PretrainedModel) -> str:
-    """In what a teacher computes its products here."""
+    """The dtype in which a teacher computes its products here."""
     kind = teacher.device.type
     autocast = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if autocast else teacher.dtype

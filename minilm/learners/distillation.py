@@ -42,30 +42,29 @@ class DistillationLearner(ModelLearner):
     """Trains a student on the terms of a `DistillationLoss`.
 
     Both models see the same masked tokens. The teacher sees no token types; the student sees them
-    where it learns the order of segments.
+    if it learns the order of segments.
 
-    A token id must mean the same to both models, or be translated by `shared_entries`, of which
-    sizes of vocabularies say nothing. Where the teacher has more entries than the student, logits
-    are compared on the student's: both distributions are over these.
+    A token id must mean the same to both models, or be translated by `shared_entries`; equal sizes
+    of the vocabularies do not show this. If the teacher has more entries than the student, logits
+    are compared on the student's entries: both distributions are over these.
 
     Args:
-        student: of any of the three architectures, with a masked-LM head; where no term reads the
-            student's logits also without (`AlbertModel`), and for `sentence_order` with a head for
-            pairs, too (`AlbertForPreTraining`). Without that term such a head and its pooler are
-            frozen, as is the pooler of a student without a masked-LM head.
-        teacher: with a masked-LM head, unless only states are compared.
-        loss: terms and weights. The learner has a copy of it: what is trained belongs to the
-            learner alone, and one loss can be given to any number of learners. If the widths
-            differ, the copy gets a fresh projection, trained with the student
-            (`learner.loss.projection`).
-        shared_entries: which entry of the teacher's vocabulary is which of the student's. None =
-            the vocabularies are the same; "first" = the student's is the beginning of the
-            teacher's; or (V of the student,) int64, the teacher's entry for each of the student's.
-        targets: keeps what the teacher says, so that it runs once for each sample and mask; None =
+        student: a model of any of the three architectures, with a masked-LM head. If no term reads
+            the student's logits, the head may be missing (`AlbertModel`); `sentence_order` also
+            needs a head for pairs (`AlbertForPreTraining`). Without that term such a head and its
+            pooler are frozen, as is the pooler of a student without a masked-LM head.
+        teacher: a model with a masked-LM head, unless only states are compared.
+        loss: terms and weights. The learner trains a copy of it, so that one loss can be given to
+            any number of learners. If the widths differ, the copy gets a new projection, trained
+            with the student (`learner.loss.projection`).
+        shared_entries: the teacher's vocabulary entries for those of the student. None = the
+            vocabularies are the same; "first" = the student's is the beginning of the teacher's;
+            or (V of the student,) int64, the teacher's entry for each of the student's.
+        targets: stores the teacher's outputs, so that it runs once for each sample and mask; None =
             it runs in every step.
 
     Raises:
-        InputError: student and teacher do not fit together, or targets not to them.
+        InputError: student, teacher and targets do not fit together.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class DistillationLearner(ModelLearner):
         super().__init__(student.device, teacher)
         self.student = student
         for part in _unread(student, loss):
-            part.requires_grad_(False)  # or weight decay would make it smaller and smaller
+            part.requires_grad_(False)  # otherwise weight decay would shrink it
         self.loss = copy.deepcopy(loss)
         self.loss.fit_widths(student.config.hidden_size, teacher.config.hidden_size)
         self.loss.to(device=student.device, dtype=student.dtype)
@@ -92,8 +91,8 @@ class DistillationLearner(ModelLearner):
         self.targets = targets
         if targets is not None and targets.stored.top_k and shared_entries is not None:
             raise InputError(
-                "The teacher's likeliest words are kept by its own numbers, which are not the "
-                f"student's (shared_entries): leave out {argument('teacher_cache_top_k')}."
+                "The teacher's likeliest words are stored with its own token ids, which differ "
+                f"from the student's (shared_entries): leave out {argument('teacher_cache_top_k')}."
             )
 
     @property
@@ -102,9 +101,9 @@ class DistillationLearner(ModelLearner):
         return self._unregistered[0]
 
     def counts(self, batch: TokenBatch) -> dict[str, int]:
-        """What terms are means over: how many tokens there are ("attended"), and how many to
-        predict ("masked"); where a term asks for it, how many "sequences" and labelled "pairs"."""
-        # every process counts its part of a step before they agree on the sums
+        """The numbers that terms are means over: of all tokens ("attended"), of tokens to predict
+        ("masked"), and if a term needs them of "sequences" and of labelled "pairs"."""
+        # every process counts its part of a step before the counts are summed
         if self.targets is not None:
             self.targets.begin(batch.epoch)
         found = token_counts(batch)
@@ -140,10 +139,9 @@ class DistillationLearner(ModelLearner):
     def eval_step(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
         """masked_loss, masked_accuracy and, where logits are compared, masked_kl.
 
-        All are over masked tokens; masked_kl is at the loss's temperature, times its square. Of
-        pairs sentence_order_accuracy or next_sentence_accuracy, of a student with a head for them.
-        Of a student without a masked-LM head instead the terms of the loss, over tokens or
-        sequences.
+        All are over masked tokens; masked_kl is at the loss's temperature, times its square. With a
+        head for pairs also sentence_order_accuracy or next_sentence_accuracy, over pairs. For a
+        student without a masked-LM head, the terms of the loss instead, over tokens or sequences.
         """
         if isinstance(self.student, EncoderModel):
             return self._term_scores(batch)
@@ -182,12 +180,12 @@ class DistillationLearner(ModelLearner):
 
     @torch.no_grad()
     def _teacher_states(self, batch: TokenBatch, *, itself: bool = False) -> States:
-        """Everything that the loss reads of the teacher.
+        """The teacher's states that the loss reads.
 
-        In the same order as the student's: the layout depends on the lengths alone.
+        They are in the same order as the student's, as the layout depends only on the lengths.
 
         Args:
-            batch: what is asked about.
+            batch: the tokens.
             itself: run the teacher even if its outputs are stored.
         """
         if self.targets is not None and not itself:
@@ -198,7 +196,7 @@ class DistillationLearner(ModelLearner):
 
     @torch.no_grad()
     def _learn_from(self, batch: TokenBatch, *, itself: bool = False) -> States:
-        """The teacher's states, of tokens and on entries as the student numbers them."""
+        """The teacher's states, with logits over the entries of the student's vocabulary."""
         if self._shared is None:
             return self._teacher_states(batch, itself=itself)
         if self._shared == "first":
@@ -214,14 +212,14 @@ class DistillationLearner(ModelLearner):
         return replace(found, matrix=matrix, bias=bias)
 
     def teacher_outputs(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """Its hidden states, and a number that is finite where its logits are."""
+        """The teacher's hidden states, and a number that is finite if its logits are."""
         if batch.tokens == 0:
             return {}
         teacher = self._learn_from(batch, itself=True)
         outputs = {"hidden states": teacher.hidden}
         if self.loss.compares_logits:
             inputs = teacher.logit_inputs(None)
-            # the divergence from itself: never are all logits there at once
+            # the divergence from itself, which does not need all logits in memory at once
             outputs["logits"] = fused_vocab_losses(inputs, inputs, kl=1.0).kl
         return outputs
 
@@ -250,7 +248,7 @@ def _check_student(student: PretrainedModel, loss: DistillationLoss) -> None:
 
 
 def _unread(student: PretrainedModel, loss: DistillationLoss) -> list[nn.Module]:
-    """The parts of a student that no term reads: its pooler, and a head for pairs."""
+    """The parts of a student that no term reads: its pooler and a head for pairs."""
     if loss.sentence_order > 0:
         return []
     parts: list[nn.Module | None] = [student.base.pooler]
@@ -272,9 +270,9 @@ def _check_fit(
     elif own != theirs and (shared_entries is None or own > theirs):
         raise InputError(
             f"{names} have vocabularies of {own} and {theirs} entries: they must be the same. "
-            "Build the student with init_student, or with the teacher's vocab_size; or, if the "
-            "same tokens have the same numbers as far as the student's vocabulary reaches, give "
-            "shared_entries='first', and otherwise the teacher's entry for each of the student's."
+            "Build the student with init_student, or with the teacher's vocab_size. If the "
+            "student's vocabulary is the beginning of the teacher's, give shared_entries='first'; "
+            "otherwise give the teacher's entry for each of the student's."
         )
     if loss.compares_logits and not hasattr(teacher, "masked_lm_head"):
         raise InputError(

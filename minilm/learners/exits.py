@@ -1,4 +1,4 @@
-"""Learning a task together with the classifiers of early exit."""
+"""Trains a task model together with the classifiers of early exit."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from minilm.tasks.task import Task, TaskBatch, run_model
 def depth_weights(applications: int) -> list[float]:
     """The share of each depth in the loss: k / (1 + 2 + ... + L) after k of L applications.
 
-    The deeper, the more: the model's own answer counts most, 2 / (L + 1), and the exits do not pull
-    the layers away from what deeper ones need.
+    Deeper answers count more: the model's own has the largest share, 2 / (L + 1), and the exits do
+    not pull the layers away from what deeper ones need.
 
     References: Zhou et al. 2020, "BERT Loses Patience", equation 3.
     """
@@ -31,12 +31,12 @@ def depth_weights(applications: int) -> list[float]:
 class ExitLearner(TaskLearner):
     """Learns a task at all depths at once.
 
-    The loss is that of `TaskLearner` at every depth, weighted by `depth_weights`. What is
-    evaluated, and by which the best weights are chosen, is the model at its full depth.
+    The loss is that of `TaskLearner` at every depth, weighted by `depth_weights`. Evaluations, by
+    which the best weights are chosen, are of the model at its full depth.
 
     Args:
-        model: with the task's head.
-        task: what is learned: one of those on whole texts.
+        model: a model with the task's head.
+        task: the task to learn, one of those on whole texts.
         exits: the model's exits, trained with it.
         teacher, soft_targets, class_weights, predictions: as for `TaskLearner`; all depths learn
             from them.

@@ -1,4 +1,4 @@
-"""Masked-LM training: predict the tokens that were hidden."""
+"""Masked-LM training: predict the masked tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from minilm.models.tasks import ForMaskedLM
 
 
 class MaskedLMLearner(ModelLearner):
-    """Learns to predict masked tokens; vocabulary logits exist only where a token was masked.
+    """Learns to predict masked tokens; vocabulary logits are computed only at masked tokens.
 
     Args:
         model: BertForMaskedLM, DistilBertForMaskedLM or AlbertForMaskedLM.
@@ -38,7 +38,7 @@ class MaskedLMLearner(ModelLearner):
         self.model = model
 
     def counts(self, batch: TokenBatch) -> dict[str, int]:
-        """How many tokens there are ("attended"), and how many to predict ("masked")."""
+        """The numbers of all tokens ("attended") and of those to predict ("masked")."""
         return token_counts(batch)
 
     def forward(self, batch: TokenBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Pretraining as BERT and ALBERT did it: masked tokens, and a question about two segments."""
+"""Pretraining as in BERT and ALBERT: masked tokens, and a question about two segments."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ class PretrainingLearner(ModelLearner):
 
     Args:
         model: AlbertForPreTraining or BertForPreTraining; either can learn either task.
-        task: what the labels of the pairs mean.
-        pair_weight: of the pairs' loss; that of the masked tokens is 1. Both papers add the two.
+        task: the meaning of the pairs' labels.
+        pair_weight: weight of the pairs' loss; that of the masked tokens is 1. Both papers add the
+            two.
 
     Raises:
         InputError: the model is another one, or the weight is not above 0.
@@ -52,7 +53,7 @@ class PretrainingLearner(ModelLearner):
         if not 0 < pair_weight < math.inf:
             raise InputError(
                 f"{argument('pair_weight')} is {pair_weight!r}: expected a finite number above 0. "
-                "For masked tokens alone there is masked_lm."
+                "To learn from masked tokens only, use masked_lm."
             )
         super().__init__(model.device)
         self.model = model
@@ -60,11 +61,11 @@ class PretrainingLearner(ModelLearner):
         self.pair_weight = pair_weight
 
     def counts(self, batch: TokenBatch) -> dict[str, int]:
-        """How many tokens there are, how many to predict, and how many pairs have a label."""
+        """The numbers of all tokens, of tokens to predict, and of pairs with a label."""
         return {**token_counts(batch), "pairs": count_pairs(batch)}
 
     def forward(self, batch: TokenBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
-        """ "loss", its two terms "mlm" and the task's name, and "masked_share"."""
+        """ "loss", its terms "mlm" and the one with the task's name, and "masked_share"."""
         if batch.tokens == 0:
             return self.empty_terms("mlm", self.task, "masked_share")
         encoded = encode(self.model, batch, batch.token_type_ids)
@@ -85,11 +86,11 @@ class PretrainingLearner(ModelLearner):
 
     @torch.no_grad()
     def eval_step(self, batch: TokenBatch) -> dict[str, tuple[float, int]]:
-        """What the batch has labels for.
+        """The scores for which the batch has labels.
 
         masked_loss and masked_accuracy, over masked tokens; sentence_order_accuracy or
-        next_sentence_accuracy, over pairs. One head answers both questions, whichever it was
-        trained for.
+        next_sentence_accuracy, over pairs, by the task of the batch: the head answers either
+        question, whichever it was trained for.
         """
         if batch.sentence_labels is not None:
             return pair_scores(self.model, batch)
@@ -99,7 +100,7 @@ class PretrainingLearner(ModelLearner):
 
 
 def count_pairs(batch: TokenBatch) -> int:
-    """How many pairs of a batch have a label."""
+    """The number of pairs of a batch with a label."""
     return 0 if batch.sentence_labels is None else batch.sentence_labels.shape[0]
 
 
@@ -107,16 +108,16 @@ def pair_loss(model: ForPreTraining, encoded: EncoderOutput, batch: TokenBatch) 
     """Cross-entropy of the labels of pairs, over B pairs.
 
     Args:
-        model: with a head for pairs.
-        encoded: what `encode` made of the batch, with its token types.
-        batch: of pairs.
+        model: a model with a head for pairs.
+        encoded: the result of `encode` for the batch, with its token types.
+        batch: a batch of pairs.
 
     Raises:
-        InputError: its sequences are no pairs.
+        InputError: the sequences of the batch are not pairs.
     """
     if batch.sentence_labels is None:
         raise InputError(
-            f"The batch has sequences of one segment, but {type(model).__name__} is to learn from "
+            f"The batch has sequences of one segment, but {type(model).__name__} learns from "
             "pairs: read the corpus with segments='sentence_order'."
         )
     return cross_entropy(model.pair_logits(encoded), batch.sentence_labels)  # of (B, 2)

@@ -1,4 +1,4 @@
-"""Learning a teacher's sentence vectors: a batch of texts, the loss, the evaluation."""
+"""Trains a student on a teacher's sentence vectors: batches of texts, loss, evaluation."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from minilm.sentence.targets import SentenceTargets
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceLoss:
-    """How a student's outputs are compared with its teacher's.
+    """The weights of the terms that compare a student's outputs with its teacher's.
 
     Attributes:
-        vectors: weight of the cosine distance between the vectors of a text, mean over texts.
-        states: weight of the cosine distance between the states of a token, mean over tokens.
+        vectors: weight of the cosine distance between the vectors of a text; mean over texts.
+        states: weight of the cosine distance between the states of a token; mean over tokens.
+
+    Raises:
+        InputError: a weight is negative or not finite, or both are 0.
     """
 
     vectors: float = 1.0
@@ -36,7 +39,7 @@ class SentenceLoss:
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
             if not 0 <= weight < float("inf"):
-                raise InputError(f"{argument(name)} is {weight}: expected a weight from 0.")
+                raise InputError(f"{argument(name)} is {weight}: expected a weight of 0 or more.")
         if not any(asdict(self).values()):
             raise InputError(
                 f"{argument('vectors')} and {argument('states')} are 0: nothing is learned. Give "
@@ -50,7 +53,7 @@ class SentenceBatch:
 
     Attributes:
         samples: (B,) the numbers of the texts.
-        input_ids: (T,) int64, the texts in a row.
+        input_ids: (T,) int64, the texts in one line.
         lengths: (B,) int64, tokens of each text; they sum to T.
         vectors: (B, H) float16, the teacher's vectors.
         states: (T, H) float16, the teacher's last hidden states; None if they are not learned.
@@ -64,7 +67,7 @@ class SentenceBatch:
 
     @property
     def tokens(self) -> int:
-        """T, how many tokens it has."""
+        """T, the number of tokens."""
         return self.input_ids.shape[0]
 
     def to(self, device: torch.device) -> SentenceBatch:
@@ -79,13 +82,13 @@ class SentenceBatch:
 
 
 class SentenceData:
-    """Texts with a teacher's targets, in steps of this many tokens; see `TrainingData`.
+    """Texts with a teacher's targets, in steps of about the same size; see `TrainingData`.
 
     Args:
-        targets: of all texts.
-        texts: the numbers of those that are learned.
-        tokens_per_step: the most tokens of a step.
-        seed: of the order, another one in every epoch.
+        targets: the targets of all texts.
+        texts: the numbers of the texts to learn from.
+        tokens_per_step: the most tokens in a step.
+        seed: seed of the order, which changes with every epoch.
     """
 
     def __init__(
@@ -106,24 +109,24 @@ class SentenceData:
         return cut_steps(order, self._targets.lengths, self._tokens_per_step)
 
     def count_steps(self, epochs: int) -> int:
-        """How many steps this many epochs take."""
+        """The number of steps in this many epochs."""
         return sum(len(self.steps(epoch)) for epoch in range(epochs))
 
     def count_samples(self) -> int:
-        """How many texts an epoch has."""
+        """The number of texts in an epoch."""
         return len(self._texts)
 
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
-        """The texts of a step in exactly this many parts, balanced by tokens."""
+        """Divides the texts of a step into exactly this many parts, balanced by tokens."""
         return split_evenly(samples, self._targets.lengths[samples], parts)
 
     def batch(self, epoch: int, samples: Integers) -> SentenceBatch:
-        """These texts and their targets."""
+        """The batch of these texts and their targets."""
         return sentence_batch(self._targets, samples)
 
 
 def sentence_batch(targets: SentenceTargets, texts: Integers) -> SentenceBatch:
-    """Texts and their targets, by their numbers, (B,)."""
+    """The batch of the texts with these numbers, (B,), and their targets."""
     ids, vectors, states = targets.gather(texts)
     return SentenceBatch(
         texts,
@@ -143,12 +146,12 @@ def held_out_batches(
 
 
 class SentenceLearner(ModelLearner):
-    """Learns to give the vectors that a teacher gives.
+    """Learns to compute the sentence vectors of a teacher.
 
     The teacher itself is not needed: its vectors were computed before, once for every text.
 
     Args:
-        student: as wide as the teacher's vectors; heads are not used.
+        student: a model as wide as the teacher's vectors; heads are not used.
         loss: terms and weights.
         pooling: how token states become a vector: "mean" or "cls".
 
@@ -163,7 +166,7 @@ class SentenceLearner(ModelLearner):
         self._terms = [name for name, weight in asdict(loss).items() if weight]
 
     def counts(self, batch: SentenceBatch) -> Mapping[str, int]:
-        """How many texts and tokens there are."""
+        """The numbers of texts and tokens."""
         return {"texts": len(batch.samples), "tokens": batch.tokens}
 
     def forward(self, batch: SentenceBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
@@ -196,7 +199,7 @@ class SentenceLearner(ModelLearner):
         return {"vector_cosine": (texts - distances, texts)}
 
     def _states(self, batch: SentenceBatch) -> Tensor:
-        """(T, H), the texts in the order of the batch."""
+        """The student's states, (T, H), with the texts in the order of the batch."""
         encoded = self.student.base(batch.input_ids, lengths=batch.lengths)
         states: Tensor = encoded.last_hidden_state
         return states

@@ -1,4 +1,4 @@
-"""How a student of a task learns from its teacher."""
+"""Settings of how a task's student learns from its teacher."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class SoftTargets:
 
     Attributes:
         temperature: divides the logits of both.
-        weight: of the divergence from the teacher.
-        label_weight: of the loss on the labels.
+        weight: weight of the divergence from the teacher.
+        label_weight: weight of the loss on the labels.
 
     Raises:
-        InputError: a temperature that is not above 0, a negative weight, or both weights 0.
+        InputError: the temperature is not above 0, a weight is negative, or both weights are 0.
 
     References: run_squad_w_distillation.py of the released DistilBERT code (0.5, 0.5, 2).
     """

@@ -1,4 +1,4 @@
-"""Learning a task: the loss, distillation from a teacher, evaluation."""
+"""Trains a model on a task: the loss, distillation from a teacher, evaluation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from minilm.errors import InputError
 from minilm.files.arrays import Floats
+from minilm.files.progress import counted
 from minilm.learners.base import ModelLearner
 from minilm.learners.soft_targets import SoftTargets as SoftTargets
 from minilm.learners.teacher_predictions import TeacherPredictions
@@ -19,20 +20,20 @@ from minilm.models.pretrained import PretrainedModel
 from minilm.tasks.batches import Balance, NoBatch, batches
 from minilm.tasks.task import Sample, Scores, Task, TaskBatch
 
-SOFT = "soft_"  # begins the names of counts of a teacher's predictions
+SOFT = "soft_"  # prefix of the names of counts of a teacher's predictions
 
 
 class TaskLearner(ModelLearner):
-    """Learns a task, from labels and perhaps from a teacher.
+    """Learns a task from labels, optionally also from a teacher.
 
     Args:
-        model: with the task's head.
-        task: what is learned.
+        model: a model with the task's head.
+        task: the task to learn.
         teacher: a model with the same head and labels; kept in eval mode, never trained.
         soft_targets: how to learn from the teacher.
-        class_weights: for terms of the loss, by name, (C,); see the function `class_weights`. The
-            loss on held-out samples stays without weights.
-        predictions: of the teacher, for all training samples; None = it is asked anew for every
+        class_weights: (C,) weights for terms of the loss, by name; see the function
+            `class_weights`. The loss on held-out samples is not weighted.
+        predictions: the teacher's predictions for all training samples; None = it runs for every
             batch, and must have the student's vocabulary.
     """
 
@@ -59,20 +60,20 @@ class TaskLearner(ModelLearner):
 
     @property
     def description(self) -> dict[str, Any]:
-        """JSON values that say how a teacher is used; {} without one."""
+        """JSON values that describe how a teacher is used; {} without one."""
         return asdict(self.soft_targets) if self.teacher is not None else {}
 
     def hold_out(
         self, examples: Sequence[Any], samples: Sequence[Sample], tokens_per_batch: int
     ) -> list[TaskBatch]:
-        """Batches for evaluation, shortest samples first; exactly these are evaluated."""
+        """Batches of exactly these samples for evaluation, shortest first."""
         self._held_out = (examples, samples)
         return batches(self.task, samples, tokens_per_batch)
 
     def counts(self, batch: TaskBatch | NoBatch) -> Mapping[str, int]:
-        """How many predictions each term has: with a label, and with a teacher's prediction."""
+        """The number of predictions of each term: with a label, and with a teacher's prediction."""
         nothing = dict.fromkeys(self.task.parts, 0)
-        if isinstance(batch, NoBatch):  # the same names as in processes that have one
+        if isinstance(batch, NoBatch):  # the same names as in processes that have a batch
             return nothing if self.teacher is None else nothing | _soft(nothing)
         counts = self.task.counts(batch)
         return counts if self.teacher is None else counts | _soft(self.task.counts(batch.whole()))
@@ -80,8 +81,8 @@ class TaskLearner(ModelLearner):
     def forward(self, batch: TaskBatch | NoBatch, counts: Mapping[str, float]) -> dict[str, Tensor]:
         """ "loss" and its parts: "labels", and with a teacher "soft_targets".
 
-        "labels" is the mean over the predictions of the step that have a label, 0 where none has;
-        "soft_targets" is the mean over all of them.
+        "labels" is the mean over the predictions of the step that have a label, 0 if none has;
+        "soft_targets" is the mean over all predictions.
         """
         if self.predictions is not None and self.teacher is not None:
             self.predictions.make(self.teacher)
@@ -92,7 +93,7 @@ class TaskLearner(ModelLearner):
     def terms_of(
         self, batch: TaskBatch, counts: Mapping[str, float], given: Tensor | None
     ) -> dict[str, Tensor]:
-        """What `forward` returns for a batch with samples; `given` are the teacher's logits."""
+        """The terms that `forward` returns for a batch with samples, given the teacher's logits."""
         return self.losses(self.task.logits(self.model, batch), batch, counts, given)
 
     def losses(
@@ -119,13 +120,13 @@ class TaskLearner(ModelLearner):
 
     @torch.no_grad()
     def _teacher_logits(self, batch: TaskBatch) -> Tensor | None:
-        """What the teacher says of a batch; None without one, or if that was left out."""
+        """The teacher's logits for a batch; None without a teacher, or if they were left out."""
         if self.predictions is not None:
             return self.predictions.logits(batch)
         return None if self.teacher is None else self.task.logits(self.teacher, batch)
 
     def teacher_outputs(self, batch: TaskBatch | NoBatch) -> dict[str, Tensor]:
-        """Its logits."""
+        """The teacher's logits."""
         logits = None if isinstance(batch, NoBatch) else self._teacher_logits(batch)
         return {} if logits is None else {"logits": logits}
 
@@ -135,14 +136,14 @@ class TaskLearner(ModelLearner):
         return self.task.parts
 
     def eval_step(self, batch: TaskBatch) -> Mapping[str, tuple[float, float]]:
-        """The terms of the loss on the labels, without weights of classes: (sum, predictions)."""
+        """The terms of the loss on the labels, without class weights: (sum, predictions)."""
         return self.eval_outputs(batch)[0]
 
     @torch.no_grad()
     def eval_outputs(
         self, batch: TaskBatch
     ) -> tuple[Mapping[str, tuple[float, float]], Mapping[int, Floats]]:
-        """The same, and what the task keeps of the logits, by the numbers of samples."""
+        """The result of `eval_step`, and the outputs that the task keeps, by sample number."""
         logits = self.task.logits(self.model, batch)
         outputs = self.task.outputs(logits, batch)
         counts = self.task.counts(batch)
@@ -156,10 +157,10 @@ class TaskLearner(ModelLearner):
     def eval_scores(
         self, means: Mapping[str, float], outputs: Mapping[int, Floats]
     ) -> dict[str, float]:
-        """The task's scores, those that are numbers, and the loss on the labels.
+        """The task's scores that are numbers, and the loss on the labels.
 
-        Thresholds are first set to what is best for these examples, as they are at the end of a
-        run: evaluations are compared by the number that is reported.
+        Thresholds are first set to their best values for these examples, as at the end of a run, so
+        that evaluations are compared by the scores that are reported.
         """
         examples, samples = self._held_out
         ordered = [outputs[number] for number in range(len(samples))]
@@ -171,7 +172,7 @@ class TaskLearner(ModelLearner):
 
 
 def _soft(counts: Mapping[str, int]) -> dict[str, int]:
-    """Counts of predictions under the names that those of a teacher have."""
+    """Counts of predictions, renamed to those of a teacher's predictions."""
     return {SOFT + name: count for name, count in counts.items()}
 
 
@@ -181,13 +182,13 @@ def tuned_scores(
     samples: Sequence[Sample],
     outputs: Sequence[Floats],
 ) -> tuple[Task[Any], Scores]:
-    """The task with thresholds that suit labelled examples, and the scores with these.
+    """The task with thresholds tuned on labelled examples, and its scores with these.
 
     Args:
-        task: whose thresholds are tuned, if it says so.
-        examples: with labels.
-        samples: of these examples.
-        outputs: what the model gave for each sample; see `Task.outputs`.
+        task: the task, whose thresholds are tuned if it is set to do so.
+        examples: labelled examples.
+        samples: the samples of these examples.
+        outputs: the model's outputs for each sample; see `Task.outputs`.
     """
     if task.tune_thresholds:
         likeliest = task.without_thresholds().decode(examples, samples, outputs)
@@ -203,18 +204,18 @@ def numbers_of(scores: Scores) -> dict[str, float]:
 def class_weights(
     task: Task[Any], samples: Sequence[Sample], balance: Balance
 ) -> dict[str, Tensor] | None:
-    """Weights of the loss that make up for classes of unequal frequency.
+    """Weights of the loss that compensate for classes of unequal frequency.
 
     Args:
         task: classification, multi-label, tagging or utterances.
-        samples: of training.
-        balance: None comes of anything but "weights".
+        samples: the training samples.
+        balance: how classes are balanced; only "weights" leads to weights.
 
     Returns:
-        (C,) for every term of the loss; see `minilm.tasks.balance`.
+        (C,) weights for every term of the loss; see `minilm.tasks.balance`.
 
     Raises:
-        InputError: an unknown balance, or a task without classes.
+        InputError: the balance is unknown, or the task has no classes.
     """
     if balance not in get_args(Balance):
         raise InputError(f"balance is {balance!r}: expected one of {', '.join(get_args(Balance))}.")
@@ -225,22 +226,23 @@ def freeze(model: PretrainedModel, *, embeddings: bool = False, layers: int = 0)
     """Freezes parts of an encoder.
 
     Args:
-        model: with a head.
-        embeddings: all embedding tables, their norm and projection.
-        layers: this many layers from below.
+        model: a model with a head.
+        embeddings: freeze all embedding tables, their norm and projection.
+        layers: freeze this many layers, from the first.
 
     Raises:
-        InputError: there are not that many layers, or some of them are shared with others above.
+        InputError: there are not that many layers, or some of them are shared with later ones.
     """
     encoder = model.base
     stack = list(encoder.virtual_layers())
     if not 0 <= layers <= len(stack):
-        raise InputError(f"There are {len(stack)} layers: {layers} cannot be frozen.")
+        found = counted(len(stack), "layer")
+        raise InputError(f"The model has {found}: {layers} cannot be frozen.")
     above = {id(layer) for layer in stack[layers:]}
     if any(id(layer) in above for layer in stack[:layers]):
         raise InputError(
             f"The first {layers} of {len(stack)} layers share weights with those above: freeze "
-            "none or all of them."
+            "none or all."
         )
     parts: list[nn.Module] = [*stack[:layers], *([encoder.embeddings] if embeddings else [])]
     for part in parts:

@@ -1,4 +1,4 @@
-"""A teacher's predictions for the samples of a task: they never change, so they are made once."""
+"""A teacher's predictions for the samples of a task, computed once, as they never change."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ TOKENS_PER_BATCH = 4096
 
 
 class TeacherPredictions:
-    """What a teacher says of every training sample.
+    """A teacher's predictions for every training sample.
 
-    All are made before the first step, in batches that depend on nothing but the samples, so a run
-    that goes on after an interruption finds the same to the bit. They stay in memory, beside the
-    samples.
+    All are computed before the first step, in batches that depend only on the samples, so that a
+    resumed run has the same predictions to the bit. They stay in memory, beside the samples.
 
     Args:
-        task: of the student.
-        samples: as the teacher reads them; the n-th stands for the n-th of the student. They are
-            the same unless the teacher has another vocabulary.
-        processes: those that take part: each makes its share; None = this process makes all.
+        task: the student's task.
+        samples: the samples as the teacher reads them; the n-th is the n-th of the student. They
+            are the same unless the teacher has another vocabulary.
+        processes: the processes, each of which computes its share; None = this process computes
+            all.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class TeacherPredictions:
 
     @torch.no_grad()
     def make(self, teacher: PretrainedModel) -> None:
-        """Makes the predictions, unless that is done; all processes call this together.
+        """Computes the predictions unless this was done before; all processes call it together.
 
         Args:
-            teacher: in eval mode.
+            teacher: the teacher, in eval mode.
         """
         if self._outputs or self._omitted:
             return
@@ -74,11 +74,11 @@ class TeacherPredictions:
 
     @torch.no_grad()
     def estimate(self, teacher: PretrainedModel, seconds: float = 2.0) -> float:
-        """How many seconds `make` would take in this process alone; afterwards it does nothing.
+        """Estimates the seconds that `make` would take in this process alone, and disables it.
 
         Args:
-            teacher: in eval mode.
-            seconds: batches are measured for so long.
+            teacher: the teacher, in eval mode.
+            seconds: how long to measure batches.
         """
         self._omitted = True
         everything = list(self._batches())
@@ -95,10 +95,10 @@ class TeacherPredictions:
         return measured * sum(batch.tokens for batch in everything) / done
 
     def logits(self, batch: TaskBatch) -> Tensor | None:
-        """The teacher's logits for a batch of the student's, as its own head would give them.
+        """The teacher's logits for a batch of the student, as the teacher's head computes them.
 
         Returns:
-            float32, see `Task.logits`; None after `estimate`, which keeps nothing.
+            float32 logits, see `Task.logits`; None after `estimate`, which keeps nothing.
         """
         if self._omitted:
             return None

@@ -32,7 +32,7 @@ def check_masked_lm(name: str, model: PretrainedModel) -> None:
 
 
 def token_counts(batch: TokenBatch) -> dict[str, int]:
-    """How many tokens a batch has, and how many of them are to be predicted."""
+    """The numbers of all tokens of a batch ("attended") and of those to predict ("masked")."""
     return {"attended": batch.tokens, "masked": int((batch.labels != IGNORED_LABEL).sum())}
 
 
@@ -46,10 +46,10 @@ def encode(
     """The encoder's states of a batch, in the inner order of its layout.
 
     Args:
-        model: any.
-        batch: what to encode.
-        token_type_ids: the numbers of the segments; None = all 0.
-        layers: also the states after the embeddings and after every layer (`hidden_states`).
+        model: any model.
+        batch: the tokens to encode.
+        token_type_ids: segment numbers; None = all 0.
+        layers: also return the states after the embeddings and every layer (`hidden_states`).
     """
     encoded: EncoderOutput = model.base(
         batch.input_ids,
@@ -64,12 +64,12 @@ def encode(
 def states(
     model: PretrainedModel, encoded: EncoderOutput, reads: LayerReads | None = None
 ) -> States:
-    """What a loss needs of a model's states, in the order they are in.
+    """The states that a loss needs, in the inner order of `encoded`.
 
     Args:
-        model: that made them.
-        encoded: what `encode` gave; with the states of layers if any are read.
-        reads: what is read of the layers; None = nothing.
+        model: the model.
+        encoded: its result of `encode`, with the states of layers if any are read.
+        reads: which parts of the layers are read; None = none.
     """
     head = getattr(model, "masked_lm_head", None)
     matrix = float_weight(model.get_input_embeddings())
@@ -90,11 +90,10 @@ def layer_sizes(model: PretrainedModel) -> LayerSizes:
 def _layer_parts(
     model: PretrainedModel, encoded: EncoderOutput, reads: LayerReads
 ) -> dict[int, dict[LayerPart, Tensor]]:
-    """Outputs, queries, keys and values of the applications that are read.
+    """Outputs, queries, keys and values of the layer applications that are read.
 
-    Attention does not hand its queries, keys and values out; they are computed again, from the
-    state before the layer. That costs up to three of a layer's products where they are read, and
-    nothing elsewhere.
+    Attention does not return its queries, keys and values; they are computed again from the state
+    before the layer. This costs up to three matrix products for each application that is read.
     """
     hidden, layers = encoded.hidden_states, list(model.base.virtual_layers())
     assert hidden is not None
@@ -117,7 +116,7 @@ def _linear(attention: SelfAttention, part: LayerPart) -> nn.Linear:
 
 
 def masked_lm_loss(student: States, labels: Tensor, counts: Mapping[str, float]) -> Tensor:
-    """Cross-entropy of the labels, the batch's part of the mean over a step's masked tokens."""
+    """Cross-entropy of the labels: the batch's part of the mean over a step's masked tokens."""
     where = masked_positions(labels)
     inputs = student.logit_inputs(where)
     return fused_vocab_losses(inputs, labels=labels[where], mlm=1 / max(counts["masked"], 1)).total
@@ -129,7 +128,7 @@ def masked_positions(labels: Tensor) -> Tensor:
 
 
 def masked_ratio(labels: Tensor, counts: Mapping[str, float]) -> Tensor:
-    """A term for the log: how many of a step's tokens are predicted, special ones counted."""
+    """The share of a step's tokens, special ones included, that are predicted, for the log."""
     return (labels != IGNORED_LABEL).sum().double() / counts["attended"]
 
 
