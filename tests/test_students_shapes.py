@@ -401,7 +401,7 @@ def test_parameters_in_closed_form(unique: int, groups: int, size: int) -> None:
         ),
         ({"start": "middle"}, InputError, "start is 'middle': expected 'interval', 'average'"),
         ({"layers": [0], "start": "average"}, InputError, "give one of the two"),
-        ({"layers": [0, 1], "num_hidden_layers": 3}, InputError, "2 layers of the teacher are"),
+        ({"layers": [0, 1], "num_hidden_layers": 3}, InputError, "2 layers of the teacher, but"),
         ({"start": [0, 9], "num_hidden_layers": 2}, InputError, "start contains 9"),
         ({"embedding_size": 8}, ConfigError, "DistilBertConfig has no 'embedding_size'"),
         ({"student": "albert", "inner_group_num": 3}, InputError, "no multiple of inner_group_num"),

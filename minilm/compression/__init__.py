@@ -1,1 +1,1 @@
-"""Small models from large ones: students, shared layers, growth and starts."""
+"""Students of large models, shared layers, deeper models, quantisation and initial weights."""

@@ -1,23 +1,23 @@
-"""A teacher's embeddings in tables of another width, and its masked-LM head to go with them.
+"""Converts a teacher's embeddings to tables of another width, and its masked-LM head with them.
 
 ALBERT's tables are E wide. Their sum goes through a norm over E numbers and then through a matrix
-to the hidden size H; BERT's tables are H wide, and so is their norm. What has to be kept is the
-*sum* z of word, position and token type, because the norm sees nothing else, and of it the
-direction alone: a norm takes out the mean and the length. So
+to the hidden size H; BERT's tables are H wide, and so is their norm. The conversion has to preserve
+the *sum* z of word, position and token type, which is all that the norm reads, and only its
+direction, as a norm removes the mean and the length. So
 
-* the basis is made of the E - 1 directions that say most about the sums, with all words and all
-  positions taken as equally likely: the first right singular vectors of the table of sums;
-* it is turned so that the coordinates of every row sum to 0, for the student's norm to take out
-  nothing (E - 1 directions, because the norm's mean costs one);
-* the matrix to H turns back and holds the gain of the teacher's norm, its bias follows.
+* the basis consists of the E - 1 directions with most of the variance of the sums, with all words
+  and all positions equally likely: the first right singular vectors of the table of sums;
+* it is rotated so that the coordinates of every row sum to 0 and the student's norm removes nothing
+  (E - 1 directions, because one is lost to the norm's mean);
+* the matrix to H rotates back and includes the gain of the teacher's norm; its bias follows.
 
-The student's embeddings then are the teacher's, but for the directions left out. Words alone would
-give another basis: one that leaves out most of the positions.
+The student's embeddings are then the teacher's, without the directions left out. A basis of words
+only would leave out most of the positions.
 
-The head compares with the same table, so its vectors have to be E wide as well. The teacher's way
-to them, a matrix, an activation and a norm, cannot be kept in another basis; the matrix that comes
-closest to it in squares can, if states are spread as the last norm of the teacher spreads them
-(`fold_head`).
+The head multiplies by the same table, so its vectors have to be E wide as well. The teacher's way
+to them, a matrix, an activation and a norm, cannot be preserved in another basis. It is replaced by
+the matrix closest to it in squared error, if states are distributed as the teacher's last norm
+suggests (`fold_head`).
 
 References: Lan et al. 2020, section 3.1; Eckart & Young 1936 (truncated singular value
 decomposition); Bussgang 1952 (the best linear map in place of a non-linear one).
@@ -33,23 +33,24 @@ from torch import Tensor
 from minilm.blocks.embeddings import Embeddings
 from minilm.blocks.heads import MaskedLMHead
 
-# An activation is as good as linear this far above 0, in standard deviations of what it is given.
+# An activation is practically linear this far above 0, in standard deviations of its input.
 OFFSET = 3.0
 QUADRATURE = torch.linspace(-6, 6, 241, dtype=torch.float64)  # standard deviations
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """How the rows of a teacher's tables become rows of a student's.
+    """The map from rows of a teacher's tables to rows of a student's.
 
     Attributes:
-        directions: of the teacher's, how many are left.
+        directions: the number of the teacher's directions that are kept.
         rows: (E', E) float64; a row of the teacher times its transpose is one of the student.
-        widened: (H, E') float64, the student's projection; None = it is not determined by this.
-        gain: of the student's norm, one number for all coordinates.
-        bias: (H,) float64, what the teacher's embeddings add after the norm; None as `widened`.
-        retained_energy: by table, the share of the squared numbers of the centred rows that is
-            left, 0 to 1.
+        widened: (H, E') float64, the student's projection; None = not determined by the map.
+        gain: the gain of the student's norm, one number for all coordinates.
+        bias: (H,) float64, the bias that the teacher's embeddings add after the norm; None as for
+            `widened`.
+        retained_energy: for each table, the share of the squared numbers of the centred rows that
+            is kept, 0 to 1.
     """
 
     directions: int
@@ -61,28 +62,28 @@ class EmbeddingMap:
 
 
 def factorise(teacher: Embeddings, size: int, hidden_size: int | None) -> EmbeddingMap:
-    """The map to tables of width `size` that keeps most of the teacher's sums.
+    """The map to tables of width `size` that preserves most of the teacher's sums.
 
     Args:
-        teacher: of any architecture, with or without a projection.
+        teacher: embeddings of any architecture, with or without a projection.
         size: E', the width of the student's tables.
         hidden_size: H of student and teacher, if they are the same and the student has a
             projection; else None.
 
     Returns:
-        Where `size` is the teacher's own E or more, nothing is lost: with its projection the
+        The map. If `size` is the teacher's own E or more, nothing is lost: with its projection the
         student computes the same.
     """
     width = teacher.embedding_size
     tables = _tables(teacher)
     kept = min(size, width) - 1
-    # without the constant vector, which could take the place of others that say nothing either
+    # without the constant vector, which could take the place of others without variance
     free = _sum_free(width)  # (E, E - 1)
     moment = free.T @ _second_moment(tables, teacher) @ free
-    # ascending, so the last ones say most
+    # eigenvalues ascend, so the last vectors have most of the variance
     basis = free @ torch.linalg.eigh(moment).eigenvectors.flip(1)[:, :kept]  # (E, k)
     turned = _sum_free(size)[:, :kept] @ basis.T  # (E', E)
-    # rows keep their mean square, beside which the epsilon of the norm stands
+    # rows keep their mean square, to which the norm adds its epsilon
     scale = (size / width) ** 0.5
     energy = {
         name: min(float((rows @ basis).square().sum() / rows.square().sum().clamp_min(1e-300)), 1.0)
@@ -98,9 +99,8 @@ def factorise(teacher: Embeddings, size: int, hidden_size: int | None) -> Embedd
 def widen(teacher: Embeddings) -> EmbeddingMap:
     """The map from an ALBERT's tables to tables of full width without a projection.
 
-    It cannot be exact. The teacher takes the length out of E numbers and projects then; here the
-    rows are projected, and the length is taken out of H numbers: all sums come out equally long,
-    and without their mean.
+    It cannot be exact. The teacher normalises E numbers and then projects; here the rows are
+    projected first, and H numbers are normalised: all sums get the same length and the mean 0.
 
     Args:
         teacher: embeddings with a projection.
@@ -109,7 +109,7 @@ def widen(teacher: Embeddings) -> EmbeddingMap:
     after, bias = _after_norm(teacher)
     spread = _second_moment(tables, teacher)
     hidden, width = after.shape
-    # what the norm of the student makes equally long, was so long on average
+    # the mean length of the sums that the student's norm gives the same length
     share = (after @ spread * after).sum() / spread.trace()
     gain = float((share * width / hidden).sqrt())
     rows = (after - after.mean(0)) @ _centring(width) / gain
@@ -141,7 +141,7 @@ def _second_moment(tables: dict[str, Tensor], embeddings: Embeddings) -> Tensor:
 
 
 def _after_norm(embeddings: Embeddings) -> tuple[Tensor, Tensor]:
-    """What the embeddings do behind taking out mean and length: a matrix (H, E), a vector (H,)."""
+    """What the embeddings apply after normalisation: a matrix (H, E) and a vector (H,)."""
     gain, bias = _exact(embeddings.norm.weight), _exact(embeddings.norm.bias)
     if embeddings.projection is None:
         return gain.diag(), bias
@@ -158,12 +158,12 @@ def _sum_free(size: int) -> Tensor:
 
 
 def _exact(values: Tensor) -> Tensor:
-    """In float64 on the CPU, where every decomposition is there."""
+    """The values in float64 on the CPU, which has all decompositions."""
     return values.detach().cpu().double()
 
 
 def _centring(size: int) -> Tensor:
-    """(size, size), takes the mean out of a vector."""
+    """The (size, size) matrix that removes the mean of a vector."""
     return torch.eye(size, dtype=torch.float64) - 1 / size
 
 
@@ -176,25 +176,25 @@ def fold_head(
     last_gain: Tensor,
     last_bias: Tensor,
 ) -> None:
-    """Give the head of a student the values with which it comes closest to its teacher's.
+    """Give the head of a student the values with which it is closest to its teacher's.
 
-    The states h that a head reads come out of a norm: they are `last_gain` times something of
-    length 1 per coordinate, plus `last_bias`. Taken as normally distributed, they say what the
-    linear map closest to activation and norm of the teacher is, and with it the vectors the
-    student has to compare with its words. Its activation is used where it is as good as linear.
-    The constant part that the student's table cannot express goes into the bias of every word.
+    The states h that a head reads come from a norm: they are `last_gain` times numbers of variance
+    1, plus `last_bias`. If these are taken as normally distributed, they determine the linear map
+    closest to the teacher's activation and norm, and with it the vectors that the student has to
+    multiply by its words. Its activation is used where it is practically linear. The constant part
+    that the student's table cannot express goes into the bias of every word.
 
     Args:
-        teacher: its dense layer is (E, H).
+        teacher: the teacher's head; its dense layer is (E, H).
         words: (V', E), the rows of the teacher's table that the student has.
-        student: with a dense layer (E', H); filled in place. The biases of its first V' words are
-            the teacher's already.
+        student: the student's head, with a dense layer (E', H); filled in place. The biases of its
+            first V' words are the teacher's already.
         rows: (E', E), as in `EmbeddingMap`.
-        last_gain, last_bias: (H,), of the norm the states come from.
+        last_gain, last_bias: (H,), weight and bias of the norm that the states come from.
     """
     gain, bias = _exact(last_gain), _exact(last_bias)
     dense, offset = _exact(teacher.dense.weight), _exact(teacher.dense.bias)
-    # by quadrature: mean and mean square of the activations, and their slope where states vary
+    # by quadrature: mean and mean square of the activations, and their mean slope
     mean, deviation = dense @ bias + offset, (dense * gain).square().sum(1).sqrt()  # (E,)
     weights = (-QUADRATURE.square() / 2).exp()
     weights /= weights.sum()
@@ -206,7 +206,7 @@ def fold_head(
     scale = _exact(teacher.norm.weight) / length  # (E,)
     vectors_mean = scale * (first - first.mean()) + _exact(teacher.norm.bias)  # (E,)
     linear = scale[:, None] * (_centring(len(mean)) @ (slope[:, None] * dense))  # (E, H)
-    # the student's vector with the same products with all words, as nearly as its table allows
+    # the student's vector with the same products with all words, as closely as its table allows
     back = torch.linalg.pinv(rows.T)  # (E', E)
     matrix, constant = back @ linear, back @ vectors_mean
 

@@ -1,9 +1,9 @@
-"""A deeper model from a shallow one, to go on training.
+"""Makes a deeper model from a shallow one, for further training.
 
-A stack of few layers learns the easy part of a language for a fraction of the work. Progressive
-stacking trains one first and puts its layers on top of each other for the rest of the training. The
-deeper model then has to find its way back to the score of the shallow one; one whose new layers
-start as identities has that score from the first step.
+A few layers learn the easy part of a language for a fraction of the work. Progressive stacking
+trains them first and stacks copies of them for the rest of the training. The deeper model then has
+to recover the score of the shallow one; if its new layers start as identities, it has that score
+from the first step.
 
 References: Gong et al. 2019, Efficient Training of BERT by Progressively Stacking; Chen et al.
 2016, Net2Net, for new layers that keep the function.
@@ -26,27 +26,28 @@ NewLayers = Literal["repeat", "identity"]
 
 
 def deepen(model: Model, num_hidden_layers: int, *, new_layers: NewLayers = "repeat") -> Model:
-    """A deeper copy: its layers are the model's, from the first to the last and again.
+    """A deeper copy whose layers are the model's, repeated in order from the first to the last.
 
-    An ALBERT keeps its groups of layers, each applied more often, and all its parameters. Modules,
-    buffers and settings of your own are copied, those in a layer with the layer.
+    An ALBERT keeps its groups of layers and all its parameters, and applies each group more often.
+    Modules, buffers and settings of your own are copied, those in a layer with the layer.
 
     Args:
         model: a BERT, DistilBERT or ALBERT with any head.
         num_hidden_layers: at least as many as the model has.
-        new_layers: "repeat" puts the layers on top of each other; "identity" spreads new layers
-            between the model's, which at first pass on what they receive: the copy computes what
-            the model does, up to rounding. They read what the layer below them reads, so that
+        new_layers: "repeat" stacks copies of the layers; "identity" puts new layers between the
+            model's that pass on their input at first, so that the copy computes what the model
+            does, up to rounding. They are copies of the layer below with outputs of 0, so that
             training can use them from the first step. Not for ALBERT, whose layers are shared.
 
     Returns:
         A model of the same class, on the same device, in the same dtype and mode.
 
     Raises:
-        InputError: fewer layers (`num_hidden_layers=` of from_pretrained takes the first few), a
-            part of the model's class that depends on the depth and cannot be copied (names it), or
-            "identity" for an ALBERT or for layers of a class of your own.
-        ConfigError: more layers than a configuration allows.
+        InputError: fewer layers are asked for (`num_hidden_layers=` of from_pretrained takes the
+            first few), a part of the model's class depends on the depth and cannot be copied (the
+            message names it), or `new_layers` is "identity" for an ALBERT or for layers of a class
+            of your own.
+        ConfigError: there are more layers than a configuration allows.
 
     Example:
         >>> shallow = minilm.BertForMaskedLM(minilm.BertConfig(num_hidden_layers=3))
@@ -83,17 +84,17 @@ def _add_identities(layers: object, number: int) -> None:
             "those of an ALBERT are shared. Use 'repeat'."
         )
     depth = len(layers)
-    for place in reversed(range(depth)):  # from the last: the places of the others stay
+    for place in reversed(range(depth)):  # from the last, so that the places of the others stay
         for _ in range((place + 1) * number // depth - place * number // depth):
             layers.insert(place + 1, _identity_above(layers[place]))
 
 
 @torch.no_grad()
 def _identity_above(layer: nn.Module) -> TransformerLayer:
-    """A copy of a layer that hands on what that layer computes.
+    """A copy of a layer that passes on what that layer computes.
 
-    Its blocks add nothing to the residual, and a norm leaves normalised states as they are; so the
-    layer now ends in bare normalised states, and the copy applies the scale and shift to them.
+    Its blocks add nothing to the residual, and a norm does not change normalised states; so the
+    layer itself now ends in plain normalised states, and the copy applies scale and shift to them.
     """
     assert isinstance(layer, TransformerLayer)
     copied = copy.deepcopy(layer)
@@ -106,13 +107,13 @@ def _identity_above(layer: nn.Module) -> TransformerLayer:
 
 
 def check_shapes(changed: PretrainedModel) -> None:
-    """Refuse what a copy with another configuration cannot carry of a class of one's own.
+    """Check that a copy with another configuration has all tensors of a user's own class.
 
     Args:
         changed: the copy.
 
     Raises:
-        InputError: its class would build a tensor of its own that the copy lacks or has in another
+        InputError: the class would build a tensor of its own that the copy lacks or has in another
             shape, such as one weight for each layer.
     """
     cls = type(changed)

@@ -1,4 +1,4 @@
-"""A head for pairs of segments on a model that has predicted masked tokens only."""
+"""Adds a head for pairs of segments to a model with only a masked-LM head."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from minilm.models.tasks import ForMaskedLM, ForPreTraining
 
 @torch.no_grad()
 def add_pair_head(model: PretrainedModel) -> ForPreTraining:
-    """The same model with a fresh pooler and a fresh head that answers about two segments.
+    """A copy of a model with a new pooler and a new head that classifies pairs of segments.
 
     Args:
-        model: an AlbertForMaskedLM or BertForMaskedLM. It stays as it is.
+        model: an AlbertForMaskedLM or BertForMaskedLM, which is not changed.
 
     Returns:
         An AlbertForPreTraining or BertForPreTraining, in the same mode, dtype and place, with the
-        same parameters frozen. What is fresh is drawn from torch's generator.
+        same parameters frozen. New parameters are drawn from torch's generator.
 
     Raises:
-        InputError: a model without a masked-LM head, or a DistilBERT, which has no such class.
+        InputError: the model has no masked-LM head, or is a DistilBERT, which has no such class.
 
     Example:
         >>> model = minilm.AlbertForMaskedLM(minilm.AlbertConfig())

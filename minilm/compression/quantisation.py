@@ -14,19 +14,19 @@ Model = TypeVar("Model", bound=PretrainedModel)
 def quantize(model: Model) -> Model:
     """Make an 8-bit copy of a trained model, for inference on a CPU.
 
-    Every linear layer and embedding table becomes int8, with a scale for each output or row; what a
-    linear layer reads becomes 8-bit with a scale for each token (7-bit on processors without VNNI
-    instructions, where sums of 8-bit products saturate). Everything between the products stays
-    float32. There is nothing to calibrate.
+    Every linear layer and embedding table becomes int8, with a scale for each output or row. Inputs
+    of linear layers are quantised to 8 bits with a scale for each token (7 bits on processors
+    without VNNI instructions, where sums of 8-bit products saturate). Everything between the
+    products stays float32. No calibration is needed.
 
     The copy is of the same class and is called, hooked, saved and loaded in the same way:
-    `save_pretrained` writes int8, a quarter of the size, and `from_pretrained` gives the same bits
-    back. In packed calls, which `layout = "auto"` makes of padded ones, the result of a text does
+    `save_pretrained` writes int8, a quarter of the size, and `from_pretrained` restores the same
+    bits. In packed calls, into which `layout = "auto"` turns padded ones, the result of a text does
     not depend on the other texts of its batch, to the bit, for a fixed number of threads.
 
     Args:
-        model: in float32 (others are read as float32); it stays as it is. The layers that an ALBERT
-            shares are quantised and held once.
+        model: a model in float32 (others are converted to float32), which is not changed. The
+            layers that an ALBERT shares are quantised and stored once.
 
     Returns:
         The copy, in eval mode. It cannot be trained.

@@ -1,12 +1,12 @@
-"""ALBERT's layers with weights of their own, and back.
+"""Gives ALBERT's layers separate weights, and shares them again.
 
 shared = minilm.AlbertForMaskedLM.from_pretrained(...)
 apart = minilm.unshare(shared)                  # computes the same, layer by layer
 again = minilm.share(apart)                     # if the layers are still equal
 tied = minilm.share(apart, merge="average")     # if they have been trained apart
 
-A shared student learns faster if it is trained with layers of its own first and tied half-way
-(progressive sharing): the mean of layers that all started from the same one is a good start.
+A student with shared layers learns faster if it is trained with separate layers first, which are
+tied half-way (progressive sharing): the mean of layers with a common start is a good start.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def unshare(model: Model) -> Model:
     The copy computes exactly what the original does and is stored in the hub's layout, with as many
     groups as layers. Modules, buffers and settings of your own are copied.
 
-    There is no exact copy in BERT's layout: ALBERT's norm stands between its small embeddings (E)
-    and their projection to the hidden size (H), BERT's behind embeddings of full width. A norm over
-    H numbers cannot do what a norm over E numbers and a matrix do.
+    There is no exact copy in BERT's layout: ALBERT's norm is between its small embeddings (E) and
+    their projection to the hidden size (H), BERT's after embeddings of full width. A norm over H
+    numbers cannot replace a norm over E numbers and a matrix.
 
     Args:
         model: an ALBERT with any head.
@@ -64,16 +64,16 @@ def share(model: Model, sharing: str | int = "all", merge: Merge = "equal") -> M
 
     Args:
         model: an ALBERT with any head.
-        sharing: what is to be shared; see `AlbertConfig.with_sharing`.
+        sharing: what to share; see `AlbertConfig.with_sharing`.
         merge: "equal" = layers that become one must be equal; "average" = they may differ, and
-            their mean is taken.
+            their mean is used.
 
     Returns:
         A model of the same class on the same device, in the same dtype and mode.
 
     Raises:
-        InputError: the model is not an ALBERT; `merge` is neither of the two; or weights that would
-            become one differ and are not to be averaged, or are not in every group: names them.
+        InputError: the model is not an ALBERT; `merge` is neither of the two; weights to share
+            differ without "average", or are not in every group (the message names them).
         ConfigError: `sharing` is not possible.
 
     Example:
@@ -91,14 +91,14 @@ def _config_of(model: PretrainedModel) -> AlbertConfig:
     if not isinstance(model, PretrainedModel) or not isinstance(model.config, AlbertConfig):
         raise InputError(
             f"model is a {type(model).__name__}: expected an ALBERT, such as AlbertModel or "
-            "AlbertForMaskedLM. The layers of other models share nothing."
+            "AlbertForMaskedLM. Other models do not share layers."
         )
     return model.config
 
 
 @torch.no_grad()
 def _rebuilt(model: Model, config: AlbertConfig, merge: Merge = "equal") -> Model:
-    """A copy of the model with other sharing; what else is in a group or a layer comes along."""
+    """A copy of the model with other sharing; other modules in a group or a layer are kept."""
     rebuilt = copy.deepcopy(model)
     base = cast(AlbertModel, rebuilt.base)
     applied, span = base.applied_groups(), config.num_hidden_layers // config.num_hidden_groups
@@ -121,10 +121,10 @@ def _rebuilt(model: Model, config: AlbertConfig, merge: Merge = "equal") -> Mode
                 apart = float((copies[name].double() - values.double()).abs().max())
                 raise InputError(
                     f"{place} differs from {first}, by up to {apart:.3g}: only equal layers can be "
-                    f"shared, or give {setting('merge', 'average')} for their mean."
+                    f"shared. For their mean, give {setting('merge', 'average')}."
                 )
     for target, found in merged.values():
-        # equal values stay what they are to the bit; a counter has no mean
+        # equal values are kept to the bit; integers such as counters have no mean
         if not all(torch.equal(values, target) for values in found):
             if not target.is_floating_point():
                 raise InputError(

@@ -1,11 +1,11 @@
-"""Which of the teacher's layers the layers of a student start from.
+"""Determines which of the teacher's layers a student's layers start from.
 
-A student that shares its layers has fewer of them than it applies: each stands at several depths.
-There are three ways to start it. "interval" takes teacher layers at equal distances, the first and
-the last among them (0, 6 and 11 of 12 for three); "average" takes the mean of all the layers that
-a shared one stands for; "random" takes none. A teacher whose layers still resemble each other, as
-one that was grown by stacking, loses little to the mean; which start is better for another teacher
-is a matter of trying.
+A student that shares its layers has fewer layers than it applies: each is used at several depths.
+There are three ways to initialise it. "interval" takes teacher layers at equal distances, including
+the first and the last (0, 6 and 11 of 12 for three); "average" takes the mean of all the layers
+that a shared one replaces; "random" takes none. If the teacher's layers still resemble each other,
+as in one that was grown by stacking, little is lost by the mean; for other teachers, try which
+start is better.
 
 References: Bae et al. 2024, Relaxed Recursive Transformers, section 2.2 ("Stepwise" is "interval"
 here); Sanh et al. 2019, section 3.
@@ -27,11 +27,11 @@ LayerChoice = Literal["every_other", "published"] | list[int] | tuple[int, ...] 
 Start = Literal["interval", "average", "random"]
 STARTS: tuple[str, ...] = get_args(Start)
 
-# what the released DistilBERT was made of; the paper says "one layer out of two"
+# the layers that the released DistilBERT was made of; the paper says "one layer out of two"
 PUBLISHED_LAYERS = (0, 2, 4, 7, 9, 11)
 PUBLISHED_DEPTH = 12
 
-# each block goes with the norm after it
+# each block is taken with the norm after it
 BLOCKS = (("attention", "attention_norm"), ("feed_forward", "feed_forward_norm"))
 
 
@@ -40,11 +40,11 @@ def chosen_layers(layers: LayerChoice, depth: int, name: str = "layers") -> tupl
 
     Args:
         layers: as for `init_student`.
-        depth: how many layers the teacher has.
-        name: of the argument, for the message.
+        depth: the number of the teacher's layers.
+        name: name of the argument, for the message.
 
     Raises:
-        InputError: names what exists.
+        InputError: a layer does not exist; the message says which do.
     """
     if isinstance(layers, str):
         if layers == "every_other":
@@ -75,11 +75,11 @@ def _published(depth: int) -> tuple[int, ...]:
 
 
 def layers_at_interval(count: int, depth: int) -> tuple[int, ...]:
-    """So many layers at equal distances, the first and the last among them.
+    """Chooses this many layers at equal distances, including the first and the last.
 
     Args:
-        count: of layers to choose; if it is greater than `depth`, layers are chosen twice.
-        depth: how many there are.
+        count: the number of layers to choose; if it is greater than `depth`, some are repeated.
+        depth: the number of layers there are.
 
     Returns:
         Their numbers from 0; a single one is the middle layer.
@@ -90,20 +90,19 @@ def layers_at_interval(count: int, depth: int) -> tuple[int, ...]:
     """
     if count == 1:
         return (depth // 2,)
-    # in whole numbers, halves rounded up
+    # in integer arithmetic, halves rounded up
     return tuple((2 * i * (depth - 1) + count - 1) // (2 * (count - 1)) for i in range(count))
 
 
 def layers_stood_for(places: Sequence[int], applications: int, depth: int) -> tuple[int, ...]:
     """The teacher's layers that a student's layer replaces.
 
-    Student and teacher are laid beside each other, both stretched to the same length: a layer
-    stands for those that it overlaps.
+    With both depths scaled to the same length, a layer replaces those that it overlaps.
 
     Args:
         places: where the student applies the layer, from 0.
-        applications: how many layers the student applies.
-        depth: how many layers the teacher applies.
+        applications: the number of layers that the student applies.
+        depth: the number of layers that the teacher applies.
 
     Example:
         >>> layers_stood_for([0, 3, 6, 9], 12, 12), layers_stood_for([0], 3, 12)
@@ -127,11 +126,12 @@ def sources_of(
 
     Args:
         start: a name, or the number of a teacher's layer for each of the student's.
-        applied: the student's layers in the order it applies them.
-        depth: how many layers the teacher applies.
+        applied: the student's layers in the order in which it applies them.
+        depth: the number of layers that the teacher applies.
 
     Returns:
-        In the order in which the layers are first applied; nothing for a random start.
+        The numbers of the teacher's layers for each layer, in the order in which the layers are
+        first applied; empty for a random start.
     """
     unique = list(dict.fromkeys(applied))
     if start == "random":
@@ -151,8 +151,8 @@ def start_block(
 
     Args:
         target: the student's layer.
-        sources: of the teacher, at least one, with the same shapes. Of a wider feed-forward
-            block the strongest neurons are taken.
+        sources: layers of the teacher, at least one, with the same shapes. From a wider
+            feed-forward block the strongest neurons are taken.
         parts: names of modules of a layer, such as those in `BLOCKS`.
     """
     for part in parts:
@@ -168,10 +168,10 @@ def start_block(
 
 
 def _strongest_neurons(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    """A feed-forward block with so many of its neurons, those with the largest weights.
+    """A feed-forward block with only this many of its neurons, those with the largest weights.
 
-    A neuron counts as the norm of what comes in times the norm of what goes out. Li et al. 2017,
-    Pruning Filters for Efficient ConvNets, choose whole units by the norm of their weights, too.
+    A neuron's strength is the norm of its input weights times the norm of its output weights. Li et
+    al. 2017, Pruning Filters for Efficient ConvNets, also choose units by norms of weights.
     """
     inward, outward = state["intermediate.weight"], state["output.weight"]
     if count == len(inward):

@@ -1,4 +1,4 @@
-"""A student of any architecture and shape, made of what fits of its teacher.
+"""Builds a student of any architecture and shape from its teacher's weights, where they fit.
 
 References: Sanh et al. 2019, section 3; scripts/extract_distilbert.py of the released code. For
 students that share layers: Bae et al. 2024, Relaxed Recursive Transformers.
@@ -18,6 +18,7 @@ from minilm.compression.starts import STARTS, LayerChoice, Start, chosen_layers,
 from minilm.compression.transfer import Transfer
 from minilm.config import AlbertConfig, BertConfig, DistilBertConfig, EncoderConfig
 from minilm.errors import ConfigError, InputError, argument, by_place, setting
+from minilm.files.progress import counted
 from minilm.models.albert import AlbertForMaskedLM, AlbertModel
 from minilm.models.bert import BertForMaskedLM, BertModel
 from minilm.models.distilbert import DistilBertForMaskedLM, DistilBertModel
@@ -31,7 +32,7 @@ _CLASSES: dict[str, tuple[type[EncoderModel], type[PretrainedModel], type[Encode
     "albert": (AlbertModel, AlbertForMaskedLM, AlbertConfig),
     "bert": (BertModel, BertForMaskedLM, BertConfig),
 }
-# what a student has like its teacher, unless it is given
+# fields that a student inherits from its teacher, unless they are given
 _SAME = (
     "vocab_size",
     "hidden_size",
@@ -48,7 +49,7 @@ _SAME = (
 )
 
 
-# what the commands call fields of the configuration
+# names of configuration fields on the command line
 _COMMAND_NAMES = {
     "num_hidden_layers": "layers",
     "num_hidden_groups": "groups",
@@ -69,14 +70,13 @@ def init_student(
     masked_lm: bool | None = None,
     **shape: Any,
 ) -> PretrainedModel:
-    """Build a student of any architecture and shape from what fits of its teacher.
+    """Build a student of any architecture and shape from its teacher's weights, where they fit.
 
-    Parts of the same shape are copies, equal to the teacher's to the bit: layers, embeddings (but
-    for the fold) and the masked-LM head. Embeddings of another width are the teacher's on the
-    directions that say most (see `minilm.compression.factorisation`), with the head folded
-    accordingly. Narrower feed-forward blocks are the teacher's neurons with the largest weights.
-    What nothing of the teacher fits is drawn at random. `student.student_report` names
-    all of it.
+    Parts of the same shape are copies, equal to the teacher's to the bit: layers, embeddings
+    (except for the fold) and the masked-LM head. Embeddings of another width are projections of the
+    teacher's on the directions of most variance (see `minilm.compression.factorisation`), with the
+    head converted accordingly. Narrower feed-forward blocks have the teacher's neurons with the
+    largest weights. All other parts are drawn at random. `student.student_report` lists every part.
 
     An ALBERT has `inner_group_num` times `num_hidden_groups` layers of its own and applies
     `num_hidden_layers` times `inner_group_num`: 3 layers used 4 times are `inner_group_num=3,
@@ -86,43 +86,43 @@ def init_student(
     Args:
         teacher: a BERT, DistilBERT or ALBERT, with any head or none.
         layers: which of the teacher's layers the student's are made of, counted from 0:
-            "every_other" = 0, 2, 4, ...; "published" = 0, 2, 4, 7, 9, 11, what the released
-            DistilBERT was made of (12 layers only); or numbers, in the student's order. So many
-            layers the student then has. None = "every_other", but for an ALBERT and where
-            `num_hidden_layers` or `start` is given; `start` alone keeps its number of layers.
-        student: its architecture.
-        start: which of the teacher's layers the student's start from, if their number is settled
-            by the shape: "interval" = at equal distances, the first and the last among them;
-            "average" = the mean of all layers that a shared one stands for; "random" = none; or
-            numbers, one for each. None = "average" where layers are shared, else "interval".
+            "every_other" = 0, 2, 4, ...; "published" = 0, 2, 4, 7, 9, 11, as in the released
+            DistilBERT (only for 12 layers); or numbers, in the student's order. They also determine
+            the number of the student's layers. None = "every_other", except for an ALBERT and if
+            `num_hidden_layers` or `start` is given; with `start` alone the number is the same.
+        student: the student's architecture.
+        start: which of the teacher's layers the student's start from, if the shape determines their
+            number: "interval" = at equal distances, including the first and the last;
+            "average" = the mean of all layers that a shared one replaces; "random" = none; or
+            numbers, one for each. None = "average" if layers are shared, else "interval".
         fold_token_types: if the student has no token types, add the teacher's vector of token type
             0 to every position vector. The student's embeddings then compute what the teacher's do
             for a single segment. Differs from the released script, which leaves that vector out.
-        copy_mlm_transform: take the dense layer and norm of the masked-LM head over; otherwise they
-            start fresh, as in the released script by default. Its bias is always copied.
+        copy_mlm_transform: copy the dense layer and norm of the masked-LM head; otherwise they are
+            drawn at random, as in the released script by default. The bias is always copied.
         freeze_position_embeddings: do not train the position table of this student, as in the
-            released training. Nothing of it is saved: who loads the student trains all of it.
+            released training. This is not saved: a loaded student is trained as a whole.
         masked_lm: True = with a masked-LM head, which the teacher must have; False = without;
-            None = as the teacher has it.
+            None = as in the teacher.
         **shape: fields of the student's configuration, such as `num_hidden_layers`, `hidden_size`,
             `num_attention_heads`, `intermediate_size`, `max_position_embeddings`, `vocab_size`,
-            and of an ALBERT `embedding_size`, `inner_group_num`, `num_hidden_groups`. Others are
-            as the teacher has them; an ALBERT applies as many layers as its teacher, and has one,
-            unless the numbers are given. The first entries of another vocabulary, and the first
-            positions, are the teacher's.
+            and for an ALBERT `embedding_size`, `inner_group_num`, `num_hidden_groups`. Others are
+            those of the teacher; an ALBERT applies as many layers as its teacher, and has one,
+            unless the numbers are given. With another vocabulary or number of positions, the first
+            entries are the teacher's.
 
     Returns:
         The student in eval mode, `…ForMaskedLM` or, without a head, `…Model`, with the teacher's
         device, dropouts and activation. Its weights are float32, or float64 if the teacher's are: a
         student of a float16 or bfloat16 teacher holds the same numbers in float32, because an
-        optimiser's small steps are lost in 16 bits. For inference alone convert it:
+        optimiser's small steps are lost in 16 bits. For inference only, convert it:
         `student.half()`.
 
     Raises:
-        InputError: the teacher is no model of minilm or lacks the head, a layer that does not
-            exist, or numbers that contradict each other.
-        ConfigError: a field that the student's configuration does not have or cannot take; or the
-            teacher's `layer_norm_eps` is not DistilBERT's, 1e-12.
+        InputError: the teacher is not a model of minilm or lacks the head, a layer does not exist,
+            or numbers contradict each other.
+        ConfigError: the student's configuration does not have or accept a field; or the teacher's
+            `layer_norm_eps` is not DistilBERT's, 1e-12.
 
     Example:
         >>> teacher = minilm.BertForMaskedLM(minilm.BertConfig(num_hidden_layers=4))
@@ -143,7 +143,7 @@ def init_student(
             f"student is {student!r}: expected one of {', '.join(map(repr, _CLASSES))}."
         )
     if is_int8(teacher):
-        teacher = to_float(teacher)  # the student starts as the numbers that its weights stand for
+        teacher = to_float(teacher)  # the student starts from the dequantised weights
     source_head = getattr(teacher, "masked_lm_head", None)
     if masked_lm and source_head is None:
         raise InputError(
@@ -176,7 +176,7 @@ def init_student(
 
 
 def _named(field: str) -> str:
-    """A field of the configuration, named as in Python or on the command line."""
+    """The name of a configuration field as in Python or on the command line."""
     return by_place(python=field, command=argument(_COMMAND_NAMES[field]))
 
 
@@ -188,12 +188,12 @@ def _planned(
     shape: dict[str, Any],
     depth: int,
 ) -> tuple[Start | tuple[int, ...], EncoderConfig]:
-    """What the student's layers start from, and its configuration."""
+    """The layers that the student's layers start from, and its configuration."""
     if layers is not None and start is not None:
         raise InputError(
             f"{argument('layers')} is {layers!r} and {argument('start')} is {start!r}: give one of "
-            "the two. The first says how many layers the student has, too; beside the second the "
-            "shape does."
+            "the two. The first also determines the number of the student's layers; with the "
+            "second the shape does."
         )
     if isinstance(start, str) and start not in STARTS:
         raise InputError(
@@ -203,7 +203,7 @@ def _planned(
         )
     shape = dict(shape)
     for name in ("num_hidden_layers", "num_hidden_groups", "inner_group_num"):
-        if name in shape:  # numbers before they are counted with
+        if name in shape:  # checked before they are computed with
             _CLASSES[student][2](**{name: shape[name]})
     if layers is None and start is None and student != "albert":
         layers = None if "num_hidden_layers" in shape else "every_other"
@@ -222,17 +222,17 @@ def _planned(
         if "num_hidden_layers" not in shape:
             if depth % inner:
                 raise InputError(
-                    f"The teacher has {depth} layers, no multiple of {_named('inner_group_num')} "
-                    f"{inner}: give {_named('num_hidden_layers')}, how often the student applies "
-                    "them."
+                    f"The teacher has {counted(depth, 'layer')}, no multiple of "
+                    f"{_named('inner_group_num')} {inner}: give {_named('num_hidden_layers')}, the "
+                    "number of times that the student applies them."
                 )
             shape["num_hidden_layers"] = depth // inner
         count = groups * inner
         if groups > shape["num_hidden_layers"]:
             raise InputError(
-                f"{_named('num_hidden_groups')} is {groups}, but there are only "
-                f"{shape['num_hidden_layers']} applications ({_named('num_hidden_layers')}): some "
-                "groups would never be applied."
+                f"{_named('num_hidden_groups')} is {groups}, but {_named('num_hidden_layers')}, "
+                f"the number of applications, is {shape['num_hidden_layers']}: some groups would "
+                "never be applied."
             )
     else:
         usual = given or len(chosen_layers("every_other", depth))
@@ -242,8 +242,8 @@ def _planned(
     config = _config(teacher, student, shape)
     if given is not None and given != count:
         raise InputError(
-            f"{given} layers of the teacher are chosen, and the student has {count} of its own: "
-            "choose one for each."
+            f"The choice has {counted(given, 'layer')} of the teacher, but the student has {count} "
+            "of its own: choose one for each."
         )
     return chosen, config
 
@@ -251,12 +251,12 @@ def _planned(
 def _config(
     teacher: PretrainedModel, student: Architecture, shape: dict[str, Any]
 ) -> EncoderConfig:
-    """The teacher's configuration, as far as the student has the same fields, and what is given."""
+    """The configuration: the teacher's values of fields that both have, and the given ones."""
     source, config_class = teacher.config, _CLASSES[student][2]
     values = {name: getattr(source, name) for name in _SAME}
     hidden = shape.get("hidden_size", source.hidden_size)
     if hidden != source.hidden_size:
-        # heads as wide as the teacher's, feed-forward blocks in the same proportion
+        # heads as wide as the teacher's, feed-forward blocks in the same ratio to the width
         width = source.hidden_size // source.num_attention_heads
         if hidden % width == 0:
             values["num_attention_heads"] = hidden // width
@@ -264,9 +264,9 @@ def _config(
     epsilon = shape.get("layer_norm_eps", source.layer_norm_eps)
     if config_class is DistilBertConfig and epsilon != 1e-12:
         raise ConfigError(
-            f"The teacher's layer_norm_eps is {source.layer_norm_eps}, a DistilBERT has 1e-12 and "
-            "its config.json no key for another. If so small a difference does no harm, load the "
-            f"teacher with {setting('layer_norm_eps', 1e-12)}."
+            f"The teacher's layer_norm_eps is {source.layer_norm_eps}, but a DistilBERT has 1e-12, "
+            "and its config.json no key for another value. If so small a difference does no harm, "
+            f"load the teacher with {setting('layer_norm_eps', 1e-12)}."
         )
     if config_class is not DistilBertConfig:
         values["type_vocab_size"] = getattr(source, "type_vocab_size", 2)
@@ -276,7 +276,7 @@ def _config(
     config = config_class(**{**values, **shape})
     if isinstance(config, AlbertConfig) and config.embedding_size < 2:
         raise InputError(
-            f"embedding_size is {config.embedding_size}: the norm of the embeddings leaves nothing "
-            "of a single number. Expected 2 or more."
+            f"embedding_size is {config.embedding_size}: the norm of the embeddings would turn a "
+            "single number into 0. Expected 2 or more."
         )
     return config

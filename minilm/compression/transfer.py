@@ -1,4 +1,4 @@
-"""What a student takes from its teacher, part by part, with a note of each part."""
+"""Transfers a teacher's weights to a student, part by part, with a note about each part."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from minilm.blocks.transformer import TransformerLayer
 from minilm.checkpoints.report import StudentReport
 from minilm.compression.factorisation import EmbeddingMap, factorise, fold_head, widen
 from minilm.compression.starts import BLOCKS, start_block
+from minilm.files.progress import counted
 from minilm.models.pretrained import PretrainedModel
 
 
 class Transfer:
-    """Fills a student whose tensors hold anything; every method fills one of its parts.
+    """Fills a student with uninitialised tensors; every method fills one of its parts.
 
     Args:
-        teacher: where values come from.
-        student: filled in place.
+        teacher: the model that values come from.
+        student: the model to fill, in place.
 
     Attributes:
-        taken: part of the student -> what it holds of the teacher.
+        taken: part of the student -> what was taken from the teacher.
         fresh: part of the student -> why it was drawn at random.
     """
 
@@ -38,13 +39,13 @@ class Transfer:
         self._other_width = f"the hidden size is {widths[1]}, the teacher's {widths[0]}"
 
     def embeddings(self, fold_token_types: bool) -> EmbeddingMap | None:
-        """Tables, norm and projection.
+        """Fills tables, norm and projection.
 
         Args:
             fold_token_types: add token type 0 to the positions of a student without token types.
 
         Returns:
-            How the rows of the tables were mapped; None = they are the teacher's own.
+            The map of the rows of the tables; None = they are the teacher's own.
         """
         source, target = self.teacher.base.embeddings, self.student.base.embeddings
         mapped: EmbeddingMap | None = None
@@ -117,23 +118,23 @@ class Transfer:
             self.fresh[f"{name}[{rows}:]"] = f"the teacher has {rows} rows"
         values, how = source.weight[:rows], "the teacher's"
         if mapped is not None:
-            # the mean of a row is nothing to the norm behind it; `rows` takes it out
+            # the norm ignores the mean of a row, and `rows` removes it
             values = (values.cpu().double() @ mapped.rows.T).to(target.weight)
-            how = f"the teacher's on {mapped.directions} directions"
+            how = f"the teacher's on {counted(mapped.directions, 'direction')}"
         target.weight[:rows] = values
         self.taken[name] = how if wanted >= len(source.weight) else f"{how}, the first {rows} rows"
 
     def layers(
         self, taught: Sequence[TransformerLayer], sources: Sequence[tuple[int, ...]]
     ) -> list[tuple[int, ...]]:
-        """All layers. A block that layers have in common is the mean of what they start from.
+        """Fills all layers. A block that layers share is the mean of the layers they start from.
 
         Args:
-            taught: the teacher's, as it applies them.
+            taught: the teacher's layers, in the order in which it applies them.
             sources: for each layer of the student, numbers of the teacher's; see `sources_of`.
 
         Returns:
-            The sources of which something was taken: none for a layer that was drawn at random.
+            The sources that were used: none for a layer that was drawn at random.
         """
         ours, theirs = self.student.config, self.teacher.config
         reasons = {"attention": "", "feed_forward": ""}
@@ -142,7 +143,7 @@ class Transfer:
         else:
             if ours.num_attention_heads != theirs.num_attention_heads:
                 reasons["attention"] = (
-                    f"it has {ours.num_attention_heads} heads, the teacher "
+                    f"it has {counted(ours.num_attention_heads, 'head')}, the teacher "
                     f"{theirs.num_attention_heads}"
                 )
             if ours.intermediate_size > theirs.intermediate_size:
@@ -152,7 +153,7 @@ class Transfer:
                 )
         unique = dict.fromkeys(self.student.base.virtual_layers())
         own = [cast(TransformerLayer, layer) for layer in unique]
-        starts: dict[int, set[int]] = {}  # of a block, which layers may have in common
+        starts: dict[int, set[int]] = {}  # id of a block, which layers may share -> its sources
         for layer, numbers in zip(own, sources, strict=True):
             for first, _ in BLOCKS:
                 starts.setdefault(id(layer.get_submodule(first)), set()).update(numbers)
@@ -188,13 +189,13 @@ class Transfer:
         last: TransformerLayer,
         copy_transform: bool,
     ) -> None:
-        """The head.
+        """Fills the masked-LM head.
 
         Args:
-            source: the teacher's.
-            mapped: what `embeddings` returned.
-            last: the teacher's last layer, whose norm the states come from.
-            copy_transform: take dense layer and norm, too.
+            source: the teacher's head.
+            mapped: the result of `embeddings`.
+            last: the teacher's last layer, from whose norm the states come.
+            copy_transform: copy dense layer and norm, too.
         """
         target = cast(MaskedLMHead, self.student.masked_lm_head)
         name = self._name(target)
@@ -220,7 +221,7 @@ class Transfer:
             self.taken[f"{name}.bias"] += ", plus what is constant in the directions left out"
 
     def pooler(self) -> None:
-        """The pooler, where both have one."""
+        """Fills the pooler, if both models have one."""
         source, target = self.teacher.base.pooler, self.student.base.pooler
         if target is None:
             return
@@ -232,7 +233,7 @@ class Transfer:
     def report(
         self, sources: Sequence[tuple[int, ...]], mapped: EmbeddingMap | None
     ) -> StudentReport:
-        """What was done."""
+        """The report of what was done."""
         return StudentReport(
             teacher=type(self.teacher).__name__,
             student=type(self.student).__name__,
