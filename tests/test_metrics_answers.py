@@ -204,11 +204,11 @@ def test_the_best_threshold_is_the_best_of_all(questions, rng) -> None:
         (lambda: squad_v2({"q": "x"}, {"q": "x"}), "of question 'q' are the string"),
         (
             lambda: squad_v2({"q": "x"}, {"q": [], "r": [], "s": []}),
-            "2 of 3 questions have no prediction, the first is 'r'",
+            "Missing prediction for 2 of 3 questions, the first is 'r'",
         ),
         (
             lambda: squad_v2({"q": "x"}, {"q": []}, {"r": 0.5}),
-            "1 of 1 questions have no no-answer score, the first is 'q'",
+            "Missing no-answer score for 1 of 1 question, the first is 'q'",
         ),
         (lambda: squad_v2({"q": "x"}, {"q": []}, {"q": math.nan}), "'q' is nan"),
     ],

@@ -1,1 +1,1 @@
-"""Measures of predictions, each equal to the tool its community trusts; numpy alone, no torch."""
+"""Metrics of predictions, each equal to the standard tool of its field; numpy only, no torch."""

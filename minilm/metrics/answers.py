@@ -1,4 +1,4 @@
-"""SQuAD's measures of answers, 1.1 and 2.0, with the official scripts' results and names."""
+"""SQuAD's metrics of answers, 1.1 and 2.0, with the official scripts' results and names."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from minilm.errors import InputError
+from minilm.files.progress import counted
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise_answer(text: str) -> str:
-    """What is compared of an answer: lower case, no punctuation, no articles, single spaces.
+    """Normalises an answer for comparison: lower case, no punctuation, no articles, single spaces.
 
-    Only ASCII punctuation goes, and it goes first: "a.b" becomes "ab", and the article of "the-end"
-    stays, in "theend".
+    Only ASCII punctuation is removed, and before articles: "a.b" becomes "ab", and "the-end"
+    becomes "theend", with its article.
 
     Example:
         >>> normalise_answer(" The  U.S., an  ally")
@@ -32,11 +33,11 @@ def exact_match(predicted: str, golds: Sequence[str]) -> float:
     """1 if the normalised answer equals that of any gold answer, else 0.
 
     Args:
-        predicted: the answer.
-        golds: one or more answers that are right.
+        predicted: the predicted answer.
+        golds: one or more right answers.
 
     Raises:
-        InputError: no gold answer, or one string in place of a list.
+        InputError: there is no gold answer, or `golds` is one string instead of a list.
 
     Example:
         >>> exact_match("The cat.", ["a dog", "cat"])
@@ -47,22 +48,22 @@ def exact_match(predicted: str, golds: Sequence[str]) -> float:
 
 
 def answer_f1(predicted: str, golds: Sequence[str], *, empty_agrees: bool = False) -> float:
-    """F1 of the words that the answer shares with the gold answer it shares most with.
+    """F1 of the words that the answer shares with the gold answer with which it is highest.
 
-    Words are what lies between the spaces of the normalised answers; a word counts as often as both
-    have it.
+    Words are separated by the spaces of the normalised answers; a word counts as often as it is in
+    both.
 
     Args:
-        predicted: the answer.
-        golds: one or more answers that are right.
-        empty_agrees: the score of two answers without any word: SQuAD 1.1's script gives 0 (though
-            they match exactly), that of 2.0 gives 1.
+        predicted: the predicted answer.
+        golds: one or more right answers.
+        empty_agrees: whether two answers without any words score 1, as in SQuAD 2.0's script,
+            instead of 0, as in that of 1.1 (although they match exactly).
 
     Returns:
         0 to 1, the highest over the gold answers.
 
     Raises:
-        InputError: no gold answer, or one string in place of a list.
+        InputError: there is no gold answer, or `golds` is one string instead of a list.
 
     Example:
         >>> answer_f1("the big red cat", ["red cat", "dog"])
@@ -90,16 +91,16 @@ def squad_v1(
     """The result of SQuAD 1.1's evaluation script.
 
     Args:
-        predictions: answer of each question, by the question's id. A question without one scores 0,
-            as in the script; answers to other questions are ignored.
-        golds: one or more right answers of each question.
+        predictions: the answer to each question, by the question's id. A question without one
+            scores 0, as in the script; answers to other questions are ignored.
+        golds: one or more right answers to each question.
 
     Returns:
-        "exact_match" and "f1": means over all questions, in percent; and, beyond the script,
-        "total": how many questions there are, and "missing": how many have no prediction.
+        "exact_match" and "f1": means over all questions, in percent; and, in addition to the
+        script, "total": the number of questions, and "missing": those without a prediction.
 
     Raises:
-        InputError: no questions, or one without a gold answer.
+        InputError: there are no questions, or one has no gold answer.
 
     Example:
         >>> squad_v1({"q1": "the cat"}, {"q1": ["cat"], "q2": ["dog"]})
@@ -135,25 +136,25 @@ def squad_v2(
     """The result of SQuAD 2.0's evaluation script, where some questions have no answer.
 
     Args:
-        predictions: answer of each question, by the question's id; "" = it has none. Answers to
-            other questions are ignored.
-        golds: right answers of each question; an empty list = it has none.
+        predictions: the answer to each question, by the question's id; "" = it has none. Answers
+            to other questions are ignored.
+        golds: right answers to each question; an empty list = it has none.
         no_answer_scores: how sure the model is that a question has no answer (the script's
-            na-probs; any scale will do). None = take the predictions as they are.
-        threshold: a question whose score is above counts as answered with "".
+            na-probs; on any scale). None = use the predictions as they are.
+        threshold: a question with a higher no-answer score counts as answered with "".
 
     Returns:
-        In percent: "exact" and "f1" over all questions, "total" of them; the same as "HasAns_exact"
-        and so on over those that have an answer, and "NoAns_exact" and so on over the others, left
-        out where there are none. With scores also "best_exact", "best_exact_thresh", "best_f1" and
-        "best_f1_thresh": what the best threshold would have given, and the lowest such threshold.
-        As in the script, questions of one score are taken singly, so that the best may lie where no
-        threshold reaches it, and a best threshold below all scores is reported as 0.
+        "exact" and "f1" over all questions, in percent, and "total", their number; the same with
+        the prefix "HasAns_" over questions with an answer, and with "NoAns_" over the others; a
+        group without questions is left out. With scores also "best_exact", "best_exact_thresh",
+        "best_f1" and "best_f1_thresh": the result of the best threshold, and the lowest such
+        threshold. As in the script, questions with equal scores are taken one by one, so that no
+        threshold may reach the best result, and a best threshold below all scores is reported as 0.
 
     Raises:
-        InputError: no questions, or one without a prediction or score. (Differs from the script,
-            which leaves out questions without a prediction, or fails: to measure a part of the
-            questions, give the golds of that part.)
+        InputError: there are no questions, or one has no prediction or score. (Differs from the
+            script, which leaves out questions without a prediction, or fails: to evaluate a part of
+            the questions, give the golds of that part.)
 
     Example:
         >>> result = squad_v2({"q1": "the cat", "q2": "dog"}, {"q1": ["cat"], "q2": []})
@@ -167,7 +168,7 @@ def squad_v2(
     exact, f1 = {}, {}
     for question, answers in golds.items():
         _check_string(answers, question)
-        # answers that normalise to nothing are none to the script, and "" is right without answers
+        # the script ignores answers that normalise to nothing; without answers, "" is right
         right = [answer for answer in answers if normalise_answer(answer)] or [""]
         exact[question] = exact_match(predictions[question], right)
         f1[question] = answer_f1(predictions[question], right, empty_agrees=True)
@@ -219,12 +220,13 @@ def _best_threshold(
     no_answer_scores: Mapping[str, float],
     answerable: Mapping[str, bool],
 ) -> tuple[float, float]:
-    """The highest mean score that a threshold gives, in percent, and the lowest such threshold.
+    """The highest mean score of any threshold, in percent, and the lowest such threshold.
 
-    The script's sweep: at first every question counts as answered with "", at a threshold that it
-    calls 0 whatever the scores are; then one after the other gets its prediction, from the lowest
-    no-answer score up, equal scores in the order of `no_answer_scores`. A question without an
-    answer loses its point if its prediction is not "", even if that normalises to nothing.
+    As in the script, at first every question counts as answered with "", at a threshold that is
+    called 0 whatever the scores are; then one question after the other gets its prediction, in
+    ascending order of no-answer scores, with equal scores in the order of `no_answer_scores`. A
+    question without an answer loses its point if its prediction is not "", even if that normalises
+    to nothing.
     """
     points = best = float(sum(not has for has in answerable.values()))
     best_at = 0.0
@@ -251,8 +253,8 @@ def _check_complete(
     missing = [question for question in golds if question not in given]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(golds)} questions have no {what}, the first is "
-            f"{missing[0]!r}: give one for every question, or the golds of fewer questions."
+            f"Missing {what} for {len(missing):,} of {counted(len(golds), 'question')}, the first "
+            f"is {missing[0]!r}: give one for every question, or the golds of fewer questions."
         )
 
 
@@ -261,8 +263,8 @@ def _check_golds(golds: Sequence[str], question: str | None = None) -> None:
     if not golds:
         of = "" if question is None else f" of question {question!r}"
         raise InputError(
-            f"The gold answers{of} are an empty list: expected at least one. squad_v2 takes "
-            "questions without an answer."
+            f"The gold answers{of} are an empty list: expected at least one. For questions without "
+            "an answer, use squad_v2."
         )
 
 

@@ -1,4 +1,4 @@
-"""Measures of predicted classes: one per item, or any number of labels per item.
+"""Metrics of predicted classes: one per item, or any number of labels per item.
 
 All agree with scikit-learn with `zero_division=0`: a ratio whose denominator is 0 is 0.
 """
@@ -19,7 +19,7 @@ from minilm.files.arrays import Integers
 Average = Literal["macro", "micro", "weighted"]
 SingleLabelAverage = Literal["macro", "micro", "weighted", "binary"]
 
-# How far the probabilities of one item may be from a sum of 1: a softmax in bfloat16 is not exact.
+# The largest difference of an item's sum of probabilities from 1: softmax in bfloat16 is inexact.
 SUM_TOLERANCE = 0.01
 
 
@@ -28,11 +28,11 @@ class F1Scores:
     """Precision, recall and their harmonic mean.
 
     Attributes:
-        precision: share of the predicted that is right; 0 if nothing was predicted.
-        recall: share of the gold that was found; 0 if there is no gold.
-        f1: 2 * hits / (predicted + gold); 0 if there is neither. Of an average "macro" or
+        precision: share of predictions that are right; 0 if nothing was predicted.
+        recall: share of gold items that were found; 0 if there are none.
+        f1: 2 * hits / (predicted + gold); 0 if there are neither. For the averages "macro" and
             "weighted", the mean of the F1s, which is no longer a harmonic mean.
-        support: how many gold items the figures are about.
+        support: the number of gold items.
     """
 
     precision: float
@@ -42,7 +42,7 @@ class F1Scores:
 
     @classmethod
     def from_counts(cls, hits: int, predicted: int, gold: int) -> F1Scores:
-        """Scores of `hits` right ones among `predicted` predictions and `gold` gold items."""
+        """The scores of `hits` right predictions among `predicted`, and `gold` gold items."""
         return cls(
             precision=_ratio(hits, predicted),
             recall=_ratio(hits, gold),
@@ -52,9 +52,9 @@ class F1Scores:
 
     @classmethod
     def mean(cls, parts: Sequence[F1Scores], *, weighted: bool = False) -> F1Scores:
-        """The mean over parts, each of equal weight or weighted by its support.
+        """The mean over parts, with equal weights or weighted by their support.
 
-        All 0 if there are no parts, or no support to weigh with.
+        All 0 if there are no parts, or if weights are all 0.
         """
         weights = [part.support if weighted else 1 for part in parts]
 
@@ -79,7 +79,7 @@ def accuracy(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
         0 to 1.
 
     Raises:
-        InputError: no items, shapes that differ, or values that are not whole numbers.
+        InputError: there are no items, shapes differ, or values are not whole numbers.
 
     Example:
         >>> accuracy([0, 1, 2, 2], [0, 1, 2, 0])
@@ -90,7 +90,7 @@ def accuracy(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 
 def confusion_matrix(gold: npt.ArrayLike, predicted: npt.ArrayLike, classes: int) -> Integers:
-    """The confusion matrix: how often each class was predicted for each class.
+    """The confusion matrix: how often each class was predicted for each gold class.
 
     Args:
         gold, predicted: (N,) whole numbers from 0 to C - 1.
@@ -100,7 +100,7 @@ def confusion_matrix(gold: npt.ArrayLike, predicted: npt.ArrayLike, classes: int
         (C, C) int64; row = gold class, column = predicted class.
 
     Raises:
-        InputError: as for `accuracy`, or a class out of range.
+        InputError: as for `accuracy`, or a class is out of range.
 
     Example:
         >>> confusion_matrix([0, 1, 1, 1], [0, 0, 1, 1], classes=2).tolist()
@@ -147,18 +147,18 @@ def precision_recall_f1(
         gold, predicted: (N,) whole numbers from 0 to C - 1.
         classes: C.
         average: None = each class against the rest;
-            "binary" = the class `positive` alone;
+            "binary" = only the class `positive`;
             "macro" = the mean over classes, all of equal weight;
             "weighted" = the mean over classes, weighted by their gold items;
             "micro" = from the sums of all counts, which makes all three equal the accuracy.
-            As in scikit-learn, "macro" leaves out classes that neither gold nor predicted has.
-        positive: the class that "binary" is about.
+            As in scikit-learn, "macro" leaves out classes that are in neither gold nor predicted.
+        positive: the class for "binary".
 
     Returns:
         C `F1Scores` in the order of the classes, or one; each figure 0 to 1.
 
     Raises:
-        InputError: as for `confusion_matrix`, or an unknown average.
+        InputError: as for `confusion_matrix`, or the average is unknown.
 
     Example:
         >>> precision_recall_f1([0, 1, 1, 1], [0, 0, 1, 1], classes=2, average="binary")
@@ -178,14 +178,14 @@ def precision_recall_f1(
 
 
 def matthews(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """Matthews correlation coefficient, for any number of classes; CoLA's measure.
+    """Matthews correlation coefficient, for any number of classes; CoLA's metric.
 
     Args:
         gold, predicted: (N,) whole numbers.
 
     Returns:
-        -1 to 1 (1 = all right, 0 = no better than chance); 0 where it is undefined, which is when
-        all of gold or all of predicted is one class, even the same one.
+        -1 to 1 (1 = all right, 0 = no better than chance); 0 where it is undefined, which is if all
+        gold or all predicted values are one class, even the same one.
 
     Raises:
         InputError: as for `accuracy`.
@@ -199,7 +199,7 @@ def matthews(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
     """
     gold, predicted = _pair(gold, predicted, dimensions=1)
     names, numbers = np.unique(np.concatenate([gold, predicted]), return_inverse=True)
-    # Python's integers: the products below outgrow 64 bits for long inputs
+    # Python's integers, as the products below exceed 64 bits for long inputs
     in_gold = np.bincount(numbers[: len(gold)], minlength=len(names)).tolist()
     in_predicted = np.bincount(numbers[len(gold) :], minlength=len(names)).tolist()
     items = len(gold)
@@ -213,16 +213,16 @@ def matthews(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 def expected_calibration_error(
     probabilities: npt.ArrayLike, gold: npt.ArrayLike, bins: int = 15
 ) -> float:
-    """How far a classifier's confidence is from how often it is right.
+    """Expected calibration error: the difference between a classifier's confidence and accuracy.
 
     The predicted class is the most probable one (the first of equals) and its probability is the
     confidence. The interval from 0 to 1 is cut into bins of equal width; bin m of M holds the
     confidences above (m - 1) / M, up to and including m / M. The error is the mean over bins of
     |share of items that are right - mean confidence|, weighted by the number of items in the bin;
-    empty bins count nothing.
+    empty bins are ignored.
 
     Args:
-        probabilities: (N, C), each row a distribution: softmax, no logits.
+        probabilities: (N, C), each row a distribution: after a softmax, not logits.
         gold: (N,) whole numbers from 0 to C - 1.
         bins: M.
 
@@ -230,8 +230,8 @@ def expected_calibration_error(
         0 (calibrated) to 1.
 
     Raises:
-        InputError: no items, shapes that do not fit, rows that are not distributions, a class out
-            of range or fewer than one bin.
+        InputError: there are no items, shapes do not fit, rows are not distributions, a class is
+            out of range, or there are fewer than one bin.
 
     Example:
         >>> round(expected_calibration_error([[0.9, 0.1], [0.7, 0.3]], [0, 1]), 4)
@@ -261,7 +261,7 @@ def expected_calibration_error(
         )
     confidence = table.max(axis=1)
     inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
-    bin_of = np.searchsorted(inner_edges, confidence, side="left")  # the upper edge belongs to it
+    bin_of = np.searchsorted(inner_edges, confidence, side="left")  # a bin includes its upper edge
     surplus = np.bincount(bin_of, weights=(gold == predicted) - confidence)
     return float(abs(surplus).sum() / len(gold))
 
@@ -276,7 +276,7 @@ def subset_accuracy(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
         0 to 1.
 
     Raises:
-        InputError: no items, shapes that differ, or values other than 0 and 1.
+        InputError: there are no items, shapes differ, or values are not 0 or 1.
 
     Example:
         >>> subset_accuracy([[1, 0], [1, 1]], [[1, 0], [0, 1]])
@@ -289,19 +289,19 @@ def subset_accuracy(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 def multilabel_precision_recall_f1(
     gold: npt.ArrayLike, predicted: npt.ArrayLike, average: Average
 ) -> F1Scores:
-    """Precision, recall and F1 where an item has any number of labels.
+    """Precision, recall and F1 if an item has any number of labels.
 
     Args:
         gold, predicted: (N, C) of 0 and 1.
-        average: "micro" = from the sums of all counts; "macro" = the mean over all C labels, also
-            those that never occur, as scikit-learn has it for such arrays; "weighted" = the mean
-            weighted by how often a label is in gold.
+        average: "micro" = from the sums of all counts; "macro" = the mean over all C labels,
+            including those that never occur, as in scikit-learn for such arrays; "weighted" = the
+            mean weighted by how often a label is in gold.
 
     Returns:
         Each figure 0 to 1.
 
     Raises:
-        InputError: as for `subset_accuracy`, or an unknown average.
+        InputError: as for `subset_accuracy`, or the average is unknown.
 
     Example:
         >>> multilabel_precision_recall_f1([[1, 0], [1, 1]], [[1, 0], [0, 1]], "micro").f1
@@ -315,12 +315,12 @@ def multilabel_precision_recall_f1(
 
 
 def _per_class(counts: Integers) -> tuple[F1Scores, ...]:
-    """(C, 3) hits, predicted and gold of each class -> its scores."""
+    """(C, 3) hits, predicted and gold items of each class -> its scores."""
     return tuple(F1Scores.from_counts(*row) for row in counts.tolist())
 
 
 def _averaged(counts: Integers, average: Average) -> F1Scores:
-    """(C, 3) hits, predicted and gold of each class -> one figure."""
+    """(C, 3) hits, predicted and gold items of each class -> their average."""
     if average == "micro":
         return F1Scores.from_counts(*counts.sum(axis=0).tolist())
     return F1Scores.mean(_per_class(counts), weighted=average == "weighted")
@@ -337,7 +337,7 @@ def _ratio(part: float, whole: float) -> float:
 def _pair(
     gold: npt.ArrayLike, predicted: npt.ArrayLike, *, dimensions: int
 ) -> tuple[Integers, Integers]:
-    """Both as int64, checked to be whole numbers of one shape and not empty."""
+    """Both arrays as int64, checked to be whole numbers of one shape and not empty."""
     one, other = np.asarray(gold), np.asarray(predicted)
     expected = "(N,)" if dimensions == 1 else "(N, C)"
     if one.shape != other.shape or one.ndim != dimensions:
@@ -362,7 +362,7 @@ def _label_sets(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> tuple[Integers
         if values.min() < 0 or values.max() > 1:
             raise InputError(
                 f"{name}: expected only 0 and 1, got {values.min()} to {values.max()}. Each "
-                "column is a label that an item has (1) or has not (0)."
+                "column is a label that an item has (1) or does not have (0)."
             )
     return one, other
 

@@ -1,4 +1,4 @@
-"""Correlations of predicted with gold numbers, as scipy computes them; STS-B's measures."""
+"""Correlations of predicted with gold numbers, as scipy computes them; STS-B's metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pearson(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
         -1 to 1; nan if either is constant or has a value that is not finite. No warning is given.
 
     Raises:
-        InputError: fewer than two pairs, or shapes that differ.
+        InputError: there are fewer than two pairs, or shapes differ.
 
     Example:
         >>> round(pearson([1, 2, 3, 4], [1, 3, 2, 4]), 4)
@@ -35,7 +35,7 @@ def pearson(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 
 def spearman(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """Spearman's correlation: Pearson's of the ranks. Equal values share their mean rank.
+    """Spearman's correlation: Pearson's of the ranks. Equal values get their mean rank.
 
     Args:
         gold, predicted: (N,) numbers, N at least 2.
@@ -44,7 +44,7 @@ def spearman(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
         -1 to 1; nan if either is constant or has a nan. No warning is given.
 
     Raises:
-        InputError: fewer than two pairs, or shapes that differ.
+        InputError: there are fewer than two pairs, or shapes differ.
 
     Example:
         >>> spearman([1, 2, 3, 4], [1, 10, 100, 1000])
@@ -57,9 +57,9 @@ def spearman(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 
 def _ranks(values: Doubles) -> Doubles:
-    """(N,) -> (N,) ranks from 1; equal values get the mean of the ranks they take up."""
+    """(N,) -> (N,) ranks from 1; equal values get the mean of their ranks."""
     _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(sizes) - (sizes - 1) / 2  # of each group of equal values
+    mean_rank = np.cumsum(sizes) - (sizes - 1) / 2  # for each group of equal values
     ranks: Doubles = mean_rank[group]
     return ranks
 
@@ -83,5 +83,5 @@ def _pair(gold: npt.ArrayLike, predicted: npt.ArrayLike) -> tuple[Doubles, Doubl
             f"{y.shape}."
         )
     if len(x) < 2:
-        raise InputError(f"A correlation takes at least 2 pairs, got {len(x)}.")
+        raise InputError(f"A correlation needs at least 2 pairs, got {len(x)}.")
     return x, y

@@ -16,11 +16,11 @@ NO_TYPE = "_"
 
 @dataclass(frozen=True)
 class Entity:
-    """A run of words that name one thing.
+    """Consecutive words that name one thing.
 
     Attributes:
-        type: what follows the dash of its tags; "_" if nothing does.
-        start: number of its first word.
+        type: the part of its tags after the dash; "_" if there is none.
+        start: number of its first word, from 0.
         end: one more than the number of its last word (differs from seqeval, which gives the
             last word's).
     """
@@ -32,12 +32,12 @@ class Entity:
 
 @dataclass(frozen=True)
 class EntityScores:
-    """How well entities were found.
+    """Scores of predicted entities.
 
     Attributes:
-        micro: from the counts of all entities; the usual "F1" of named entity recognition.
+        micro: from the counts of all entities; the usual "F1" of named-entity recognition.
         macro: the mean over types, all of equal weight.
-        types: of each type that gold or predicted has, in alphabetical order.
+        types: the scores of each type in gold or predicted, in alphabetical order.
     """
 
     micro: F1Scores
@@ -46,21 +46,21 @@ class EntityScores:
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
-    """Finds the entities of one sequence, in seqeval's default, forgiving mode.
+    """Finds the entities of one sequence, in seqeval's default, lenient mode.
 
     A tag is O (outside), or B, I, E or S (beginning, inside, end, single), alone or with a dash and
-    a type. An entity goes on from one word to the next if the first is a B or an I, the second is
-    an I or an E, and both have one type. Any other tag but O begins an entity, so an I after an O
-    does, and a change of type does.
+    a type. An entity continues from one word to the next if the first is a B or an I, the second is
+    an I or an E, and both have the same type. All other tags except O begin an entity, for example
+    an I after an O or after another type.
 
     Args:
-        tags: one for each word; of the schemes BIO, IOB, IOE, BIOES or without B.
+        tags: one for each word, in the schemes BIO, IOB, IOE, BIOES or without B.
 
     Returns:
         The entities in order; they do not overlap.
 
     Raises:
-        InputError: a tag of another form (differs from seqeval, which warns and guesses).
+        InputError: a tag has another form (differs from seqeval, which warns and guesses).
 
     Example:
         >>> entities(["B-PER", "I-PER", "O", "I-LOC"])
@@ -69,12 +69,12 @@ def entities(tags: Sequence[str]) -> list[Entity]:
     if isinstance(tags, str):
         raise InputError(f"Expected a list of tags, one for each word, got the string {tags!r}.")
     found: list[Entity] = []
-    open_type = None  # of the entity that the next tag may continue
+    open_type = None  # type of the entity that the next tag may continue
     for word, tag in enumerate(tags):
         match = TAG.fullmatch(tag)
         if match is None:
             raise InputError(
-                f"Tag {word} is {tag!r}: expected O, or B, I, E or S, bare or as in B-PER. Rename "
+                f"Tag {word} is {tag!r}: expected O, or B, I, E or S, alone or as in B-PER. Rename "
                 "the tags of other schemes first (in BILOU, L to E and U to S)."
             )
         prefix, type_ = match[1], match[2] or NO_TYPE
@@ -101,7 +101,7 @@ def entity_scores(
         Each figure 0 to 1; all 0 if there is no entity on either side.
 
     Raises:
-        InputError: no sequences, lengths that differ, or a tag of an unknown form.
+        InputError: there are no sequences, lengths differ, or a tag has an unknown form.
 
     Example:
         >>> scores = entity_scores([["B-PER", "O", "B-LOC"]], [["B-PER", "O", "O"]])
@@ -113,7 +113,7 @@ def entity_scores(
     """
     if not gold or len(gold) != len(predicted):
         raise InputError(
-            "gold and predicted: expected as many sequences in both, at least one; got "
+            "gold and predicted: expected the same number of sequences, at least one; got "
             f"{len(gold)} and {len(predicted)}."
         )
     hits: Counter[str] = Counter()

@@ -1,16 +1,16 @@
-"""What every score is called, what its numbers mean, and which way it gets better.
+"""The title and unit of every score, and whether a higher or a lower value is better.
 
-Whoever chooses, draws or prints scores asks `score_named`: the best weights of a run, the curves of
-`minilm plot`, the tables and pages of `minilm compare`, the commands that print scores.
+All code that selects, draws or prints scores calls `score_named`: for the best weights of a run,
+the curves of `minilm plot`, the tables and pages of `minilm compare`, and printed scores.
 
 A name is looked up in this order:
 
 1. as it is: "macro_f1";
-2. without a prefix that says which part of the answers it is about: "intent_accuracy" is the
-   accuracy of intents, "HasAns_f1" the F1 of questions with an answer;
-3. by its ending, whatever stands before: "dev_set_accuracy" is an accuracy, "first_loss" a loss;
-4. a name that nothing here fits gets better as it grows, unless its last word is one of
-   `LOWER_IS_BETTER`; of its unit nothing is assumed.
+2. without a prefix that names a part of the answers: "intent_accuracy" is the accuracy of intents,
+   "HasAns_f1" the F1 of questions with an answer;
+3. by its ending, after any words: "dev_set_accuracy" is an accuracy, "first_loss" a loss;
+4. for any other name higher is better, unless its last word is one of `LOWER_IS_BETTER`; its unit
+   is unknown.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Unit = Literal["share", "percent", "correlation", "nats", "squared", "count", ""
 
 @dataclass(frozen=True)
 class Score:
-    """What is known of a score.
+    """The properties of a score.
 
     Attributes:
-        title: for people, in lower case but for names.
-        unit: of its numbers.
+        title: the title to show, in lower case except for names.
+        unit: the unit of its values.
             "share": 0 to 1; shown as a percentage in pictures and comparisons.
             "percent": 0 to 100.
             "correlation": -1 to 1.
             "nats": a loss or divergence, from 0, with natural logarithms.
-            "squared": squared units of what is predicted.
-            "count": a whole number of something.
-            "": not known.
-        higher_is_better: False = the lower the better.
+            "squared": squared units of the predicted values.
+            "count": a whole number of items.
+            "": unknown.
+        higher_is_better: False = lower is better.
     """
 
     title: str
@@ -45,17 +45,17 @@ class Score:
 
     @property
     def in_percent(self) -> bool:
-        """Whether pictures and comparisons show it as a percentage."""
+        """Whether pictures and comparisons show the score as a percentage."""
         return self.unit in ("share", "percent")
 
     @property
     def label(self) -> str:
-        """The title and, in brackets, the unit it is drawn in."""
+        """The title and, in brackets, the unit in which it is drawn."""
         unit = "%" if self.in_percent else {"nats": "nats"}.get(self.unit)
         return self.title if unit is None else f"{self.title} ({unit})"
 
     def percentage(self, value: float) -> float:
-        """A value of a score that is shown as a percentage, 0 to 100."""
+        """Converts a value of a score that is shown as a percentage to 0 to 100."""
         return 100.0 * value if self.unit == "share" else value
 
     def show(self, value: float) -> str:
@@ -109,7 +109,7 @@ SCORES = {
     "truncated": Score("truncated", "count"),
 }
 
-# what a prefix says of the score behind it
+# the meaning of a prefix, appended to the title of the score after it
 PARTS = {
     "intent_": "of intents",
     "slot_": "of slots",
@@ -121,12 +121,12 @@ LOWER_IS_BETTER = ("loss", "error", "kl", "perplexity", "divergence", "distance"
 
 
 def score_named(name: str, beside: Collection[str] = ()) -> Score:
-    """What is known of a score.
+    """Looks up the properties of a score.
 
     Args:
-        name: as an evaluation gives it.
-        beside: the names of all scores of the same evaluation. SQuAD's F1 is a percentage, and that
-            it is SQuAD's is seen by the exact match beside it.
+        name: the name of the score in an evaluation.
+        beside: the names of all scores of the same evaluation. SQuAD's F1 is a percentage; it is
+            recognised by the exact match beside it.
 
     Example:
         >>> score_named("intent_accuracy").title
@@ -148,7 +148,7 @@ def score_named(name: str, beside: Collection[str] = ()) -> Score:
 
 
 def is_known(name: str) -> bool:
-    """Whether the table has this score, perhaps behind one of its prefixes."""
+    """Whether the table has this score, perhaps with one of the known prefixes."""
     return _known(name) is not None
 
 
