@@ -1,1 +1,1 @@
-"""What a model costs, counted without building it."""
+"""The parameters, operations and memory of a model, counted without building it."""

@@ -1,9 +1,9 @@
-"""What a model costs, part by part: numbers to store, work for every token, memory to train it.
+"""The cost of a model, part by part: parameters, operations for a token, memory for training.
 
     print(minilm.cost(minilm.AlbertConfig()))
 
-Sharing saves memory and no work: a layer that is used twelve times is stored once and computed
-twelve times. That is why ALBERT has a tenth of BERT's parameters and is no faster.
+Sharing saves memory but no work: a layer that is used twelve times is stored once and computed
+twelve times. That is why ALBERT has a tenth of BERT's parameters but is no faster.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from minilm.training.optimiser import hidden_matrices
 
 LENGTH = 128
 BATCH = 32
-MASK_RATIO = 0.15  # of the tokens, where a masked-LM head works in training
+MASK_RATIO = 0.15  # share of tokens for which a masked-LM head is computed in training
 
 FLOAT = 4  # bytes of a number in training
-# numbers that optimisers keep for each one they train; Muon of matrices of layers, AdamW of others
+# numbers that optimisers keep per parameter; Muon is for matrices of layers, AdamW for the others
 MOMENTS = {"adamw": 2, "lamb": 2, "muon": 2}
 MUON_MOMENTS = 1
-INDEX = 2  # an int64 takes the place of this many numbers
-HEADER_BYTES = 128  # about what the header of a file says about a tensor: name, shape and place
+INDEX = 2  # an int64 takes as much memory as this many numbers
+HEADER_BYTES = 128  # approximate size of a tensor's entry in a file header: name, shape, place
 
-# part of the model -> how its modules' names begin, in the encoder or in a layer
+# part of the model -> the beginning of its modules' names, in the encoder or in a layer
 EMBEDDINGS = {
     "word embeddings": "word",
     "position embeddings": "position",
@@ -58,7 +58,7 @@ ON_TOP = {
     "classifier": "classifier",
     "span head": "span_head",
 }
-# what may stand on an encoder -> the end of the class name
+# head on an encoder -> the end of the class name
 HEADS = {
     "none": "Model",
     "masked-lm": "ForMaskedLM",
@@ -72,8 +72,8 @@ HEADS = {
 ON_FIRST_TOKEN = ("next-sentence", "sequence-classification", "multiple-choice")
 ON_EVERY_TOKEN = ("token-classification", "question-answering")
 
-# how many I-wide states the backward pass of a feed-forward block needs: what goes into the
-# activation and what comes out of it, unless its derivative can be computed from the latter
+# number of I-wide states that the backward pass of a feed-forward block needs: input and output of
+# the activation, or only the output if the derivative can be computed from it
 INNER_STATES = {"relu": 1, "gelu_10": 3}
 OTHER_INNER_STATES = 2
 
@@ -83,13 +83,13 @@ class Part:
     """One part of a model.
 
     Attributes:
-        parameters: numbers it stores; what several layers share counts once.
-        unshared: what it would store if every layer had its own.
+        parameters: number of parameters; those that several layers share count once.
+        unshared: number of parameters if every layer had its own.
         flops: floating-point operations for a token in the forward pass.
-        file_bytes: in a weights file. Where layers share some of their parts only, it holds copies.
-        gradient_bytes: of its gradients, in float32, if all of it is trained.
-        optimiser_bytes: of the moments that the optimiser keeps, in float32.
-        activation_bytes: what the forward pass keeps of a batch for the backward pass.
+        file_bytes: bytes in a weights file, which holds copies if layers share only some parts.
+        gradient_bytes: bytes of its gradients, in float32, if all of it is trained.
+        optimiser_bytes: bytes of the moments that the optimiser keeps, in float32.
+        activation_bytes: bytes that the forward pass keeps of a batch for the backward pass.
     """
 
     parameters: int
@@ -103,12 +103,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs; made by `cost`.
+    """The cost of a model; the result of `cost`.
 
     Attributes:
-        parts: by name.
-        length: tokens of a sequence, which the work of attention depends on.
-        batch: sequences whose activations are counted.
+        parts: the parts of the model, by name.
+        length: tokens of a sequence, on which the work of attention depends.
+        batch: number of sequences whose activations are counted.
     """
 
     parts: Mapping[str, Part]
@@ -122,12 +122,12 @@ class Cost:
 
     @property
     def parameters(self) -> int:
-        """Of all parts: `model.num_parameters()`."""
+        """Parameters of all parts, as in `model.num_parameters()`."""
         return self.total.parameters
 
     @property
     def unshared(self) -> int:
-        """Parameters, if no layer shared any."""
+        """Parameters if layers did not share any."""
         return self.total.unshared
 
     @property
@@ -140,7 +140,7 @@ class Cost:
 
 
 def table(rows: Sequence[tuple[str, Part]]) -> str:
-    """A line for each name and its cost, under two lines of heading; MB are 10^6 bytes."""
+    """A table with a line for each name and its cost, after two header lines; MB = 10^6 bytes."""
     lines: list[tuple[str, ...]] = [
         ("", "parameters", "if unshared", "MFLOP", "file", "gradients", "optimiser", "activations"),
         ("", "", "", "a token", "MB", "MB", "MB", "MB"),
@@ -167,49 +167,49 @@ def cost(
 ) -> Cost:
     """Counts what a model stores, computes and keeps in memory for training, without building it.
 
-    Operations are those of matrix products, a multiplication and an addition counted as two, in
-    sequences of `length` tokens without padding. What is done once a sequence (the pooler) or at
-    15 % of the tokens (the masked-LM head) is shared out among all. Training takes three times as
-    many. Looking up embeddings, norms, activations and biases are left out: well below 1 % of the
-    work, though not of the time.
+    Operations are those of matrix products, with a multiplication and an addition counted as two,
+    in sequences of `length` tokens without padding. Work that is done once per sequence (the
+    pooler) or at 15 % of the tokens (the masked-LM head) is divided among all tokens. Training
+    takes three times as many operations. Embedding look-ups, norms, activations and biases are left
+    out: they are well below 1 % of the operations, though not of the time.
 
     Activations are what autograd keeps of a packed batch in train mode, on a CPU in float32, for
-    the dropout rates of `config`. In numbers for a token, where p is 1 with dropout and 0 without:
+    the dropout rates of `config`. In numbers per token, where p is 1 with dropout and 0 without:
 
         embeddings      an id for each table, norm E + 2, dropout p E, projection E (ALBERT)
         attention       input H; query, key and value 3 H; context H; with dropout on the maps
-                        3 A S for them, without it A; p H for what attention adds
+                        3 A S for them, without it A; output p H
         feed-forward    input H; before and after the activation 2 I (ReLU: I); p H
         each norm       H + 2
         pooler          2 H for each sequence
         masked-LM head  H + 4 E (ReLU: 3 E) for each masked token, and the gradient of the
                         vocabulary, V E + V, which the loss keeps instead of logits
-        other heads     what goes in and out for each token or sequence, and p H
+        other heads     input and output for each token or sequence, and p H
 
-    With dropout on the maps, sequences lie in blocks of at least 64 tokens and multiples of 32:
-    query, key, value and maps are larger by what that adds, and S is the width of a block.
+    With dropout on the maps, sequences are in blocks of at least 64 tokens and multiples of 32:
+    query, key, value and maps are larger by the unused places, and S is the width of a block.
 
-    Where a head reads only the first token, the last layer computes only that one: there, one row a
-    sequence, except for what its attention reads and weighs (5 H a token).
+    If a head reads only the first token, the last layer computes only that one and keeps one row
+    per sequence, except for the states that its attention reads and weighs (5 H per token).
 
-    Layers count every time they are applied, whether they share weights or not. Left out is what
-    does not stay: gradients of activations, buffers within an operation, the logits the loss is
-    working on. On a GPU dropout takes a byte for each number, and fused attention keeps no maps.
-    Autocast to bfloat16 keeps about 60 % (measured), and copies of the weights. Gradient
-    checkpointing keeps H for each layer and token, and the states of one layer at a time.
+    Layers count every time they are applied, whether they share weights or not. Temporary memory is
+    left out: gradients of activations, buffers within an operation, the current logits of the loss.
+    On a GPU dropout takes a byte for each number, and fused attention keeps no maps. Autocast to
+    bfloat16 keeps about 60 % (measured), and copies of the weights. Gradient checkpointing keeps H
+    for each layer and token, and the states of one layer at a time.
 
     Args:
-        config: of a BERT, DistilBERT or ALBERT.
+        config: configuration of a BERT, DistilBERT or ALBERT.
         length: tokens of a sequence.
-        batch: sequences whose activations are counted.
-        head: what stands on the encoder, a name of `HEADS`; "none" = the encoder with its pooler.
-        dtype: of the numbers in a file.
-        optimiser: whose moments are counted: "adamw" and "lamb" keep two of every parameter,
-            "muon" one of the matrices of layers and two of all others.
+        batch: number of sequences whose activations are counted.
+        head: the head on the encoder, a name of `HEADS`; "none" = the encoder with its pooler.
+        dtype: dtype of the numbers in a file.
+        optimiser: the optimiser whose moments are counted: "adamw" and "lamb" keep two for every
+            parameter, "muon" one for the matrices of layers and two for all others.
 
     Raises:
-        InputError: the configuration is of no known kind or has no such head, the dtype or the
-            optimiser is not known, or a number is below 1.
+        InputError: the kind of configuration, the head, the dtype or the optimiser is unknown, or a
+            number is below 1.
 
     Example:
         >>> albert, bert = minilm.cost(minilm.AlbertConfig()), minilm.cost(minilm.BertConfig())
@@ -229,7 +229,7 @@ def cost(
     layers = [cast(TransformerLayer, layer) for layer in base.virtual_layers()]
     distinct = list(dict.fromkeys(layers))
 
-    # part -> its modules, as often as they are applied and as often as they are in a file
+    # part -> its modules, repeated as often as they are applied, and as often as they are in a file
     modules = {name: _present(base.embeddings, path) for name, path in EMBEDDINGS.items()}
     modules |= {name: [getattr(layer, path) for layer in layers] for name, path in LAYER.items()}
     modules |= {"pooler": _present(base, "pooler")}
@@ -296,9 +296,9 @@ def _kept_for_backward(
     tokens, hidden = length * batch, model.config.hidden_size
     embeddings = model.base.embeddings
     width = embeddings.word.embedding_dim
-    layer = layers[0]  # the others are like it
+    layer = layers[0]  # the others have the same sizes
     heads = layer.attention.num_heads
-    # query, key, value and context; with dropout, all but the context lie in blocks
+    # query, key, value and context; with dropout, all but the context are in blocks
     states: float = 5 * hidden + heads
     indices = 0
     if layer.attention.dropout:
@@ -310,7 +310,7 @@ def _kept_for_backward(
     attention = hidden + states + _mask(layer.attention_dropout, hidden)
     feed_forward = hidden + inner + _mask(layer.feed_forward_dropout, hidden)
     applied, alone = tokens * len(layers), 0.0
-    if only_first:  # in the last layer one row a sequence, but not of what attention reads
+    if only_first:  # the last layer keeps one row per sequence, except of what attention reads
         applied += batch - tokens
         maps = heads * (3 if layer.attention.dropout else 2)
         alone = tokens * (5 * hidden + maps + 2 * INDEX) + batch * (hidden - states)
@@ -328,14 +328,14 @@ def _kept_for_backward(
 
 
 def _mask(dropout: nn.Module | None, width: int) -> int:
-    """Numbers of a token that say what was dropped."""
+    """The numbers per token of a dropout mask."""
     return width if isinstance(dropout, nn.Dropout) and dropout.p > 0 else 0
 
 
 def _on_top(
     model: PretrainedModel, head: str, length: int, batch: int
 ) -> dict[str, tuple[float, float]]:
-    """Operations for a token, and numbers that autograd keeps, of the pooler and the heads."""
+    """The operations per token of the pooler and the heads, and the numbers that autograd keeps."""
     tokens, hidden = length * batch, model.config.hidden_size
     found: dict[str, tuple[float, float]] = {
         "pooler": (2 * hidden**2 / length, batch * (2 * hidden + INDEX))
@@ -363,18 +363,18 @@ def _on_top(
 
 
 def layer_flops(config: EncoderConfig, length: int) -> int:
-    """Floating-point operations for a token, without the pooler."""
+    """Floating-point operations per token, without the pooler."""
     return round(sum(_flops(config, length).values()))
 
 
 def _flops(config: EncoderConfig, length: int, only_first: bool = False) -> dict[str, float]:
-    """For a token, by part; with only_first, the last layer does one token of a sequence."""
+    """Operations per token, by part; with only_first, the last layer computes only first tokens."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     flops: dict[str, float] = {}
     if isinstance(config, AlbertConfig):
         layers *= config.inner_group_num
         flops["embedding projection"] = 2 * config.embedding_size * hidden
-    # query, key, value and output; then scores and their weighted sum over all tokens
+    # query, key, value and output; then the scores and the weighted sum over all tokens
     asking = layers - 1 + 1 / length if only_first else layers
     flops["attention"] = layers * 2 * 2 * hidden**2
     flops["attention"] += asking * (2 * 2 * hidden**2 + 4 * length * hidden)

@@ -1,4 +1,4 @@
-"""Configurations of public models by their names on the hub, and those in files. No weights."""
+"""Finds configurations, without weights: of public models by their hub names, and in files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minilm.errors import ConfigError, InputError
 from minilm.files.file_names import CONFIG
 from minilm.files.json_file import read_json
 
-CASED, MULTILINGUAL, GERMAN = 28_996, 119_547, 31_102  # sizes of vocabularies
+CASED, MULTILINGUAL, GERMAN = 28_996, 119_547, 31_102  # vocabulary sizes
 KINDS: tuple[type[EncoderConfig], ...] = (AlbertConfig, BertConfig, DistilBertConfig)
 
 
@@ -90,16 +90,16 @@ PUBLISHED: Mapping[str, EncoderConfig] = {
 
 
 def find_config(model: str | os.PathLike[str]) -> EncoderConfig:
-    """The configuration of a model, without its weights and without any network.
+    """The configuration of a model, without its weights and without network access.
 
     Args:
         model: a directory with a config.json, such a file, a name of `PUBLISHED`, with or without
-            its owner, or the short name of a model that the repository ships. What exists on the
-            disk wins.
+            its owner, or the short name of a model in the repository. Existing files and
+            directories take precedence.
 
     Raises:
-        ConfigError: a config.json that is missing, damaged or of another kind of model.
-        InputError: no such file and no such name; the message has names that are near.
+        ConfigError: config.json is missing, damaged or of another kind of model.
+        InputError: there is no such file and no such name; the message suggests similar names.
 
     Example:
         >>> find_config("albert-xxlarge-v2").hidden_size
@@ -119,7 +119,7 @@ def find_config(model: str | os.PathLike[str]) -> EncoderConfig:
     hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(short)}."
     raise InputError(
         f"{name[:200]!r} is neither a directory, a config.json nor a published name that minilm "
-        f"knows. {hint} For another model give the path of its config.json."
+        f"knows. {hint} For other models, give the path of their config.json."
     )
 
 
