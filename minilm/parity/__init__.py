@@ -1,23 +1,23 @@
-"""Is minilm equal to Hugging Face? Answered in numbers, module by module.
+"""Compares minilm with Hugging Face numerically, module by module.
 
     report = verify("path/to/checkpoint")   # both libraries load the user's own files
     report.passed, report.first_divergence
     print(report)
 
 `compare` is the core, for a minilm model and the transformers model with the same weights; the
-command `minilm verify` and the test-suite both use it. Each side is observed on the same ragged
-inputs. An observation is a dictionary of tensors by module name, in the order in which they are
-computed, so the first row that fails names the place to look at.
+command `minilm verify` and the test suite both use it. Both models run on the same inputs with
+padding. An observation is a dictionary of tensors by module name, in the order in which they are
+computed, so the first failed row shows where to look.
 
-minilm differs from Hugging Face on purpose in the places below. Their side is brought to what
-minilm documents, then whole tensors are compared; nothing is left out.
+minilm differs from Hugging Face on purpose in the points below. The other side's outputs are
+adjusted to what minilm documents, then whole tensors are compared; nothing is left out.
 
-- States and token logits at unattended positions are zero, span logits the smallest finite number.
-- The span loss runs over attended positions only.
-- A packed call has no empty sequence, and its first token is the first attended one: masks that
-  leave a row empty, or column 0 unattended below a head that reads it, are not packed calls.
+- States and token logits at unattended positions are zero, span logits the lowest finite number.
+- The span loss is over attended positions only.
+- A packed call has no empty sequence, and its first token is the first attended one: masks with an
+  empty row, or with column 0 unattended if a head reads it, are not compared in packed calls.
 
-The oracle runs its eager attention, the form with the formula spelled out.
+The reference, transformers, runs with its eager attention, which computes the formula step by step.
 """
 
 from minilm.parity.checkpoint import reference_model, stored_classes, verify
@@ -33,7 +33,7 @@ from minilm.parity.inputs import CHOICES, MASKS, Inputs, ragged_inputs, random_l
 from minilm.parity.observation import run_ours, run_reference
 from minilm.parity.report import ParityReport, Row
 
-# other names of the same
+# other names
 twin, rows_of = reference_model, compare_rows
 observe_ours, observe_theirs = run_ours, run_reference
 

@@ -31,8 +31,8 @@ def reference_model(directory: Path, class_name: str, dtype: torch.dtype) -> Any
 
     Args:
         directory: config.json and safetensors; pickles are never read.
-        class_name: the same in minilm and transformers.
-        dtype: of the parameters.
+        class_name: the name of the class, the same in minilm and transformers.
+        dtype: the dtype of the parameters.
 
     Returns:
         The transformers model, in eval mode, with eager attention.
@@ -51,12 +51,12 @@ def reference_model(directory: Path, class_name: str, dtype: torch.dtype) -> Any
                 local_files_only=True,
                 use_safetensors=True,
             )
-        except Exception as problem:  # whatever it is, it is the other library's verdict
+        except Exception as problem:  # the other library may raise anything
             reason = " ".join(str(problem).split())[:300]
             raise CheckpointError(
                 f"{directory}: transformers {transformers.__version__} cannot load this as "
                 f"{class_name}: {reason}. There is nothing to compare with; minilm verify --as "
-                "NAME checks published values without transformers."
+                "NAME compares with published values without transformers."
             ) from problem
     return model.eval()
 
@@ -71,17 +71,17 @@ def verify(
 ) -> ParityReport:
     """Compare minilm with transformers on the weights of a checkpoint.
 
-    Both libraries read the same files. The base model and every head that is stored are compared,
-    those that config.json does not mention included, in float32 and float64, with every kind of
-    mask, as padded, packed and explicit calls. One model is in memory at a time. In float32 three
-    times the oracle's own rounding error is allowed where that exceeds the tolerance.
+    Both libraries read the same files. The base model and every stored head are compared, including
+    those that config.json does not mention, in float32 and float64, with every kind of mask, in
+    padded, packed and explicit calls. One model is in memory at a time. In float32, three times the
+    rounding error of transformers is allowed if that exceeds the tolerance.
 
     Args:
         path: a checkpoint directory, or a hub name.
         class_name: compare this class only.
-        tolerance: the largest |difference| allowed in float32, whatever the rounding; by default
+        tolerance: the largest |difference| allowed in float32, whatever the rounding error; None =
             1e-5 for states and 2e-5 for logits.
-        seed: of the random inputs.
+        seed: seed of the random inputs.
         progress: show a progress bar on stderr if it takes longer than two seconds.
 
     Returns:
@@ -158,10 +158,10 @@ def _class(name: str) -> type[PretrainedModel]:
 
 
 def _what_to_skip(cls: type[PretrainedModel], directory: Path) -> tuple[EncoderConfig, list[str]]:
-    """The configuration, and what both sides would draw at random because it is not stored.
+    """The configuration, and the parts that are not stored, which both sides would draw at random.
 
     Raises:
-        CheckpointError: that would be the very head to compare.
+        CheckpointError: the head to compare is not stored.
     """
     model = cls.from_pretrained(directory, dtype="auto", new_parts="allow")
     missing = missing_tensors(model)
@@ -180,12 +180,12 @@ def _transformers() -> Any:
         import transformers
     except ImportError:
         raise DependencyError(
-            "Comparing with transformers needs transformers: pip install 'transformers>=5'. "
-            "Published values can be checked without it: minilm verify PATH --as NAME."
+            "Comparing with transformers needs transformers: pip install 'transformers>=5'. To "
+            "compare with published values without it: minilm verify PATH --as NAME."
         ) from None
     if int(transformers.__version__.split(".")[0]) < 5:
         raise DependencyError(
-            f"transformers {transformers.__version__} is installed, minilm is compared with "
+            f"transformers {transformers.__version__} is installed, but minilm is compared with "
             "version 5: pip install 'transformers>=5'."
         )
     return transformers
@@ -193,7 +193,7 @@ def _transformers() -> Any:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep another library's progress bars and advice off the terminal."""
+    """Keep another library's progress bars and messages off the terminal."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -16,8 +16,8 @@ from minilm.parity.observation import GRADIENT, Observation, run_ours, run_refer
 from minilm.parity.report import ParityReport, Row
 
 ROUNDING = 3.0  # see compare_rows
-# explicit: rows, and the attention maps are returned; padded: rows, and the model chooses its own
-# layout; packed: one line of tokens with their lengths
+# explicit: rows, with attention maps returned; padded: rows, and the model chooses its own layout;
+# packed: one line of tokens with their lengths
 CALLS = ("explicit", "padded", "packed")
 
 
@@ -27,11 +27,11 @@ class Tolerances:
 
     Attributes:
         states: for hidden states, attention maps and the pooler.
-        logits: for everything a head returns.
-        loss: relative to the loss where that is above 1.
-        gradients: relative to the largest gradient of the model, or to 0.01 where that is more. No
-            gradient has a scale of its own: those of key biases are zero up to rounding, and
-            where the sum over tokens cancels only the rounding of its terms is left.
+        logits: for everything that a head returns.
+        loss: relative to the loss if that is above 1.
+        gradients: relative to the largest gradient of the model, or to 0.01 if that is more. Single
+            gradients have no scale of their own: those of key biases are zero up to rounding, and
+            if a sum over tokens cancels, only the rounding of its terms is left.
     """
 
     states: float
@@ -61,9 +61,9 @@ def compare(
         ours: a minilm model.
         theirs: the transformers model of the same class name, dtype and mode, with eager attention.
         batches: from `ragged_inputs`.
-        calls: which of `CALLS` to make; those that a mask cannot have are left out.
+        calls: which of `CALLS` to make; those that are impossible with a mask are left out.
         gradients: also compare the gradient of the loss for every parameter.
-        tolerances: by default those of `TOLERANCES` for the dtype.
+        tolerances: None = those of `TOLERANCES` for the dtype.
     """
     report = ParityReport(type(ours).__name__, f"{type(theirs).__module__}.{type(theirs).__name__}")
     for inputs in batches:
@@ -84,16 +84,16 @@ def compare_rows(
     tolerances: Tolerances | None = None,
     exact: Observation | None = None,
 ) -> list[Row]:
-    """Compare a minilm model with what the other side was seen to do.
+    """Compare a minilm model with the outputs of the other side.
 
     Args:
         ours: a minilm model.
-        expected: from `run_reference`, for the same batch.
+        expected: the result of `run_reference` for the same batch.
         inputs: the batch.
         calls, gradients, tolerances: as for `compare`.
-        exact: what the other side does in float64. No two float32 programs can be asked to agree
-            better than one of them with the exact result, so `ROUNDING` times the other side's own
-            error is allowed where that is more than the tolerance.
+        exact: the other side's outputs in float64. Two float32 programs cannot agree better than
+            one of them with the exact result, so `ROUNDING` times the other side's own error is
+            allowed if that is more than the tolerance.
     """
     allowed = tolerances or TOLERANCES[ours.dtype]
     dtype, model = str(ours.dtype).removeprefix("torch."), type(ours).__name__
@@ -119,13 +119,13 @@ def compare_rows(
 
 
 def max_difference(ours: Tensor, theirs: Tensor) -> float:
-    """The largest |difference|; infinity if shapes differ or one side is not a number."""
+    """The largest |difference|; infinity if shapes differ or one side is NaN."""
     if ours.shape != theirs.shape:
         return math.inf
     difference = float((ours - theirs).abs().max())
     if math.isfinite(difference):
         return difference
-    # infinities that agree are equal; what is not a number equals nothing
+    # infinities that agree are equal; NaN equals nothing
     differences = (ours - theirs).abs().masked_fill(ours == theirs, 0.0)
     return float(differences.nan_to_num(nan=math.inf, posinf=math.inf).max())
 
@@ -146,13 +146,13 @@ def _limits(expected: Observation, allowed: Tolerances) -> dict[str, float]:
 
 
 def _rounding(values: Tensor, exact: Tensor) -> float:
-    """The largest error of a float32 result, blanked span logits aside."""
+    """The largest error of a float32 result, except at blanked span logits."""
     error = (values.double() - exact).abs()
     return float(error.masked_fill(values == torch.finfo(values.dtype).min, 0.0).max())
 
 
 def _largest(values: Tensor) -> float:
-    """The largest magnitude, blanked span logits aside."""
+    """The largest magnitude, except of blanked span logits."""
     size = values.abs()
     return float(size.masked_fill(values == torch.finfo(values.dtype).min, 0.0).max())
 

@@ -1,4 +1,4 @@
-"""Ragged batches with labels, drawn from a seed."""
+"""Batches of sequences of unequal length with labels, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from minilm.losses.elementary import IGNORED_LABEL
 from minilm.models.pretrained import PretrainedModel
 
 MASKS = ("none", "right", "left", "holes", "empty row")
-CHOICES = 2  # a batch for multiple choice has this many rows a question
+CHOICES = 2  # rows per question in a batch for multiple choice
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """One ragged batch.
+    """One batch of sequences of unequal length.
 
     Attributes:
-        mask: which of `MASKS`.
-        input_ids: (B, S) int64; unattended positions hold ids like any other.
+        mask: the kind of mask, one of `MASKS`.
+        input_ids: (B, S) int64; unattended positions hold random ids, too.
         attended: (B, S) bool.
         token_type_ids: (B, S) int64, or None for a model without token types.
         labels: label arguments by name, as for a padded call.
@@ -49,24 +49,24 @@ def ragged_inputs(
     length: int | None = None,
     labels_for: type[PretrainedModel] | None = None,
 ) -> Inputs:
-    """Six rows of random ids and token types with one kind of mask, from a seed.
+    """Draws six rows of random ids and token types with one kind of mask.
 
     Args:
-        config: of the model that will read them.
+        config: configuration of the model that will read them.
         mask: one of `MASKS`: everything attended; padding on the right or on the left; holes
             anywhere but in column 0; padding on the right with one row that attends to nothing.
-        seed: of everything random.
-        length: S; by default 16, or less for a model that takes less.
+        seed: seed of all random numbers.
+        length: S; None = 16, or less if the model accepts less.
         labels_for: also draw labels for this class.
 
     Raises:
-        InputError: no such kind of mask.
+        InputError: the kind of mask is unknown.
     """
     if mask not in MASKS:
         raise InputError(f"mask is {mask!r}: expected one of {', '.join(MASKS)}.")
     generator = torch.Generator().manual_seed(seed)
     size = length or min(16, config.max_position_embeddings)
-    # unsorted, with two equal ones: a packed batch has to reorder and to group them
+    # unsorted, with two equal lengths, so that a packed batch has to reorder and group them
     shares = (1.0, 0.6, 0.6, 0.0, 0.3, 1.0)
     counts = torch.tensor([max(1, round(share * size)) for share in shares])  # (B,)
     shape = (len(shares), size)
@@ -95,12 +95,12 @@ def random_labels(
     inputs: Inputs,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Labels that a class accepts, of the kind that its configuration asks for.
+    """Draws labels for a class, of the kind that its configuration asks for.
 
     Args:
         model: a minilm class; a base model has no labels.
-        config: its configuration; `num_labels` and `problem_type` matter.
-        inputs: labels lie on attended positions of these.
+        config: its configuration; `num_labels` and `problem_type` are used.
+        inputs: the batch; labels are at its attended positions.
         generator: source of randomness.
 
     Returns:
@@ -123,7 +123,7 @@ def random_labels(
     if head.endswith("MultipleChoice"):
         return {"labels": numbers(CHOICES, rows // CHOICES)}
     if head.endswith("QuestionAnswering"):
-        # a row that attends to nothing has its answer beyond the row: no answer
+        # a row that attends to nothing has no answer, which is a position beyond the row
         scores = torch.rand((2, rows, size), generator=generator).masked_fill(~inputs.attended, -1)
         best, positions = scores.max(dim=-1)  # (2, B)
         start, end = torch.where(best < 0, size, positions)

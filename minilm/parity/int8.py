@@ -1,6 +1,6 @@
-"""Is an 8-bit checkpoint what it should be? Transformers does not read it, so other things are
-compared: the kernel with exact arithmetic, texts alone with texts in a batch, and the model with a
-float one."""
+"""Verifies 8-bit checkpoints. Transformers cannot read them, so other comparisons are made: of the
+kernel with exact arithmetic, of single texts with texts in a batch, and of the model with a float
+model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from minilm.models.pretrained import PretrainedModel
 from minilm.parity.inputs import ragged_inputs
 from minilm.parity.report import ParityReport, Row
 
-# The largest 1 - cosine between a text's vector and that of the float model. Random ids are harder
-# than texts, and seven bits harder than eight.
+# The largest allowed 1 - cosine between a text's vector and that of the float model. It is larger
+# for random ids than for texts, and with seven bits than with eight.
 MAX_DISTANCE = 0.05
-ROWS = (1, 33)  # of the products that are compared
+ROWS = (1, 33)  # numbers of rows of the compared products
 
 
 def is_int8_checkpoint(path_or_repo: str) -> bool:
@@ -34,19 +34,19 @@ def verify_int8(path_or_repo: str, original: str | None = None, seed: int = 0) -
     """Check an 8-bit checkpoint on this machine.
 
     Args:
-        path_or_repo: saved in 8 bits.
+        path_or_repo: a checkpoint saved in 8 bits.
         original: the float checkpoint that it was made from; its weights must be within half a step
-            of the stored ones. None = the float numbers that the stored weights stand for.
-        seed: of everything random.
+            of the stored ones. None = compare with the dequantised weights.
+        seed: seed of all random numbers.
 
     Returns:
         A row for every matrix: the largest difference between its products and exact integer
         arithmetic, which must be 0, and with `original` the largest difference of a weight in
-        steps; a row for texts alone against texts in a batch, which must be 0; and one for the
+        steps; a row for single texts against texts in a batch, which must be 0; and one for the
         largest 1 - cosine between mean states of the two models.
 
     Raises:
-        CheckpointError: it is not stored in 8 bits, or `original` is of another shape.
+        CheckpointError: the checkpoint is not in 8 bits, or `original` has other shapes.
     """
     directory = resolve(path_or_repo)
     model = load(directory, new_parts="allow")
@@ -82,7 +82,7 @@ def _product_difference(part: QuantizedWeight, generator: torch.Generator) -> fl
     for rows in ROWS:
         shape = (rows, width)
         values = torch.randint(1 << input_bits(), shape, generator=generator).to(torch.uint8)
-        values[0] = (1 << input_bits()) - 1  # what saturates first
+        values[0] = (1 << input_bits()) - 1  # the largest inputs, which saturate first
         given = Rows(values, torch.ones(rows, 1), torch.zeros(rows, 1))
         found = part.multiply(given, torch.zeros(len(part.weight)))
         expected = emulated_product(given, part.weight, part.scale)
@@ -98,7 +98,7 @@ def _steps(part: QuantizedWeight, original: torch.nn.Module | None, name: str) -
 
 
 def _vectors(model: PretrainedModel, seed: int) -> tuple[list[Tensor], list[Tensor]]:
-    """States of some texts, each (S, H): all in one batch, and each alone."""
+    """The states of some texts, (S, H) each: all in one batch, and each alone."""
     inputs = ragged_inputs(model.config, "right", seed=seed)
     texts = [row[attended] for row, attended in zip(inputs.input_ids, inputs.attended, strict=True)]
     base = model.base

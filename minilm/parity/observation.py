@@ -1,4 +1,4 @@
-"""Run either library on a batch and name every tensor it computes."""
+"""Runs either library on a batch and names every tensor that it computes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ OUTPUTS = (
     "end_logits",
     "loss",
 )
-GRADIENT = "gradient of "  # before a parameter name
+GRADIENT = "gradient of "  # prefix of a parameter name
 SPANS = ("start_logits", "end_logits")
 
 Observation = dict[str, Tensor]
 
 
 def run_reference(model: Any, inputs: Inputs, *, gradients: bool = False) -> Observation:
-    """Run a transformers model and bring what it returns to what minilm documents.
+    """Run a transformers model and adjust its outputs to what minilm documents.
 
     Args:
         model: a transformers model with eager attention.
@@ -61,17 +61,17 @@ def run_reference(model: Any, inputs: Inputs, *, gradients: bool = False) -> Obs
 def run_ours(
     model: PretrainedModel, inputs: Inputs, call: str, *, gradients: bool = False
 ) -> Observation:
-    """Run a minilm model; a packed call's tokens are put back into rows.
+    """Run a minilm model; the tokens of a packed call are put back into rows.
 
     Args:
         model: a minilm model.
-        inputs: a batch that `call` can take.
+        inputs: a batch that is possible with `call`.
         call: one of `CALLS`.
         gradients: also run backward from the loss.
 
     Returns:
-        Tensors by module name; gradients by parameter name, "encoder." before those of a base
-        model.
+        Tensors by module name; gradients by parameter name, with the prefix "encoder." for those of
+        a base model.
     """
     packed = call == "packed"
     arguments = (_packed_arguments if packed else _padded_arguments)(model, inputs)
@@ -105,7 +105,7 @@ def _named(outputs: Any) -> Observation:
 
 
 def _per_token(model: Any, module: str) -> bool:
-    """Whether a tensor has an entry for every token; class names are the same on both sides."""
+    """Whether a tensor has an entry per token; class names are the same in both libraries."""
     if module == "logits":
         return type(model).__name__.endswith(("ForMaskedLM", "ForTokenClassification"))
     if module.startswith("layer"):
@@ -119,7 +119,7 @@ def _blank(values: Tensor, attended: Tensor, fill: float) -> Tensor:
 
 
 def _span_loss(tensors: Observation, inputs: Inputs) -> Tensor:
-    """Hugging Face's rule for span losses, over attended positions."""
+    """Hugging Face's span loss, over attended positions only."""
     size = inputs.attended.shape[1]
 
     def term(name: str) -> Tensor:
@@ -130,7 +130,7 @@ def _span_loss(tensors: Observation, inputs: Inputs) -> Tensor:
 
 
 def _gradients(loss: Tensor, parameters: Mapping[str, Tensor]) -> Observation:
-    """Gradients of the loss; a parameter that it does not depend on has gradient zero."""
+    """Gradients of the loss; zero for parameters that it does not depend on."""
     trained = {name: p for name, p in parameters.items() if p.requires_grad}
     values = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return {
@@ -140,7 +140,7 @@ def _gradients(loss: Tensor, parameters: Mapping[str, Tensor]) -> Observation:
 
 
 def _labels(model: Any, inputs: Inputs) -> dict[str, Tensor]:
-    """Real-valued labels in the model's dtype."""
+    """The labels, with real numbers in the model's dtype."""
     return {
         name: value.to(model.dtype) if value.is_floating_point() else value
         for name, value in inputs.labels.items()
@@ -148,7 +148,7 @@ def _labels(model: Any, inputs: Inputs) -> dict[str, Tensor]:
 
 
 def _padded_arguments(model: Any, inputs: Inputs) -> dict[str, Any]:
-    """The same for both sides."""
+    """The arguments of a padded call, the same for both libraries."""
     tokens = {
         "input_ids": inputs.input_ids,
         "attention_mask": inputs.attention_mask,

@@ -1,9 +1,9 @@
-"""Published outputs of public checkpoints: proof that needs no transformers.
+"""Published outputs of public checkpoints, to verify minilm without transformers.
 
     report = verify_as("path/to/weights", "distilbert-base-uncased")
 
-Other people ran these checkpoints and wrote down what came out, in integration tests, model cards
-and documentation. The numbers below are theirs; each case names its source. A checkpoint that
+Others have run these checkpoints and published the outputs in integration tests, model cards and
+documentation. The numbers below are theirs; each case names its source. A checkpoint that
 reproduces them is the one it claims to be, and minilm computes it as they did.
 
 Sources:
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from minilm.checkpoints.hub import resolve
 from minilm.errors import CheckpointError, InputError
-from minilm.files.progress import DELAY, is_watched
+from minilm.files.progress import DELAY, counted, is_watched
 from minilm.loader import CLASSES, missing_tensors
 from minilm.parity import ParityReport, Row, max_difference, stored_classes
 
@@ -46,12 +46,12 @@ class Case:
         ids: token ids; one row, or one row for each choice.
         expected: the numbers, one row for each token of `tokens`, or a single row.
         tokens: which tokens of the sequence; None for an output without tokens, or with one number
-            for each of them.
+            per token.
         columns: which columns of the output.
         mask, types: attention mask and token types, like `ids`; None = all 1, all 0.
         probabilities: apply a softmax over all columns first.
         tolerance: the largest |difference| allowed.
-        source: who says so.
+        source: where the numbers were published.
     """
 
     model: str
@@ -68,7 +68,7 @@ class Case:
     source: str
 
 
-INNER = (1, 2, 3)  # most tests look at rows and columns 1:4
+INNER = (1, 2, 3)  # most tests compare rows and columns 1:4
 LEADING = (0, 1, 2)
 TRANSFORMERS = "transformers"
 BUMBLEBEE = "bumblebee"
@@ -187,7 +187,7 @@ def _sentiment(title: str, ids: Rows, column: int, score: float) -> Case:
     )
 
 
-# checkpoint, by the last part of its name on the hub -> what was published about it
+# checkpoint, by the last part of its hub name -> its published outputs
 REFERENCES: Mapping[str, tuple[Case, ...]] = {
     # google-bert/bert-base-uncased
     "bert-base-uncased": (
@@ -567,7 +567,7 @@ def verify_as(
     tolerance: float | None = None,
     progress: bool = False,
 ) -> ParityReport:
-    """Compare a checkpoint's outputs with what others published about it.
+    """Compare a checkpoint's outputs with published ones.
 
     Args:
         path: a checkpoint directory, or a hub name.
@@ -576,11 +576,11 @@ def verify_as(
         progress: show a progress bar on stderr if it takes longer than two seconds.
 
     Returns:
-        The report, one row a case; `report.passed` is the verdict.
+        The report, one row per case; `report.passed` is the verdict.
 
     Raises:
-        InputError: nothing is known about `name`.
-        CheckpointError, ConfigError, HubError: the checkpoint cannot be loaded, or it is of another
+        InputError: there are no published values for `name`.
+        CheckpointError, ConfigError, HubError: the checkpoint cannot be loaded, or it has another
             architecture or size than `name`.
 
     Example:
@@ -601,13 +601,13 @@ def verify_as(
         cls = CLASSES[model_name]
         if stored != cls.config_class.model_type:
             raise CheckpointError(
-                f"{directory} is not {key}: it is a model of type {stored!r}, "
-                f"{key} one of {cls.config_class.model_type!r}."
+                f"{directory} is not {key}: its model type is {stored!r}, that of {key} is "
+                f"{cls.config_class.model_type!r}."
             )
         model = cls.from_pretrained(directory, new_parts="allow")
         missing = missing_tensors(model)
         for case in of_model:
-            # a base model can lack its pooler alone, which only one output shows
+            # a base model may lack only its pooler, which affects only one output
             if missing and (model is not model.base or case.output == "pooler_output"):
                 report.notes.append(f"{model_name}: no {', '.join(missing)} stored, not compared")
                 break
@@ -630,7 +630,7 @@ def verify_as(
 
 @torch.no_grad()
 def _outcome(model: torch.nn.Module, case: Case) -> Tensor:
-    """The slice that the case is about."""
+    """The slice of the output that the case is about."""
 
     def batch(rows: Rows | None) -> Tensor | None:
         if rows is None:
@@ -644,5 +644,7 @@ def _outcome(model: torch.nn.Module, case: Case) -> Tensor:
         values = values.softmax(dim=-1)
     rows = values[None] if case.tokens is None else values[list(case.tokens)]
     if max(case.columns) >= rows.shape[1]:
-        raise InputError(f"{case.output} has {rows.shape[1]} columns, not {max(case.columns) + 1}.")
+        raise InputError(
+            f"{case.output} has {counted(rows.shape[1], 'column')}, not {max(case.columns) + 1}."
+        )
     return rows[:, list(case.columns)]

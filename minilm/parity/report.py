@@ -1,4 +1,4 @@
-"""What a comparison found: one row a tensor, the table, and the verdict."""
+"""The report of a comparison: one row per tensor, the table, and the verdict."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor, compared.
+    """The comparison of one tensor.
 
     Attributes:
         model: name of the class.
         module: "embeddings", "layer 3", "layer 3 maps", "pooler_output", "logits", "loss",
             "gradient of encoder.layers.0...", ...
-        dtype: of the parameters.
-        mask: which of `MASKS`.
-        call: which of `CALLS`.
-        difference: the largest |difference|; infinity for another shape, NaN or no such tensor.
+        dtype: the dtype of the parameters.
+        mask: the kind of mask, one of `MASKS`.
+        call: the kind of call, one of `CALLS`.
+        difference: the largest |difference|; infinity for another shape, NaN or a missing tensor.
         tolerance: the largest |difference| allowed.
     """
 
@@ -34,7 +34,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """The difference is within the tolerance."""
+        """Whether the difference is within the tolerance."""
         return self.difference <= self.tolerance
 
     def __str__(self) -> str:
@@ -62,18 +62,18 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Something was compared and every difference is within its tolerance."""
+        """Whether anything was compared and every difference is within its tolerance."""
         return bool(self.rows) and all(row.passed for row in self.rows)
 
     @property
     def first_divergence(self) -> Row | None:
-        """The failed row that lies earliest in the computation, or None."""
+        """The failed row that comes first in the computation, or None."""
         order = {key: place for place, key in enumerate(self.maxima())}
         failed = [row for row in self.rows if not row.passed]
         return min(failed, key=lambda row: order[row.model, row.module], default=None)
 
     def maxima(self) -> dict[tuple[str, str], dict[str, Row]]:
-        """For each (model, module) the worst row of each dtype, in the order of computation."""
+        """The worst row of each dtype for each (model, module), in the order of computation."""
         return _worst(self.rows, lambda row: row.module)
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class ParityReport:
         return "\n".join(lines)
 
     def _line(self, row: Row) -> str:
-        """The line of the table that a row goes to; the layers are listed for one model only."""
+        """The line of the table for a row; layers are listed separately for one model only."""
         if row.module.endswith(" maps"):
             return "attention maps"
         if row.module.startswith("gradient of "):
@@ -139,7 +139,7 @@ def _excess(row: Row) -> float:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    """A row for JSON, which has no word for infinity."""
+    """A row for JSON, which has no value for infinity."""
     difference = row.difference if math.isfinite(row.difference) else None
     return asdict(row) | {"difference": difference, "passed": row.passed}
 
