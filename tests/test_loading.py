@@ -586,7 +586,7 @@ def test_no_warning_for_what_was_asked_for(asked: dict[str, Any], saved: Saved) 
     assert len(model.load_report.missing) == 4
     minilm.BertModel.from_pretrained(directory, add_pooling_layer=True)
     assert minilm.BertModel.from_pretrained(directory, add_pooling_layer=False).pooler is None
-    with pytest.raises(InputError, match="add_pooling_layer is for base models"):
+    with pytest.raises(InputError, match="add_pooling_layer is only for base models"):
         minilm.load(directory, add_pooling_layer=True)
 
 

@@ -230,9 +230,9 @@ def _planned(
         count = groups * inner
         if groups > shape["num_hidden_layers"]:
             raise InputError(
-                f"{_named('num_hidden_groups')} is {groups}, but {_named('num_hidden_layers')}, "
-                f"the number of applications, is {shape['num_hidden_layers']}: some groups would "
-                "never be applied."
+                f"{_named('num_hidden_groups')} is {groups} for only "
+                f"{counted(shape['num_hidden_layers'], 'application')} "
+                f"({_named('num_hidden_layers')}): some groups would never be applied."
             )
     else:
         usual = given or len(chosen_layers("every_other", depth))

@@ -119,7 +119,7 @@ def find_config(model: str | os.PathLike[str]) -> EncoderConfig:
     hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(short)}."
     raise InputError(
         f"{name[:200]!r} is neither a directory, a config.json nor a published name that minilm "
-        f"knows. {hint} For other models, give the path of their config.json."
+        f"knows. {hint} For another model, give the path of its config.json."
     )
 
 

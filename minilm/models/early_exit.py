@@ -95,7 +95,7 @@ class ExitRule:
         """Raise InputError unless the rule can judge answers of this kind."""
         if kind == "value" and self.threshold is not None:
             raise InputError(
-                "A predicted number has no probability to compare with "
+                "A number has no probability to compare with "
                 f"{argument('exit_threshold')}: give {argument('exit_patience')} and "
                 f"{argument('exit_tolerance')}."
             )

@@ -221,8 +221,8 @@ class EncoderModel(PretrainedModel):
         layout, recorded = tokens.layout, output_hidden_states or output_attentions
         if after is not None and (recorded or reads != "first"):
             raise InputError(
-                "Early exit needs only the first tokens: leave out output_hidden_states and "
-                "output_attentions, in the configuration, too."
+                "Early exit needs only the first tokens: leave output_hidden_states and "
+                "output_attentions out, in the configuration, too."
             )
         if self.training:
             entered(layout)
