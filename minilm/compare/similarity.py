@@ -118,8 +118,8 @@ def cka_matrix(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[list[f
     rows = {state.shape[0] for state in (*first, *second)}
     if len(rows) != 1 or min(rows) < 2:
         raise InputError(
-            f"The states are of {' and '.join(map(str, sorted(rows)))} tokens: expected the same "
-            "ones, at least two."
+            f"Tokens of the states: {' and '.join(map(str, sorted(rows)))}. Expected the same "
+            "tokens for all states, at least two."
         )
     centred = [_centred(state) for state in first], [_centred(state) for state in second]
     own = [[float((x.T @ x).norm()) for x in states] for states in centred]
