@@ -22,7 +22,7 @@ class Source:
     """
 
     def __init__(self, *tensors: Tensor) -> None:
-        self.tensors = tensors  # kept, so that no other tensor comes to lie at their addresses
+        self.tensors = tensors  # kept, so that no other tensor gets their addresses
         self.marks = [_mark(tensor) for tensor in tensors]
         views = [_sample(tensor.detach()) for tensor in tensors]
         alike = [[v for v in views if v.dtype is one] for one in {v.dtype for v in views}]

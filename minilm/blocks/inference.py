@@ -147,7 +147,7 @@ def run_packed(
     if torch.compiler.is_compiling():  # the code below cannot be compiled
         return None
     if not torch.is_inference_mode_enabled():
-        if layer in _packed:  # whoever trains or inspects it may write where no version counts it
+        if layer in _packed:  # code outside inference may change weights without a new version
             forget(layer)
         return None
     if layer.training or not _may_run(hidden, layout):

@@ -124,6 +124,6 @@ def initialise(module: nn.Module, *, std: float, truncated: bool = False) -> Non
             for name, parameter in part.named_parameters():
                 if name == "bias":
                     nn.init.zeros_(parameter)
-        else:  # a bias of its own, as in the masked-LM head
+        else:  # a bias of the module itself, as in the masked-LM head
             for parameter in part.parameters(recurse=False):
                 nn.init.zeros_(parameter)

@@ -12,9 +12,9 @@ from minilm.errors import InputError
 from minilm.losses.top_predictions import TopPredictions
 from minilm.losses.vocabulary import LogitInputs
 
-# of one application of a layer: the state it makes; what its attention makes of the state before
+# parts of one layer application: its output, and what its attention computes from its input
 LayerPart = Literal["output", "query", "key", "value"]
-# the application, counted from 0, and its parts that are read
+# the applications, counted from 0, and the parts of each that are read
 LayerReads = Mapping[int, tuple[LayerPart, ...]]
 
 
