@@ -231,7 +231,7 @@ def expected_calibration_error(
 
     Raises:
         InputError: there are no items, shapes do not fit, rows are not distributions, a class is
-            out of range, or there are fewer than one bin.
+            out of range, or `bins` is below 1.
 
     Example:
         >>> round(expected_calibration_error([[0.9, 0.1], [0.7, 0.3]], [0, 1]), 4)
