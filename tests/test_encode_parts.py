@@ -106,7 +106,7 @@ def test_shards_in_several_directories_are_copied_together(model: Path, texts: P
     encode(model, texts, home / "whole")
     for number in (1, 2):
         encode(model, texts, home / f"machine{number}", shard=f"{number}/2")
-    with pytest.raises(DataError, match=r"4 of 8 parts are missing, the first is part-000001\.npy"):
+    with pytest.raises(DataError, match=r"lacks 4 of 8 parts, the first is part-000001\.npy"):
         minilm.EncodedTexts.open(home / "machine1")
     for name, data in contents(home / "machine2").items():
         (home / "machine1" / name).write_bytes(data)

@@ -316,7 +316,7 @@ def test_damaged_shards_are_made_again(corpus: list[Path], tmp_path: Path) -> No
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     messages: list[str] = []
     tokenize_corpus(corpus, bert(), destination, shard_tokens=1500, say=messages.append)
-    assert messages == [f"{destination}: going on after 1 finished shards."]
+    assert messages == [f"{destination}: going on after 1 finished shard."]
     assert files_of(destination) == files_of(tmp_path / "whole")
 
 
@@ -382,7 +382,7 @@ def test_foreign_files_are_never_touched(corpus: list[Path], tmp_path: Path, res
     destination = tmp_path / "store"
     destination.mkdir()
     (destination / "thesis.tex").write_text("years of work")
-    with pytest.raises(DataError, match=r"holds other things than a token store \(thesis.tex\)"):
+    with pytest.raises(DataError, match=r"holds something other than a token store \(thesis.tex\)"):
         tokenize_corpus(corpus, bert(), destination, resume=resume)
     assert files_of(destination) == {"thesis.tex": b"years of work"}
 

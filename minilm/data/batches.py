@@ -18,19 +18,19 @@ from torch import Tensor
 from minilm.errors import InputError
 from minilm.files.arrays import Integers
 
-# what the label of a pair says: 1 = the segments were swapped; 1 = the second is a random one
+# what label 1 of a pair means: the segments were swapped; the second one is a random one
 SentenceTask = Literal["sentence_order", "next_sentence"]
 
 
 @dataclass(frozen=True, eq=False)
 class PackedSamples:
-    """Samples in a row, not masked yet.
+    """Samples one after another in one array, not masked yet.
 
     Attributes:
         ids: (T,) with [CLS] and [SEP].
-        lengths: (B,) tokens of each sample; they sum to T.
+        lengths: (B,) number of tokens of each sample; they sum to T.
         token_type_ids: (T,) the number of each token's segment; None for samples of one segment.
-        sentence_labels: (B,) of pairs; else None.
+        sentence_labels: (B,) labels of pairs; None for samples of one segment.
     """
 
     ids: Integers
@@ -40,7 +40,7 @@ class PackedSamples:
 
 
 def join_samples(parts: Sequence[PackedSamples]) -> PackedSamples:
-    """Several packed samples of one kind, in a row."""
+    """Joins packed samples of one kind, in the order given."""
     if len(parts) == 1:
         return parts[0]
 
@@ -57,30 +57,30 @@ def join_samples(parts: Sequence[PackedSamples]) -> PackedSamples:
 
 
 class SampleBlock(Protocol):
-    """Samples that are made together. May be shared by threads."""
+    """Samples that are made together. Threads may share a block."""
 
     @property
     def lengths(self) -> Integers:
-        """(N,) tokens of each sample, special ones counted."""
+        """(N,) number of tokens of each sample, special tokens included."""
 
     @property
     def keys(self) -> Integers:
-        """(N,) a number of its own for each sample, which the draws for it depend on."""
+        """(N,) a unique number for each sample, on which its random draws depend."""
 
     def gather(self, samples: Integers) -> PackedSamples:
-        """Reads samples by their numbers in the block, (B,)."""
+        """Reads the samples with these numbers in the block, (B,)."""
 
 
 class SampleSource(Protocol):
-    """Where samples come from: block by block, each a random part of the epoch's samples."""
+    """A source of samples, block by block; each block is a random part of an epoch's samples."""
 
     @property
     def vocab_size(self) -> int:
-        """Of the token store."""
+        """The vocabulary size of the token store."""
 
     @property
     def sentence_task(self) -> SentenceTask | None:
-        """What the labels of pairs mean; None for samples of one segment."""
+        """The task that the labels of pairs belong to; None for samples of one segment."""
 
     @property
     def fingerprint(self) -> dict[str, object]:
@@ -88,15 +88,15 @@ class SampleSource(Protocol):
 
     @property
     def drawn_anew(self) -> bool:
-        """Whether every epoch has samples of its own."""
+        """Whether every epoch has different samples."""
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of an epoch, at least 1; all have about as many tokens."""
+        """Number of blocks of an epoch, at least 1; all have about equally many tokens."""
 
     @property
     def no_samples(self) -> str:
-        """What an error says of an epoch without any sample."""
+        """The error message for an epoch without any sample."""
 
     def block(self, seed: int, epoch: int, number: int) -> SampleBlock:
         """A block of an epoch; always the same samples for the same numbers."""
@@ -108,13 +108,13 @@ class TokenBatch:
 
     Attributes:
         samples: (B,) the numbers of the sequences, for messages.
-        input_ids: (T,) int64, the sequences in a row.
-        lengths: (B,) int64, tokens of each sequence; they sum to T.
-        labels: (T,) int64, the id to predict; -100 where nothing is.
+        input_ids: (T,) int64, the sequences one after another.
+        lengths: (B,) int64, number of tokens of each sequence; they sum to T.
+        labels: (T,) int64, the id to predict; -100 where nothing is predicted.
         token_type_ids: (T,) int64, or None for sequences of one segment.
         sentence_labels: (B,) int64, the label of each sequence as a pair, or None.
-        sentence_task: what these labels mean.
-        epoch: of which it is a part; None for batches that are the same at all times.
+        sentence_task: the task that these labels belong to.
+        epoch: the epoch that the batch belongs to; None for batches that never change.
     """
 
     samples: Integers
@@ -128,13 +128,13 @@ class TokenBatch:
 
     @property
     def tokens(self) -> int:
-        """T, how many tokens it has."""
+        """T, the number of tokens."""
         return self.input_ids.shape[0]
 
     def to(self, device: torch.device | str | int) -> TokenBatch:
         """The same batch with its tensors on another device."""
-        # towards a GPU, copies from ordinary memory are safe not to wait for, and waiting would
-        # wait for all work that is queued there
+        # copies from ordinary memory to a GPU need not be waited for, and waiting for them would
+        # also wait for all work that is queued there
         wait = torch.device(device).type != "cuda"
 
         def move(tensor: Tensor | None) -> Tensor | None:
@@ -159,14 +159,14 @@ def token_batch(
     labels: Integers,
     task: SentenceTask | None,
 ) -> TokenBatch:
-    """The tensors of packed samples.
+    """Makes a batch of tensors from packed samples.
 
     Args:
-        samples: (B,) their numbers.
-        found: what was read.
-        inputs: (T,) what the model sees of it.
-        labels: (T,) what it is to predict.
-        task: what the labels of pairs mean.
+        samples: (B,) the numbers of the samples.
+        found: the samples, not masked.
+        inputs: (T,) their masked ids, the input of the model.
+        labels: (T,) the ids to predict, or -100.
+        task: the task that the labels of pairs belong to.
     """
     types, answers = found.token_type_ids, found.sentence_labels
     return TokenBatch(
@@ -185,15 +185,15 @@ def cut_steps(order: Integers, lengths: Integers, tokens: int) -> list[Integers]
 
     Args:
         order: (N,) samples in the order in which they are used.
-        lengths: the tokens of every sample, by its number.
-        tokens: the most that a step may have; a single sample that is longer is a step of its own.
+        lengths: number of tokens of every sample, by its number.
+        tokens: maximum size of a step; a single sample that is longer is a step of its own.
 
     Returns:
-        The samples of each step. The last step, usually a shorter one, is kept: an epoch is every
+        The samples of each step. The last step, usually a shorter one, is kept: an epoch has every
         sample once.
 
     Raises:
-        InputError: no room for any token.
+        InputError: `tokens` is less than 1.
 
     Example:
         >>> lengths = np.array([4, 3, 9, 2])
@@ -215,19 +215,19 @@ def cut_steps(order: Integers, lengths: Integers, tokens: int) -> list[Integers]
 def split_evenly(samples: Integers, lengths: Integers, parts: int) -> list[Integers]:
     """Splits samples into parts with about equally many tokens.
 
-    The longest sample first, each goes to the part that has the fewest tokens so far; so two parts
+    From the longest sample on, each goes to the part with the fewest tokens so far; so two parts
     that are not empty differ by at most the longest sample. Within a part the order is kept.
 
     Args:
         samples: (B,) numbers of samples.
-        lengths: (B,) their tokens.
-        parts: how many.
+        lengths: (B,) number of tokens of each.
+        parts: number of parts.
 
     Returns:
         Exactly `parts` arrays, some perhaps empty, that together are `samples`.
 
     Raises:
-        InputError: no parts.
+        InputError: `parts` is less than 1.
 
     Example:
         >>> parts = split_evenly(np.array([7, 8, 9]), np.array([2, 5, 3]), parts=2)

@@ -1,8 +1,7 @@
-"""Sentences to ids: what a tokenizers backend gives, several times faster where that is safe.
+"""Encodes sentences as a tokenizers backend does, several times faster where that is safe.
 
 BERT's and ALBERT's tokenizers never look across a space: the ids of a sentence are those of its
-words, one word after the other. Text repeats its words, so each is encoded once and looked up from
-then on.
+words, one word after the other. Text repeats its words, so each is encoded once and then looked up.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ _SPACES = {"Regex": " {2,}"}
 
 
 class CachedEncoder:
-    """Encodes sentences, without special tokens; those that are spelled out in the text are text.
+    """Encodes sentences without special tokens; "[MASK]" in a text is ordinary text.
 
     Args:
-        description: the backend in JSON.
+        description: the backend's JSON.
     """
 
     def __init__(self, description: str) -> None:
@@ -42,7 +41,7 @@ class CachedEncoder:
         self._backend: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(description)
         self._backend.encode_special_tokens = True
         self._by_word = stops_at_spaces(json.loads(description))
-        self._number: dict[str, int] = {}  # of every known word
+        self._number: dict[str, int] = {}  # the number of every known word
         self._lengths = self._starts = self._ids = np.zeros(0, np.int64)  # by these numbers
         self._remembered = 0
 
@@ -50,7 +49,7 @@ class CachedEncoder:
         """Encodes sentences.
 
         Returns:
-            All ids in a row, (N,) int64, and the number of each sentence's, (len(sentences),).
+            The ids of all sentences, (N,) int64, and how many each has, (len(sentences),) int64.
 
         Raises:
             DataError: the library fails.
@@ -62,13 +61,13 @@ class CachedEncoder:
         words = np.fromiter(map(self._number.__getitem__, chain.from_iterable(lines)), np.int64)
         lengths = self._lengths[words]
         begins = _begins(lengths)
-        # every id's position: that of its word's first id, and how far it is from there
+        # every id's position: that of its word's first id, plus the distance from there
         positions = np.repeat(self._starts[words] - begins, lengths) + np.arange(lengths.sum())
         first_words = _begins(np.fromiter(map(len, lines), np.int64, len(lines)))
         return self._ids[positions], np.add.reduceat(lengths, first_words)
 
     def _learn(self, words: set[str]) -> None:
-        """Sees to it that these words are known."""
+        """Encodes and stores those of these words that are not known yet."""
         if self._remembered > _REMEMBERED:
             self._number.clear()
             self._lengths = self._starts = self._ids = np.zeros(0, np.int64)
@@ -95,7 +94,7 @@ class CachedEncoder:
 def batched(
     items: Iterable[Item], size: int, length: Callable[[Item], int]
 ) -> Iterator[list[Item]]:
-    """Lists of items; a list ends with the item with which its length reaches `size`."""
+    """Groups items into lists; a list ends with the item at which its length reaches `size`."""
     batch: list[Item] = []
     total = 0
     for item in items:
@@ -114,7 +113,7 @@ def stops_at_spaces(description: dict[str, Any]) -> bool:
     Args:
         description: the backend's JSON.
     """
-    # other added tokens are looked for in the whole text, and may hold spaces
+    # other added tokens are searched for in the whole text and may contain spaces
     if not all(token["special"] for token in description["added_tokens"]):
         return False
     normalizers = _steps(description["normalizer"], "normalizers")
@@ -148,6 +147,6 @@ def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
 
 
 def _begins(lengths: Integers) -> Integers:
-    """Where each of several rows begins when they stand one after the other."""
+    """The start of each row when rows of these lengths are concatenated."""
     begins: Integers = np.cumsum(lengths) - lengths
     return begins

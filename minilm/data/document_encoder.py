@@ -1,4 +1,4 @@
-"""Documents to numbers, in this process or in several others."""
+"""Encodes documents to token ids, in this process or in several others."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _BATCH = 2**18  # characters of text that a process gets at a time
 
 @dataclass(frozen=True, eq=False)
 class EncodedDocuments:
-    """Some documents as numbers.
+    """Some documents as token ids.
 
     Attributes:
-        tokens: (N,) all their tokens.
-        sentence_lengths: (S,) int64, tokens of each sentence; none is 0.
-        document_lengths: (D,) int64, sentences of each document; 0 for an empty one.
+        tokens: (N,) the tokens of all documents.
+        sentence_lengths: (S,) int64, number of tokens of each sentence; none is 0.
+        document_lengths: (D,) int64, number of sentences of each document; 0 for an empty one.
     """
 
     tokens: Tokens
@@ -47,7 +47,7 @@ class EncodedDocuments:
         return len(self.document_lengths)
 
     def split(self, documents: int) -> tuple[EncodedDocuments, EncodedDocuments]:
-        """The first this many documents, and the rest."""
+        """Returns the first `documents` documents, and the rest."""
         sentences = int(self.document_lengths[:documents].sum())
         tokens = int(self.sentence_lengths[:sentences].sum())
         first = (
@@ -63,7 +63,7 @@ class EncodedDocuments:
         return EncodedDocuments(*first), EncodedDocuments(*rest)
 
     def documents_with(self, tokens: int) -> int:
-        """How many documents, from the first, have this many tokens; all if they have less."""
+        """How many documents, from the first on, have this many tokens; all if all have fewer."""
         sentence_ends = np.cumsum(self.sentence_lengths)
         document_ends = np.append(0, sentence_ends)[np.cumsum(self.document_lengths)]
         return min(int(np.searchsorted(document_ends, tokens)) + 1, len(self))
@@ -71,13 +71,13 @@ class EncodedDocuments:
 
 @dataclass(frozen=True)
 class DocumentEncoder:
-    """What a process has to know to encode documents. The backend is built where it is used.
+    """All that a process needs to encode documents. The backend is built where it is used.
 
     Attributes:
         backend: the description of the tokenizer in JSON.
         vocab_size: the number of token ids.
-        unk_id: the unknown token.
-        special_ids: the special tokens.
+        unk_id: the id of the unknown token.
+        special_ids: the ids of the special tokens.
     """
 
     backend: str
@@ -87,7 +87,7 @@ class DocumentEncoder:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> DocumentEncoder:
-        """The encoder that gives a tokenizer's ids."""
+        """The encoder that gives the same ids as a tokenizer."""
         return cls(
             tokenizer.backend.to_str(),
             tokenizer.vocab_size,
@@ -101,7 +101,7 @@ class DocumentEncoder:
         Special tokens spelled out in the text ("[MASK]") are text.
 
         Raises:
-            DataError: the tokenizers library fails; names the document.
+            DataError: the tokenizers library fails; the message names the document.
         """
         texts = [split_sentences(document.text) for document in documents]
         try:
@@ -119,7 +119,7 @@ class DocumentEncoder:
         return EncodedDocuments(tokens, lengths[kept], document_lengths)
 
     def _encode(self, sentences: Sequence[str]) -> tuple[Tokens, Integers]:
-        """All tokens in a row, and the number of tokens of each sentence."""
+        """The tokens of all sentences, and the number of tokens of each."""
         ids, lengths = self._encode_sentences(sentences)
         # sentencepiece vocabularies have pieces such as "<pad>", which match text
         ids[self._is_special[ids]] = self.unk_id
@@ -142,12 +142,12 @@ def encode_documents(
     """Encodes documents in batches. Only a few batches are in memory at any time.
 
     Args:
-        encoder: does it.
-        documents: any number of them.
-        workers: how many processes; 0 or 1 = this one.
+        encoder: encodes them.
+        documents: any number of documents.
+        workers: number of processes; 0 or 1 = this one.
 
     Returns:
-        All documents, in order, some at a time. Close it if it is not used up.
+        An iterator over all documents, in order, some at a time. Close it if it is not used up.
 
     Raises:
         DataError: a document cannot be read or encoded, or a process died.
@@ -175,7 +175,7 @@ def _encode_elsewhere(
             yield running.popleft().result()
     except BrokenProcessPool as problem:
         raise DataError(
-            "A process that tokenizes has died. Was it killed for want of memory? Try fewer "
+            "A process that tokenizes has died. Was it killed because memory ran out? Try fewer "
             "workers; the same command resumes after the last finished shard."
             + by_place(
                 python=' In a script, start tokenizing under `if __name__ == "__main__":`, or with '

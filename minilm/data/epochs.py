@@ -1,9 +1,9 @@
 """The steps of each epoch, made block by block while training continues.
 
-    source.block(seed, epoch, number) -> its samples in random order -> steps
+    source.block(seed, epoch, number) -> the block's samples in random order -> steps
 
-A block is a random part of an epoch, so a large corpus never waits for all its samples to be made,
-and never holds them all. Which samples are in which step depends on (seed, epoch) alone.
+A block is a random part of an epoch, so with a large corpus training never waits for all samples
+and memory never holds them all. Which samples are in which step depends on (seed, epoch) alone.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Epochs:
     epoch, is made as soon as half of a block's steps are taken, so that training does not wait.
 
     Args:
-        source: of the samples.
+        source: the source of the samples.
         tokens_per_step: see `MaskedLMData`.
-        seed: of order and samples.
+        seed: random seed of the order and the samples.
     """
 
     def __init__(self, source: SampleSource, *, tokens_per_step: int, seed: int) -> None:
@@ -74,13 +74,13 @@ class Epochs:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """A block that was made.
+    """A block that has been made.
 
     Attributes:
-        samples: its own.
-        steps: that end in it.
-        places: of each of its samples, the number of its step among these; those that are left for
-            the next block's first step have the number behind the last.
+        samples: its samples.
+        steps: the steps that end in it.
+        places: for each of its samples, the number of its step among these; samples left for the
+            next block's first step have the number after the last.
     """
 
     samples: SampleBlock
@@ -89,20 +89,20 @@ class _Block:
 
 
 class Epoch(Sequence[Integers]):
-    """The steps of one epoch: the numbers of the samples of each.
+    """The steps of one epoch; a step is the numbers of its samples.
 
-    Samples are numbered in the order in which they are made: those of the first block in front.
-    Samples that fill no step at the end of a block go into the next block's first step. Its length
-    is known when all blocks have been made; to go through the steps does not need it. May be
-    shared by threads.
+    Samples are numbered in the order in which they are made, those of the first block first.
+    Samples at the end of a block that do not fill a step go into the next block's first step. The
+    length is known once all blocks have been made; iterating over the steps does not need it.
+    Threads may share an epoch.
 
     Args:
-        source, seed, epoch, tokens_per_step: what the epoch consists of.
-        maker: has one thread, in which blocks are made in order.
-        then: called when half of the last block's steps were taken.
+        source, seed, epoch, tokens_per_step: these determine the steps.
+        maker: an executor with one thread, in which blocks are made in order.
+        then: called when half of the last block's steps have been taken.
 
     Raises:
-        DataError: the epoch has no samples; when they are asked for.
+        DataError: the epoch has no samples; raised when they are requested.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class Epoch(Sequence[Integers]):
         self._then = then
         self._lock = Lock()
         self._blocks: OrderedDict[int, Future[_Block]] = OrderedDict()
-        # of every block that was made, and of the next one: its first sample and step, and what is
-        # left for it by the one before, numbers and lengths
+        # for every block that was made, and for the next one: its first sample and step, and the
+        # numbers and lengths of the samples that the block before left for it
         self._first_sample = [0]
         self._left = [(np.empty(0, np.int64), np.empty(0, np.int64))]
         self._first_step = [0]
@@ -174,11 +174,11 @@ class Epoch(Sequence[Integers]):
         return int(self._block(0).samples.lengths.sum()) * self._source.num_blocks
 
     def lengths(self, samples: Integers) -> Integers:
-        """(B,) the tokens of samples, given by their numbers."""
+        """(B,) number of tokens of the samples with these numbers."""
         return np.concatenate([block.lengths[here] for block, here in self._find(samples)])
 
     def steps_of(self, samples: Integers) -> Integers:
-        """(B,) the numbers of the steps that samples are in, given by their numbers."""
+        """(B,) the steps that contain the samples with these numbers."""
         return np.concatenate(
             [
                 self._first_step[number] + self._block(number).places[here]
@@ -187,11 +187,11 @@ class Epoch(Sequence[Integers]):
         )
 
     def keys(self, samples: Integers) -> Integers:
-        """(B,) the keys of samples, given by their numbers."""
+        """(B,) the keys of the samples with these numbers."""
         return np.concatenate([block.keys[here] for block, here in self._find(samples)])
 
     def gather(self, samples: Integers) -> PackedSamples:
-        """Reads samples by their numbers, (B,).
+        """Reads the samples with these numbers, (B,).
 
         Raises:
             InputError: there is no such sample.
@@ -199,19 +199,19 @@ class Epoch(Sequence[Integers]):
         return join_samples([block.gather(here) for block, here in self._find(samples)])
 
     def prepare(self, number: int) -> None:
-        """Has a block made in the background; behind the last one, does what comes then."""
+        """Has a block made in the background; after the last one, calls `then`."""
         if number == self._source.num_blocks:
             self._then()
         else:
             self._start(number)
 
     def _find(self, samples: Integers) -> Iterator[tuple[SampleBlock, Integers]]:
-        """Stretches of samples of one block, with their numbers there."""
+        """Splits samples into runs within one block: the block, and their numbers in it."""
         for number, here in self._stretches(samples):
             yield self._block(number).samples, here
 
     def _stretches(self, samples: Integers) -> Iterator[tuple[int, Integers]]:
-        """Stretches of samples of one block: its number, and theirs in it."""
+        """Splits samples into runs within one block: its number, and their numbers in it."""
         while samples.max(initial=-1) >= self._first_sample[-1] and self._make_another():
             pass
         check_samples(samples, self._first_sample[-1])
@@ -221,7 +221,7 @@ class Epoch(Sequence[Integers]):
             yield number, samples[stretch] - self._first_sample[number]
 
     def _make_another(self) -> bool:
-        """Makes the first block that was not made yet; False if there is none."""
+        """Makes the first block that has not been made yet; False if there is none."""
         number = len(self._first_step) - 1
         if number == self._source.num_blocks:
             return False
@@ -240,7 +240,7 @@ class Epoch(Sequence[Integers]):
             return found
 
     def _make(self, number: int) -> _Block:
-        """Makes a block. Those before it were made earlier, if not all of them are kept."""
+        """Makes a block. All before it have been made, though not all are still in memory."""
         samples = self._source.block(self._seed, self._epoch, number)
         key = (self._epoch, number) if number else (self._epoch,)
         order = generator(self._seed, Stream.ORDER, *key).permutation(len(samples.lengths))
@@ -266,7 +266,7 @@ class Epoch(Sequence[Integers]):
 
 
 def _keep(kept: OrderedDict[int, Kept], number: int, found: Kept, most: int) -> None:
-    """Puts one at the end, and drops those that were not used for the longest time."""
+    """Adds an entry and drops the least recently used ones beyond `most`."""
     kept[number] = found
     kept.move_to_end(number)
     while len(kept) > most:

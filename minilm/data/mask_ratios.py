@@ -1,4 +1,4 @@
-"""Mask ratios that change in the course of a run, sample by sample."""
+"""Mask ratios that change in the course of a run."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from minilm.files.arrays import Doubles, Integers
 
 @dataclass(frozen=True, kw_only=True)
 class ChangingRatio:
-    """A mask ratio that goes in a straight line from `first` to `last` while a run lasts.
+    """A mask ratio that changes linearly from `first` to `last` over a run.
 
-    Many masks are a hard task with many answers a sample, which an untrained model learns fastest
-    from; few masks leave the context that a good one needs.
+    Many masks give many predictions a sample, from which an untrained model learns fastest; few
+    masks leave the context that a good model needs.
 
     The ratio depends on the place of a sample's step in the run: its epoch, and its step in that
-    epoch. The data know both from (seed, epoch, sample), so that neither the number of processes,
-    threads and micro-batches nor an interruption changes a mask. An epoch is
-    taken to have as many steps as the first one; where others have a few more or less, the ratio
-    runs ahead or behind by as little.
+    epoch. Both follow from (seed, epoch, sample), so that neither the number of processes, threads
+    and micro-batches nor an interruption changes a mask. Every epoch is assumed to have as many
+    steps as the first one; if it has a few more or fewer, the ratio is off by as little.
 
     Attributes:
-        first: at the first step; the share of a sequence's tokens that is predicted.
-        last: when all steps are done, and from then on.
-        steps: of the run; or
-        epochs: of the run.
+        first: fraction of a sequence's tokens that is predicted at the first step.
+        last: the fraction when all steps are done, and from then on.
+        steps: length of the run in steps; or
+        epochs: length of the run in epochs.
 
     Raises:
-        InputError: a share is not between 0 and 1, or not one of steps and epochs is given.
+        InputError: a ratio is not between 0 and 1, or not exactly one of steps and epochs is given.
 
     References: Ankner et al. 2023, "Dynamic Masking Rate Schedules for MLM Pretraining" (linear,
         .30 to .15).
@@ -66,10 +65,10 @@ class ChangingRatio:
         Args:
             epoch: 0 for the first.
             steps: (B,) the step of the epoch that each sample is in, 0 for the first.
-            steps_per_epoch: expected.
+            steps_per_epoch: the expected number.
 
         Returns:
-            (B,)
+            (B,) float64.
         """
         if self.epochs is None:
             assert self.steps is not None

@@ -30,34 +30,34 @@ EVALUATION_SEED = 0
 
 
 class MaskedLMData:
-    """What a masked language model learns from; `minilm.training` asks it for steps and batches.
+    """The training data of a masked LM; `minilm.training` takes steps and batches from it.
 
-    An epoch is every sample once, in an order drawn from (seed, epoch). Masks are drawn from
+    An epoch has every sample once, in an order drawn from (seed, epoch). Masks are drawn from
     (seed, epoch, the sample's key), so they do not depend on how a step is split. With
-    `mask_rounds` K, epoch e has the masks of epoch e mod K: what is computed for the masks of one
-    epoch can be used again K epochs later, at the price of seeing each mask more than once.
+    `mask_rounds` K, epoch e has the masks of epoch e mod K: results computed for the masks of one
+    epoch can be reused K epochs later, at the price of seeing each mask more than once.
 
     Differs from the released distillation code, which draws the positions of a whole batch
     together: there the number of predictions in a sequence depends on its neighbours.
 
     Args:
-        source: of the samples: `Sequences` or `SegmentPairs`.
-        masking: which positions are predicted.
-        vocabulary: of the tokenizer that the store was made with.
+        source: the source of the samples: `Sequences` or `SegmentPairs`.
+        masking: chooses the positions to predict.
+        vocabulary: the vocabulary of the tokenizer that the store was made with.
         tokens_per_step: a step has at most this many tokens (a single longer sequence is a step of
             its own). The last, shorter step of an epoch is kept.
-        seed: of order, masks and pairs.
-        corruption: what happens to the chosen positions.
+        seed: random seed of order, masks and pairs.
+        corruption: the fractions of chosen positions that are masked, kept or replaced.
         ratio: the mask ratio, if it changes in the course of the run; None = the masking's own
             throughout.
-        mask_rounds: after this many epochs the masks repeat; None = every epoch has its own.
+        mask_rounds: number of epochs after which the masks repeat; None = every epoch has its own.
 
     Attributes:
         fingerprint: JSON values that must be the same when a run resumes.
 
     Raises:
-        InputError: an argument is out of range, the vocabulary is not the store's, or masks are to
-            repeat although their ratio changes.
+        InputError: an argument is out of range, the vocabulary is not the store's, or
+            `mask_rounds` is combined with a ratio that changes.
 
     References:
         Liu et al. 2019 (RoBERTa), section 4.1: static masks, ten for each sequence, against masks
@@ -105,34 +105,34 @@ class MaskedLMData:
             self.fingerprint["mask_rounds"] = mask_rounds
 
     def steps(self, epoch: int) -> Sequence[Integers]:
-        """The samples of every step of an epoch, made while they are taken; see `Epochs`."""
+        """The samples of every step of an epoch, made as they are needed; see `Epochs`."""
         return self._epochs[epoch]
 
     def count_steps(self, epochs: int) -> int:
         """How many steps this many epochs take, without making samples that are not needed yet.
 
-        Exact for sequences. For pairs, which every epoch draws anew, it is the first epoch's steps
-        for each epoch; in a corpus of several blocks, what its first block gives for each block.
-        What epochs really take differs from that by less than one step in a hundred.
+        Exact for sequences. For pairs, which every epoch draws anew, all epochs are counted like
+        the first one; in a corpus of several blocks, all blocks like the first one. The actual
+        number differs from that by less than one step in a hundred.
         """
         if not self._source.drawn_anew:
             return sum(len(self.steps(epoch)) for epoch in range(epochs))
         return max(1, round(epochs * self._epochs[0].expected_steps()))
 
     def count_samples(self) -> int:
-        """How many samples an epoch has; of pairs, as many as `count_steps` counts with."""
+        """Number of samples of an epoch; estimated for pairs, as in `count_steps`."""
         return self._epochs[0].expected_samples()
 
     def count_tokens(self) -> int:
-        """How many tokens an epoch has; of pairs, as many as `count_steps` counts with."""
+        """Number of tokens of an epoch; estimated for pairs, as in `count_steps`."""
         return self._epochs[0].expected_tokens()
 
     def split(self, epoch: int, samples: Integers, parts: int) -> list[Integers]:
-        """Samples of a step in exactly this many parts, balanced by tokens; some may be empty."""
+        """Splits a step into exactly `parts` parts, balanced by tokens; some may be empty."""
         return split_evenly(samples, self._epochs[epoch].lengths(samples), parts)
 
     def batch(self, epoch: int, samples: Integers) -> TokenBatch:
-        """The masked batch of these samples in an epoch; there may be none. Threads may call it."""
+        """The masked batch of some samples of an epoch, perhaps none. Safe to call in threads."""
         found = self._epochs[epoch]
         key = (Stream.MASKS, epoch if self._mask_rounds is None else epoch % self._mask_rounds)
         batch = self._masked.batch(
@@ -146,7 +146,7 @@ class MaskedLMData:
         return replace(batch, epoch=epoch)
 
     def _ratios(self, epoch: int, samples: Integers) -> Doubles | None:
-        """(B,) the mask ratio of each sample, where it changes."""
+        """(B,) the mask ratio of each sample; None if the ratio does not change."""
         if self._ratio is None:
             return None
         steps = self._epochs[epoch].steps_of(samples)
@@ -167,21 +167,21 @@ def evaluation_batches(
     limit_tokens: int | None = None,
     corruption: Corruption = BERT,
 ) -> list[TokenBatch]:
-    """Batches of held-out text, masked once and for all.
+    """Batches of held-out text with fixed masks.
 
-    The masks come from a seed and a stream of their own: runs with other seeds are evaluated on the
-    same predictions.
+    The masks have their own seed and random stream, so runs with different seeds are evaluated on
+    the same predictions.
 
     Args:
         sequences: held-out samples.
-        masking: which positions are predicted; `TokenMasking(vocabulary)` makes results
-            comparable across runs that learn with other masks.
-        vocabulary: of the tokenizer that the store was made with.
-        tokens_per_batch: at most this many tokens in a batch, as in `MaskedLMData`.
-        seed: of the masks and of the choice that `limit_tokens` asks for.
-        limit_tokens: at most this many tokens in all, from sequences drawn at random; at least one
-            sequence is taken. None takes all sequences.
-        corruption: what happens to the chosen positions.
+        masking: chooses the positions to predict; `TokenMasking(vocabulary)` makes results
+            comparable across runs that train with different masks.
+        vocabulary: the vocabulary of the tokenizer that the store was made with.
+        tokens_per_batch: maximum number of tokens of a batch, as in `MaskedLMData`.
+        seed: random seed of the masks and of the choice for `limit_tokens`.
+        limit_tokens: maximum number of tokens in all, from sequences drawn at random; at least one
+            sequence is taken. None = all sequences.
+        corruption: the fractions of chosen positions that are masked, kept or replaced.
 
     Raises:
         InputError: an argument is out of range, or the vocabulary is not the store's.
@@ -212,7 +212,7 @@ def evaluation_steps(
 
 @dataclass(frozen=True)
 class _Masked:
-    """How samples of a source are masked."""
+    """Masks the samples of a source."""
 
     source: SampleSource
     masking: Masking
@@ -235,7 +235,7 @@ class _Masked:
         key: tuple[int, ...],
         ratios: Doubles | None = None,
     ) -> TokenBatch:
-        """Masks depend on seed, key, and the key and the mask ratio of each sample."""
+        """Masks a batch, depending on seed, key, and the key and the mask ratio of each sample."""
         draw = TokenDraw(seed, key, keys, found.lengths)
         inputs, labels = mask(
             found.ids, found.lengths, self.masking, self.vocabulary, draw, self.corruption, ratios

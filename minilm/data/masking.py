@@ -1,13 +1,13 @@
-"""Masked-LM targets: which positions are predicted, and what the model sees there.
+"""Masked-LM targets: the positions to predict, and the model's input there.
 
-    BERT         tokens at random                                    TokenMasking
-    BERT, wwm    all pieces of words at random                       WholeWordMasking
-    ALBERT       runs of words at random (ngram_masking.py)          NGramMasking
-    DistilBERT   tokens at random, rare ones rather                  RareTokenMasking
+    BERT         random tokens                                       TokenMasking
+    BERT, wwm    all pieces of random words                          WholeWordMasking
+    ALBERT       random runs of words (ngram_masking.py)             NGramMasking
+    DistilBERT   random tokens, rare ones more often                 RareTokenMasking
 
-All work on a packed batch at once, and every sequence's masks depend on its own numbers alone (see
-`minilm.data.randomness`). Special tokens are never chosen, [UNK] among them: to predict it teaches
-nothing (the released distillation code agrees; Google's chooses [UNK] like any other token).
+All work on a packed batch at once, and the masks of a sequence depend only on its own random
+numbers (see `minilm.data.randomness`). Special tokens are never chosen, not even [UNK]: predicting
+it teaches nothing (the released distillation code agrees; Google's chooses [UNK] like any token).
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ class Masking(Protocol):
         """Chooses positions in a packed batch.
 
         Args:
-            ids: (T,) the sequences in a row, special tokens included.
-            lengths: (B,) their tokens.
-            draw: uniform numbers for the tokens.
-            ratios: (B,) the share of each sequence that is predicted, between 0 and 1; None = the
-                masking's own probability.
+            ids: (T,) the sequences one after another, special tokens included.
+            lengths: (B,) number of tokens of each.
+            draw: uniform random numbers for the tokens.
+            ratios: (B,) the fraction of each sequence that is predicted, between 0 and 1; None =
+                the masking's own probability.
 
         Returns:
-            (T,) True where something is to be predicted.
+            (T,) True at the positions to predict.
         """
 
 
 class TokenMasking:
     """BERT's choice: tokens, all equally likely.
 
-    In a sequence of n tokens, special ones counted, max(1, round(probability * n)) are chosen, or
+    In a sequence of n tokens, special ones included, max(1, round(probability * n)) are chosen, or
     all that are not special if these are fewer.
 
     Args:
-        vocabulary: of the tokenizer.
-        probability: share of a sequence that is predicted.
-        max_predictions: at most this many in a sequence (Google's scripts: 20); None = no limit.
+        vocabulary: the vocabulary of the tokenizer.
+        probability: fraction of a sequence that is predicted.
+        max_predictions: maximum number in a sequence (Google's scripts: 20); None = no limit.
 
     References:
         Devlin et al. 2019, section 3.1; google-research/bert, create_pretraining_data.py.
@@ -86,20 +86,20 @@ class TokenMasking:
 
 
 class RareTokenMasking:
-    """DistilBERT's choice: rare tokens more often, with the weight count ** -smoothing.
+    """DistilBERT's choice: rare tokens more often, with weight count ** -smoothing.
 
-    In a sequence of n tokens, special ones counted, ceil(probability * n) are drawn without
+    In a sequence of n tokens, special ones included, ceil(probability * n) are drawn without
     replacement, or all that are not special if these are fewer.
 
     Differs from the released code, which draws the positions of a whole batch together, so that
     sequences with rare tokens take predictions from their neighbours.
 
     Args:
-        vocabulary: of the tokenizer.
-        counts: (V,) how often each token is in the corpus; 0 counts as 1.
-        probability: share of a sequence that is predicted.
+        vocabulary: the vocabulary of the tokenizer.
+        counts: (V,) how often each token occurs in the corpus; 0 counts as 1.
+        probability: fraction of a sequence that is predicted.
         smoothing: 0 makes all tokens equally likely.
-        max_predictions: at most this many in a sequence; None = no such limit.
+        max_predictions: maximum number in a sequence; None = no limit.
 
     Raises:
         InputError: an argument is out of range, or counts are not the vocabulary's.
@@ -144,17 +144,17 @@ class RareTokenMasking:
 
 
 class WholeWordMasking:
-    """All pieces of words, all words equally likely.
+    """Whole word masking: all pieces of the chosen words, all words equally likely.
 
     The budget is that of `TokenMasking`, in tokens. Words are taken in random order; one that no
-    longer fits is passed over. So a sequence may have a few predictions less, and one with none but
-    very long words has none. The first piece of a sequence begins a word even where a document was
-    cut inside one, and no word reaches over a special token.
+    longer fits is skipped. So a sequence may have a few predictions fewer, and none if all its
+    words are very long. The first piece of a sequence begins a word even where a document was cut
+    inside one, and no word extends past a special token.
 
     Args:
-        vocabulary: of the tokenizer.
-        probability: share of a sequence that is predicted.
-        max_predictions: at most this many in a sequence; None = no such limit.
+        vocabulary: the vocabulary of the tokenizer.
+        probability: fraction of a sequence that is predicted.
+        max_predictions: maximum number in a sequence; None = no limit.
 
     Raises:
         InputError: an argument is out of range, or the vocabulary does not show where words begin.
@@ -195,17 +195,18 @@ class WholeWordMasking:
 
 
 class Words:
-    """The words of a packed batch, in a row.
+    """The words of a packed batch, one after another.
 
     Args:
         ids, lengths: see `Masking`.
-        vocabulary: one that shows where words begin.
+        vocabulary: a vocabulary that shows where words begin.
 
     Attributes:
         starts: (T,) True for the first token of every word.
-        sizes: (words,) tokens of each word.
-        counts: (B,) words of each sequence.
-        stops: (words,) in its sequence, the number of the first word behind each word's segment.
+        sizes: (words,) number of tokens of each word.
+        counts: (B,) number of words of each sequence.
+        stops: (words,) for each word, the number in its sequence of the first word after its
+            segment.
     """
 
     def __init__(self, ids: Integers, lengths: Integers, vocabulary: Vocabulary) -> None:
@@ -216,7 +217,7 @@ class Words:
         boundary[1:] = ~self._ordinary[:-1]
         boundary[ends - lengths] = True
         self.starts: Flags = self._ordinary & (vocabulary.starts_word[ids] | boundary)
-        self._number = self.starts.cumsum()  # of each token's word, from 1
+        self._number = self.starts.cumsum()  # the number of each token's word, from 1
         words = int(self._number[-1]) if len(ids) else 0
         self.sizes: Integers = np.bincount(self._number[self._ordinary], minlength=words + 1)[1:]
         self.counts: Integers = np.diff(self._number[ends - 1], prepend=0)
@@ -236,17 +237,18 @@ class Words:
 
 @dataclass(frozen=True)
 class Corruption:
-    """What the model sees at the chosen positions, drawn for each one on its own.
+    """The model's input at the chosen positions, drawn independently for each of them.
 
-    Otherwise than masked or kept, it sees a token drawn uniformly from the whole vocabulary (which
-    may be a special one, or the original, as in Google's and in the released distillation code).
+    A position that is neither masked nor kept gets a token drawn uniformly from the whole
+    vocabulary (which may be a special token, or the original one, as in Google's and in the
+    released distillation code).
 
     Attributes:
-        mask_share: share that becomes [MASK].
-        keep_share: share that stays as it is.
+        mask_share: fraction of the positions that become [MASK].
+        keep_share: fraction of the positions that keep their token.
 
     Raises:
-        InputError: these are not shares of one whole.
+        InputError: a fraction is below 0, or their sum exceeds 1.
     """
 
     mask_share: float = 0.8
@@ -257,19 +259,19 @@ class Corruption:
         if min(self.mask_share, self.keep_share) < 0 or not whole <= 1 + 1e-9:
             raise InputError(
                 f"mask_share is {self.mask_share!r} and keep_share {self.keep_share!r}; expected "
-                "shares of at least 0 that do not exceed 1 together."
+                "fractions of at least 0 whose sum does not exceed 1."
             )
 
     @classmethod
     def halved(cls, mask_share: float) -> Corruption:
-        """Of what does not become [MASK], one half stays and the other becomes random tokens.
+        """Half of the positions that do not become [MASK] stay, half become random tokens.
 
         References:
             Devlin et al. 2019, appendix C.2 (0.8 in pretraining); Wettig et al. 2023, "Should You
             Mask 15% in Masked Language Modeling?" (1 does as well or better).
 
         Raises:
-            InputError: the share is not between 0 and 1.
+            InputError: the fraction is not between 0 and 1.
         """
         if not 0 <= mask_share <= 1:
             raise InputError(
@@ -294,16 +296,16 @@ def mask(
     """Masks a packed batch.
 
     Args:
-        ids: (T,) the sequences in a row, special tokens included.
-        lengths: (B,) their tokens.
+        ids: (T,) the sequences one after another, special tokens included.
+        lengths: (B,) number of tokens of each.
         masking: chooses the positions.
-        vocabulary: of the tokenizer.
-        draw: uniform numbers for the tokens.
-        corruption: what is seen at the chosen positions.
-        ratios: (B,) the share of each sequence that is predicted; None = the masking's own.
+        vocabulary: the vocabulary of the tokenizer.
+        draw: uniform random numbers for the tokens.
+        corruption: the fractions of chosen positions that are masked, kept or replaced.
+        ratios: (B,) the fraction of each sequence that is predicted; None = the masking's own.
 
     Returns:
-        What the model sees, (T,), and the labels, (T,): the original id at the chosen positions,
+        The model's input ids, (T,), and the labels, (T,): the original id at the chosen positions,
         -100 elsewhere.
     """
     chosen = masking.choose(ids, lengths, draw, ratios)
@@ -318,7 +320,7 @@ def mask(
 
 @dataclass(frozen=True)
 class Budget:
-    """How many positions of a sequence are predicted."""
+    """The number of positions to predict in a sequence."""
 
     probability: float
     max_predictions: int | None
@@ -327,7 +329,7 @@ class Budget:
         if not 0 < self.probability < 1:
             raise InputError(
                 f"{by_place(python='probability', command=argument('mask_probability'))} is "
-                f"{self.probability!r}; expected a share between 0 and 1, without these."
+                f"{self.probability!r}; expected a fraction between 0 and 1, both excluded."
             )
         if self.max_predictions is not None and self.max_predictions < 1:
             raise InputError(
@@ -336,12 +338,12 @@ class Budget:
             )
 
     def rounded(self, lengths: Integers, ratios: Doubles | None = None) -> Integers:
-        """(B,) the nearest number of tokens, at least 1; halves go to the even one."""
+        """(B,) ratio times length rounded to the nearest number, half to even, at least 1."""
         shares = self.probability if ratios is None else ratios
         return self._capped(np.maximum(np.rint(shares * lengths), 1))
 
     def rounded_up(self, lengths: Integers, ratios: Doubles | None = None) -> Integers:
-        """(B,) the next larger number of tokens."""
+        """(B,) ratio times length, rounded up."""
         shares = self.probability if ratios is None else ratios
         return self._capped(np.ceil(shares * lengths))
 
@@ -357,26 +359,26 @@ class Rows:
         self._inside = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (B, longest)
 
     def table(self, line: npt.NDArray[Number], fill: float) -> npt.NDArray[Number]:
-        """(B, longest), with `fill` behind the shorter rows."""
+        """(B, longest), with `fill` at the end of shorter rows."""
         table = np.full(self._inside.shape, fill, dtype=line.dtype)
         table[self._inside] = line
         return table
 
     def line(self, table: npt.NDArray[Number]) -> npt.NDArray[Number]:
-        """The way back."""
+        """The inverse of `table`."""
         return table[self._inside]
 
 
 def _race(weights: Doubles, uniform: Doubles, lengths: Integers, winners: Integers) -> Flags:
     """Draws tokens of every sequence without replacement, in proportion to their weights.
 
-    Each token arrives after an exponentially distributed time of the rate that is its weight; the
-    first ones win. Weight 0 never arrives.
+    Each token arrives after an exponentially distributed time whose rate is its weight; the first
+    ones win. A token of weight 0 never arrives.
 
     Args:
-        weights, uniform: (T,) of each token.
-        lengths: (B,) tokens of each sequence.
-        winners: (B,) how many of each sequence are drawn, if that many have a weight.
+        weights, uniform: (T,) weight and random number of each token.
+        lengths: (B,) number of tokens of each sequence.
+        winners: (B,) how many are drawn from each sequence, if that many have a weight above 0.
 
     Returns:
         (T,) True for the winners.

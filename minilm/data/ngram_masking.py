@@ -1,4 +1,4 @@
-"""ALBERT's masking: runs of words, short ones more often than long ones."""
+"""ALBERT's n-gram masking: runs of words, short ones more often than long ones."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ class NGramMasking:
 
     The budget is that of `TokenMasking`, in tokens. The words of a sequence are visited in random
     order; each begins a run of a length that is drawn for it. A run with more tokens than are left
-    of the budget loses words at its end until it fits; if not even its first word does, or if it
-    meets words that are chosen already, it is passed over. At the end of a segment runs are as long
-    as there are words. Masked, kept or replaced is decided for every token on its own (see
-    `Corruption`).
+    in the budget loses words at its end until it fits; if not even its first word fits, or if it
+    overlaps words already chosen, it is skipped. A run ends with its segment. Whether a token is
+    masked, kept or replaced is drawn for every token independently (see `Corruption`).
 
     Differs from the released code, whose runs may reach over [SEP] into the next segment.
 
     Args:
-        vocabulary: of the tokenizer; it must show where words begin.
-        probability: share of a sequence that is predicted.
-        max_ngram: words of the longest run; 3 gives 1, 2 and 3 the probabilities 6/11, 3/11, 2/11.
-        max_predictions: at most this many tokens in a sequence; None = no such limit. Google's flag
-            is 20, which in sequences of 512 tokens leaves 3.9 % instead of 15 %.
+        vocabulary: the vocabulary of the tokenizer; it must show where words begin.
+        probability: fraction of a sequence that is predicted.
+        max_ngram: longest run in words; 3 gives 1, 2 and 3 the probabilities 6/11, 3/11, 2/11.
+        max_predictions: maximum number of tokens in a sequence; None = no limit. Google's flag is
+            20, which in sequences of 512 tokens leaves 3.9 % instead of 15 %.
 
     Raises:
         InputError: an argument is out of range, or the vocabulary does not show where words begin.
@@ -54,7 +53,7 @@ class NGramMasking:
         self._budget = Budget(probability, max_predictions)
         self._vocabulary = vocabulary
         shares = 1 / np.arange(1, max_ngram + 1)
-        self._ends = (shares / shares.sum()).cumsum()[:-1]  # n by where a uniform number falls
+        self._ends = (shares / shares.sum()).cumsum()[:-1]  # a uniform number to n - 1
         self._max_ngram = max_ngram
         self.fingerprint: dict[str, Any] = {
             "name": "ngrams",
@@ -88,7 +87,7 @@ class NGramMasking:
             first = order[open_rows, rank]
             end = np.minimum(first + drawn[open_rows, first], stop[open_rows, first])
             begun, room = before[open_rows, first], left[open_rows]
-            # the longest that fits, n by n
+            # the longest run that fits, n by n
             for _ in offsets[1:]:
                 end -= (before[open_rows, end] - begun > room) & (end > first + 1)
             spent = before[open_rows, end] - begun

@@ -1,4 +1,4 @@
-"""Making the parts of a shard: what is missing, by as many workers as there are."""
+"""Makes the missing parts of a shard, in one or several worker processes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from minilm.files.workers import Job, Result, run_tasks
 
 @dataclass
 class PartsProgress:
-    """How far a shard is.
+    """The progress of a shard.
 
     Attributes:
-        rows: of the shard.
-        rows_done: of them, in parts that are finished or in work.
-        rows_before: those of them that an earlier run had finished.
-        parts: of the shard.
-        parts_done: of them.
-        seconds: since this run began with its first part.
+        rows: number of rows of the shard.
+        rows_done: rows done, in finished and unfinished parts.
+        rows_before: rows done by earlier runs.
+        parts: number of parts of the shard.
+        parts_done: number of finished parts.
+        seconds: time in seconds since this run began its first part.
     """
 
     rows: int
@@ -40,12 +40,12 @@ class PartsProgress:
 
     @property
     def seconds(self) -> float:
-        """Since this run began with its first part."""
+        """Time in seconds since this run began its first part."""
         return time.monotonic() - self.began
 
     @property
     def rate(self) -> float:
-        """Rows a second of this run, all workers together; 0 before there are any."""
+        """Rows a second of this run, all workers together; 0 before any are done."""
         return (self.rows_done - self.rows_before) / max(self.seconds, 1e-9)
 
     @property
@@ -56,16 +56,16 @@ class PartsProgress:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What was made of a shard.
+    """The result of making a shard.
 
     Attributes:
-        rows: of the shard.
-        parts: of the shard.
-        parts_made: by this run.
-        rows_made: by this run.
-        counts: what was counted in all its parts, such as texts that were cut.
-        missing: how many parts of the whole are missing, those of other shards.
-        seconds: this run took for the parts it made.
+        rows: number of rows of the shard.
+        parts: number of parts of the shard.
+        parts_made: number of parts that this run made.
+        rows_made: number of rows that this run made.
+        counts: counts summed over all its parts, such as texts that were cut.
+        missing: number of parts of other shards that are still missing.
+        seconds: time in seconds that this run took for the parts it made.
     """
 
     rows: int
@@ -84,11 +84,11 @@ def scan_rows(
     form: str | None,
     on_bytes: Callable[[int], object] = lambda _: None,
 ) -> RowFile:
-    """Reads a file once, to know where its parts begin; see `RowFile.scan`.
+    """Reads a file once, to find where its parts begin; see `RowFile.scan`.
 
     Raises:
         InputError: `part_rows` or `threads` is less than 1.
-        DataError: as there.
+        DataError: as for `RowFile.scan`.
     """
     for name, value in (("part_rows", part_rows), ("threads", threads)):
         if value < 1:
@@ -97,12 +97,12 @@ def scan_rows(
 
 
 def check_texts(file: RowFile, text_key: str) -> None:
-    """Reads all texts, so that a bad one is found before the work of days rests on the file.
+    """Reads all texts, so that a bad one is found now and not after days of work.
 
-    A file that is repaired is another file, for which nothing of the work would be kept.
+    A file that is repaired later counts as another file, and all work done would be lost.
 
     Raises:
-        DataError: a text is bad; the message names its line.
+        DataError: a text cannot be read; the message names its line.
     """
     with RowReader(file) as reader:
         for _ in reader.texts(0, file.rows, text_key):
@@ -119,21 +119,22 @@ def run_parts(
     device: str = "cpu",
     progress: Callable[[PartsProgress], object] = lambda _: None,
 ) -> ShardResult:
-    """Makes the parts of a shard that are missing.
+    """Makes the missing parts of a shard.
 
     Args:
-        parts: the directory.
-        shard: which parts.
-        job: makes a part and writes it; its result are the counts of the part.
-        workers: processes; 1 = this one does it, None = as many as torch would use threads on a
-            CPU, and 1 elsewhere.
-        threads: of torch in every worker.
-        device: "cpu" or the kind of another one.
+        parts: the directory of the parts.
+        shard: which parts to make.
+        job: makes and writes a part; its result is the counts of the part.
+        workers: number of processes; 1 = this one, None = as many as torch would use threads on a
+            CPU, and 1 on other devices.
+        threads: number of torch threads in every worker.
+        device: type of the device, such as "cpu" or "cuda".
         progress: called now and then.
 
     Raises:
         InputError: `workers` is less than 1.
-        DataError: another process works on the shard; a row is bad; or a worker was killed.
+        DataError: another process works on the shard, a row cannot be read, or a worker was
+            killed.
     """
     if workers is None:
         workers = max(1, torch.get_num_threads() // threads) if device == "cpu" else 1
@@ -186,7 +187,7 @@ def run_parts(
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Torch has this many threads in here."""
+    """Inside the block torch uses this many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -197,12 +198,12 @@ def _threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def cuts_unsaid() -> Iterator[None]:
-    """Without the warning that texts were cut: of parts, it is said once for all of them."""
+    """Suppresses the warning about cut texts inside the block: it is given once for all parts."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* longer than .* and (was|were) cut")
         yield
 
 
 def checked_shard(shard: str | Shard) -> Shard:
-    """A shard, however it was given."""
+    """Returns a shard, also if it is given as a string such as "2/8"."""
     return shard if isinstance(shard, Shard) else Shard.parse(shard)

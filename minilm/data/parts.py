@@ -1,13 +1,13 @@
-"""Results for the rows of a file, in parts that several processes and machines write.
+"""Results for the rows of a file, in parts that several processes and machines can write.
 
     DIRECTORY/part-000000.npy          results of rows 0 to part_rows - 1, and so on
               _manifest.json           what is computed of which rows, and how
-              _done/part-000000.json   the part is complete: its size, its digest, what was counted
+              _done/part-000000.json   says that the part is complete: size, digest and counts
 
-A part depends on nothing but its rows and the manifest: not on the shard or the worker that wrote
-it, nor on what was interrupted. The record of a part is moved into place after the part itself. It
-names the manifest that it belongs to, so that parts of different runs are never mixed. Names that
-begin with "_" or "." are passed over by programs that read a directory of Parquet files.
+A part depends only on its rows and the manifest, not on the shard or the worker that wrote it, nor
+on interruptions. The record of a part is moved into place after the part itself. It names the
+manifest that it belongs to, so that parts of different runs are never mixed. Programs that read a
+directory of Parquet files ignore names that begin with "_" or ".".
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from minilm.errors import CheckpointError, DataError, InputError, by_place
 from minilm.files.atomic import make_directory, replace_files
 from minilm.files.json_file import json_bytes, read_json
 from minilm.files.lock import locked
+from minilm.files.progress import counted
 
 VERSION = 1
 MANIFEST = "_manifest.json"
@@ -37,17 +38,17 @@ PART_ROWS = 16_384
 SUFFIXES = ("npy", "parquet", "jsonl")
 
 _MAX_BYTES = 2**20
-# settings whose values say nothing to a reader
+# settings whose values mean nothing to a reader
 _WORDS = {"model": "another model", "texts": "other texts", "data": "other data"}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The parts that one of several runs writes: every `count`-th one.
+    """The parts that one of several runs writes: every `count`-th part.
 
     Attributes:
         number: 1 to `count`.
-        count: how many shards there are.
+        count: number of shards.
     """
 
     number: int = 1
@@ -62,10 +63,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The shard "2/8".
+        """Parses a string such as "2/8".
 
         Raises:
-            InputError: the text says something else.
+            InputError: the string has another form.
         """
         found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         if not found:
@@ -73,7 +74,7 @@ class Shard:
         return cls(int(found[1]), int(found[2]))
 
     def parts(self, total: int) -> range:
-        """The numbers of its parts, of this many."""
+        """The numbers of its parts, out of `total`."""
         return range(self.number - 1, total, self.count)
 
     def __str__(self) -> str:
@@ -82,13 +83,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class PartsManifest:
-    """What _manifest.json says.
+    """The content of _manifest.json.
 
     Attributes:
         kind: "vectors" or "predictions".
-        rows: of the input, all parts together.
-        part_rows: of every part but the last.
-        suffix: of the parts' files.
+        rows: number of rows of the input.
+        part_rows: number of rows of every part but the last.
+        suffix: file name extension of the parts.
         settings: everything else that affects the results, as JSON values.
     """
 
@@ -100,12 +101,12 @@ class PartsManifest:
 
     @property
     def num_parts(self) -> int:
-        """How many parts there are when all are written."""
+        """The number of parts when all are written."""
         return -(-self.rows // self.part_rows)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of everything else."""
+        """A digest of all the fields."""
         return hashlib.sha256(json_bytes(asdict(self))).hexdigest()
 
     def rows_of(self, part: int) -> tuple[int, int]:
@@ -114,7 +115,7 @@ class PartsManifest:
         return start, min(start + self.part_rows, self.rows)
 
     def as_json(self) -> dict[str, Any]:
-        """What is written to the file."""
+        """The content of the file."""
         return {"version": VERSION, **asdict(self), "fingerprint": self.fingerprint}
 
     @classmethod
@@ -122,7 +123,7 @@ class PartsManifest:
         """Reads the manifest of a directory.
 
         Raises:
-            DataError: there is none, or it is damaged or of another version.
+            DataError: there is none, it is damaged, or it has another version.
         """
         path = directory / MANIFEST
         if not path.is_file():
@@ -152,12 +153,12 @@ class PartsManifest:
 
 @dataclass(frozen=True)
 class PartRecord:
-    """What is known of a finished part.
+    """The record of a finished part.
 
     Attributes:
-        rows: how many it has.
-        bytes, sha256: of its file.
-        counts: what was counted while it was made, such as texts that were cut.
+        rows: number of rows.
+        bytes, sha256: size and digest of its file.
+        counts: counts made while it was written, such as texts that were cut.
     """
 
     rows: int
@@ -170,8 +171,8 @@ class Parts:
     """A directory of parts.
 
     Args:
-        directory: where they are.
-        manifest: what they are.
+        directory: the directory.
+        manifest: describes the parts.
 
     Attributes:
         directory, manifest: as given.
@@ -183,12 +184,12 @@ class Parts:
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Self:
-        """The parts of an existing directory. Raises DataError if it is something else."""
+        """Opens an existing directory of parts. Raises DataError if it is something else."""
         return cls(Path(directory), PartsManifest.read(Path(directory)))
 
     @classmethod
     def begin(cls, directory: Path, manifest: PartsManifest) -> Self:
-        """The parts of a directory that is new, or was begun with the same manifest.
+        """Opens a directory that is new or was begun with the same manifest.
 
         Raises:
             DataError: the directory holds something else, or was begun with other settings.
@@ -222,7 +223,7 @@ class Parts:
 
     @contextmanager
     def working_on(self, shard: Shard) -> Iterator[None]:
-        """Keeps other processes away from a shard, and clears away what a killed one left.
+        """Keeps other processes off a shard, and removes what a killed process left.
 
         Raises:
             DataError: another process works on it.
@@ -241,7 +242,7 @@ class Parts:
             yield
 
     def path(self, part: int) -> Path:
-        """The file of a part."""
+        """The path of a part."""
         return self.directory / f"part-{part:06d}.{self.manifest.suffix}"
 
     def write(
@@ -250,9 +251,9 @@ class Parts:
         """Writes a part, whole or not at all.
 
         Args:
-            part: its number.
-            writer: writes the file that it is given.
-            counts: for the record.
+            part: number of the part.
+            writer: writes the file at the path that it is given.
+            counts: counts for the record.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -273,7 +274,7 @@ class Parts:
         return records[0]
 
     def record(self, part: int) -> PartRecord | None:
-        """What is known of a part; None if it is missing, incomplete or of another run."""
+        """The record of a part; None if it is missing, incomplete or of another run."""
         try:
             data = json.loads(self._record_path(part).read_bytes())
             size = self.path(part).stat().st_size
@@ -290,13 +291,13 @@ class Parts:
         return found if whole and data.get("manifest") == self.manifest.fingerprint else None
 
     def records(self, parts: Sequence[int] | None = None) -> dict[int, PartRecord]:
-        """The finished ones of some parts, or of all."""
+        """The records of the finished ones among some parts, or among all."""
         numbers = range(self.manifest.num_parts) if parts is None else parts
         found = {part: self.record(part) for part in numbers}
         return {part: record for part, record in found.items() if record is not None}
 
     def damaged(self) -> list[int]:
-        """The finished parts whose content differs from what was written; reads all parts."""
+        """The finished parts whose content has changed since; reads all parts."""
         return [
             part
             for part, record in self.records().items()
@@ -309,11 +310,11 @@ class Parts:
             self._record_path(part).unlink()
 
     def status(self) -> dict[str, Any]:
-        """How far all shards are, together.
+        """The progress of all shards together.
 
         Returns:
-            "complete"; "parts" and "rows", how many there are at the end; "parts_done" and
-            "rows_done"; "missing", the numbers of missing parts; "counts", added up.
+            "complete"; "parts" and "rows", the totals at the end; "parts_done" and "rows_done";
+            "missing", the numbers of missing parts; "counts", summed over the parts.
         """
         records = self.records()
         counts: Counter[str] = Counter()
@@ -332,18 +333,19 @@ class Parts:
         }
 
     def require_complete(self) -> dict[str, int]:
-        """What was counted in all parts.
+        """The counts summed over all parts.
 
         Raises:
-            DataError: not all parts are there; the message names the first missing one.
+            DataError: a part is missing; the message names the first one.
         """
         status = self.status()
         missing = status["missing"]
         if missing:
             raise DataError(
-                f"{self.directory} is not complete: {len(missing)} of {self.manifest.num_parts} "
-                f"parts are missing, the first is {self.path(missing[0]).name}. Run the command "
-                "that makes it again, for every shard: it resumes where it stopped."
+                f"{self.directory} is not complete: it lacks {len(missing)} of "
+                f"{counted(self.manifest.num_parts, 'part')}, the first is "
+                f"{self.path(missing[0]).name}. Run the command that makes it again, for every "
+                "shard: it resumes where it stopped."
             )
         counts: dict[str, int] = status["counts"]
         return counts

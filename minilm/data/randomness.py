@@ -1,4 +1,4 @@
-"""Chance without a running generator: every draw is a function of numbers.
+"""Random numbers without a generator that has a state: every draw is a function of its key.
 
 What is drawn for a sample depends on (seed, stream, epoch, sample) and on nothing else: not on the
 other samples of its batch, the number of processes and threads, or how often a run was interrupted.
@@ -29,22 +29,22 @@ class Stream(IntEnum):
 
 
 class Draw(Protocol):
-    """Uniform numbers for the tokens of a packed batch; new ones at every call."""
+    """Draws uniform random numbers for the tokens of a packed batch; new ones at every call."""
 
     def __call__(self, columns: int) -> Doubles:
         """(T, columns) numbers in [0, 1)."""
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
-    """A generator of its own for every seed and key.
+    """Returns a separate generator for every seed and key.
 
     Args:
         seed: at least 0.
-        key: what the numbers are for: a `Stream`, an epoch, a document, ...; each at least 0. Keys
-            of different length are different, (1,) and (1, 0) too.
+        key: the purpose of the numbers: a `Stream`, an epoch, a document, ...; each at least 0.
+            Keys of different length give different generators, (1,) and (1, 0) too.
 
     Raises:
-        InputError: a number is negative or no integer.
+        InputError: a number is negative or not an integer.
 
     Example:
         >>> generator(1, Stream.ORDER, 0).permutation(5).tolist()
@@ -62,8 +62,8 @@ class TokenDraw:
 
     Args:
         seed, key: as for `generator`.
-        sequences: (B,) a number for each sequence, at least 0.
-        lengths: (B,) their tokens.
+        sequences: (B,) the number of each sequence, at least 0.
+        lengths: (B,) number of tokens of each.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class TokenDraw:
 
 
 def heads(flips: Integers, uniform: Doubles) -> Integers:
-    """How many of this many fair coins show heads: binomial numbers by inversion.
+    """Draws how many of `flips` fair coins show heads: binomial numbers by inversion.
 
     Args:
-        flips: (N,) coins of each draw, at least 0.
+        flips: (N,) number of coins of each draw, at least 0.
         uniform: (N,) numbers in [0, 1), one for each draw.
 
     Returns:
@@ -114,16 +114,17 @@ def heads(flips: Integers, uniform: Doubles) -> Integers:
 
 @lru_cache(4096)
 def _distribution_of_heads(flips: int) -> tuple[int, Doubles]:
-    """The least number of heads that is considered, and the cumulative probabilities from it on.
+    """The smallest number of heads considered, and the cumulative probabilities from it on.
 
-    Numbers more than ten standard deviations from the mean are left out: 1e-23 of all.
+    Numbers more than ten standard deviations from the mean are left out; they have probability
+    1e-23.
     """
     reach = 5 * math.isqrt(flips) + 5
     least, most = max(0, flips // 2 - reach), min(flips, flips // 2 + reach)
     numbers = np.arange(least, most)
     logarithms = np.append(0.0, np.log((flips - numbers) / (numbers + 1)).cumsum())
     cumulative = np.exp(logarithms - logarithms.max()).cumsum()
-    return least, cumulative[:-1] / cumulative[-1]  # the last is 1, which no number reaches
+    return least, cumulative[:-1] / cumulative[-1]  # the last one is 1, which no number reaches
 
 
 def _seed_sequence(seed: int, key: Sequence[int]) -> np.random.SeedSequence:

@@ -1,13 +1,13 @@
-"""Files of rows with random access: any row can be read without those before it.
+"""Files of rows with random access: a row can be read without the rows before it.
 
-The end of a file's name says what a row is, unless that is said:
+A row is what the end of the file's name says, unless a format is given:
 
     .jsonl .ndjson   a line with a JSON object
     .parquet         a row of the table; needs pyarrow
     .txt and others  a line of text
 
-Rows of a file and lines of it are the same, blank ones too, so that row n is line n + 1. Compressed
-files (.gz, .xz, .bz2 after one of these) are read forward only.
+Every line of a text file is a row, even a blank one, so row n is line n + 1. Compressed files (.gz,
+.xz, .bz2 after one of these) are read forward only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RowFormat: TypeAlias = Literal["text", "jsonl", "parquet"]
 
 MAX_LINE = 2**24  # bytes
 _BLOCK = 2**20  # bytes
-_ROWS = 1024  # of a Parquet file, decoded at once
+_ROWS = 1024  # rows of a Parquet file that are decoded at once
 _FORMATS: Mapping[str, RowFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -58,31 +58,31 @@ def is_rows(path: Path) -> bool:
 
 
 def row_format(path: Path) -> RowFormat:
-    """What a file's rows are, by its name.
+    """The row format of a file, by its name.
 
     Raises:
-        InputError: the name is that of another kind of file.
+        InputError: files with such a name cannot be read row by row.
     """
     suffix = suffix_of(path)
     if suffix in _OTHERS:
         raise InputError(
             f"{path}: {suffix} files cannot be read part by part. Convert it to JSON lines or "
-            f"Parquet, or, if every line is a text, say {setting('format', 'text')}."
+            f"Parquet, or, if every line is a text, use {setting('format', 'text')}."
         )
     return _FORMATS.get(suffix, "text")
 
 
 @dataclass(frozen=True)
 class RowFile:
-    """A file that has been read once, and where its rows begin.
+    """A file that has been read once, with the places where its rows begin.
 
     Attributes:
         path: the file.
         format: "text", "jsonl" or "parquet".
-        rows: how many there are.
-        step: the place of every this many rows is known.
-        places: where these begin, in bytes of the text that is not compressed; empty for Parquet.
-        bytes, sha256: of the file as it is stored.
+        rows: number of rows.
+        step: the place of every `step`-th row is known.
+        places: where these rows begin, in bytes of the uncompressed text; empty for Parquet.
+        bytes, sha256: size and digest of the file as it is stored.
         modified: when it was last changed, in nanoseconds.
     """
 
@@ -107,14 +107,14 @@ class RowFile:
 
         Args:
             path: the file.
-            step: the place of every this many rows is remembered.
-            format: what a row is; None = the file's name says it.
+            step: the place of every `step`-th row is kept.
+            format: "text", "jsonl" or "parquet"; None = as the file's name says.
             on_bytes: called with the number of bytes of the stored file that were just read.
 
         Raises:
             DataError: it cannot be read, or is damaged.
-            InputError: no such format.
-            DependencyError: it is Parquet, and pyarrow is not installed.
+            InputError: the format is unknown.
+            DependencyError: it is a Parquet file and pyarrow is not installed.
         """
         if format is not None and format not in get_args(RowFormat):
             raise InputError(
@@ -162,7 +162,7 @@ class RowFile:
         )
 
     def check_unchanged(self) -> None:
-        """Raises a DataError if the file is another one than when it was scanned."""
+        """Raises DataError if the file has changed since it was scanned."""
         try:
             status = self.path.stat()
         except OSError as problem:
@@ -171,14 +171,14 @@ class RowFile:
             raise DataError(f"{self.path} was changed while it was being read: start again.")
 
     def place(self, row: int) -> str:
-        """Where a row is, for messages; counted from 1."""
+        """The place of a row for messages, counted from 1."""
         return f"{self.path}, {'row' if self.format == 'parquet' else 'line'} {row + 1}"
 
 
 class RowReader:
-    """Reads rows of a file; best in ascending order, where the file is compressed.
+    """Reads rows of a file. In a compressed file, ascending order is fastest.
 
-    To be used in a `with` statement, which closes the file.
+    Use it in a `with` statement, which closes the file.
 
     Args:
         file: the file.
@@ -204,7 +204,7 @@ class RowReader:
             text_key: the key of JSON objects, or the column, that holds the text.
 
         Raises:
-            DataError: a row is bad; the message names it.
+            DataError: a row cannot be read; the message names it.
         """
         file = self._file
         if file.format == "text":
@@ -229,7 +229,8 @@ class RowReader:
     ) -> Iterator[Mapping[str, Any] | RecordError | None]:
         """The rows [start, stop) as records; `start` is a multiple of the file's step.
 
-        A blank line is None, a bad one the reason. A line of text is a record with that key.
+        A blank line gives None, and a line that is not a record gives the reason. A line of text
+        becomes a record with the key `text_key`.
         """
         if self._file.format == "parquet":
             with _parquet(self._file.path) as table:
@@ -275,7 +276,7 @@ class RowReader:
             raise _unreadable(file.path, problem) from problem
 
     def _table(self, start: int, stop: int, columns: list[str] | None) -> Iterator[dict[str, Any]]:
-        """Rows of a Parquet file; no row group before them is read."""
+        """Rows of a Parquet file, without reading the row groups before them."""
         with _parquet(self._file.path) as table:
             index = [name for name in table.schema_arrow.names if name.startswith("__index_level_")]
             if columns is None:
@@ -291,7 +292,7 @@ class RowReader:
             for batch in table.iter_batches(_ROWS, row_groups=groups, columns=columns):
                 begin, end = max(start - row, 0), min(stop - row, len(batch))
                 row += len(batch)
-                if begin < end:  # rows of other parts are decoded, but not made Python's
+                if begin < end:  # rows of other parts are decoded but not converted to Python
                     yield from python_rows(self._file.path, batch.slice(begin, end - begin))
                 if row >= stop:
                     return
@@ -308,7 +309,7 @@ def _record(line: str) -> Mapping[str, Any] | RecordError:
 
 
 def _count(block: bytes, position: int, rows: int, step: int, places: list[int]) -> int:
-    """Counts the line ends of a block, and notes where every this many lines begin."""
+    """Counts the line ends of a block, and records where every `step`-th line begins."""
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
     first = step - 1 - rows % step  # the line end that completes a step
     places.extend((ends[first::step] + position + 1).tolist())

@@ -1,4 +1,4 @@
-"""Pairs of segments: are they in order (ALBERT), does the second follow the first (BERT)?"""
+"""Pairs of segments for sentence-order (ALBERT) and next-sentence prediction (BERT)."""
 
 from __future__ import annotations
 
@@ -29,48 +29,48 @@ _CHUNK = 1 << 20  # tokens of the documents whose pairs are made at once
 
 
 class NoPairsError(DataError):
-    """These documents give no pairs: there are too few of them, or too few sentences in them."""
+    """The documents give no pairs: there are too few of them, or too few sentences in them."""
 
 
 class SegmentPairs:
     """The samples of ALBERT's and BERT's pretraining: [CLS] A [SEP] B [SEP].
 
     A document is read from its beginning. Sentences are collected until they have as many tokens as
-    a sample may have (a document in ten has a smaller number, drawn for it); the first few of them,
-    how many is drawn, become segment A, the others B. Then
+    a sample may have (for one document in ten, a smaller number drawn for it); a random number of
+    them, from the first on, become segment A, the others segment B. Then
 
     * "sentence_order": with probability 1/2 the two are swapped (label 1);
-    * "next_sentence": with probability 1/2 sentences from a random other document take B's place
-      (label 1), and B's own are read again for the next sample.
+    * "next_sentence": with probability 1/2 sentences from a random other document replace B
+      (label 1), and the sentences of B are used again for the next sample.
 
-    A pair that is too long loses tokens, one at a time, always of the longer segment, at its front
-    or at its back. Which pairs there are depends on (seed, epoch, document) alone. The documents of
-    a large corpus are dealt out at random, anew in every epoch, into blocks of about equal size;
-    pairs are made and shuffled block by block.
+    A pair that is too long loses tokens, one at a time, from the front or the back of the longer
+    segment. The pairs depend on (seed, epoch, document) alone. In every epoch, the documents of a
+    large corpus are distributed at random over blocks of about equal size; pairs are made and
+    shuffled block by block.
 
     A single sentence makes no pair. In "pure" mode at least two sentences are collected, however
     long the first one is, and the last sentence of a document is left out if it is alone. In
     "google" mode, as in the released code of both models, a single sentence gets a random partner
-    and the label 1: of sentence-order samples a few are then next-sentence samples in truth.
+    and label 1, so a few sentence-order samples are really next-sentence samples.
     "next_sentence" does so in both modes.
 
-    Differs from the released code, where a run of one program makes all epochs' pairs in advance,
-    from one sequence of random numbers.
+    Differs from the released code, where one program makes the pairs of all epochs in advance from
+    one sequence of random numbers.
 
     Args:
-        store: where the documents are.
-        task: what the label says.
-        mode: of "sentence_order", see above.
-        max_length: longest sample in tokens, special ones counted.
-        documents: which documents; None = all. Random partners are among them, too.
-        short_probability: of a document whose samples are to have only 2 to `max_length` - 3
-            ordinary tokens, how many is drawn.
-        min_length: shorter samples are left out; special tokens counted.
-        block_tokens: the documents of a block have at least this many tokens, if possible.
+        store: the token store.
+        task: "sentence_order" or "next_sentence", the meaning of the labels.
+        mode: "pure" or "google", see above.
+        max_length: longest sample in tokens, special tokens included.
+        documents: which documents to use, also for random partners; None = all.
+        short_probability: probability that the samples of a document get fewer ordinary tokens
+            than possible: a number drawn from 2 to `max_length` - 3.
+        min_length: shorter samples are left out; in tokens, special tokens included.
+        block_tokens: minimum number of tokens of the documents of a block, if possible.
 
     Raises:
         InputError: an argument is out of range.
-        DataError: random partners are needed and there is one document only.
+        DataError: random partners are needed and there is only one document.
 
     References:
         Lan et al. 2020, section 3.1; Devlin et al. 2019, section 3.1 and appendix A.2;
@@ -137,7 +137,7 @@ class SegmentPairs:
         return self._all(seed, (Stream.SEGMENTS, epoch))
 
     def fixed(self, seed: int) -> PairSamples:
-        """Pairs for evaluation, drawn once and for all from a stream of their own.
+        """Fixed pairs for evaluation, drawn from a random stream of their own.
 
         Raises:
             DataError: there are none.
@@ -145,10 +145,10 @@ class SegmentPairs:
         return self._all(seed, (Stream.EVALUATION_SEGMENTS,))
 
     def block(self, seed: int, epoch: int, number: int) -> PairSamples:
-        """The pairs of some documents of an epoch, drawn at random; together they are all pairs.
+        """The pairs of a random part of an epoch's documents; all blocks together have all pairs.
 
         Args:
-            seed, epoch: what the draws depend on.
+            seed, epoch: the draws depend on these.
             number: 0 <= number < num_blocks.
         """
         return self._made(self._dealt(seed, epoch)[number], seed, (Stream.SEGMENTS, epoch))
@@ -172,7 +172,7 @@ class SegmentPairs:
         return [np.sort(block) for block in np.split(documents, bounds)]
 
     def _made(self, documents: Integers, seed: int, key: tuple[int, ...]) -> PairSamples:
-        """The pairs of documents, which are in order."""
+        """The pairs of some documents, which are in ascending order."""
         starts = self.store.document_starts
         chunks = (starts[documents + 1] - starts[documents]).cumsum() // _CHUNK
         bounds = np.flatnonzero(np.diff(chunks)) + 1
@@ -182,10 +182,10 @@ class SegmentPairs:
         return PairSamples(self, np.concatenate([np.empty((0, 6), np.int64), *parts]))
 
     def _pairs_of(self, documents: Integers, seed: int, key: tuple[int, ...]) -> Integers:
-        """(pairs, 6): begin and end of the first segment and of the second, label, key.
+        """(pairs, 6): start and end of the first segment and of the second, label, key.
 
-        The sentences of all documents are rows of one table, behind those of each document a row
-        for its end. What is drawn for a document depends on its number alone.
+        The sentences of all documents are rows of one table; after those of each document comes a
+        row for its end. The draws for a document depend on its number alone.
         """
         first = self.store.first_sentences(documents)
         rows = self.store.first_sentences(documents + 1) - first + 1
@@ -195,7 +195,7 @@ class SegmentPairs:
         starts = self.store.sentence_starts(row + (first - (ends - rows + 1))[owner])  # in tokens
         draws = TokenDraw(seed, key, documents, rows)(6)
         cut, chance = draws[:, 0], draws[:, 1]
-        # the row of its end has the draws for the document itself
+        # the row for its end has the draws for the document itself
         short = 2 + (draws[ends, 1] * (self._room - 1)).astype(np.int64)
         target = np.where(draws[ends, 0] < self._short_probability, short, self._room)
 
@@ -234,15 +234,15 @@ class SegmentPairs:
         return np.compress(_lengths(table) >= self._min_length, table, axis=0)
 
     def _elsewhere(self, documents: Integers, tokens: Integers, draws: Doubles) -> Integers:
-        """Sentences of random other documents, from random ones on, until there are enough.
+        """Takes sentences of random other documents, from a random one on, until there are enough.
 
         Args:
-            documents: (N,) that they are not to be of.
-            tokens: (N,) enough.
-            draws: (N, 2) for the document and the sentence.
+            documents: (N,) the documents to avoid.
+            tokens: (N,) number of tokens wanted.
+            draws: (N, 2) random numbers for the document and the sentence.
 
         Returns:
-            (2, N) begins and ends, in tokens.
+            (2, N) starts and ends, in tokens.
         """
         others = self._documents.start + (draws[:, 0] * (len(self._documents) - 1)).astype(np.int64)
         others += others >= documents
@@ -250,7 +250,7 @@ class SegmentPairs:
         first += (draws[:, 1] * (end - first)).astype(np.int64)
         begins = self.store.sentence_starts(first)
         enough = begins + np.maximum(tokens, 1)
-        # bisection: the first sentence that begins behind enough tokens, or the end
+        # bisection: the first sentence that begins after enough tokens, or the end
         low = first + 1
         while (low < end).any():
             middle = (low + end) // 2
@@ -264,12 +264,12 @@ class SegmentPairs:
     def _truncate(self, one: Integers, two: Integers, draws: Doubles) -> None:
         """Shortens pairs that are too long, in place.
 
-        Where they end up is what taking single tokens from the longer one (of equal ones from the
-        second) leads to; each of them is taken from the front with probability 1/2.
+        The result is that of removing single tokens from the longer segment (from the second if
+        they are equal), each from the front with probability 1/2.
 
         Args:
-            one, two: (2, N) begins and ends.
-            draws: (N, 2) for the tokens taken from the fronts of each.
+            one, two: (2, N) starts and ends.
+            draws: (N, 2) random numbers for how many tokens the front of each segment loses.
         """
         lengths = one[1] - one[0], two[1] - two[0]
         most = np.minimum(lengths[0], np.maximum(self._room - lengths[1], (self._room + 1) // 2))
@@ -283,11 +283,11 @@ class SegmentPairs:
 
 @dataclass(frozen=True, eq=False)
 class PairSamples:
-    """Pairs of an epoch.
+    """The pairs of an epoch or of a block.
 
     Attributes:
-        pairs: where they come from.
-        table: (N, 6), for every pair begin and end of its segments in the store, label, key.
+        pairs: the `SegmentPairs` that they come from.
+        table: (N, 6), for every pair start and end of both segments in the store, label, key.
     """
 
     pairs: SegmentPairs
@@ -295,16 +295,16 @@ class PairSamples:
 
     @property
     def lengths(self) -> Integers:
-        """(N,) tokens of each pair, special ones counted."""
+        """(N,) number of tokens of each pair, special tokens included."""
         return _lengths(self.table)
 
     @property
     def keys(self) -> Integers:
-        """(N,) a number for each pair, made of its document and its place there."""
+        """(N,) a number for each pair, made of its document and its place in it."""
         return self.table[:, 5]
 
     def gather(self, samples: Integers) -> PackedSamples:
-        """Reads pairs in a row.
+        """Reads pairs, one after another.
 
         Args:
             samples: (B,) numbers of pairs.
@@ -334,7 +334,7 @@ class PairSamples:
 
 
 def _walk(following: Integers) -> Integers:
-    """The rows on the way from row 0, each row saying which comes next, until there is none."""
+    """The rows visited from row 0 on, where each row names the next one, until there is none."""
     successors = following.tolist()
     row, found = 0, []
     while row < len(successors):
@@ -355,10 +355,10 @@ def pair_evaluation_batches(
     seed: int = EVALUATION_SEED,
     limit_tokens: int | None = None,
 ) -> list[TokenBatch]:
-    """Batches of held-out pairs with their labels, nothing masked; the same in every run.
+    """Batches of held-out pairs with their labels, unmasked; the same in every run.
 
     Args:
-        pairs: of held-out documents.
+        pairs: the pairs of held-out documents.
         tokens_per_batch, seed, limit_tokens: as for `evaluation_batches`.
 
     Raises:

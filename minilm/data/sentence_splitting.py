@@ -1,16 +1,16 @@
-"""Text to sentences, by rules that need no dictionary of a language.
+"""Splits text into sentences, by rules that need no dictionary of a language.
 
 A sentence ends
 
 - at a line break, always;
-- after `.` `!` `?` or `…`, with quotes and brackets that close there, if white space follows and
-  what comes next does not begin with a small letter;
+- after `.` `!` `?` or `…` and closing quotes and brackets, if white space follows and the next
+  word does not begin with a lower-case letter;
 - after the marks of scripts that put no space between sentences (`。` `！` `？` `।` `။` …).
 
 A full stop does not end one after an initial ("J. R. R. Tolkien"), an abbreviation ("Dr. Smith",
-"e.g. this", "U.S. Army") or the number of a list item ("1. The first"). Abbreviations that stand at
-the end of a sentence as well end it if the next word is one that most often begins a sentence:
-"the U.S. Army" is one piece, "the U.S. In 1990" is two.
+"e.g. this", "U.S. Army") or the number of a list item ("1. The first"). Abbreviations that can also
+end a sentence do so if the next word is one that most often begins a sentence: "the U.S. Army" is
+one piece, "the U.S. In 1990" is two.
 
 Where the rules are in doubt they do not split: two sentences taken as one cost a training set less
 than a sentence cut in the middle. Thai has no marks at all; there a line is a sentence.
@@ -18,12 +18,12 @@ than a sentence cut in the middle. Thai has no marks at all; there a line is a s
 
 import re
 
-# Goes into every token store: another version of the rules makes another store.
+# Recorded in every token store: another version of the rules makes another store.
 RULES = 1
 
 _LINE_BREAK = re.compile(r"[\n\r\f\v\u2028\u2029]+")
 
-# What may end a sentence. Every character is looked at once: there is nothing to go back for.
+# What may end a sentence. The pattern needs no backtracking: every character is looked at once.
 _MARK = re.compile(
     r"""
     (?: (?P<spaced> [.!?…؟۔։።፧]+ ) | [。！？｡।॥။។៕]+ )   # the second kind needs no space after it
@@ -92,7 +92,7 @@ _AFTER_ORDINAL = _words(
 def split_sentences(text: str) -> list[str]:
     r"""Splits a text into its sentences.
 
-    Takes time in proportion to the length of the text, whatever it holds.
+    Takes time in proportion to the length of the text, whatever it contains.
 
     Args:
         text: any text; line breaks end a sentence.

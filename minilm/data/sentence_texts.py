@@ -22,24 +22,23 @@ def read_sentences(
     most: int | None = None,
     seed: int = 0,
 ) -> list[str]:
-    """Different sentences of a file.
+    """Reads the different sentences of a file, or a random sample of them.
 
     Args:
-        path: a .txt file, whose lines are split into sentences, or another one that
+        path: a .txt file, whose lines are split into sentences, or another file that
             `minilm.data.text_files.read_documents` reads.
         min_words, max_words: sentences with fewer or more words are left out.
-        most: this many are drawn at random, each with the same chance; None = all.
-        seed: of the draw.
+        most: size of the sample, drawn uniformly; None = all sentences.
+        seed: random seed of the sample.
 
     Returns:
-        The sentences. All of them are in the order of the file; those that are drawn are in the
-        order in which they came into the sample. Of sentences that differ in capitals alone the
-        first is taken.
+        The sentences: all of them in the order of the file, or the sample in the order in which
+        its sentences were drawn. Of sentences that differ only in capitals the first is taken.
 
     Raises:
         DataError: the file cannot be read, or no sentence fits.
     """
-    # Vitter 1985, algorithm R: of the first n sentences each is in the sample with chance most / n
+    # Vitter 1985, algorithm R: each of the first n sentences is in the sample with chance most / n
     kept: list[str] = []
     draws = _uniform(seed)
     for seen, sentence in enumerate(_different(path, min_words, max_words), 1):
@@ -56,7 +55,7 @@ def read_sentences(
 
 
 def _different(path: Path, min_words: int, max_words: int) -> Iterator[str]:
-    """Sentences of this many words, each once."""
+    """The sentences with so many words, each once."""
     known: set[bytes] = set()
     for document in read_documents(path, TextFormat(document_per_line=True)):
         for sentence in split_sentences(document.text):
@@ -68,7 +67,7 @@ def _different(path: Path, min_words: int, max_words: int) -> Iterator[str]:
 
 
 def _uniform(seed: int) -> Iterator[float]:
-    """Numbers in [0, 1), without end."""
+    """An endless stream of random numbers in [0, 1)."""
     random = generator(seed, Stream.BLOCKS)
     while True:
         yield from random.random(_DRAWN_AT_ONCE)

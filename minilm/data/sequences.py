@@ -1,4 +1,4 @@
-"""Documents of a token store cut to sequences of at most `max_length` tokens."""
+"""Documents of a token store, cut into sequences of at most `max_length` tokens."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 
 
 SPECIAL = 2  # [CLS] and [SEP]
-_BLOCK = 1 << 24  # tokens looked at in one go
+_BLOCK = 1 << 24  # tokens examined at once
 
 
 class Sequences:
     """The samples of masked-LM training: [CLS], a chunk of one document, [SEP].
 
     A document gives chunks of `max_length - 2` tokens, the last one shorter; no sequence spans two
-    documents. Short sequences and those full of unknown tokens are left out. Everything is decided
-    once, from the store's offsets; tokens are read when a sequence is asked for. May be shared by
-    threads.
+    documents. Short sequences and those full of unknown tokens are left out. The cuts are made
+    once, from the store's offsets; tokens are read when a sequence is requested. Threads may share
+    an object.
 
     Args:
-        store: where the documents are.
+        store: the token store.
         max_length: longest sequence in tokens, [CLS] and [SEP] included.
         documents: which documents; None = all. Two ranges that do not overlap have no text in
             common.
-        min_length: shorter sequences are left out; counted with [CLS] and [SEP].
-        max_unknown: a sequence is left out if this share of its tokens ([CLS] and [SEP] counted)
-            or more is unknown; 1 keeps all.
+        min_length: shorter sequences are left out; in tokens, [CLS] and [SEP] included.
+        max_unknown: a sequence is left out if this fraction of its tokens ([CLS] and [SEP]
+            included) or more is unknown; 1 keeps all.
 
     Attributes:
-        lengths: (samples,) tokens of each sequence, [CLS] and [SEP] included; read-only.
+        lengths: (samples,) number of tokens of each sequence, [CLS] and [SEP] included; read-only.
         keys: (samples,) the numbers of the sequences; read-only.
-        vocab_size: of the store.
+        vocab_size: vocabulary size of the store.
 
     Raises:
         DataError: no sequence is left.
@@ -105,11 +105,11 @@ class Sequences:
         return (self[sample] for sample in range(len(self)))
 
     def block(self, seed: int, epoch: int, number: int) -> Sequences:
-        """Themselves: they are one block, the same in every epoch."""
+        """Returns this object: its sequences are one block, the same in every epoch."""
         return self
 
     def gather(self, samples: Integers) -> PackedSamples:
-        """Reads sequences in a row.
+        """Reads sequences, one after another.
 
         Args:
             samples: (B,) numbers of sequences.
@@ -172,16 +172,16 @@ def _check(
             f"max_length={max_length}."
         )
     if not 0 < max_unknown <= 1:
-        raise InputError(f"max_unknown is {max_unknown!r}; expected a share above 0, at most 1.")
+        raise InputError(f"max_unknown is {max_unknown!r}; expected a fraction above 0, at most 1.")
     check_documents(documents, store)
 
 
 def _cut(bounds: Integers, size: int) -> tuple[Integers, Integers]:
-    """Where the chunks of documents begin, and how many tokens each has.
+    """The start of each chunk of documents, and its number of tokens.
 
     Args:
-        bounds: (documents + 1,) where documents begin, and the end of the last one.
-        size: of a whole chunk.
+        bounds: (documents + 1,) the start of each document, and the end of the last one.
+        size: number of tokens of a full chunk.
     """
     starts, stops = bounds[:-1], bounds[1:]
     chunks = -((starts - stops) // size)  # of each document, rounded up
@@ -191,7 +191,7 @@ def _cut(bounds: Integers, size: int) -> tuple[Integers, Integers]:
 
 
 def _count(store: TokenStore, token: int, begins: Integers, bounds: Integers) -> Integers:
-    """How often each chunk of a gapless row of documents has a token."""
+    """How often a token occurs in each chunk of consecutive documents."""
     counts = np.zeros(len(begins), dtype=np.int64)
     stop = int(bounds[-1])
     for begin in range(int(bounds[0]), stop, _BLOCK):

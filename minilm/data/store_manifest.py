@@ -1,4 +1,4 @@
-"""What the files of a token store are called, and what store.json says about them."""
+"""The names of the files of a token store, and its manifest, store.json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size and content of a file."""
+    """Size and digest of a file."""
 
     bytes: int
     sha256: str
@@ -48,7 +48,7 @@ class FileRecord:
 
     @classmethod
     def from_json(cls, data: Any) -> FileRecord:
-        """The inverse of `dataclasses.asdict`; KeyError, TypeError or ValueError if it is not."""
+        """Inverse of `dataclasses.asdict`; KeyError, TypeError or ValueError for other values."""
         return cls(count(data["bytes"]), str(data["sha256"]))
 
     def check(self, path: Path, *, content: bool) -> None:
@@ -59,7 +59,7 @@ class FileRecord:
             content: compare the content too, not only the size.
 
         Raises:
-            DataError: it is missing or another one.
+            DataError: the file is missing or differs.
         """
         try:
             size = path.stat().st_size
@@ -79,12 +79,12 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What is in one shard.
+    """The content of a shard.
 
     Attributes:
-        documents, sentences, tokens: how many.
-        empty_documents: how many without any token were left out, up to its last document.
-        files: kind ("tokens", "sentences", "documents") to file.
+        documents, sentences, tokens: their numbers.
+        empty_documents: number of documents without any token, left out before its last document.
+        files: from the kind ("tokens", "sentences", "documents") to the file.
     """
 
     documents: int
@@ -95,31 +95,31 @@ class ShardRecord:
 
     @classmethod
     def from_json(cls, data: Any) -> ShardRecord:
-        """The inverse of `dataclasses.asdict`; KeyError, TypeError or ValueError if it is not."""
+        """Inverse of `dataclasses.asdict`; KeyError, TypeError or ValueError for other values."""
         names = ("documents", "sentences", "tokens", "empty_documents")
         counts = {name: count(data[name]) for name in names}
         files = {kind: FileRecord.from_json(data["files"][kind]) for kind in KINDS}
         return cls(**counts, files=files)
 
     def check(self, directory: Path, number: int, *, content: bool) -> None:
-        """Compares the files of a shard with this record; a DataError if they differ."""
+        """Compares the files of a shard with this record. Raises DataError if they differ."""
         for kind, record in self.files.items():
             record.check(shard_file(directory, number, kind), content=content)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What store.json says.
+    """The content of store.json.
 
     Attributes:
         vocab_size: the number of token ids.
-        tokenizer_fingerprint: of the tokenizer.
-        options: how text was read and cut.
-        sources: name, bytes and sha256 of the text files.
-        unknown_tokens: how many of the tokens are the unknown token.
-        empty_documents: documents without any token, which were left out.
+        tokenizer_fingerprint: fingerprint of the tokenizer.
+        options: how text was read and split.
+        sources: name, bytes and sha256 of each text file.
+        unknown_tokens: how often the unknown token occurs.
+        empty_documents: number of documents without any token, which were left out.
         shards: the shards in order.
-        files: name to file, of all files that belong to no shard.
+        files: from name to file, for all files that belong to no shard.
     """
 
     vocab_size: int
@@ -133,26 +133,26 @@ class Manifest:
 
     @cached_property
     def documents(self) -> int:
-        """How many in all shards."""
+        """Number of documents in all shards."""
         return sum(shard.documents for shard in self.shards)
 
     @cached_property
     def sentences(self) -> int:
-        """How many in all shards."""
+        """Number of sentences in all shards."""
         return sum(shard.sentences for shard in self.shards)
 
     @cached_property
     def tokens(self) -> int:
-        """How many in all shards."""
+        """Number of tokens in all shards."""
         return sum(shard.tokens for shard in self.shards)
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 of everything else."""
+        """The sha256 of all the fields."""
         return hashlib.sha256(json_bytes(self._contents())).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """What is written to the file."""
+        """The content of the file."""
         return {**self._contents(), "fingerprint": self.fingerprint}
 
     def _contents(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class Manifest:
 
 
 def read_unfinished(directory: Path) -> tuple[dict[str, Any], list[ShardRecord]]:
-    """What an interrupted run left: its settings, and the shards it had finished.
+    """The settings of an interrupted run, and the shards it had finished.
 
     Raises:
         DataError: unfinished.json is damaged.
@@ -225,17 +225,17 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 
 def shard_file(directory: Path, number: int, kind: str) -> Path:
-    """The place of a file of a shard."""
+    """The path of a file of a shard."""
     return directory / f"shard-{number:05d}.{kind}.npy"
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """The type of stored tokens."""
+    """The dtype of stored tokens."""
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
 
 
 def count(value: Any) -> int:
-    """The value itself, if it is an integer that counts something, else a ValueError."""
+    """Returns the value if it is an integer of at least 0. Raises ValueError otherwise."""
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} is not a count")
     return value

@@ -1,7 +1,7 @@
-"""Writing a token store shard by shard, in such a way that a killed run can resume.
+"""Writes a token store shard by shard, so that a killed run can resume.
 
-Until store.json is there, `unfinished.json` says what the run was started with and which shards are
-finished. A shard is moved into place whole, and listed after that.
+Until store.json exists, `unfinished.json` records the settings of the run and the shards that are
+finished. A shard is moved into place whole, and then listed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from minilm.errors import CheckpointError, DataError, setting
 from minilm.files.arrays import Integers, npy_writer
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
+from minilm.files.progress import counted
 
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer
@@ -43,17 +44,17 @@ class StoreWriter:
     """Cuts encoded documents into shards and writes each one when it is full.
 
     Args:
-        directory: the store; made if need be. If a run with the same settings was interrupted
-            here, its shards are kept.
+        directory: the store, created if it does not exist. If a run with the same settings was
+            interrupted here, its shards are kept.
         settings: everything that affects the content, as JSON.
         tokenizer: the tokenizer.
         shard_tokens: a shard ends with the document in which it reaches this many tokens.
 
     Attributes:
-        documents_done: how many documents of the input, empty ones included, are in shards that an
-            earlier run has finished. `add` expects those after them.
-        shards: what is finished.
-        num_tokens: how many were written or are waiting to be.
+        documents_done: number of documents of the input, empty ones included, in shards that an
+            earlier run has finished. `add` expects the documents after them.
+        shards: the finished shards.
+        num_tokens: number of tokens written or waiting to be written.
 
     Raises:
         DataError: the directory holds something else, or a run with other settings.
@@ -79,7 +80,7 @@ class StoreWriter:
         self._save_progress()
 
     def add(self, encoded: EncodedDocuments) -> None:
-        """Takes the next documents.
+        """Adds the next documents.
 
         Raises:
             DataError: a full shard cannot be written.
@@ -95,14 +96,14 @@ class StoreWriter:
             self._close_shard()
 
     def finish(self, options: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> None:
-        """Writes what is waiting, and all that makes a store of the shards.
+        """Writes the last shard, and the other files of the store.
 
         Args:
-            options: for the manifest.
-            sources: for the manifest.
+            options: how text was read and split, for the manifest.
+            sources: the text files, for the manifest.
 
         Raises:
-            DataError: there is not a single token, or the disk is full.
+            DataError: the text has no tokens at all, or the disk is full.
         """
         empty = sum(len(part) for part in self._waiting)
         if any(len(part.tokens) for part in self._waiting):
@@ -132,7 +133,7 @@ class StoreWriter:
         clear_away(self._directory)
 
     def _find_shards(self) -> list[ShardRecord]:
-        """The shards that an earlier run left whole, after clearing away what else it left."""
+        """The complete shards of an earlier run, after removing everything else it left."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             _remove_temporaries(self._directory)
@@ -143,7 +144,7 @@ class StoreWriter:
             ) from problem
         if unknown:
             raise DataError(
-                f"{self._directory} holds other things than a token store ({unknown[0].name}). "
+                f"{self._directory} holds something other than a token store ({unknown[0].name}). "
                 "Give a new directory."
             )
         if not (self._directory / UNFINISHED).exists():
@@ -153,13 +154,13 @@ class StoreWriter:
         if shards and other is not None:
             raise DataError(
                 f"{self._directory} was begun with {other}. Finish it with the arguments it was "
-                f"begun with, give another directory, or throw it away "
+                f"begun with, give another directory, or discard it "
                 f"({setting('resume', False, option='--restart')})."
             )
         for number, shard in enumerate(shards):
             try:
                 shard.check(self._directory, number, content=True)
-            except DataError:  # it and those after it are made again
+            except DataError:  # this shard and those after it are made again
                 return shards[:number]
             self._count(np.load(shard_file(self._directory, number, "tokens"), mmap_mode="r"))
         return shards
@@ -205,12 +206,12 @@ class StoreWriter:
         except CheckpointError as problem:
             raise DataError(
                 f"{problem} When this is fixed, run the same command again: it resumes after the "
-                f"{len(self.shards)} finished shards."
+                f"{counted(len(self.shards), 'finished shard')}."
             ) from problem
 
 
 def clear_away(directory: Path) -> None:
-    """Removes what a finished store does not need any more."""
+    """Removes files that a finished store no longer needs."""
     (directory / UNFINISHED).unlink(missing_ok=True)
     _remove_temporaries(directory)
 
@@ -238,7 +239,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _remove_temporaries(directory: Path) -> None:
-    """Removes what `replace_files` leaves when it is killed."""
+    """Removes temporary files that `replace_files` leaves when it is killed."""
     for path in directory.glob(".*.tmp-*"):
         path.unlink(missing_ok=True)
 

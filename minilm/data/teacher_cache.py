@@ -1,18 +1,18 @@
-"""What a teacher made of samples, on the disk: computed once, read in later epochs and runs.
+"""A teacher's targets on disk: computed once, read in later epochs and runs.
 
 A cache is a directory:
 
-    cache.json                           what its targets are of: teacher, corpus, masks, precision
+    cache.json                           the identity of the targets: teacher, corpus, masks, ...
     part-0123456789abcdef.safetensors    the targets of some samples
 
-A target is found by a digest of what the teacher saw of the sample, and of nothing else. So it
-cannot stand for another sample, another mask or another text, whatever changed in between; where
-the digest is not known, the target is computed. cache.json is for people: it refuses a directory in
-which a run would find nothing.
+A target is found by a digest of the teacher's input for the sample, and nothing else. So it cannot
+be mistaken for that of another sample, mask or text, whatever has changed; if the digest is not
+known, the target is computed. cache.json is for users: a run refuses a directory in which it would
+find nothing.
 
 A part is moved into place whole and never changed. So any number of processes and runs may read and
 fill a cache at once, and a process that is killed loses the targets of its last, unwritten part.
-Every part says which cache it belongs to, and every target has a checksum that is compared whenever
+Every part says which cache it belongs to, and every target has a checksum that is checked whenever
 it is read.
 """
 
@@ -49,21 +49,21 @@ from minilm.files.json_file import json_bytes, read_json
 
 MANIFEST = "cache.json"
 VERSION = 1
-PRECISION = "precision"  # the one part of an identity that may be settled late
+PRECISION = "precision"  # the one part of an identity that may be set later
 PART_BYTES = 2**26  # a part is written when it has this many bytes of targets,
-PART_SECONDS = 120.0  # or when its first target has waited for so long
+PART_SECONDS = 120.0  # or when its first target has waited this long
 
 _MAX_BYTES = 2**20  # of cache.json
 _OPEN = 256  # parts that are held open at once
 
 
 def sample_digests(ids: Integers, lengths: Integers, chosen: Flags | None = None) -> list[bytes]:
-    """A short name for what a teacher sees of each sample.
+    """A digest of the teacher's input for each sample.
 
     Args:
-        ids: (T,) int64, the samples in a row, masked.
-        lengths: (B,) their tokens; they sum to T.
-        chosen: (T,) the positions of which targets are stored; None = all.
+        ids: (T,) int64, the masked samples one after another.
+        lengths: (B,) number of tokens of each; they sum to T.
+        chosen: (T,) True at the positions whose targets are stored; None = all.
 
     Returns:
         B digests of 16 bytes.
@@ -91,17 +91,17 @@ class TeacherCache:
     Memory: about 200 bytes for every sample, and the targets of the part that is being filled.
 
     Args:
-        directory: of the cache; made when the first part is written.
-        identity: JSON values without nesting that identify what the targets were computed from.
-        columns: what is stored, by name.
-        part_bytes, part_seconds: when a part is written.
+        directory: the directory of the cache; created when the first part is written.
+        identity: flat JSON values that identify what the targets were computed from.
+        columns: the columns that are stored, by name.
+        part_bytes, part_seconds: a part is written at this size or age in seconds.
 
     Attributes:
-        directory: of the cache.
-        columns: what is stored.
+        directory: the directory of the cache.
+        columns: the columns that are stored.
 
     Raises:
-        DataError: the directory holds something else, targets of something else, or a damaged
+        DataError: the directory holds something else, targets with another identity, or a damaged
             file.
 
     Example:
@@ -133,8 +133,8 @@ class TeacherCache:
         self._waiting: dict[bytes, Rows] = {}
         self._waiting_bytes = 0
         self._waiting_since = 0.0
-        self._seen = 0  # when the directory was changed, at the last look
-        self._mark = b""  # of the parts of this cache; empty as long as there is none
+        self._seen = 0  # when the directory was last changed, as of the last look
+        self._mark = b""  # marks the parts of this cache; empty before the first part
         self._opened = lru_cache(_OPEN)(open_part)
         self._check_directory()
         self._check_identity()
@@ -148,26 +148,26 @@ class TeacherCache:
 
     @property
     def bytes_per_row(self) -> int:
-        """What one row of a sample takes on the disk."""
+        """Size of one row of a sample on disk."""
         return sum(column.bytes for column in self.columns.values())
 
     @property
     def bytes_on_disk(self) -> int:
-        """What the parts take that are known."""
+        """Size of the known parts on disk."""
         return sum(part.stat().st_size for part in self._parts if part.exists())
 
     def settle_precision(self, precision: str) -> None:
-        """Adds to the identity in what precision the teacher computes, before the first target.
+        """Adds the teacher's precision to the identity, before the first target.
 
         Raises:
-            DataError: the targets in the directory were computed in another one.
+            DataError: the targets in the directory were computed in another precision.
         """
         if self._identity.get(PRECISION) != precision:
             self._identity[PRECISION] = precision
             self._check_identity()
 
     def look_again(self) -> None:
-        """Finds the parts that others have written in the meantime.
+        """Finds parts that other processes have written since.
 
         Raises:
             DataError: a part is damaged, or belongs to another cache.
@@ -178,7 +178,7 @@ class TeacherCache:
         except FileNotFoundError:
             return
         self._seen = changed
-        if not self._mark:  # others have begun it since: cache.json stands there before any part
+        if not self._mark:  # others have begun it since: cache.json is written before any part
             self._check_identity()
         for part in sorted(parts - self._parts):
             self._take_in(part)
@@ -194,7 +194,7 @@ class TeacherCache:
         """The targets of a sample: for each column (rows, *shape).
 
         Raises:
-            KeyError: there are none.
+            KeyError: the sample has none.
             DataError: the file is damaged.
         """
         waiting = self._waiting.get(digest)
@@ -204,10 +204,10 @@ class TeacherCache:
         return read_rows(self._opened(place.part), self.columns, digest, place)
 
     def add(self, digest: bytes, rows: Rows) -> None:
-        """Takes the targets of a sample; they are written with those of others, a part at a time.
+        """Adds the targets of a sample; they are written with those of others, a part at a time.
 
         Args:
-            digest: of the sample; if there are targets for it, these are ignored.
+            digest: digest of the sample; if it already has targets, these are ignored.
             rows: for each column (rows, *shape), in the column's dtype.
 
         Raises:
@@ -227,10 +227,10 @@ class TeacherCache:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits to be written.
+        """Writes the targets that wait to be written.
 
         Raises:
-            DataError: it cannot be written; it is forgotten then, and computed again when needed.
+            DataError: they cannot be written; they are dropped, and computed again when needed.
         """
         if not self._waiting:
             return
@@ -247,14 +247,14 @@ class TeacherCache:
                 else f"{self.directory} cannot be written: {problem.strerror or problem}."
             )
             raise DataError(
-                f"{reason} The {len(self._parts)} parts that are in the teacher cache are whole "
-                "and stay usable. Make room and give the same command again, or leave out "
+                f"{reason} The parts already in the teacher cache ({len(self._parts)}) stay "
+                "usable. Make room and run the same command again, or leave out "
                 f"{argument('teacher_cache')}."
             ) from problem
         self._take_in(path)
 
     def _check_directory(self) -> None:
-        """Refuses a directory of something else; removes what killed processes have left."""
+        """Refuses a directory of something else; removes files that killed processes have left."""
         if (self.directory / MANIFEST).exists():
             for path in self.directory.glob(".part-*.tmp-*"):
                 try:
@@ -283,7 +283,7 @@ class TeacherCache:
         stored = stored_identity(self.directory)
         if stored is None:
             return
-        later = {PRECISION} - self._identity.keys()  # it is compared when it is settled
+        later = {PRECISION} - self._identity.keys()  # compared when it is set
         names = sorted((stored.keys() | self._identity.keys()) - later, key=_by_weight)
         for name in names:
             there, here = stored.get(name), self._identity.get(name)
@@ -305,7 +305,7 @@ class TeacherCache:
         self._check_identity()
 
     def _take_in(self, part: Path) -> None:
-        """Notes where the targets of a part are; of a sample that is known, the first ones stay."""
+        """Records where the targets of a part are; those of known samples are not replaced."""
         for digest, place in read_places(part, self.columns, self._mark).items():
             self._places.setdefault(digest, place)
         self._parts.add(part)
@@ -324,7 +324,7 @@ def stored_identity(directory: Path) -> dict[str, Any] | None:
 
 
 def free_bytes(directory: Path) -> int:
-    """The room on the disk on which a directory is, or would be made."""
+    """Free space on the disk where a directory is or would be created."""
     there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
 

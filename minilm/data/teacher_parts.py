@@ -1,7 +1,7 @@
 """One part of a teacher cache: a safetensors file with the targets of some samples.
 
-a tensor for each column     the rows of all samples, one sample after the other
-digests, sizes, checksums    of each sample: its name, its rows, and a checksum of both
+a tensor for each column     the rows of all samples, one sample after another
+digests, sizes, checksums    for each sample: its digest, its number of rows, and a checksum
 cache                        a mark of the cache that the part belongs to
 """
 
@@ -35,8 +35,8 @@ class Column:
     """One kind of number that is stored for every row of a sample.
 
     Attributes:
-        dtype: as it is stored: float32, float16, uint16 or int32.
-        shape: of the numbers of one row.
+        dtype: stored dtype: float32, float16, uint16 or int32.
+        shape: shape of one row.
     """
 
     dtype: np.dtype[Any]
@@ -44,7 +44,7 @@ class Column:
 
     @property
     def bytes(self) -> int:
-        """Of one row."""
+        """Size of one row."""
         return int(self.dtype.itemsize * np.prod(self.shape, dtype=np.int64))
 
 
@@ -53,12 +53,12 @@ Columns: TypeAlias = Mapping[str, Column]
 
 @dataclass(frozen=True)
 class Place:
-    """Where the targets of a sample are.
+    """The place of the targets of a sample.
 
     Attributes:
         part: the file.
-        start, stop: their rows.
-        checksum: of the sample's digest and its rows.
+        start, stop: the first of their rows, and the end.
+        checksum: checksum of the sample's digest and rows.
     """
 
     part: Path
@@ -68,14 +68,14 @@ class Place:
 
 
 def check_columns(columns: Columns) -> None:
-    """Raises InputError for names that a part needs itself."""
+    """Raises InputError for column names that are reserved."""
     taken = sorted(set(columns) & set(_OWN))
     if taken:
         raise InputError(f"A column of a teacher cache cannot be called {' or '.join(taken)}.")
 
 
 def check_rows(columns: Columns, rows: Rows) -> None:
-    """Raises InputError unless these are rows of such columns."""
+    """Raises InputError unless the rows have these columns, dtypes and shapes."""
     for name, column in columns.items():
         array = rows[name]
         if array.dtype != column.dtype or array.shape[1:] != column.shape:
@@ -90,12 +90,12 @@ def write_part(path: Path, columns: Columns, samples: Mapping[bytes, Rows], mark
 
     Args:
         path: the file; its directory exists.
-        columns: what is stored.
-        samples: the targets of each, by digest; at least one.
-        mark: of the cache.
+        columns: the columns that are stored.
+        samples: the targets of at least one sample, by digest.
+        mark: the mark of the cache.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the part cannot be written.
     """
     tensors: dict[str, Tensor] = {
         name: torch.from_numpy(np.concatenate([rows[name] for rows in samples.values()]))
@@ -111,7 +111,7 @@ def write_part(path: Path, columns: Columns, samples: Mapping[bytes, Rows], mark
 
 
 def read_places(path: Path, columns: Columns, mark: bytes) -> dict[bytes, Place]:
-    """Where the targets of the samples of a part are, by digest.
+    """The places of the targets of a part, by the digests of their samples.
 
     Raises:
         DataError: the part is damaged, holds other columns, or belongs to another cache.
@@ -157,10 +157,10 @@ def read_rows(file: SafetensorsFile, columns: Columns, digest: bytes, place: Pla
 
 
 def open_part(path: Path) -> SafetensorsFile:
-    """A part, to read rows from.
+    """Opens a part, to read rows from it.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the part cannot be read.
     """
     try:
         return SafetensorsFile(path)
@@ -169,10 +169,10 @@ def open_part(path: Path) -> SafetensorsFile:
 
 
 def _count_rows(file: SafetensorsFile, columns: Columns) -> int:
-    """The rows of all columns, which must be those of the cache."""
+    """The number of rows of a part, whose columns must be those of the cache."""
     missing = [name for name in _OWN if name not in file.tensors]
     if missing:
-        raise CheckpointError(f"{file.path} is no part of a teacher cache: no {missing[0]}.")
+        raise CheckpointError(f"{file.path} is not a part of a teacher cache: no {missing[0]}.")
     counts = set()
     for name, column in columns.items():
         info = file.tensors.get(name)

@@ -1,15 +1,15 @@
-"""Text files to documents.
+"""Reads documents from text files.
 
-The end of a file's name says what kind it is:
+The end of a file's name tells its format:
 
-    .txt      paragraphs or sentences, one a line; a blank line ends a document
-    .jsonl    one JSON object a line, one document each, its text under the key "text"
+    .txt      a paragraph or sentence in each line; a blank line ends a document
+    .jsonl    a JSON object in each line, one for each document, its text under the key "text"
     .json     the same, or a list of such objects
     .gz .xz   after one of these: compressed
-    .parquet  one row a document, its text in the column "text"; needs pyarrow
+    .parquet  a row for each document, its text in the column "text"; needs pyarrow
 
-Text is UTF-8. Files are read a piece at a time, so they may be larger than the memory. A file's end
-ends its last document.
+Text is UTF-8. Files are read a piece at a time, so they may be larger than memory. A document ends
+with its file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SUFFIXES = (".txt", ".jsonl", ".json", ".md", ".parquet")
 _COMPRESSED = (".gz", ".xz")
 _BLOCK = 2**18  # bytes read at once
 
-# How files begin that are not what their names say.
+# First bytes of files that are not what their names say.
 _SIGNATURES = {
     b"\x1f\x8b": "It is compressed by gzip: add .gz to its name.",
     b"\xfd7zXZ": "It is compressed by xz: add .xz to its name.",
@@ -55,13 +55,13 @@ _SIGNATURES = {
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How text files are to be understood.
+    """How to read text files.
 
     Attributes:
         encoding_errors: what to do with bytes that are not UTF-8, and with half surrogate pairs in
-            JSON: "strict" stops with an error, "replace" makes U+FFFD of them, "ignore" drops them.
-        text_key: where a JSON object holds its text; in a Parquet file, the column.
-        document_per_line: every line of a .txt file is a document of its own.
+            JSON: "strict" raises an error, "replace" turns them into U+FFFD, "ignore" drops them.
+        text_key: the key of a JSON object, or the column of a Parquet file, that holds the text.
+        document_per_line: whether every line of a .txt file is a document.
     """
 
     encoding_errors: EncodingErrors = "strict"
@@ -78,13 +78,13 @@ class TextFormat:
 
 @dataclass(frozen=True)
 class Document:
-    """A text with the place it comes from.
+    """A text and the place it comes from.
 
     Attributes:
-        text: its lines, joined by line breaks. Never more than white space in an empty one.
+        text: its lines, joined by line breaks; an empty document has nothing but white space.
         path: the file.
-        line: the number of its first line, from 1; or of its row or record.
-        unit: what was counted: "line", "row" or "record".
+        line: the number of its first line, or of its row or record, from 1.
+        unit: what `line` counts: "line", "row" or "record".
     """
 
     text: str
@@ -99,18 +99,18 @@ class Document:
 def file_names(
     files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
 ) -> list[str | os.PathLike[str]]:
-    """The files that a caller names, one or several, as a list."""
+    """The files given by a caller, one or several, as a list."""
     return [files] if isinstance(files, (str, os.PathLike)) else list(files)
 
 
 def check_text_file(path: Path) -> int:
-    """Whether there is a file of a kind that `read_documents` takes.
+    """Checks that a file exists and that `read_documents` can read its kind.
 
     Returns:
         Its size in bytes.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such file, or it is of another kind.
     """
     _kind(path)
     try:
@@ -131,7 +131,7 @@ def read_documents(
     *,
     on_bytes: Callable[[bytes], object] = lambda _: None,
 ) -> Iterator[Document]:
-    """The documents of a file, in order.
+    """Reads the documents of a file, in order.
 
     Only `\\n` and `\\r\\n` end a line of a file. A byte order mark is skipped.
 
@@ -141,9 +141,9 @@ def read_documents(
         on_bytes: called with every block of the file, as stored.
 
     Raises:
-        DataError: the file cannot be read, is damaged, is not UTF-8 or not JSON, or a line or a
-            document is too long, or has no such key or column. The message names the line.
-        DependencyError: a .parquet file, and pyarrow is not installed.
+        DataError: the file cannot be read, is damaged, or is not UTF-8 or not JSON, or a line or a
+            document is too long or lacks the key or column. The message names the line.
+        DependencyError: it is a .parquet file and pyarrow is not installed.
     """
     text_format = text_format or TextFormat()
     check_text_file(path)
@@ -163,7 +163,7 @@ def read_documents(
 
 
 def _kind(path: Path) -> tuple[str, str]:
-    """The two suffixes, of the format and of the compression ("" if there is none)."""
+    """The suffixes of the format and of the compression ("" if there is none)."""
     name = path.name.lower()
     compression = next((end for end in _COMPRESSED if name.endswith(end)), "")
     suffix = Path(name.removesuffix(compression)).suffix
@@ -173,7 +173,7 @@ def _kind(path: Path) -> tuple[str, str]:
             f"{path}: text files end in {', '.join(texts)}, optionally followed by "
             f"{' or '.join(_COMPRESSED)}, or in {parquet}. Rename or convert it."
         )
-    # Markdown is plain text whose paragraphs stand between blank lines
+    # Markdown is plain text with blank lines between paragraphs
     return ".txt" if suffix == ".md" else suffix, compression
 
 
@@ -189,7 +189,7 @@ def _from_txt(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Document
                 raise DataError(
                     f"{path}, line {number}: the document that begins at line {first} has more "
                     f"than {MAX_DOCUMENT:,} characters. A blank line ends a document; if every "
-                    f"line is a document, say {setting('document_per_line', True)}."
+                    f"line is a document, use {setting('document_per_line', True)}."
                 )
         elif document:
             yield Document("\n".join(document), path, first)
@@ -228,7 +228,7 @@ def _read_lines(
     encoding_errors: EncodingErrors,
     on_bytes: Callable[[bytes], object],
 ) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends."""
+    """The numbered lines of a file, without line ends."""
     number = 0
     try:
         with path.open("rb", buffering=0) as raw:
@@ -263,7 +263,7 @@ def _read_pieces(
     encoding_errors: EncodingErrors,
     on_bytes: Callable[[bytes], object],
 ) -> Iterator[str]:
-    """The text of a file, some of it at a time."""
+    """The text of a file, a piece at a time."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")(encoding_errors)
     done = 0
     try:
@@ -315,7 +315,7 @@ def _decompress(stored: BinaryIO, compression: str) -> BinaryIO:
 
 
 class _Tap(io.RawIOBase):
-    """A file that shows somebody else what is read from it."""
+    """A file that passes everything that is read from it to a function."""
 
     def __init__(self, file: io.FileIO, on_bytes: Callable[[bytes], object]) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Texts in records: JSON objects, rows of Parquet files, rows of `datasets`."""
+"""Texts of records: JSON objects, rows of Parquet files, rows of `datasets`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EncodingErrors: TypeAlias = Literal["strict", "replace", "ignore"]
 Record: TypeAlias = Mapping[str, Any]
 
 MAX_RECORD = 2**27  # characters of one JSON object in a list
-_ROWS = 256  # of a Parquet file, read at once
+_ROWS = 256  # rows of a Parquet file that are read at once
 _PIECE = 2**20  # bytes
 
 _FIRST = re.compile(r"\s*\[\s*(?=\{)")
@@ -26,15 +26,15 @@ _EMPTY = re.compile(r"\s*\[\s*\]\s*")
 
 
 def text_of(record: object, key: str, encoding_errors: EncodingErrors = "strict") -> str:
-    """The text in a record.
+    """The text of a record.
 
     Args:
         record: a mapping.
-        key: where its text is.
+        key: the key of its text.
         encoding_errors: what to do with half surrogate pairs.
 
     Raises:
-        ValueError: it has none, or is no mapping; the message says no place.
+        ValueError: it has no text, or is not a mapping; the message names no file or line.
     """
     if not isinstance(record, Mapping):
         raise ValueError("expected a JSON object {...}")
@@ -60,20 +60,20 @@ def text_of(record: object, key: str, encoding_errors: EncodingErrors = "strict"
 
 
 def ways_to_be_lenient() -> str:
-    """What to do about bytes that are not UTF-8, for messages."""
+    """Advice about bytes that are not UTF-8, for messages."""
     option = by_place(python=setting("encoding_errors", "replace"), command="--errors replace")
     return f"Repair it, or choose what to do with such places: {option}, or ignore"
 
 
 def json_list_records(path: Path, pieces: Iterable[str]) -> Iterator[Record]:
-    """The objects of one JSON list, read a piece at a time.
+    """The objects of a JSON list, read a piece at a time.
 
     Args:
-        path: for messages.
-        pieces: its text.
+        path: the file, for messages.
+        pieces: its text, a piece at a time.
 
     Raises:
-        DataError: it is no list of objects.
+        DataError: the text is not a list of objects.
     """
     decode = json.JSONDecoder().raw_decode
     text, number, enough = "", 0, 0
@@ -86,7 +86,7 @@ def json_list_records(path: Path, pieces: Iterable[str]) -> Iterator[Record]:
         while mark := (_NEXT if number else _FIRST).match(text, at):
             try:
                 record, at = decode(text, mark.end())
-            except (ValueError, RecursionError) as found:  # perhaps it only goes on
+            except (ValueError, RecursionError) as found:  # perhaps more text follows
                 problem = found
                 break
             number += 1
@@ -107,15 +107,15 @@ def json_list_records(path: Path, pieces: Iterable[str]) -> Iterator[Record]:
 def parquet_records(
     path: Path, column: str, on_bytes: Callable[[bytes], object]
 ) -> Iterator[Record]:
-    """The rows of a Parquet file, with this column alone; a missing value is an empty text.
+    """The rows of a Parquet file, with one column only; a missing value is an empty text.
 
     Args:
         path: the file.
         column: a column of strings.
-        on_bytes: is given the file as it is stored, in step with the rows.
+        on_bytes: called with the bytes of the file as it is stored, in step with the rows.
 
     Raises:
-        DataError: it is no Parquet file, is damaged, or has no such column of strings.
+        DataError: it is not a Parquet file, is damaged, or has no such column of strings.
         DependencyError: pyarrow is not installed.
     """
     arrow, parquet = pyarrow_for(path)

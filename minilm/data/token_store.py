@@ -1,8 +1,8 @@
-"""A corpus as numbers on disk: memory-mapped tokens with their documents and sentences.
+"""A tokenized corpus on disk: memory-mapped tokens with their documents and sentences.
 
 A store is a directory:
 
-    store.json                 what is in it; written last, so that a store without it is none
+    store.json                 the manifest; written last, so a store without it is unfinished
     tokenizer.json, tokenizer_config.json    the tokenizer it was made with
     counts.npy                 (V,) int64, how often every token occurs
     shard-00000.tokens.npy     (N,) uint16 or uint32, tokens; no special tokens are added
@@ -11,7 +11,7 @@ A store is a directory:
     shard-00001...
 
 Offsets in the files count from the beginning of their shard and end with its length. No document
-crosses shards, and no sentence or document is empty. `TokenStore` counts through all shards.
+crosses shards, and no sentence or document is empty. `TokenStore` numbers them across all shards.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from minilm.data.store_manifest import AGAIN, COUNTS, Manifest, shard_file, toke
 from minilm.errors import DataError, InputError
 from minilm.files.arrays import Integers
 from minilm.files.json_file import json_bytes
+from minilm.files.progress import counted
 
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer
@@ -41,12 +42,12 @@ Tokens: TypeAlias = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 _MAPPED = 256  # files that are held open at once
 
-# The parts of tokenizer.json that decide on ids.
+# The parts of tokenizer.json that determine ids.
 _DECISIVE = ("normalizer", "pre_tokenizer", "model", "added_tokens")
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
-    """The sha256 of what decides which ids a tokenizer gives for the tokens of a text.
+    """The sha256 of the parts of a tokenizer that determine the ids of a text's tokens.
 
     Templates, truncation, padding and decoding are left out: they change no stored token.
     """
@@ -56,19 +57,19 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
 
 
 class TokenStore:
-    """A finished token store. Made by `open`.
+    """A finished token store. Use `open` to get one.
 
-    Tokens stay on disk until they are asked for; 8 bytes for every document are in memory. Threads
+    Tokens stay on disk until they are requested; memory holds 8 bytes for every document. Threads
     may share a store, and it can be pickled: the other process opens it again.
 
     Attributes:
         path: the directory.
         vocab_size: the number of token ids, V.
-        num_documents, num_sentences, num_tokens: what is in it.
-        num_unknown: how many of the tokens are the unknown token.
-        num_empty_documents: documents without any token, which were left out.
-        fingerprint: changes with anything in the store.
-        tokenizer_fingerprint: of the tokenizer it was made with.
+        num_documents, num_sentences, num_tokens: their numbers.
+        num_unknown: how often the unknown token occurs.
+        num_empty_documents: number of documents without any token, which were left out.
+        fingerprint: a digest of the whole content.
+        tokenizer_fingerprint: fingerprint of the tokenizer it was made with.
         document_starts: (num_documents + 1,) int64, the token at which each document begins; the
             last is num_tokens. Read-only.
 
@@ -97,10 +98,10 @@ class TokenStore:
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], *, verify: bool = False) -> TokenStore:
-        """Opens a store after making sure that it is complete.
+        """Opens a store after checking that it is complete.
 
         Args:
-            directory: made by `minilm tokenize`.
+            directory: a directory made by `minilm tokenize`.
             verify: also read all files and compare their sha256.
 
         Raises:
@@ -130,13 +131,13 @@ class TokenStore:
         return Tokenizer.from_pretrained(self.path)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Makes sure that the ids of the store mean the same to a tokenizer.
+        """Checks that the ids of the store mean the same to a tokenizer.
 
         Raises:
-            DataError: it is another tokenizer than the store's.
+            DataError: the tokenizer is not the store's.
         """
         given = tokenizer_fingerprint(tokenizer)
-        # a newer tokenizers library may describe the same tokenizer in other words
+        # a newer tokenizers library may describe the same tokenizer differently
         if given not in (self.tokenizer_fingerprint, tokenizer_fingerprint(self.tokenizer())):
             raise DataError(
                 f"{self.path} was made with another tokenizer: its fingerprint is "
@@ -145,7 +146,7 @@ class TokenStore:
             )
 
     def counts(self) -> Integers:
-        """How often every token occurs, (V,) int64."""
+        """(V,) int64, how often every token occurs."""
         return np.array(_load(self.path / COUNTS, np.dtype(np.int64), self.vocab_size))
 
     def tokens(self, start: int, stop: int) -> Tokens:
@@ -174,7 +175,7 @@ class TokenStore:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def sentences(self, document: int) -> Integers:
-        """Where the sentences of a document begin.
+        """The starts of the sentences of a document.
 
         Args:
             document: 0 <= document < num_documents.
@@ -187,13 +188,13 @@ class TokenStore:
         """
         if not 0 <= document < self.num_documents:
             raise InputError(
-                f"sentences({document}): {self.path} has {self.num_documents:,} documents."
+                f"sentences({document}): {self.path} has {counted(self.num_documents, 'document')}."
             )
         first, last = self.first_sentences(np.array([document, document + 1]))
         return self.sentence_starts(np.arange(first, last + 1))
 
     def first_sentences(self, documents: Integers) -> Integers:
-        """The first sentence of each document; sentences are counted through the whole store.
+        """The first sentence of each document; sentences are numbered across the whole store.
 
         Args:
             documents: (D,) from 0 to num_documents; num_documents gives num_sentences.
@@ -217,7 +218,7 @@ class TokenStore:
     def _look_up(
         self, kind: str, positions: Integers, bounds: list[int], bases: list[int]
     ) -> Integers:
-        """Reads the offsets at these positions of a kind of file, through all shards."""
+        """Reads the offsets at these positions in files of one kind, across all shards."""
         found = np.empty(positions.shape, np.int64)
         numbers = np.searchsorted(bounds, positions, side="right") - 1
         numbers = np.minimum(numbers, len(self._shards) - 1)
@@ -228,7 +229,7 @@ class TokenStore:
         return found
 
     def _find(self, starts: list[int], position: int) -> int:
-        """The shard in which a token or document is; for the end of the store, the last one."""
+        """The shard of a token or document; for the end of the store, the last shard."""
         return min(bisect.bisect_right(starts, position), len(self._shards)) - 1
 
     def _map(self, number: int, kind: str) -> npt.NDArray[Any]:
@@ -269,7 +270,7 @@ def _load(path: Path, dtype: np.dtype[Any], length: int) -> npt.NDArray[Any]:
         raise DataError(
             f"{path} holds {array.dtype} {array.shape}, expected {dtype} ({length},). {AGAIN}"
         )
-    return np.asarray(array)  # slices of numpy's subclass for maps cost several times as much
+    return np.asarray(array)  # slicing numpy's memmap costs several times as much
 
 
 def _check_offsets(path: Path, offsets: Integers, total: int) -> None:

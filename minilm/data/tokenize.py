@@ -1,9 +1,9 @@
-"""Text files, or texts from anywhere, to a token store.
+"""Tokenizes text files, or texts from elsewhere, into a token store.
 
     files or texts -> documents -> sentences -> ids (in several processes) -> shards, in order
 
-Nothing but some batches of text and one shard of tokens is ever in memory. What comes out depends
-on text, tokenizer and options alone, not on the number of processes and not on interruptions.
+Only some batches of text and one shard of tokens are in memory at any time. The result depends on
+text, tokenizer and options alone, not on the number of processes or on interruptions.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from minilm.data.text_files import (
 from minilm.data.text_records import EncodingErrors, text_of
 from minilm.data.token_store import TokenStore, tokenizer_fingerprint
 from minilm.errors import DataError, InputError, setting
+from minilm.files.progress import counted
 
 if TYPE_CHECKING:
     from minilm.tokenization.tokenizer import Tokenizer
@@ -39,21 +40,21 @@ if TYPE_CHECKING:
 SHARD_TOKENS = 2**23  # an interruption costs at most the time for this many
 MANY_UNKNOWN = 0.1  # a larger share of unknown tokens gets a warning
 
-_SMALL = 2**22  # characters that are done before another process has started
-_TEXTS = "texts"  # the name of texts that are no file
+_SMALL = 2**22  # characters that take less time than starting another process
+_TEXTS = "texts"  # the name of texts that are not from a file
 
 
 @dataclass
 class TokenizeProgress:
-    """How far `tokenize_corpus` is.
+    """The progress of `tokenize_corpus`.
 
     Attributes:
-        bytes_total: size of all files, as they are stored; 0 for texts that come from elsewhere.
-        bytes_read: of them.
-        documents: read, empty ones included.
-        characters: tokenized by this run.
-        tokens: in the store, or waiting to be written.
-        tokens_before: those of them that an earlier run made.
+        bytes_total: size of all files, as they are stored; 0 for texts that are not from files.
+        bytes_read: number of bytes read so far.
+        documents: number of documents read, empty ones included.
+        characters: number of characters tokenized by this run.
+        tokens: number of tokens in the store or waiting to be written.
+        tokens_before: number of those made by earlier runs.
     """
 
     bytes_total: int
@@ -89,13 +90,13 @@ def tokenize_corpus(
 
     Args:
         files: text files, in the order in which they go into the store, or one file; see
-            `minilm.data.text_files`. For texts that are no files, see `tokenize_texts`.
+            `minilm.data.text_files`. For texts that are not in files, see `tokenize_texts`.
         tokenizer: the tokenizer.
         destination: directory of the store.
-        workers: processes that tokenize; 0 or 1 = this one, None = one for each processor if the
-            files are large enough. A script that uses more than one starts them under
+        workers: number of processes; 0 or 1 = this one, None = one for each processor if the files
+            are large enough. A script that uses more than one must start them under
             `if __name__ == "__main__":`.
-        resume: False throws away what `destination` holds of a store.
+        resume: False discards a store, or part of one, in `destination`.
         encoding_errors, text_key, document_per_line: see `TextFormat`.
         shard_tokens: a shard ends with the document in which it reaches this many tokens.
         progress: called now and then.
@@ -107,7 +108,7 @@ def tokenize_corpus(
     Raises:
         DataError: a file is missing or damaged (the message names the line), the disk is full, or
             `destination` holds something else.
-        InputError: no files, or an argument out of range.
+        InputError: there are no files, or an argument is out of range.
 
     Example:
         >>> tokenizer = minilm.Tokenizer.from_pretrained("model")  # doctest: +SKIP
@@ -143,16 +144,16 @@ def tokenize_texts(
     progress: Callable[[TokenizeProgress], object] = lambda _: None,
     say: Callable[[str], object] = lambda _: None,
 ) -> TokenStore:
-    """Tokenizes texts from anywhere into a token store.
+    """Tokenizes an iterable of texts into a token store.
 
-    Texts are read one after the other and need not fit into memory. The store is the same as from
+    Texts are read one after another and need not fit into memory. The store is the same as for
     files with these texts; see `tokenize_corpus`.
 
     Args:
-        texts: one for each document: strings, or rows that hold a string, such as a
-            `datasets.Dataset` or `IterableDataset` gives them. A missing value (None) is an empty
-            document. A run that resumes must be given the same texts in the same order; they are
-            read again from the first one.
+        texts: one for each document: strings, or rows that hold a string, as a `datasets.Dataset`
+            or `IterableDataset` yields them. A missing value (None) is an empty document. A run
+            that resumes must get the same texts in the same order; they are read again from the
+            first one.
         tokenizer: the tokenizer.
         destination: directory of the store.
         workers: as for `tokenize_corpus`; None = one for each processor if there are many texts.
@@ -164,8 +165,8 @@ def tokenize_texts(
         The store.
 
     Raises:
-        DataError: a row has no such column (the message names the columns), or no string there;
-            the disk is full; `destination` holds something else.
+        DataError: a row lacks the column (the message names its columns) or has no string in it;
+            the disk is full; or `destination` holds something else.
         InputError: an argument is out of range.
 
     Example:
@@ -191,8 +192,8 @@ def tokenize_texts(
 def _path(file: object) -> Path:
     if not isinstance(file, str | os.PathLike):
         raise InputError(
-            f"files holds {type(file).__name__}, expected names of files. For texts and rows that "
-            "are no files, call tokenize_texts."
+            f"files holds {type(file).__name__}, expected names of files. For texts and rows, call "
+            "tokenize_texts."
         )
     return Path(file)
 
@@ -230,7 +231,7 @@ def _tokenize(
     settings["files"] = source.identity()
     writer = StoreWriter(directory, settings, tokenizer, shard_tokens)
     if writer.shards:
-        say(f"{directory}: going on after {len(writer.shards)} finished shards.")
+        say(f"{directory}: going on after {counted(len(writer.shards), 'finished shard')}.")
     state = source.state
     state.tokens = state.tokens_before = writer.num_tokens
     documents = iter(source)
@@ -257,7 +258,7 @@ def _tokenize(
 
 
 def _are_few(documents: Iterator[Document]) -> tuple[bool, Iterator[Document]]:
-    """Whether one process does these documents before another has started; and all of them."""
+    """Whether one process is done before another has started; and an iterator over all of them."""
     seen, characters = [], 0
     for document in documents:
         seen.append(document)
@@ -269,10 +270,10 @@ def _are_few(documents: Iterator[Document]) -> tuple[bool, Iterator[Document]]:
 
 @dataclass
 class _Files:
-    """The documents of several files, one after the other.
+    """The documents of several files, one after another.
 
     Attributes:
-        sources: the files that were read to their ends, as the manifest lists them.
+        sources: the files that were read completely, as the manifest lists them.
     """
 
     paths: Sequence[Path]
@@ -282,11 +283,11 @@ class _Files:
     sources: list[dict[str, Any]] = field(default_factory=list)
 
     def identity(self) -> list[dict[str, Any]]:
-        """What changes if a file changes, without reading it."""
+        """Values that change if a file changes, found without reading it."""
         return [_identity(path) for path in self.paths]
 
     def digests(self) -> list[dict[str, Any]]:
-        """What the manifest of a store of these files lists."""
+        """The entries of these files in the manifest of a store."""
         return [_source(path, FileRecord.of(path)) for path in self.paths]
 
     def __iter__(self) -> Iterator[Document]:
@@ -312,7 +313,7 @@ class _Texts:
     """Texts as documents.
 
     Attributes:
-        sources: the texts as one file, when all were read.
+        sources: the texts as one file, once all have been read.
     """
 
     texts: Iterable[str | Mapping[str, Any] | None]
@@ -322,11 +323,11 @@ class _Texts:
     sources: list[dict[str, Any]] = field(default_factory=list)
 
     def identity(self) -> list[dict[str, Any]]:
-        """Which rows of `datasets` they are; other texts cannot be told apart unread."""
+        """Identifies rows of `datasets`; other texts cannot be identified without reading them."""
         return [{"name": _TEXTS, "fingerprint": getattr(self.texts, "_fingerprint", None)}]
 
     def digests(self) -> list[dict[str, Any]]:
-        """What the manifest of a store of these texts lists. Reads them all."""
+        """The entry of these texts in the manifest of a store. Reads them all."""
         for _ in self:
             pass
         return self.sources
@@ -356,7 +357,7 @@ def _source(path: Path, record: FileRecord) -> dict[str, Any]:
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    """What changes if a file changes, without reading it."""
+    """Values that change if a file changes, found without reading it."""
     status = path.stat()
     return {"name": path.name, "bytes": status.st_size, "modified": status.st_mtime_ns}
 
@@ -364,19 +365,19 @@ def _identity(path: Path) -> dict[str, Any]:
 def _check_same(
     directory: Path, settings: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Raises a DataError if a finished store is not what these arguments would make."""
+    """Raises DataError if a finished store is not what these arguments would make."""
     manifest = Manifest.read(directory)
     made = {"tokenizer": manifest.tokenizer_fingerprint, **manifest.options}
     other = difference({**made, "files": manifest.sources}, {**settings, "files": sources})
     if other is not None:
         raise DataError(
-            f"{directory} is a finished store made with {other}. Give another directory, or throw "
-            f"it away ({setting('resume', False, option='--restart')})."
+            f"{directory} is a finished store made with {other}. Give another directory, or "
+            f"discard it ({setting('resume', False, option='--restart')})."
         )
 
 
 def _processors() -> int:
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

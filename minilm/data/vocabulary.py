@@ -1,4 +1,4 @@
-"""What masking has to know of a tokenizer."""
+"""The properties of a tokenizer that masking needs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from minilm.errors import InputError
 from minilm.files.arrays import Flags
 from minilm.tokenization.tokenizer import Tokenizer
 
-# Of ALBERT's released code: pieces made of these alone go on with a word. The apostrophe and < = >
-# are not among them, so that "'s" is a word of its own.
+# From ALBERT's released code: pieces made only of these continue a word. The apostrophe and < = >
+# are not among them, so "'s" is a word of its own.
 _WORD_CHARACTERS = frozenset(string.ascii_letters + string.punctuation) - frozenset("'<=>")
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Ids with a role, and which tokens begin a word.
+    """The ids of special tokens, and which tokens begin a word.
 
     Attributes:
         size: V, the largest id plus one.
-        mask_id, cls_id, sep_id, unk_id: the special tokens.
+        mask_id, cls_id, sep_id, unk_id: the ids of the special tokens.
         special: (V,) True for every special token, [UNK] included: masking never touches them.
-        starts_word: (V,) True for tokens that begin a word; None for vocabularies whose words leave
-            no mark in the tokens (byte-level BPE).
+        starts_word: (V,) True for tokens that begin a word; None for vocabularies whose tokens do
+            not show it (byte-level BPE).
     """
 
     size: int
@@ -38,10 +38,10 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Vocabulary:
-        """Reads a tokenizer.
+        """The vocabulary of a tokenizer.
 
         Raises:
-            TokenizerFileError: it has no mask token.
+            TokenizerFileError: the tokenizer has no mask token.
         """
         special = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
         special[tokenizer.all_special_ids] = True
@@ -85,8 +85,8 @@ def _word_starts(tokenizer: Tokenizer) -> Flags | None:
 def _piece_starts_word(piece: str) -> bool:
     """The rule of google-research/albert, create_pretraining_data.py, for sentencepiece.
 
-    Anything but letters of English and its punctuation counts as a word for itself, so digits and
-    other scripts do.
+    A piece with any other character than English letters and punctuation is a word of its own, so
+    digits and other scripts are.
     """
     if piece.startswith(("▁", "<")):
         return True

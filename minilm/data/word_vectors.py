@@ -1,7 +1,7 @@
-"""Word vectors from counting: which words stand near each other in a corpus.
+"""Word vectors from co-occurrence counts of a corpus.
 
-Two words that share their neighbours get similar vectors. They come from one pass over the corpus
-and a factorisation, in seconds, where a masked LM has to learn them from one token in seven.
+Words with similar neighbours get similar vectors. They come from one pass over the corpus and a
+factorisation, in seconds, where a masked LM has to learn them from one token in seven.
 
 References: Levy & Goldberg 2014, Neural Word Embedding as Implicit Matrix Factorization.
 """
@@ -22,18 +22,18 @@ from minilm.files.arrays import Floats, Integers
 WEIGHTS = (1.0, 1.0, 0.7, 0.5, 0.3)  # of neighbours at a distance of 1, 2, ...
 MOST_WORDS = 16_384  # the counts are a matrix of this many rows and columns: 1 GB in float32
 MOST_TOKENS = 40_000_000
-RAREST = 30  # occurrences; a rarer word has too few neighbours for a vector
+RAREST = 30  # occurrences; rarer words have too few neighbours for a vector
 CHUNK = 2_000_000  # tokens that are counted at once
 
 
 @dataclass(frozen=True, eq=False)
 class WordVectors:
-    """What counting tells about the words of a corpus.
+    """Vectors and counts of the words of a corpus.
 
     Attributes:
-        vectors: (V, size) float32, zero where unknown; the lengths of the others average to 1.
-        known: (V,) bool: which words have a vector.
-        counts: (V,) int64: how often each was seen.
+        vectors: (V, size) float32, zero where unknown; the mean norm of the others is 1.
+        known: (V,) bool, which words have a vector.
+        counts: (V,) int64, how often each word was seen.
     """
 
     vectors: Tensor
@@ -51,17 +51,17 @@ def count_word_vectors(
 ) -> WordVectors:
     """Factorises the positive pointwise mutual information of neighbouring tokens.
 
-    All documents are read as one text: few neighbours stand across a border.
+    All documents are read as one text: few neighbours are in different documents.
 
     Args:
         store: the corpus.
-        size: numbers in a vector.
-        documents: which documents to read, from the first; None = all.
-        most_tokens: stop reading after about this many.
-        seed: of the factorisation, which starts from random directions.
+        size: dimension of the vectors.
+        documents: which documents to read, from the first on; None = all.
+        most_tokens: reading stops after about this many tokens.
+        seed: random seed of the factorisation, which starts from random directions.
 
     Raises:
-        InputError: `size` is not below the number of words that occur often enough.
+        InputError: `size` is not less than the number of words that occur often enough.
     """
     documents = range(store.num_documents) if documents is None else documents
     begin, end = (int(store.document_starts[n]) for n in (documents.start, documents.stop))
@@ -95,7 +95,7 @@ def _chunks(store: TokenStore, begin: int, stop: int, overlap: int = 0) -> Itera
 
 
 def _neighbours(store: TokenStore, begin: int, stop: int, words: Integers) -> Floats:
-    """(words, words) how often, weighted by distance, two words are near each other."""
+    """(words, words) co-occurrence counts, weighted by distance."""
     row = np.full(store.vocab_size, -1)
     row[words] = np.arange(len(words))
     near = np.zeros((len(words), len(words)), np.float32)
