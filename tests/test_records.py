@@ -150,7 +150,7 @@ def test_a_directory_of_utterances(tmp_path: Path) -> None:
         (
             "a",
             {},
-            "Say format=...; there are csv, tsv, json, jsonl, parquet, text, conll, squad",
+            "Give format=...; there are csv, tsv, json, jsonl, parquet, text, conll, squad",
         ),
         ("a.csv", {"format": "orc"}, "no format 'orc'; there are csv, tsv"),
         ("a.csv", {"format": "glue:sst5"}, "no GLUE task 'sst5'; there are cola, sst2"),
@@ -243,7 +243,7 @@ PIECES += [b'{"a": 1}', b"data", b"sentence\tlabel\n", b"-DOCSTART-", b"\xef\xbb
 soup = st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)
 
 
-@pytest.mark.filterwarnings("ignore:.*(separates the columns|stand in quotes|Is the delimiter)")
+@pytest.mark.filterwarnings("ignore:.*(separates the columns|are in quotes|Is the delimiter)")
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200) | soup, st.sampled_from(FORMATS), st.sampled_from(["raise", "skip"]))
 def test_any_bytes_are_read_or_refused(

@@ -21,7 +21,7 @@ ROWS = [
     {"text": "a café;\nthen home", "label": "bad"},
     {"text": "plain", "label": "good"},
 ]
-QUIET = "ignore:.*(separates the columns|stand in quotes)"
+QUIET = "ignore:.*(separates the columns|are in quotes)"
 
 
 def written(tmp_path: Path, name: str, data: bytes | str) -> Path:
@@ -200,7 +200,7 @@ def test_a_delimiter_that_is_likely_is_asked_for(tmp_path: Path, text: str, head
 
 def test_quotes_between_tabs(tmp_path: Path) -> None:
     path = written(tmp_path, "a.tsv", 'text\tlabel\n"the ""red"" cat"\tgood\nhi\tbad\n')
-    with pytest.warns(UserWarning, match="stand in quotes, which are taken off"):
+    with pytest.warns(UserWarning, match="are in quotes, which are removed"):
         assert read_table(path)[0]["text"] == 'the "red" cat'
     assert read_table(path, quoting=False)[0]["text"] == '"the ""red"" cat"'
     # as GLUE's files have them

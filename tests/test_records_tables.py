@@ -96,7 +96,7 @@ def test_the_line_named_is_the_first_of_the_row(tmp_path: Path) -> None:
         (
             "a.tsv",
             "a\tb\n0\t2\t3\n",
-            ", line 2: expected 2 fields, found 3. Take '\\t' out of the fields",
+            ", line 2: expected 2 fields, found 3. Remove '\\t' from the fields",
         ),
         ("a.csv", 'a,b\n1,2\n3,"4\n5,6\n', ", line 3: the quote that begins field 2 is never"),
         ("a.csv", 'a,b\n"1\n2","3\n', ", line 3: the quote that begins field 2 is never closed."),
@@ -138,7 +138,7 @@ def test_delimiters_that_cannot_be(tmp_path: Path) -> None:
     for delimiter in ("", "::", '"', "\n", "\r"):
         with pytest.raises(InputError, match="delimiter must be one character"):
             read_table(path, delimiter=delimiter)
-    with pytest.raises(InputError, match="the delimiter must be named"):
+    with pytest.raises(InputError, match="the delimiter must be given"):
         read_table(write(tmp_path, "a.txt", "a,b\n1,2\n"))
 
 

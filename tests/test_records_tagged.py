@@ -117,7 +117,7 @@ def test_columns_that_cannot_be(tmp_path: Path, options: dict[str, Any], message
 
 
 def test_a_file_without_tags_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="both in column 1 of 1.*say tagged=False"):
+    with pytest.raises(InputError, match="both in column 1 of 1.*use tagged=False"):
         read_conll(write(tmp_path, "a.conll", "a\nb\n"))
 
 
@@ -338,12 +338,12 @@ def test_squad_without_answers_or_title(tmp_path: Path) -> None:
         (question(id=True), "'id' is True, expected str or int."),
         (7, ".qas[1]: no JSON object with a key 'id'."),
         (question(question=None), ", question 'q1': no key 'question'."),
-        (question(answers=None), "'q1': no key 'answers'. For a file without answers say label"),
+        (question(answers=None), "'q1': no key 'answers'. For a file without answers use label"),
         (question(answers={}), "'answers' is {}, expected list."),
         (question(answers=[]), "no answers, and no is_impossible that says so."),
         (question(is_impossible=True), "is_impossible, but it has answers."),
         (question(is_impossible="no"), "'is_impossible' is 'no', expected bool."),
-        (question(id="q0"), "question 'q0': a question of this id came before."),
+        (question(id="q0"), "question 'q0': an earlier question has the same id."),
         (question(answers=[3]), "no JSON object with a key 'text'."),
         (question(answers=[{"text": "Paris"}]), "no key 'answer_start'."),
         (answer("", 0), "an answer is empty."),

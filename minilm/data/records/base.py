@@ -1,4 +1,4 @@
-"""Records that know where they come from, and what to do with those that cannot be used."""
+"""Records that know where they come from, and the treatment of unusable ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Records(Sequence[Record]):
 
     Args:
         rows: the records.
-        places: where in the file each of them is, such as "line 17".
-        source: the file, as messages name it.
+        places: the place of each record in the file, such as "line 17".
+        source: the name of the file in messages.
     """
 
     def __init__(self, rows: list[Record], places: list[str], source: str) -> None:
@@ -47,7 +47,7 @@ class Records(Sequence[Record]):
         return self._rows[index]
 
     def map(self, change: Callable[[Record], Record]) -> Records:
-        """Changed records, each from where the old one was."""
+        """Applies a function to every record; places stay the same."""
         return Records([change(row) for row in self._rows], self._places, self._source)
 
     def pick(self, indices: Sequence[int]) -> Records:
@@ -67,7 +67,7 @@ def where(records: Sequence[Record], index: int) -> str:
     """Where a record comes from, for messages.
 
     Returns:
-        What `Records.where` says, and "record 17" (counted from 0) for any other sequence.
+        The result of `Records.where`, or "record 17" (counted from 0) for any other sequence.
 
     Example:
         >>> where([{"text": "a"}, {"text": "b"}], 1)
@@ -77,12 +77,12 @@ def where(records: Sequence[Record], index: int) -> str:
 
 
 class RecordError(Exception):
-    """A record that cannot be used. Readers hand it to `collect` in place of the record.
+    """A record that cannot be used. Readers pass it to `collect` instead of the record.
 
     Args:
-        problem: what is wrong, a whole sentence.
+        problem: what is wrong, as a complete sentence.
         advice: what to do about it.
-        reason: the problem in two or three words, the same for all of its kind.
+        reason: the kind of the problem, in two or three words.
     """
 
     def __init__(self, problem: str, advice: str = "", *, reason: str) -> None:
@@ -93,20 +93,20 @@ class RecordError(Exception):
 
 
 class Skips:
-    """What becomes of records that cannot be used.
+    """Raises an error for records that cannot be used, or counts them as left out.
 
     Args:
-        policy: "raise" stops at the first one, "skip" leaves them out and counts them.
+        policy: "raise" raises an error at the first one, "skip" leaves them out and counts them.
 
     Attributes:
-        total: records looked at, good and bad.
-        count: records left out.
-        reasons: how many of them for which reason.
+        total: number of records seen, good and bad.
+        count: number of records left out.
+        reasons: number of records left out for each reason.
         first: the first five messages.
-        repaired: records that were put right instead.
+        repaired: number of records repaired instead.
 
     Raises:
-        InputError: no such policy.
+        InputError: the policy is unknown.
 
     Example:
         >>> skips = Skips("skip")
@@ -129,13 +129,13 @@ class Skips:
         self.repaired = 0
 
     def refuse(self, where: str, problem: str, advice: str = "", *, reason: str) -> None:
-        """Stops because of a record, or counts it as left out.
+        """Raises an error for a record, or counts it as left out.
 
         Args:
-            where: the record's place.
-            problem: what is wrong, a whole sentence.
+            where: the place of the record.
+            problem: what is wrong, as a complete sentence.
             advice: what to do about it.
-            reason: the problem in two or three words, by which `summary` counts.
+            reason: the kind of the problem in two or three words, for `summary`.
 
         Raises:
             DataError: the policy is "raise".
@@ -149,7 +149,7 @@ class Skips:
             self.first.append(message)
 
     def summary(self) -> str:
-        """What was left out and why, in one line."""
+        """How many records were left out and why, in one line."""
         text = f"{self.count:,} of {counted(self.total, 'record')} skipped"
         if self.count:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.most_common())
@@ -160,15 +160,15 @@ class Skips:
 
 
 def collect(path: Path, found: Iterable[tuple[str, Record | RecordError]], skips: Skips) -> Records:
-    """The records of a file, without the bad ones.
+    """Collects the usable records of a file.
 
     Args:
         path: the file.
-        found: place and record, in order.
+        found: place and record of each, in order.
         skips: what to do with bad records.
 
     Raises:
-        DataError: a bad record, if `skips` says so; or no record is left.
+        DataError: a record is bad and `skips` has the policy "raise", or no record is left.
     """
     rows: list[Record] = []
     places: list[str] = []

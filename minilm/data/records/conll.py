@@ -1,4 +1,4 @@
-"""CoNLL files: one word a line with its tag, a blank line after every sentence."""
+"""CoNLL files: a word and its tag in each line, a blank line after every sentence."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ def read_conll(
     skips: Skips | None = None,
     encoding: str = "utf-8",
 ) -> Records:
-    """The sentences of a file, each as `{"tokens": [...], "tags": [...]}`.
+    """Reads the sentences of a file, each as `{"tokens": [...], "tags": [...]}`.
 
-    The columns of a line stand between tabs if it has any, else between blanks. Lines of nothing
-    but white space and lines that begin with -DOCSTART- end a sentence. Lines before a sentence
-    that begin with # and do not have the columns of the other lines are comments; with these
-    columns they are the word #. In CoNLL-U (ten columns between tabs, the first of which counts
-    the words) the lines of ranges ("1-2") and of empty words ("8.1") are left out.
+    Columns are separated by tabs if the line has any, else by white space. Blank lines and lines
+    that begin with -DOCSTART- end a sentence. Lines before a sentence that begin with # are
+    comments, unless they have as many columns as the other lines: then # is the word. In CoNLL-U
+    (ten columns separated by tabs, the first of which numbers the words) the lines of ranges
+    ("1-2") and of empty words ("8.1") are left out.
 
     Args:
         path: the file, perhaps compressed.
-        token_column: where the word stands, counted from 1, or from -1 backwards; or the name that
-            a line "# global.columns = ..." gives it, or that it has in CoNLL-U (FORM). Unless
-            given, the first; a file whose first column counts the words is an error then.
-        tag_column: where the tag stands, counted or named alike.
-        tagged: without it the records have no "tags".
-        skips: what to do with sentences that have a line with another number of columns than the
-            first, or with an empty word or tag. Such a sentence counts as one.
-        encoding: how characters are stored.
+        token_column: the column of the words: its number from 1, or from -1 backwards, or its name
+            in a line "# global.columns = ..." or in CoNLL-U (FORM). None = the first column; if
+            that numbers the words, it is an error.
+        tag_column: the column of the tags, likewise.
+        tagged: False = the records have no "tags".
+        skips: what to do with sentences that have a line with a different number of columns than
+            the first line, or with an empty word or tag. Such a sentence counts as one record.
+        encoding: character encoding of the file.
 
     Raises:
-        DataError: the file cannot be read or has no sentences, or a sentence is bad and `skips`
-            says so; or the words are 1, 2, 3, ... in every sentence.
+        DataError: the file cannot be read or has no sentences, a sentence is bad and `skips` has
+            the policy "raise", or the words are 1, 2, 3, ... in every sentence.
         InputError: there is no such column or encoding, or both columns are the same.
     """
     path = Path(path)
@@ -66,7 +66,7 @@ def read_conll(
     tag = _index("tag_column", tag_column, names, where) if tagged else None
     if tag == token:
         untagged = by_place(
-            python="say tagged=False if the file has no tags",
+            python="use tagged=False if the file has no tags",
             command="use minilm predict if the file has no tags",
         )
         raise InputError(
@@ -89,7 +89,7 @@ def read_conll(
 
 @dataclass(frozen=True)
 class _Columns:
-    """What the lines of a file have in common: how many columns, and which matter, from 0."""
+    """The number of columns of a file, and those of words and tags, counted from 0."""
 
     count: int
     tabs: bool
@@ -104,7 +104,7 @@ class _Columns:
         """The columns of a line.
 
         Raises:
-            RecordError: another number of them, or an empty word or tag.
+            RecordError: their number differs, or the word or the tag is empty.
         """
         columns = _split(line)
         if len(columns) != self.count:
@@ -160,7 +160,7 @@ def _ends_sentence(line: str) -> bool:
 
 
 def _names(lines: list[tuple[int, str]], count: int) -> list[str]:
-    """What the columns are called, in capital letters; "" where nothing says it."""
+    """The names of the columns in capitals; "" where the file gives none."""
     said = next((match[1].split() for _, line in lines[:20] if (match := _NAMES.match(line))), [])
     if len(said) == count:
         return [name.upper() for name in said]
@@ -168,7 +168,7 @@ def _names(lines: list[tuple[int, str]], count: int) -> list[str]:
 
 
 def _counts_words(records: Records) -> bool:
-    """Whether the "words" of every sentence only count them."""
+    """Whether the "words" of every sentence are the numbers 1, 2, 3, ..."""
     count = 0
     for record in records:
         numbers = [str(number) for number in range(1, len(record["tokens"]) + 1)]
@@ -179,7 +179,7 @@ def _counts_words(records: Records) -> bool:
 
 
 def _index(name: str, column: int | str, names: list[str], where: str) -> int:
-    """A column, counted from 0.
+    """The number of a column, counted from 0.
 
     Raises:
         InputError: there is no such column.

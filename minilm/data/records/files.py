@@ -1,4 +1,4 @@
-"""Labelled data of any kind: the file's name says which."""
+"""Reads labelled data of any format, by the file's name."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ _INTERNAL = ("path", "task", "skips", "usual_delimiter")
 def read_records(
     path: str | Path, *, format: str | None = None, skips: Skips | None = None, **options: Any
 ) -> Records:
-    """The records of a file, or of a directory with utterances.
+    """Reads the records of a file, or of a directory with utterances.
 
     Args:
-        path: where they are.
+        path: the file or directory.
         format: "csv", "tsv", "json", "jsonl", "parquet", "text", "conll", "squad", "utterances",
-            or "glue:" and a task such as "glue:sst2". Unless given, the name's end says it: .csv,
-            .tsv, .tab, .json, .jsonl, .ndjson, .parquet, .txt (one text a line), .conll, .conllu,
-            .iob or .bio, perhaps followed by .gz, .xz or .bz2; a directory with a file seq.in has
-            utterances.
+            or "glue:" and a task such as "glue:sst2". None = as the end of the name says: .csv,
+            .tsv, .tab, .json, .jsonl, .ndjson, .parquet, .txt (a text in each line), .conll,
+            .conllu, .iob or .bio, perhaps followed by .gz, .xz or .bz2; a directory with a file
+            seq.in has utterances.
         skips: what to do with records that cannot be used.
-        options: what the format's own reader takes too, e.g. header=False.
+        options: further arguments of the format's own reader, such as header=False.
 
     Raises:
         DataError: the records cannot be read.
@@ -106,10 +106,10 @@ def read_records(
 
 
 def format_of(path: Path) -> str:
-    """The format with this name.
+    """The format of a file, by its name.
 
     Raises:
-        InputError: there is none.
+        InputError: the name tells no format.
     """
     if path.is_dir():
         if (path / FILES[0]).exists():
@@ -121,7 +121,7 @@ def format_of(path: Path) -> str:
     if suffix not in _FORMATS:
         raise InputError(
             f"{path}: its name does not tell the format (known: {', '.join(_FORMATS)}). "
-            f"Say {setting('format')}; {_known()}."
+            f"Give {setting('format')}; {_known()}."
         )
     return _FORMATS[suffix]
 

@@ -1,6 +1,6 @@
 """Records of other libraries: data frames, and data sets of the `datasets` library.
 
-None of them is imported here; they are known by what they can do.
+None of them is imported here; they are recognised by their methods.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any, SupportsIndex, overload
 from minilm.data.records.base import Record, Records
 from minilm.errors import InputError
 
-NO_CLASS = -1  # what data sets without published labels have for one
+NO_CLASS = -1  # the label in data sets whose labels are not published
 
 
 class Rows(list[Record]):
     """Records with the names of their classes.
 
     Attributes:
-        class_names: of columns whose values are classes, all names in their order.
+        class_names: for each column of classes, all names in their order.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class Rows(list[Record]):
 
 
 def as_records(data: Any, name: str) -> Sequence[Mapping[str, Any]]:
-    """Records from any of the accepted types.
+    """Converts data of any accepted type to records.
 
     Args:
         data: a sequence of dictionaries, which is returned as it is; a data frame of pandas or
             polars, whose missing values become None; a `Dataset` of the datasets library, or an
             `IterableDataset`, which is read to its end: the numbers of a `ClassLabel` become their
             names, and -1 becomes None; or another iterable of dictionaries.
-        name: of the argument, for messages.
+        name: name of the argument, for messages.
 
     Raises:
         InputError: it is something else.
@@ -109,7 +109,7 @@ def _of_data_set(data: Any) -> Rows:
 
 
 def _class_names(feature: Any) -> list[str] | None:
-    """The names of a `ClassLabel`, or of one in lists; None for anything else."""
+    """The names of a `ClassLabel`, or of a list of them; None for anything else."""
     if isinstance(feature, list) and len(feature) == 1:
         return _class_names(feature[0])
     if type(feature).__name__ == "ClassLabel" and feature.names:

@@ -15,7 +15,7 @@ from minilm.errors import DataError, InputError
 
 @dataclass(frozen=True)
 class _Task:
-    """The columns of a task, and its labels as the files write them; scores have none."""
+    """The columns of a task, and its labels as they are in the files; none for scores."""
 
     text: str
     text_pair: str | None
@@ -52,25 +52,25 @@ _MAX_SCORE = 5.0
 def read_glue(
     path: str | Path, task: str, *, skips: Skips | None = None, encoding: str = "utf-8"
 ) -> Records:
-    """The examples of a GLUE file: train, dev or test.
+    """Reads the examples of a GLUE file: train, dev or test.
 
-    Quotes are characters like any other in all of them. The original files of MRPC
-    (msr_paraphrase_*.txt) and of STS-B (sts-*, without a header) are read too.
+    Quotes are ordinary characters in all of them. The original files of MRPC
+    (msr_paraphrase_*.txt) and of STS-B (sts-*, without a header) can be read too.
 
     Args:
         path: the file, perhaps .gz or .xz.
         task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli.
-        skips: what to do with rows with another number of fields than the header, and of labels
-            that the task does not have.
-        encoding: how characters are stored.
+        skips: what to do with rows whose number of fields differs from the header's, or whose
+            label is not one of the task.
+        encoding: character encoding of the file.
 
     Returns:
         Records of "text", "text_pair" if the task has pairs, and "label" if the file has labels: a
-        string as it stands there ("1", "entailment"), for stsb a number from 0 to 5.
+        string as in the file ("1", "entailment"), or for stsb a number from 0 to 5.
 
     Raises:
-        DataError: the file cannot be read, has no examples or not the columns of the task, or a
-            row is bad and `skips` says so.
+        DataError: the file cannot be read, has no examples or lacks columns of the task, or a row
+            is bad and `skips` has the policy "raise".
         InputError: there is no such task or encoding.
 
     References:
@@ -96,7 +96,7 @@ def _columns(
     """The names of the columns, and the rows below them.
 
     Raises:
-        DataError: they are not those of the task.
+        DataError: the columns are not those of the task.
     """
     wanted = [name for name in (_TASKS[task].text, _TASKS[task].text_pair) if name]
     for number, fields in rows:

@@ -1,4 +1,4 @@
-"""Files called .json: SQuAD, a list of records, JSON lines, and what pandas makes of a table."""
+"""Files called .json: SQuAD, a list of records, JSON lines, and the layouts of pandas."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def read_json_file(
     skips: Skips | None = None,
     encoding: str = "utf-8",
 ) -> Records:
-    """The records of a JSON file of any accepted layout.
+    """Reads the records of a JSON file of any accepted layout.
 
-    The layouts are SQuAD (`read_squad`); a list of objects, alone or under the key "data"; one
-    object a line, as `datasets` writes it; and columns, `{"text": [...], "label": [...]}`, or
-    pandas' orient="columns", "index", "split" and "table".
+    The layouts are SQuAD (`read_squad`); a list of objects, alone or under the key "data"; an
+    object in each line, as `datasets` writes it; and columns, `{"text": [...], "label": [...]}`,
+    or pandas' orient="columns", "index", "split" and "table".
 
     Args:
         path: the file, perhaps compressed.
-        labelled, repair_offsets: of SQuAD, see `read_squad`.
+        labelled, repair_offsets: for SQuAD, see `read_squad`.
         skips: what to do with bad records.
-        encoding: how characters are stored.
+        encoding: character encoding of the file.
 
     Raises:
         DataError: the file cannot be read, has none of these layouts or no records, or a record is
-            bad and `skips` says so.
+            bad and `skips` has the policy "raise".
         InputError: there is no such encoding.
     """
     path = Path(path)
@@ -80,7 +80,7 @@ def _is_squad(content: Any) -> bool:
 
 
 def _rows(content: Any) -> list[Any] | None:
-    """The records of a list, of columns, or of a table as pandas writes it; None for others."""
+    """The records of a list, of columns, or of a table written by pandas; None for others."""
     if isinstance(content, list):
         return content if all(isinstance(row, dict) for row in content[:1]) else None
     if not isinstance(content, dict) or not content:
@@ -109,7 +109,7 @@ def _named(names: list[Any], row: Any) -> Any:
 
 
 def _of_objects(content: Record) -> list[Any] | None:
-    """Rows by number, or columns of rows by number; None if neither or both."""
+    """Records from rows by number or from columns of values by row number; None if unclear."""
     inner = list(next(iter(content.values())))
     by_row = all(name.isdecimal() for name in content)
     by_column = bool(inner) and all(name.isdecimal() for name in inner)

@@ -1,4 +1,4 @@
-"""JSON without its surprises, and files with one JSON object a line."""
+"""Strict JSON, and files with a JSON object in each line."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def read_json_lines(
     path: str | Path, *, skips: Skips | None = None, encoding: str = "utf-8"
 ) -> Records:
-    """The JSON objects of a file, one a line. Blank lines are not records.
+    """Reads the JSON objects of a file, one from each line. Blank lines are not records.
 
     Args:
         path: the file, perhaps .gz or .xz.
-        skips: what to do with lines that `strict_json` does not take, or that are not objects.
-        encoding: how characters are stored.
+        skips: what to do with lines that `strict_json` refuses, or that are not objects.
+        encoding: character encoding of the file.
 
     Raises:
-        DataError: the file cannot be read or has no records, or a line is bad and `skips` says so.
+        DataError: the file cannot be read or has no records, or a line is bad and `skips` has the
+            policy "raise".
         InputError: there is no such encoding.
     """
     path = Path(path)
@@ -36,10 +37,10 @@ def read_json_lines(
 
 
 def strict_json(text: str) -> Any:
-    """What a JSON text says.
+    """Parses a JSON text.
 
-    Differs from `json.loads`: a key that an object has twice, numbers that are not finite, half a
-    surrogate pair and nesting without end are errors.
+    Differs from `json.loads`: duplicate keys of an object, numbers that are not finite, half a
+    surrogate pair and very deep nesting are errors.
 
     Raises:
         RecordError: it is not JSON, or one of these.
@@ -84,11 +85,11 @@ def _object(line: str) -> Record | RecordError:
     except RecordError as problem:
         if line.strip() in ("[", "{"):
             problem.advice = (
-                f"If an object goes over several lines, say {setting('format', 'json')}."
+                f"If an object goes over several lines, use {setting('format', 'json')}."
             )
         return problem
     if not isinstance(value, dict):
-        whole = f"If the whole file is one list, say {setting('format', 'json')}."
+        whole = f"If the whole file is one list, use {setting('format', 'json')}."
         advice = whole if isinstance(value, list) else ""
         return RecordError("expected a JSON object {...}.", advice, reason="no object")
     return value

@@ -1,6 +1,6 @@
-"""Stored bytes to text and lines.
+"""Decodes stored bytes to text and lines.
 
-Labelled data fits into the memory, so files are read whole; the corpora of pre-training are not
+Labelled data fits into memory, so files are read whole; corpora for pretraining are not
 (minilm/data/text_files.py).
 """
 
@@ -21,7 +21,7 @@ _DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.decompress,
 }
 
-# How files begin that are not text, or another text than expected.
+# First bytes of files that are not text, or not the text expected.
 _SIGNATURES = {
     b"\x1f\x8b": "It is compressed by gzip: add .gz to its name.",
     b"\xfd7zXZ": "It is compressed by xz: add .xz to its name.",
@@ -30,7 +30,7 @@ _SIGNATURES = {
     b"PAR1": "It is Parquet: add .parquet to its name.",
 }
 
-# The byte order marks that say the encoding; those of UTF-32 begin with those of UTF-16.
+# The byte order marks of encodings; those of UTF-32 begin with those of UTF-16.
 _MARKS = {
     b"\xff\xfe\0\0": "utf-32",
     b"\0\0\xfe\xff": "utf-32",
@@ -40,22 +40,22 @@ _MARKS = {
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether `read_text` unpacks a file, by its name."""
+    """Whether `read_text` decompresses a file, by its name."""
     return path.suffix.lower() in _DECOMPRESS
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that tells the format: ".csv" of both a.csv and A.CSV.GZ."""
+    """The suffix of the format: ".csv" for both a.csv and A.CSV.GZ."""
     name = Path(path.name.lower())
     return name.with_suffix("").suffix if name.suffix in _DECOMPRESS else name.suffix
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """The text of a file, perhaps compressed (.gz, .xz, .bz2), without a byte order mark.
+    """Reads the text of a file, perhaps compressed (.gz, .xz, .bz2), without a byte order mark.
 
     A file that begins with the byte order mark of UTF-16 or UTF-32, such as Excel's "Unicode
-    text", is read as that. In a file without any `\\n`, `\\r` becomes one: so did lines end on old
-    Macs, and do in Excel's "CSV (Macintosh)".
+    text", is decoded as such. In a file without any `\\n`, `\\r` becomes `\\n`: lines ended so on
+    old Macs, and still do in Excel's "CSV (Macintosh)".
 
     Raises:
         DataError: the file cannot be read, is damaged, is not in this encoding or has NUL
@@ -90,7 +90,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Lines without their ends, numbered from 1. Only `\\n` and `\\r\\n` end a line."""
+    """The lines without their ends, numbered from 1. Only `\\n` and `\\r\\n` end a line."""
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()

@@ -1,6 +1,6 @@
 """Labelled data in Parquet, as pandas, `datasets` and the hub write it; read whole.
 
-Corpora, of which one column is read a few rows at a time, are in minilm/data/text_records.py.
+For corpora, minilm/data/text_records.py reads one column, a few rows at a time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def read_parquet(path: str | Path, *, skips: Skips | None = None) -> Records:
-    """The rows of a table, each as `{column: value}`.
+    """Reads the rows of a table, each as `{column: value}`.
 
     Columns that `datasets` stored as ClassLabel, or as lists of it, become names (None for -1, "no
-    label"). An index that pandas stored is left out.
+    label"). An index stored by pandas is left out.
 
     Args:
         path: the file.
@@ -55,8 +55,8 @@ def python_rows(path: Path, rows: pa.Table | pa.RecordBatch) -> list[Record]:
     """Rows of a table as dictionaries.
 
     Raises:
-        DataError: names the column with a value that Python has not: a time after the year 9999, or
-            a text that is not UTF-8.
+        DataError: a value does not exist in Python, such as a time after the year 9999 or a text
+            that is not UTF-8; the message names the column.
     """
     try:
         return list(rows.to_pylist())
@@ -73,10 +73,10 @@ def python_rows(path: Path, rows: pa.Table | pa.RecordBatch) -> list[Record]:
 
 
 def label_names(path: Path, schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
-    """For columns of class numbers: what turns a value into names.
+    """Functions that turn the values of columns of class numbers into names, by column.
 
     Raises:
-        DataError: the table's description by `datasets` is damaged.
+        DataError: the metadata stored by `datasets` is damaged.
     """
     stored = (schema.metadata or {}).get(b"huggingface")
     if stored is None:
@@ -91,7 +91,7 @@ def label_names(path: Path, schema: pa.Schema) -> dict[str, Callable[[Any], Any]
     for column, feature in (description if isinstance(description, Mapping) else {}).items():
         if column not in schema.names:
             continue
-        if isinstance(feature, list) and len(feature) == 1:  # of older versions
+        if isinstance(feature, list) and len(feature) == 1:  # written by older versions
             feature = feature[0]
         inner = feature.get("feature", feature) if isinstance(feature, Mapping) else feature
         if isinstance(inner, Mapping) and inner.get("_type") == "ClassLabel":

@@ -23,26 +23,26 @@ def read_squad(
     skips: Skips | None = None,
     encoding: str = "utf-8",
 ) -> Records:
-    """The questions of a JSON file as SQuAD 1.1 and 2.0 have it.
+    """Reads the questions of a JSON file in the format of SQuAD 1.1 or 2.0.
 
     Args:
         path: the file, perhaps .gz or .xz.
-        labelled: without it, answers are neither expected nor read.
-        repair_offsets: moves an answer that is not where it should be, if it occurs exactly once
-            in its paragraph. `Skips.repaired` counts the questions.
-        skips: what to do with questions with an id for the second time, with a key missing or of
-            the wrong type, with an answer that is not where it should be, or with answers where
-            there should be none and the other way round.
-        encoding: how characters are stored.
+        labelled: False = answers are neither expected nor read.
+        repair_offsets: correct the offset of an answer that is not at its offset, if it occurs
+            exactly once in its paragraph. `Skips.repaired` counts the questions.
+        skips: what to do with questions that repeat an id, lack a key or have a value of the wrong
+            type, have an answer that is not at its offset, or have answers although they are
+            impossible, or none although they are possible.
+        encoding: character encoding of the file.
 
     Returns:
         Records of "id", "title" ("" if there is none), "question", "context", and if labelled
         "answers", each with "text" and "answer_start" in characters, and "is_impossible". Ids that
-        are whole numbers become strings. What else a question has is not read.
+        are whole numbers become strings. Other keys of a question are not read.
 
     Raises:
         DataError: the file cannot be read, is not JSON or has no questions, an article or a
-            paragraph is not as expected, or a question is bad and `skips` says so.
+            paragraph is malformed, or a question is bad and `skips` has the policy "raise".
         InputError: there is no such encoding.
 
     References:
@@ -62,10 +62,10 @@ def read_squad(
 def squad_records(
     path: Path, file: Any, *, labelled: bool, repair_offsets: bool, skips: Skips
 ) -> Records:
-    """The questions of a file that was read; see `read_squad`.
+    """The questions of a file that has been parsed; see `read_squad`.
 
     Args:
-        path: of the file, for messages.
+        path: the file, for messages.
         file: its JSON value.
         labelled, repair_offsets, skips: as for `read_squad`.
     """
@@ -82,7 +82,7 @@ def _questions(
             place = f"question {name!r:.80}"
             if name in seen:
                 raise RecordError(
-                    "a question of this id came before.",
+                    "an earlier question has the same id.",
                     "Ids must be unique; predictions are found by them.",
                     reason="id twice",
                 )
@@ -106,7 +106,7 @@ def _walk(path: Path, file: Any) -> Iterator[tuple[str, str, str, Any]]:
     """Place, title, context and question of all questions.
 
     Raises:
-        DataError: something above the questions is not as expected.
+        DataError: an article or a paragraph is malformed.
     """
     place = "the file"
     try:
@@ -127,7 +127,8 @@ def _answers(question: Any, context: str, repair_offsets: bool) -> tuple[list[Re
     """The answers, none if the question is impossible, and whether one was moved.
 
     Raises:
-        RecordError: one cannot be used, or there should be none, or some.
+        RecordError: an answer cannot be used, or there are answers to an impossible question, or
+            none to a possible one.
     """
     answers = _get(question, "answers", list, _unlabelled())
     impossible = _has(question, "is_impossible") and _get(question, "is_impossible", bool)
@@ -157,16 +158,16 @@ def _answers(question: Any, context: str, repair_offsets: bool) -> tuple[list[Re
 
 def _unlabelled() -> str:
     return by_place(
-        python="For a file without answers say labelled=False.",
+        python="For a file without answers use labelled=False.",
         command="A file without answers is for minilm predict.",
     )
 
 
 def _moved(text: str, start: int, context: str, repair_offsets: bool) -> int:
-    """Where an answer is that is not where it should be.
+    """The correct offset of an answer that is not at its offset.
 
     Raises:
-        RecordError: that is not clear, or repair was not asked for.
+        RecordError: it is not clear, or `repair_offsets` is False.
     """
     places = list(islice(_occurrences(text, context), _PLACES_SHOWN + 1))
     if repair_offsets and len(places) == 1:
@@ -201,17 +202,17 @@ def _has(value: Any, key: str) -> bool:
 
 
 def _get(value: Any, key: str, kind: type | tuple[type, ...], advice: str = "") -> Any:
-    """What an object has under a key.
+    """The value of an object under a key.
 
     Raises:
-        RecordError: it is not an object, does not have the key, or something else under it.
+        RecordError: it is not an object, lacks the key, or the value has another type.
     """
     if not _has(value, key):
         kind_found = "no key" if isinstance(value, dict) else "no JSON object with a key"
         raise RecordError(f"{kind_found} {key!r}.", advice, reason=f"no {key}")
     found = value[key]
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    if type(found) not in kinds:  # True is an int to isinstance
+    if type(found) not in kinds:  # for isinstance, True is an int
         expected = " or ".join(one.__name__ for one in kinds)
         raise RecordError(
             f"{key!r} is {found!r:.40}, expected {expected}.", advice, reason=f"bad {key}"

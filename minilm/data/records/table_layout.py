@@ -8,11 +8,11 @@ DELIMITERS = (",", ";", "\t", "|")
 
 
 def likely_delimiters(text: str, but: str) -> list[str]:
-    """The delimiters that cut all rows of a table into equally many fields, two or more.
+    """The delimiters that split all rows of a table into equally many fields, two or more.
 
     Args:
-        text: of the file.
-        but: not this one.
+        text: text of the file.
+        but: a delimiter to leave out.
 
     Example:
         >>> likely_delimiters("review;stars\\nfine, really;5\\n", ",")
@@ -28,9 +28,9 @@ def likely_delimiters(text: str, but: str) -> list[str]:
 def needs_quoting(text: str, delimiter: str) -> bool:
     """Whether fields are certainly quoted.
 
-    They do if every quote that begins a field is closed at a field's end, all rows then have
-    equally many fields, and some field has what only quotes allow: a delimiter, a line break or a
-    doubled quote.
+    They are if every quote that begins a field is closed at the end of a field, all rows then have
+    equally many fields, and some field contains what only quotes allow: a delimiter, a line break
+    or a doubled quote.
 
     Example:
         >>> needs_quoting('text\\tlabel\\n"the ""red"" cat"\\tgood\\n', "\\t")
@@ -45,9 +45,9 @@ def needs_quoting(text: str, delimiter: str) -> bool:
 
 
 def _scan(text: str, delimiter: str) -> tuple[set[int], bool]:
-    """How many fields the rows of a table have, and whether any of them needs its quotes.
+    """The numbers of fields of the rows of a table, and whether any field needs its quotes.
 
-    A quote that is not in its place ends the scan: no numbers then.
+    A misplaced quote ends the scan: the set is empty then.
     """
     field = re.compile(rf'("(?:[^"]++|"")*+")|(?!")[^{re.escape(delimiter)}\n]*+')
     only_quoted = re.compile(rf'""|[{re.escape(delimiter)}\n]')

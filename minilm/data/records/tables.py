@@ -1,7 +1,7 @@
-"""Tables: one record a row, as CSV or TSV.
+"""CSV and TSV tables with a record in each row.
 
-Python's csv module is not used: it ends a row at a lone `\\r`, takes half a quoted field for a
-whole one, and names lines only after they went wrong.
+Python's csv module is not used: it ends a row at a lone `\\r`, accepts half a quoted field as a
+whole one, and names a line only after it has read past it.
 """
 
 from __future__ import annotations
@@ -40,41 +40,41 @@ def read_table(
     encoding: str = "utf-8",
     usual_delimiter: str | None = None,
 ) -> Records:
-    """The rows of a table, each as `{column: field}` of strings.
+    """Reads the rows of a table, each as `{column: field}` of strings.
 
-    Only `\\n` and `\\r\\n` end a row, or `\\r` in a file without any `\\n`. Lines without any
-    character are not rows, and neither are lines of white space if there are two columns or more.
+    Only `\\n` and `\\r\\n` end a row, or `\\r` in a file without any `\\n`. Empty lines are not
+    rows, and neither are lines of white space if there are two columns or more.
 
     Args:
         path: the file, perhaps compressed.
-        delimiter: the character between two fields. Unless given, what a first line "sep=;" says,
-            as Excel writes it; else a comma in .csv and a tab in .tsv, or, if the header has none
-            of these, the only other of comma, semicolon, tab and bar that cuts all rows into
-            equally many fields. A warning says so.
-        header: the first row names the columns. A column without a name is called "column N", and
-            is left out where all its fields are empty. Without a header the columns are named
-            "1", "2" and so on.
-        quoting: fields may stand in quotes, then hold delimiters, line breaks and doubled quotes
-            (RFC 4180). Without it a quote is a character like any other, as in the files of GLUE.
-            Unless given, yes except between tabs; between tabs with a warning, if all quotes of
-            the file are in their places and some field could not do without.
-        escape: the character that takes its meaning from the delimiter, quote, line break or
-            escape behind it, such as a backslash. Unless given, none.
-        skips: what to do with rows with another number of fields than the header, with text
-            behind a closing quote, or with a field of more than 2**20 characters.
-        encoding: how characters are stored.
-        usual_delimiter: instead of that of the file's name.
+        delimiter: the character between two fields. None = the one in a first line "sep=;", as
+            Excel writes it; else a comma in .csv and a tab in .tsv, or, with a warning, if the
+            header does not contain it, the only other of comma, semicolon, tab and bar that
+            splits all rows into equally many fields.
+        header: whether the first row names the columns. A column without a name is called
+            "column N", and is left out if all its fields are empty. Without a header the columns
+            are named "1", "2" and so on.
+        quoting: whether fields may be in quotes and then contain delimiters, line breaks and
+            doubled quotes (RFC 4180). If not, a quote is an ordinary character, as in the files of
+            GLUE. None = True, except with tabs; with tabs, True with a warning if all quotes of
+            the file are well placed and some field needs them.
+        escape: a character, such as a backslash, after which a delimiter, quote, line break or
+            escape is an ordinary character. None = there is none.
+        skips: what to do with rows whose number of fields differs from the header's, with text
+            after a closing quote, or with a field of more than 2**20 characters.
+        encoding: character encoding of the file.
+        usual_delimiter: default of `delimiter`, instead of the one that the file's name says.
 
     Raises:
-        DataError: the file cannot be read or has no rows, its header has a name twice, a quote is
-            never closed, or a row is bad and `skips` says so.
-        InputError: the delimiter, the escape or the encoding cannot be.
+        DataError: the file cannot be read or has no rows, its header repeats a name, a quote is
+            never closed, or a row is bad and `skips` has the policy "raise".
+        InputError: the delimiter, the escape or the encoding is invalid.
     """
     path = Path(path)
     usual = usual_delimiter or _DELIMITERS.get(suffix_of(path))
     if delimiter is None and usual is None:
         raise InputError(
-            f"{path}: no .csv or .tsv, so the delimiter must be named, e.g. "
+            f"{path} is neither .csv nor .tsv, so the delimiter must be given, e.g. "
             f"{setting('delimiter', chr(9))}."
         )
     if delimiter is not None:
@@ -102,7 +102,7 @@ def read_table(
         f"Put fields with {found!r} in quotes, or name the right delimiter "
         f"({setting('delimiter')})."
         if quoting
-        else f"Take {found!r} out of the fields; if they stand in quotes, say "
+        else f"Remove {found!r} from the fields; if they are in quotes, use "
         f"{setting('quoting', True)}."
     )
     records = collect(path, named_rows(rows, columns, advice), skips or Skips())
@@ -116,12 +116,12 @@ def read_table(
 def _check_character(name: str, character: str) -> None:
     if len(character) != 1 or character in '"\r\n':
         raise InputError(
-            f"{name} must be one character and no quote or line break, not {character!r}."
+            f"{name} must be one character, and not a quote or line break: {character!r}."
         )
 
 
 def _delimiter(path: Path, text: str, usual: str, header: bool) -> str:
-    """The usual delimiter, or the one that a file without it certainly has."""
+    """The usual delimiter, or the only possible one of a file that does not contain it."""
     first = next((line for _, line in numbered_lines(text) if line.strip()), "")
     if usual in first:
         return usual
@@ -148,15 +148,15 @@ def _is_quoted(path: Path, text: str, start: int) -> bool:
     if not needs_quoting(text[start:], "\t"):
         return False
     warnings.warn(
-        f"{path}: fields stand in quotes, which are taken off ({setting('quoting', True)}). If "
-        f"quotes are characters like any other here, say {setting('quoting', False)}.",
+        f"{path}: fields are in quotes, which are removed ({setting('quoting', True)}). If quotes "
+        f"are ordinary characters here, use {setting('quoting', False)}.",
         stacklevel=3,
     )
     return True
 
 
 def plain_rows(text: str, delimiter: str) -> Iterator[NumberedRow]:
-    """Rows of a table in which quotes mean nothing."""
+    """Rows of a table in which quotes are ordinary characters."""
     return ((number, line.split(delimiter)) for number, line in numbered_lines(text) if line)
 
 
@@ -169,17 +169,17 @@ def quoted_rows(
     escape: str | None = None,
     start: int = 0,
 ) -> Iterator[NumberedRow]:
-    """Rows of a table whose fields may stand in quotes, with the number of their first line.
+    """Rows of a table whose fields may be in quotes, with the number of their first line.
 
-    A quote inside a field that does not begin with one is a character like any other.
+    A quote inside a field that does not begin with one is an ordinary character.
 
     Args:
-        text: of the file.
-        delimiter: between two fields.
-        path: of the file, for messages.
-        quotes: they have this meaning; else only `escape` has one.
+        text: text of the file.
+        delimiter: the character between two fields.
+        path: the file, for messages.
+        quotes: whether fields may be in quotes; if not, only `escape` has a meaning.
         escape: see `read_table`.
-        start: where the first row begins; what stands before it is one line.
+        start: position of the first row; the text before it is one line.
 
     Raises:
         DataError: a quote is never closed.
@@ -225,7 +225,7 @@ def quoted_rows(
 
 
 def _field(delimiter: str, quotes: bool, escape: str | None) -> re.Pattern[str]:
-    """A field: its first group in quotes, its second one without."""
+    """Matches a field: group 1 if it is in quotes, group 2 if not."""
     mark = re.escape(escape or "")
     pair = rf"|{mark}[\s\S]" if escape else ""
     plain = rf"((?:[^{re.escape(delimiter)}\n{mark}]++{pair})*+)"
@@ -235,10 +235,10 @@ def _field(delimiter: str, quotes: bool, escape: str | None) -> re.Pattern[str]:
 
 
 def _about_quotes(text: str, escape: str | None) -> str:
-    advice = f"If quotes mean nothing in this file, say {setting('quoting', False)}."
+    advice = f"If quotes are ordinary characters in this file, use {setting('quoting', False)}."
     if escape is None and '\\"' in text:
         backslash = setting("escape", "\\")
-        advice = f"If a backslash stands before quotes inside a field, say {backslash}. {advice}"
+        advice = f"If a backslash precedes quotes inside a field, use {backslash}. {advice}"
     return advice
 
 
@@ -248,9 +248,9 @@ def named_rows(
     """Rows as dictionaries, for `collect`.
 
     Args:
-        rows: those after the header.
+        rows: the rows after the header.
         columns: the names of the fields.
-        advice: what to do about a row with another number of fields.
+        advice: advice about a row with a different number of fields.
     """
     for number, fields in rows:
         place = f"line {number}"
@@ -277,14 +277,14 @@ def _named(columns: Sequence[str], fields: list[str]) -> Record | RecordError:
 def _header(
     path: Path, rows: Iterator[NumberedRow]
 ) -> tuple[list[str], Iterator[NumberedRow], list[str]]:
-    """The names of the columns, from the first row that is not blank, and the rows behind it.
+    """The names of the columns, from the first row that is not blank, and the rows after it.
 
-    Where every row has one field more than the header, the last field is a column without a name
-    if it is empty everywhere (a delimiter at the end of the row), the first one if it counts the
-    rows from 1 (as R writes tables).
+    If every row has one field more than the header, the last field is a column without a name if
+    it is always empty (a delimiter at the end of the row), or the first one if it numbers the rows
+    from 1 (as R writes tables).
 
     Returns:
-        Names, rows, and those of the names that the file does not give.
+        Names, rows, and the names that are not in the file.
     """
     for number, fields in rows:
         if isinstance(fields, RecordError):
@@ -305,7 +305,7 @@ def _header(
         if count > 1:
             raise DataError(
                 f"{path}, line {number}: the header has {count} columns {name!r:.80}. Rename "
-                f"them, or say {setting('header', False)}."
+                f"them, or use {setting('header', False)}."
             )
         unnamed = [new for new, old in zip(columns, fields, strict=True) if new != old]
         return columns, iter(rest), unnamed
@@ -313,7 +313,7 @@ def _header(
 
 
 def _counted(rows: Iterator[NumberedRow]) -> tuple[Iterator[NumberedRow], list[str]]:
-    """All rows, and numbers for names, as many as the first good row has fields."""
+    """All rows, and numbers as names for the fields of the first good row."""
     before: list[NumberedRow] = []
     for number, fields in rows:
         before.append((number, fields))

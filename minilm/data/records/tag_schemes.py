@@ -1,7 +1,7 @@
-"""How tags mark where entities begin and end.
+"""Tagging schemes: how tags mark where entities begin and end.
 
-A tag is "O" outside of entities, else a letter, "-" and the entity's type, or a letter alone where
-all entities are of one kind:
+A tag is "O" outside of entities, else a letter, "-" and the entity's type, or a letter alone if all
+entities are of one type:
 
     word    IOB1    IOB2    BIOES
     in      O       O       O
@@ -11,7 +11,7 @@ all entities are of one kind:
     today   O       O       O
 
 IOB1 has B only where an entity directly follows another of its type; IOB2 has it on the first word
-of every entity; BIOES marks the last word (E) and the only one (S) too. L and U of BILOU are read
+of every entity; BIOES also marks the last word (E) and an only word (S). L and U of BILOU are read
 as E and S, M of BMES as I, "b-per" as "B-per" and "B_PER" as "B-PER".
 """
 
@@ -34,8 +34,8 @@ _SAME = {"L": "E", "U": "S", "M": "I"}  # letters of BILOU and BMES
 def are_entities(tags: Iterable[str]) -> bool:
     """Whether a data set's tags mark entities: by their letters, not by names such as NOUN.
 
-    So it is if any is a letter of a scheme, a dash and a type, or if all are of a scheme, however
-    they are spelled, with a B or an I among them.
+    They do if any tag is a letter of a scheme, a dash and a type, or if all are tags of a scheme in
+    any spelling, with a B or an I among them.
 
     Example:
         >>> are_entities(["O", "B", "I"]), are_entities(["b_per", "o"]), are_entities(["PER", "O"])
@@ -50,7 +50,7 @@ def are_entities(tags: Iterable[str]) -> bool:
 
 
 def canonical(tag: str) -> str:
-    """A tag as all of its spellings are read: O, or B, I, E or S, alone or with a dash and a type.
+    """The standard spelling of a tag: O, or B, I, E or S, alone or with a dash and a type.
 
     Raises:
         InputError: it is not a tag.
@@ -64,15 +64,15 @@ def canonical(tag: str) -> str:
 
 
 def scheme_of(tag_sequences: Iterable[Sequence[str]]) -> Scheme:
-    """The scheme that a data set's tags are in.
+    """The scheme of a data set's tags.
 
     - BIOES if there is any E or S.
-    - IOB1 if some entity begins with I, and every B stands directly behind an entity of its type.
-    - IOB2 otherwise, also where both would do, and where B is used as in IOB2 but some entities
-      begin with I all the same.
+    - IOB1 if some entity begins with I, and every B directly follows an entity of its type.
+    - IOB2 otherwise, also if both are possible, or if B is used as in IOB2 but some entities
+      nevertheless begin with I.
 
     Raises:
-        InputError: a tag is malformed. The message says where, counted from 0.
+        InputError: a tag is malformed. The message gives its place, counted from 0.
 
     Example:
         >>> scheme_of([["O", "I-LOC", "I-LOC", "B-LOC"]])
@@ -99,10 +99,10 @@ def scheme_of(tag_sequences: Iterable[Sequence[str]]) -> Scheme:
 def to_iob2(tags: Sequence[str], scheme: Scheme) -> list[str]:
     """The tags of a sentence in IOB2.
 
-    An I or E that continues nothing begins an entity, as in the conlleval script.
+    An I or E that continues no entity begins one, as in the conlleval script.
 
     Raises:
-        InputError: there is no such scheme, or a tag is malformed or not of it.
+        InputError: the scheme is unknown, or a tag is malformed or not of the scheme.
 
     Example:
         >>> to_iob2(["I-LOC", "I-LOC", "B-LOC", "O"], "IOB1")
@@ -152,7 +152,7 @@ def _join(letter: str, kind: str | None) -> str:
 
 
 def _parse(tag: str) -> tuple[str, str | None]:
-    """Letter and type; the type of "O" is None, that of a letter alone "".
+    """Letter and type of a tag; the type of "O" is None, that of a letter alone "".
 
     Raises:
         InputError: it is not a tag.
@@ -166,6 +166,6 @@ def _parse(tag: str) -> tuple[str, str | None]:
             "or with a type, e.g. B-LOC."
         )
     if _SEVERAL.search(tag):
-        raise InputError(f"{tag!r:.80} is several tags. Expected one a word; choose one.")
+        raise InputError(f"{tag!r:.80} is several tags. Expected one for each word; choose one.")
     letter = match[1].upper()
     return _SAME.get(letter, letter), match[2] or ""

@@ -1,4 +1,4 @@
-"""Plain text: one text a line."""
+"""Plain text files with a text in each line."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from minilm.data.records.lines import numbered_lines, read_text
 
 
 def read_texts(path: str | Path, *, skips: Skips | None = None, encoding: str = "utf-8") -> Records:
-    """The lines of a file, each as `{"text": line}`.
+    """Reads the lines of a file, each as `{"text": line}`.
 
-    A blank line keeps its place: its record is `{"text": "", "blank": True}`, so that record n is
-    line n.
+    A blank line gives the record `{"text": "", "blank": True}`, so that record n is line n.
 
     Args:
         path: the file, perhaps compressed.
         skips: counts the records; none is bad.
-        encoding: how characters are stored.
+        encoding: character encoding of the file.
 
     Raises:
         DataError: the file cannot be read or is empty.

@@ -20,17 +20,18 @@ FILES = ("seq.in", "seq.out", "label")
 def read_utterances(
     directory: str | Path, *, skips: Skips | None = None, encoding: str = "utf-8"
 ) -> Records:
-    """The utterances of a directory, each as `{"tokens": [...], "tags": [...], "intent": "..."}`.
+    """Reads utterances, each as `{"tokens": [...], "tags": [...], "intent": "..."}`.
 
     Args:
-        directory: holds seq.in (words between blanks), seq.out (as many tags) and label (the
-            intent), one utterance a line. Lines that are blank in all three are not utterances.
-        skips: what to do with utterances without an intent or with as many words as tags not.
-        encoding: how characters are stored.
+        directory: holds seq.in (words separated by blanks), seq.out (as many tags) and label (the
+            intent), an utterance in each line. Lines that are blank in all three are ignored.
+        skips: what to do with utterances without an intent, or whose numbers of words and tags
+            differ.
+        encoding: character encoding of the files.
 
     Raises:
-        DataError: a file is missing or cannot be read, they have not equally many lines or no
-            utterances, or an utterance is bad and `skips` says so.
+        DataError: a file is missing or cannot be read, their numbers of lines differ, there are no
+            utterances, or an utterance is bad and `skips` has the policy "raise".
         InputError: there is no such encoding.
     """
     directory = Path(directory)
