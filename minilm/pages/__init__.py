@@ -1,1 +1,1 @@
-"""What a model does with one text, as a page to look at: its entities, its attention."""
+"""HTML pages that show what a model does with a text: its entities, its attention."""

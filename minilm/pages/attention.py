@@ -1,4 +1,4 @@
-"""Attention maps of a text: where each head of each layer looks."""
+"""Attention maps of a text, for each head of each layer."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from minilm.models.pretrained import PretrainedModel
 from minilm.pages.frame import framed
 from minilm.tokenization.tokenizer import Tokenizer
 
-LEVELS = 255  # a weight is stored as this many steps of one byte
+LEVELS = 255  # weights from 0 to 1 are stored in one byte, in this many steps
 
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Attention of a text.
+    """The attention of a model over a text.
 
     Attributes:
-        tokens: S of them, special tokens included.
-        weights: (L, A, S, S) float32: what the token of the third axis takes from that of the
-            fourth, in each head of each application of a layer; sums to 1 over the fourth.
+        tokens: S tokens, special tokens included.
+        weights: (L, A, S, S) float32, attention from the token of the third axis to that of the
+            fourth, in each head of each application of a layer; the sum over the fourth is 1.
     """
 
     tokens: tuple[str, ...]
@@ -42,17 +42,17 @@ def attention_maps(
     *,
     max_length: int | None = None,
 ) -> AttentionMaps:
-    """Runs a model on a text, or a pair of texts, and keeps where it looks.
+    """Runs a model on a text, or a pair of texts, and returns its attention.
 
     Args:
-        model: of any class; its encoder is run.
-        tokenizer: the model's.
-        text: what is read.
+        model: a model of any class; only its encoder is run.
+        tokenizer: the model's tokenizer.
+        text: the text.
         pair: a second text.
-        max_length: tokens after which the text is cut; None = as many as the model has positions.
+        max_length: length at which texts are cut, in tokens; None = the model's maximum.
 
     Raises:
-        InputError: max_length is more than the model has positions for.
+        InputError: max_length is below 3, or more than the model has positions for.
     """
     limit = model.config.max_position_embeddings
     if max_length is not None and not 3 <= max_length <= limit:
@@ -66,15 +66,15 @@ def attention_maps(
 
 
 def attention_page(title: str, maps: AttentionMaps, *, note: str = "") -> str:
-    """A page on which the maps can be looked at.
+    """An HTML page that shows the maps.
 
-    It shows the tokens, shaded by what the token under the pointer takes from each; the map of the
-    chosen layer and head; and small maps of all heads, to choose from.
+    It shows the tokens, shaded by the attention of the token under the pointer to each of them;
+    the map of the chosen layer and head; and small maps of all heads, to choose from.
 
     Args:
-        title: of the page.
-        maps: of a text.
-        note: stands under the title.
+        title: title of the page.
+        maps: the attention maps of a text.
+        note: a line under the title.
     """
     layers, heads, length, _ = maps.weights.shape
     data: dict[str, Any] = {

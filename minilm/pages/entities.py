@@ -1,4 +1,4 @@
-"""Entities, or tags of words, marked in their texts."""
+"""A page with entities, or tags of words, marked in their texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from minilm.pages.frame import framed
 
-_HUES = (210, 25, 140, 285, 55, 340, 180, 100)  # of the types, in the order in which they come
+_HUES = (210, 25, 140, 285, 55, 340, 180, 100)  # of entity types, in the order they appear
 _STYLE = """
 article { border-top: 1px solid var(--line); padding: .75rem 0; overflow-wrap: anywhere;
   white-space: pre-wrap; }
@@ -25,14 +25,14 @@ mark small, .key small { font-size: .7rem; font-weight: 600; margin-left: .35rem
 def entities_page(
     title: str, found: Sequence[tuple[str, Mapping[str, Any]]], *, note: str = ""
 ) -> str:
-    """A page with every text and what was found in it.
+    """An HTML page with every text and its entities or tags.
 
     Args:
-        title: of the page.
+        title: title of the page.
         found: texts with predictions of a model for tagging or utterances, as `minilm.Predictor`
-            gives them: "entities" with start, end, type and confidence, or else "tokens" and
+            returns them: "entities" with start, end, type and confidence, or else "tokens" and
             "tags". A prediction with neither, for a blank line, leaves the text as it is.
-        note: stands under the title.
+        note: a line under the title.
     """
     kinds = dict.fromkeys(kind for _, prediction in found for kind in _kinds(prediction))
     hues = {kind: _HUES[number % len(_HUES)] for number, kind in enumerate(kinds)}
@@ -61,7 +61,7 @@ def _marked(text: str, prediction: Mapping[str, Any], hues: Mapping[str, int]) -
     parts, done = [], 0
     for entity in sorted(prediction.get("entities", ()), key=lambda each: each["start"]):
         start, end = max(entity["start"], done), entity["end"]
-        if end <= start:  # within another one
+        if end <= start:  # inside another entity
             continue
         shown = f"{entity['type']}, confidence {entity['confidence']:.0%}"
         parts += [escape(text[done:start]), _mark(text[start:end], entity["type"], hues, shown)]

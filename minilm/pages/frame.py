@@ -1,4 +1,4 @@
-"""The frame of a page: one HTML file without any other, for light and dark, wide and narrow."""
+"""The frame of a page: a self-contained HTML file for light and dark, wide and narrow screens."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ p { margin: .4rem 0; } .note { color: var(--soft); font-size: .9rem; }
 
 
 def framed(title: str, body: str, *, style: str = "", note: str = "") -> str:
-    """A whole page.
+    """A complete HTML page.
 
     Args:
-        title: plain text.
-        body: HTML that stands under the title.
-        style: more CSS.
-        note: plain text under the title.
+        title: title, plain text.
+        body: HTML under the title.
+        style: additional CSS.
+        note: a line of plain text under the title.
     """
     remark = f"<p class='note'>{escape(note)}</p>\n" if note else ""
     return (

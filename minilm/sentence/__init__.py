@@ -1,1 +1,1 @@
-"""Texts to vectors, and the files of sentence-transformers that say how."""
+"""Sentence encoders: texts to vectors, and the settings that sentence-transformers stores."""

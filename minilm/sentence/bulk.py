@@ -1,4 +1,4 @@
-"""Files of texts to directories of vectors: in parts, by several workers, on several machines."""
+"""Encodes a file of texts to a directory of vectors, with several workers and machines."""
 
 from __future__ import annotations
 
@@ -61,29 +61,30 @@ def encode_file(
     progress: Callable[[PartsProgress], object] = lambda _: None,
     on_bytes: Callable[[int], object] = lambda _: None,
 ) -> ShardResult:
-    """Turns every row of a file into a vector, in parts of a directory.
+    """Encodes every row of a file to a vector, in parts of a directory.
 
-    Called again with the same arguments it makes the parts that are missing, so an interruption, or
-    a kill at any moment, costs each worker the part it was at. Several machines may each take a
-    shard, in one directory that they share or in several that are copied together afterwards. The
-    parts depend neither on the shards nor on the workers nor on interruptions, to the bit on
-    processors of one kind. Only one part of a worker is in memory at any time.
-    `EncodedTexts.open(directory)` reads the vectors.
+    Called again with the same arguments it makes the missing parts, so an interruption or a kill at
+    any moment costs each worker one part at most. Several machines may each take a shard, in one
+    shared directory or in several that are merged afterwards. On processors of one kind, the bits
+    of the parts do not depend on shards, workers or interruptions. Each worker holds only one part
+    in memory. `EncodedTexts.open(directory)` reads the vectors.
 
     Args:
-        model: a directory, a hub name, or the short name of a model that the repository ships.
-        texts: one text a line (UTF-8, blank lines are texts too), JSON lines or Parquet, by its
-            name; lines perhaps compressed (.gz, .xz, .bz2). It is read once before the work begins.
-        directory: where the parts go; new, or begun with the same arguments.
+        model: a directory, a hub name, or the short name of a model that comes with the repository.
+        texts: a file with a text in each line (UTF-8, blank lines are texts too), JSON lines or
+            Parquet, as its name says; text and JSON lines may be compressed (.gz, .xz, .bz2). It is
+            read once before the work begins.
+        directory: the directory for the parts; new, or begun with the same arguments.
         shard: "2/8" makes the second of eight shards: every eighth part, from the second one.
-        workers: processes; None = as many as torch would use threads on a CPU, and 1 elsewhere. A
-            script that uses more than one starts them under `if __name__ == "__main__":`.
-        threads: of torch in every worker. Another number may change the last bits.
-        part_rows: texts of a part.
+        workers: number of processes; None = as many as torch would use threads on a CPU, and 1 on
+            other devices. A script that uses more than one must start them under
+            `if __name__ == "__main__":`.
+        threads: number of torch threads in every worker. It may change the last bits.
+        part_rows: number of texts in a part.
         output_format: "npy", (rows, H) float32; or "parquet", with the columns "row" (int64, from
             0) and "vector" (a list of H float32).
-        format: "text", "jsonl" or "parquet"; None = the name says it.
-        text_key: key of the text in JSON objects; in Parquet files, the column.
+        format: "text", "jsonl" or "parquet"; None = as the name of the file says.
+        text_key: the key of JSON objects, or the column of Parquet files, that holds the text.
         pooling, normalize, max_length, prompt, prompt_name, tokens_per_batch: as for
             `Encoder.encode`.
         dtype, device: as for `Encoder.from_pretrained`.
@@ -91,11 +92,11 @@ def encode_file(
         on_bytes: called with the number of bytes just read while the texts are checked first.
 
     Returns:
-        What was done; its `counts` has "truncated", how many texts were cut.
+        A summary; its `counts` has "truncated", the number of texts that were cut.
 
     Raises:
-        DataError: the texts cannot be read, or a row is bad (the message names it); the directory
-            holds something else, or was begun with other texts, another model or other arguments;
+        DataError: the file or a row (the message names it) cannot be read; the directory holds
+            something else, or was begun with other texts, another model or other arguments;
             another process works on the shard; or a worker was killed.
         MinilmError: the model cannot be loaded, or an argument is wrong.
 
@@ -121,7 +122,7 @@ def encode_file(
         "prompt": encoder.resolve_prompt(prompt, prompt_name),
         "tokens_per_batch": tokens_per_batch,
     }
-    encoder.encode_stream([], **how)  # checks them
+    encoder.encode_stream([], **how)  # checks the arguments
     file = scan_rows(Path(texts), part_rows, threads, format, on_bytes)
     manifest = PartsManifest(
         kind="vectors",
@@ -196,7 +197,7 @@ class EncodeJob:
 
 
 def model_digest(encoder: Encoder) -> str:
-    """A short name for a model and its tokenizer, independent of their paths."""
+    """A digest of a model and its tokenizer, independent of their paths."""
     maker = maker_of(encoder)
     names = ("weights", "config", "tokenizer", "include_prompt")
     content = json_bytes({name: maker[name] for name in names})
@@ -215,5 +216,5 @@ def _writer(parts: Parts, part: int, vectors: Vectors) -> Callable[[Path], objec
         ),
     }
     table = arrow.table(columns)
-    # numbers of vectors neither repeat nor shrink
+    # the numbers of vectors do not repeat, and compression would not shrink them
     return lambda path: parquet.write_table(table, path, compression="none", use_dictionary=False)

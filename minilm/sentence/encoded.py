@@ -1,4 +1,4 @@
-"""Reading the vectors that `minilm encode` has written in parts."""
+"""Reads the vectors that `minilm encode` has written in parts."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _OPEN = 64  # parts whose files are kept open; a process may open about a thousa
 class EncodedTexts:
     """The vectors of all rows of a file, in their order, as one (N, H) float32 array.
 
-    The parts are mapped into memory when they are read (those in Parquet are loaded, one at a
-    time). An index gives an array, as with numpy: `vectors[5]`, `vectors[100:200]`,
-    `vectors[[3, 1, 4]]`; `numpy.asarray(vectors)` loads them all.
+    The parts are memory-mapped when they are read (Parquet parts are loaded, one at a time).
+    Indexing returns an array, as in numpy: `vectors[5]`, `vectors[100:200]`,
+    `vectors[[3, 1, 4]]`; `numpy.asarray(vectors)` loads all rows.
 
     Args:
-        parts: the directory; complete.
+        parts: the directory, in which no part is missing.
 
     Attributes:
         parts: as given.
         shape: (N, H).
         dtype: float32.
-        truncated: how many of the texts were cut.
+        truncated: number of texts that were cut.
 
     Raises:
-        DataError: parts are missing, or they are no vectors.
+        DataError: parts are missing, or they are not vectors.
 
     Example:
         >>> vectors = minilm.EncodedTexts.open("vectors")  # doctest: +SKIP
@@ -59,10 +59,10 @@ class EncodedTexts:
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Self:
-        """The vectors of a directory.
+        """Opens a directory of vectors.
 
         Raises:
-            DataError: it is something else, or not all parts are there; the message says which.
+            DataError: it is something else, or a part is missing; the message names it.
         """
         return cls(Parts.open(directory))
 
@@ -70,7 +70,7 @@ class EncodedTexts:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Vectors:
-        """Some of the rows; rows of several parts are copied."""
+        """Returns some of the rows; rows from several parts are copied."""
         rows: npt.NDArray[Any]
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))

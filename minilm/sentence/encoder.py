@@ -1,4 +1,4 @@
-"""Texts to vectors: many texts, no padding, results in the order of the texts."""
+"""Encodes texts to vectors: many at once, without padding, results in the order of the texts."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from minilm.tokenization.tokenizer import Tokenizer
 Pooling = Literal["mean", "cls"]
 Vectors = npt.NDArray[np.float32]
 
-# Texts that are tokenised and sorted together: enough that a batch holds texts of one or two
-# lengths, few enough that a stream of any length fits into memory.
+# Number of texts that are tokenised and sorted together: enough that a batch holds texts of one or
+# two lengths, few enough that a stream of any length fits into memory.
 CHUNK = 4096
 # On a CPU the speed is the same, within noise, from 512 to 16,384 tokens (fp32, DistilBERT-base and
 # MiniLM-L6); memory grows with it. A GPU may want more.
@@ -37,47 +37,47 @@ TOKENS_PER_BATCH = 4096
 
 
 class SentenceEncoder:
-    """Turns texts into one vector each, with a model and its tokenizer; also called `Encoder`.
+    """Encodes each text to a vector, with a model and its tokenizer; also called `Encoder`.
 
-    Texts are tokenised some thousand at a time, sorted by length and packed into batches by a
-    budget of tokens, without any padding; the vectors come back in the order of the texts. Batches
-    do not change results beyond rounding.
+    Texts are tokenised some thousand at a time, sorted by length and packed into batches of a
+    limited number of tokens, without padding; the vectors come in the order of the texts. Batching
+    does not change results beyond rounding.
 
-    A text longer than `max_length` is cut, and a warning says how many were. An empty text is a
-    text like any other: its vector is that of the special tokens alone.
+    A text longer than `max_length` is cut, and a warning says how many were. An empty text has a
+    vector too: that of the special tokens alone.
 
-    On a CPU that does other work, too, set the environment variable OMP_WAIT_POLICY=PASSIVE before
+    On a CPU that also does other work, set the environment variable OMP_WAIT_POLICY=PASSIVE before
     torch is imported, as minilm's commands do: threads that spin while they wait for each other can
     make a single text take several times as long.
 
-    The arguments of sentence-transformers' `encode` are understood beside minilm's own, so tools
-    that call it can be given a `SentenceEncoder`; scikit-learn takes
-    `FunctionTransformer(encoder.encode)` as a step of a pipeline.
+    `encode` also accepts the arguments of sentence-transformers' `encode`, so a `SentenceEncoder`
+    works in tools that call it; in scikit-learn, use `FunctionTransformer(encoder.encode)` as a
+    step of a pipeline.
 
     Args:
         model: any minilm model in eval mode; heads are not used.
-        tokenizer: the one that belongs to the model.
-        pooling: how the states of a text's tokens become its vector when `encode` is not told:
-            "mean" of all its tokens, special ones included, as sentence-transformers averages; or
-            "cls", the state of the first token.
-        max_length: after how many tokens a text is cut when `encode` is not told, special tokens
-            included; None = what the model takes.
-        prompts: what can be put before every text, by name. "query" and "document" are empty
-            unless they are given.
-        default_prompt_name: the one that is used when `encode` is not told; None = none.
-        include_prompt: False = tokens of a prompt, and the special ones before them, are read by
-            the model but not pooled.
-        unit_length: the model is one whose vectors have length 1: `normalize_embeddings=False`
-            leaves them so.
+        tokenizer: the model's tokenizer.
+        pooling: default pooling of `encode`: "mean", over all tokens of a text, special tokens
+            included, as in sentence-transformers; or "cls", the state of the first token.
+        max_length: default length in tokens at which `encode` cuts texts, special tokens included;
+            None = the longest that the model accepts.
+        prompts: texts to put before every text, by name. "query" and "document" are empty unless
+            they are given.
+        default_prompt_name: name of the default prompt of `encode`; None = no prompt.
+        include_prompt: False = the tokens of a prompt, and the special tokens before them, are
+            input of the model but not pooled.
+        unit_length: whether the model itself ends with scaling vectors to length 1, so that
+            `normalize_embeddings=False` leaves them so.
 
     Attributes:
         model, tokenizer, pooling, max_length, prompts, default_prompt_name, include_prompt,
             unit_length: as given.
         max_seq_length: another name of max_length.
-        device: where the model runs.
+        device: the device of the model.
 
     Raises:
-        InputError: an argument does not fit the model, or the tokenizer has more tokens than it.
+        InputError: an argument does not fit the model, or the tokenizer has more tokens than the
+            model.
 
     Example:
         >>> encoder = minilm.Encoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
@@ -127,22 +127,22 @@ class SentenceEncoder:
     ) -> Self:
         """Loads a model and its tokenizer from a directory or from the hub.
 
-        If the checkpoint was made with sentence-transformers, its own length, pooling and default
-        prompt become those of `encode`: all-MiniLM-L6-v2 takes 512 tokens but was made to be used
-        with 256, and that is where its users expect a text to be cut. Without such files the length
-        is the tokenizer's `model_max_length`, or what the model takes if that is less.
+        If the checkpoint was made with sentence-transformers, its maximum length, pooling and
+        default prompt become the defaults of `encode`: all-MiniLM-L6-v2 accepts 512 tokens but is
+        meant to be used with 256, where its users expect a text to be cut. Otherwise the length is
+        the tokenizer's `model_max_length`, or the model's maximum if that is less.
 
         Args:
             path_or_repo: a directory (no network is touched), or a hub name.
             revision, token, cache_dir, local_files_only: for hub names, as in huggingface_hub.
-            dtype: of the parameters; None = float32, "auto" = as stored. "bfloat16" is faster on
-                processors made for it.
-            device: where the model runs.
-            num_hidden_layers: use only the first this many layers; None = all of them.
+            dtype: dtype of the parameters; None = float32, "auto" = as stored. "bfloat16" is faster
+                on processors made for it.
+            device: the device of the model; None = torch's default device.
+            num_hidden_layers: number of layers to use, from the first on; None = all of them.
 
         Raises:
-            MinilmError: a file is missing, damaged or unsupported, or the vectors are made in a way
-                that minilm does not have.
+            MinilmError: a file is missing, damaged or unsupported, or the checkpoint has modules
+                or a pooling that minilm does not implement.
         """
         directory = resolve(
             path_or_repo,
@@ -176,7 +176,7 @@ class SentenceEncoder:
 
     @property
     def max_seq_length(self) -> int:
-        """After how many tokens a text is cut, special ones included."""
+        """The length at which a text is cut, in tokens, special tokens included."""
         return self.max_length
 
     @max_seq_length.setter
@@ -185,11 +185,11 @@ class SentenceEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """The device of the model."""
         return self.model.device
 
     def get_embedding_dimension(self) -> int:
-        """H, how many numbers a vector has."""
+        """H, the dimension of the vectors."""
         return self.model.config.hidden_size
 
     get_sentence_embedding_dimension = get_embedding_dimension
@@ -222,23 +222,23 @@ class SentenceEncoder:
         """Encodes texts.
 
         Args:
-            texts: N strings; a list, a generator or any other iterable. Or one string.
-            prompt: is put before every text; None = the one of `prompt_name`, "" = none.
-            prompt_name: a key of `prompts`; None = as the encoder was made.
-            batch_size: the most texts that go through the model at once; None = as many as
-                `tokens_per_batch` lets through, which holds in any case.
-            pooling: "mean" or "cls"; None = as the encoder was made.
+            texts: N strings in a list, a generator or another iterable; or one string.
+            prompt: a text to put before every text; None = the prompt of `prompt_name`, "" = none.
+            prompt_name: a key of `prompts`; None = the encoder's default.
+            batch_size: maximum number of texts in a batch; None = limited only by
+                `tokens_per_batch`, which always applies.
+            pooling: "mean" or "cls"; None = the encoder's default.
             normalize: scale every vector to length 1, so that a dot product is a cosine.
-            normalize_embeddings: instead of `normalize`, with the meaning it has in
-                sentence-transformers: False leaves the vectors as the model's own modules give
-                them, which is at length 1 if the last of these is Normalize.
-            max_length: cut texts after this many tokens; None = as the encoder was made.
-            tokens_per_batch: how many tokens go through the model at once. Memory grows with it; a
-                longer text still goes alone.
+            normalize_embeddings: instead of `normalize`, with its meaning in
+                sentence-transformers: False leaves the vectors as the model's own modules return
+                them, which is at length 1 if the last module is Normalize.
+            max_length: length at which texts are cut, in tokens; None = the encoder's default.
+            tokens_per_batch: maximum number of tokens in a batch. Memory grows with it; a longer
+                text is a batch of its own.
             progress, show_progress_bar: show a progress bar on stderr.
-            convert_to_numpy: False = a tensor. Differs from sentence-transformers, which gives a
-                list of tensors.
-            convert_to_tensor: True = a tensor, on the model's device.
+            convert_to_numpy: False = return a tensor. Differs from sentence-transformers, which
+                returns a list of tensors.
+            convert_to_tensor: True = return a tensor, on the model's device.
 
         Returns:
             A float32 array or tensor, whatever the model's dtype: (N, H); (0, H) for no texts, (H,)
@@ -291,7 +291,7 @@ class SentenceEncoder:
         show_progress_bar: bool | None = None,
         on_batch: Callable[[int], object] | None = None,
     ) -> VectorStream:
-        """Encodes texts without ever holding all of them, or all vectors.
+        """Encodes texts without holding all texts or all vectors in memory.
 
         Args:
             texts: any iterable, read a chunk at a time.
@@ -300,11 +300,12 @@ class SentenceEncoder:
             on_batch: called after every batch with its number of texts, to show progress.
 
         Returns:
-            An iterator of (n, H) float32 arrays, in the order of the texts; n is 4096 for all but
-            the last. Nothing for no texts. Its attribute `truncated` says which texts were cut.
+            An iterator over (n, H) float32 arrays, in the order of the texts; n is 4096 for all but
+            the last one. It is empty without texts. Its attribute `truncated` says which texts were
+            cut.
 
         Raises:
-            InputError: as for `encode`; of an item, once it is reached.
+            InputError: as for `encode`; for a wrong item, when it is reached.
         """
         if isinstance(texts, str):
             raise InputError("texts is one string: give a list, encode_stream([text]).")
@@ -353,7 +354,7 @@ class SentenceEncoder:
         progress: bool,
         on_batch: Callable[[int], object] | None,
     ) -> Iterator[tuple[Vectors, Sequence[int]]]:
-        """Vectors of some texts, and which of these were cut."""
+        """Yields vectors of some texts, and which of these texts were cut."""
         from tqdm.auto import tqdm
 
         skipped = 0  # tokens of each text that are not pooled: the prompt's, and [CLS] before it
@@ -404,7 +405,7 @@ class SentenceEncoder:
         normalize: bool,
         skipped: int,
     ) -> Vectors:
-        """(T,) ids of B texts, one behind the other -> (B, H)."""
+        """(T,) ids of B texts, one after another -> (B, H)."""
         ids, types, lengths = (x.to(self.device) for x in (ids, types, lengths))
         states = self.model.base(ids, None, types, lengths=lengths).last_hidden_state  # (T, H)
         vectors = pool(states, lengths, pooling, skipped)
@@ -414,11 +415,11 @@ class SentenceEncoder:
         return result
 
     def resolve_prompt(self, prompt: str | None = None, name: str | None = None) -> str:
-        """What `encode` puts before every text.
+        """The text that `encode` puts before every text.
 
         Args:
-            prompt: its argument `prompt`.
-            name: its argument `prompt_name`.
+            prompt: the argument `prompt` of `encode`.
+            name: the argument `prompt_name` of `encode`.
 
         Raises:
             InputError: there is no prompt of this name.
@@ -445,10 +446,10 @@ Encoder = SentenceEncoder
 
 
 class VectorStream(Iterator[Vectors]):
-    """Vectors of texts, some at a time.
+    """An iterator over vectors of texts, some at a time.
 
     Args:
-        chunks: (n, H) float32 arrays, and the rows of each whose texts were cut.
+        chunks: (n, H) float32 arrays, each with the rows whose texts were cut.
 
     Attributes:
         truncated: the rows of the latest array whose texts were longer than `max_length`.
@@ -465,13 +466,13 @@ class VectorStream(Iterator[Vectors]):
 
 
 def pool(states: Tensor, lengths: Tensor, pooling: str, skipped: int = 0) -> Tensor:
-    """One vector for each text.
+    """Pools token states to one vector for each text.
 
     Args:
-        states: (T, H) of B texts, one behind the other.
-        lengths: (B,) tokens of each text.
+        states: (T, H) token states of B texts, one after another.
+        lengths: (B,) number of tokens of each text.
         pooling: "mean" or "cls".
-        skipped: how many tokens at the beginning of each text do not count.
+        skipped: number of tokens at the beginning of each text that are not pooled.
 
     Returns:
         (B, H) float32.
@@ -489,12 +490,12 @@ def pool(states: Tensor, lengths: Tensor, pooling: str, skipped: int = 0) -> Ten
 
 
 def pack(lengths: Sequence[int], budget: int, batch_size: int | None = None) -> Iterator[list[int]]:
-    """Sorts texts by length and cuts the line into batches.
+    """Sorts texts by length and splits them into batches.
 
     Args:
-        lengths: tokens of each text.
-        budget: the most tokens of a batch, unless a single text has more.
-        batch_size: the most texts of a batch; None = any number.
+        lengths: number of tokens of each text.
+        budget: maximum number of tokens of a batch, unless a single text has more.
+        batch_size: maximum number of texts of a batch; None = no limit.
 
     Yields:
         The numbers of the texts of one batch, shortest text first.

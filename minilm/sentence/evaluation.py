@@ -1,10 +1,11 @@
-"""How well the cosines of sentence vectors agree with people's judgements of similarity."""
+"""Correlation of the cosines of sentence vectors with human judgements of similarity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from minilm.errors import InputError
+from minilm.files.progress import counted
 from minilm.metrics.correlation import pearson, spearman
 from minilm.sentence.encoder import SentenceEncoder
 from minilm.sentence.similarity import pairwise_cosine_similarity
@@ -18,17 +19,17 @@ def similarity_scores(
     *,
     progress: bool = False,
 ) -> dict[str, float]:
-    """Correlations of cosines with scores, without any training.
+    """Correlations of cosines with scores, without training.
 
     Args:
-        encoder: of the texts.
+        encoder: encodes the texts.
         first, second: (N,) the texts of N pairs, N at least 2.
-        gold: (N,) how similar people find them, on any scale.
+        gold: (N,) human similarity scores, on any scale.
         progress: show a progress bar on stderr.
 
     Returns:
-        "spearman" (of ranks, what STS-B is judged by) and "pearson", each -1 to 1; nan where a
-        correlation does not exist, as when all scores are equal.
+        "spearman" (rank correlation, the usual score of STS-B) and "pearson", each from -1 to 1;
+        nan if the correlation is undefined, as when all scores are equal.
 
     Raises:
         InputError: the numbers of texts and scores differ, or there are fewer than two pairs.
@@ -38,8 +39,8 @@ def similarity_scores(
     """
     if not len(first) == len(second) == len(gold):
         raise InputError(
-            f"There are {len(first)} and {len(second)} texts and {len(gold)} scores: expected one "
-            "of each for every pair."
+            f"There are {len(first)} and {counted(len(second), 'text')} and "
+            f"{counted(len(gold), 'score')}: expected one of each for every pair."
         )
     texts = list(dict.fromkeys([*first, *second]))  # many occur in several pairs
     vectors = encoder.encode(texts, progress=progress)

@@ -1,10 +1,10 @@
-"""What the files of sentence-transformers say about using a model as a sentence encoder.
+"""The files of sentence-transformers with the settings of a sentence encoder.
 
 `modules.json` lists the steps from text to vector, `sentence_bert_config.json` describes the
 encoder, `1_Pooling/config.json` how token states become one vector, and
-`config_sentence_transformers.json` the prompts. Reading them is what makes the vectors here those
-that the model's users know. Version 6 writes other keys than the versions before it; both are read.
-Nothing that the files name is imported, and what would give other vectors is refused.
+`config_sentence_transformers.json` the prompts. With these settings the vectors here equal those of
+sentence-transformers. Version 6 writes other keys than earlier versions; both are read. No class
+that the files name is imported, and settings that would give other vectors are refused.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from minilm.files.json_file import parse_json, read_bytes, read_json
 
 MAX_BYTES = 1_000_000
 
-NO_PROMPTS = {"query": "", "document": ""}  # names that every model has
+NO_PROMPTS = {"query": "", "document": ""}  # prompt names that every model has
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")  # in this order
-# switches of the versions before 6 -> names of pooling modes
+# switches of versions before 6 -> names of pooling modes
 _SWITCHES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -35,7 +35,7 @@ _SWITCHES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# arguments of the tokenizer that change no vector: there is no padding here, and truncation is on
+# arguments of the tokenizer that change no vector: minilm does not pad here, and always truncates
 _HARMLESS = {"padding", "pad_to_multiple_of", "truncation", "return_tensors"}
 # one plain name beside modules.json
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -43,17 +43,17 @@ _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """How a checkpoint wants to be used; None where no file says anything.
+    """The settings of a checkpoint as a sentence encoder; None where no file gives a value.
 
     Attributes:
-        folder: where encoder and tokenizer lie below the checkpoint's directory; usually "".
-        max_length: texts are cut after this many tokens, special ones included.
+        folder: the folder of encoder and tokenizer in the checkpoint's directory; usually "".
+        max_length: length at which texts are cut, in tokens, special tokens included.
         pooling: "mean", "cls", or the names of other modes, joined by " + ".
-        include_prompt: whether the tokens of a prompt are pooled like the text's.
+        include_prompt: whether the tokens of a prompt are pooled too.
         unit_length: whether the last module scales every vector to length 1.
         lower_case: whether texts are lower-cased before they are tokenised.
         prompts: texts to put before a text, by name.
-        default_prompt_name: which of them is used unless told.
+        default_prompt_name: name of the prompt that is used by default.
     """
 
     folder: str = ""
@@ -67,11 +67,11 @@ class SentenceSettings:
 
 
 def read_sentence_settings(directory: Path) -> SentenceSettings:
-    """Reads those of the files that exist.
+    """Reads the settings from the files that exist.
 
     Raises:
-        ConfigError: a file is damaged, a value has the wrong type, or the vectors are made in a way
-            that minilm does not have.
+        ConfigError: a file is damaged, a value has the wrong type, or there are modules or a
+            pooling that minilm does not implement.
     """
     folders = _module_folders(directory)
     folder = folders.get("Transformer", "")
@@ -91,13 +91,13 @@ def read_sentence_settings(directory: Path) -> SentenceSettings:
 
 
 def write_sentence_settings(directory: Path, settings: SentenceSettings) -> None:
-    """Writes the files for an encoder that lies in the directory itself.
+    """Writes the files for an encoder that is stored in the directory itself.
 
-    Both `minilm.SentenceEncoder` and sentence-transformers load it then.
+    Then both `minilm.SentenceEncoder` and sentence-transformers can load it.
 
     Args:
-        directory: of the encoder's weights.
-        settings: `max_length` and `pooling` must be known; `folder` is not read.
+        directory: the directory of the encoder's weights.
+        settings: `max_length` and `pooling` must not be None; `folder` is not used.
 
     Raises:
         CheckpointError: the directory cannot be written.
@@ -135,11 +135,11 @@ def write_sentence_settings(directory: Path, settings: SentenceSettings) -> None
 
 
 def _module_folders(directory: Path) -> dict[str, str]:
-    """Where each of the modules keeps its files.
+    """The folder of each module.
 
     Raises:
-        ConfigError: there is one that minilm does not have, such as Dense: leaving it out would
-            give other vectors.
+        ConfigError: there is a module that minilm does not have, such as Dense: leaving it out
+            would give other vectors.
     """
     path = directory / MODULES
     if not path.exists():
@@ -173,7 +173,7 @@ def _module_folders(directory: Path) -> dict[str, str]:
 
 
 def _transformer(folder: Path) -> tuple[int | None, bool]:
-    """Longest text in tokens, and whether texts are lower-cased."""
+    """The maximum length in tokens, and whether texts are lower-cased."""
     path = next((folder / name for name in TRANSFORMER if (folder / name).exists()), None)
     if path is None:
         return None, False
@@ -201,7 +201,7 @@ def _transformer(folder: Path) -> tuple[int | None, bool]:
 
 
 def _table(path: Path, config: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """The object that is reached by these keys; an empty one if nothing is there."""
+    """The object under nested keys; an empty one if a key is missing."""
     for key in keys:
         config = config.get(key) or {}
         if not isinstance(config, dict):
@@ -210,7 +210,7 @@ def _table(path: Path, config: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def _pooling(directory: Path, folder: str | None) -> tuple[str | None, bool]:
-    """The names of the modes, and whether the tokens of a prompt are pooled too."""
+    """The names of the pooling modes, and whether the tokens of a prompt are pooled too."""
     path = directory / (POOLING if folder is None else f"{folder}/config.json")
     if not path.exists():
         return None, True
@@ -223,7 +223,7 @@ def _pooling(directory: Path, folder: str | None) -> tuple[str | None, bool]:
 
 
 def _prompts(path: Path) -> tuple[dict[str, str], str | None]:
-    """Prompts by name, and the name of the one that is used unless told."""
+    """The prompts by name, and the name of the default prompt."""
     if not path.exists():
         return {}, None
     config = read_json(path, max_bytes=MAX_BYTES, error=ConfigError)

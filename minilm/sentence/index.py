@@ -1,12 +1,12 @@
-"""Vectors of texts, kept in a directory from one search to the next.
+"""An index of text vectors, kept in a directory between searches.
 
-    DIRECTORY/index.json            which model made the vectors, and which files hold them
+    DIRECTORY/index.json            the model that made the vectors, and the files that hold them
               vectors-NAME.npy      (N, H) float32, at unit length
               texts-NAME.npy        (N, 16) uint8, a digest of each text
 
-A text is known by its digest, so it does not matter in which file or line it stands, and only what
-changed is encoded again. A new index is written beside the old one; it becomes the index when
-index.json names it, so an interruption leaves the old one. No text is stored.
+A text is identified by its digest, in whatever file or line it is, and only texts that changed are
+encoded again. A new index is written beside the old one and replaces it when index.json names it;
+an interruption leaves the old one. The texts are not stored.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ _DIGEST = 16  # bytes
 
 
 class VectorIndex:
-    """Vectors of texts on the disk, read and brought up to date by one search.
+    """Vectors of texts on disk, read and updated by one search.
 
-    To be used in a `with` statement: where it ends without an error, the vectors of the texts that
-    were asked for are what the directory holds. Vectors of other texts are dropped.
+    Use it in a `with` statement: if it ends without an error, the directory then holds the vectors
+    of the texts that were requested. Vectors of other texts are dropped.
 
     Args:
-        directory: created if need be; may hold an index, but nothing else.
-        encoder: whose vectors they are.
-        rebuild: forget what the directory holds, even if another model made it.
+        directory: created if it does not exist; may hold an index, but nothing else.
+        encoder: the encoder that makes the vectors.
+        rebuild: discard the index in the directory, even if another model made it.
 
     Attributes:
-        reused: how many texts had their vector here.
+        reused: number of texts whose vectors were found in the index.
 
     Raises:
         DataError: the directory holds something else, vectors of another model, or damaged files;
             or another search uses it.
-        CheckpointError: it cannot be written.
+        CheckpointError: the directory cannot be written.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class VectorIndex:
             self._lock.release()
             raise
         self._name = secrets.token_hex(4)
-        self._rows: dict[bytes, int] = {}  # of the new index
+        self._rows: dict[bytes, int] = {}  # rows of the new index
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
@@ -130,8 +130,8 @@ class VectorIndex:
         """(n, H) float32 vectors of texts, in their order.
 
         Args:
-            texts: any number of them.
-            encode: gives (m, H) vectors of those that are not kept.
+            texts: any number of texts.
+            encode: returns (m, H) vectors of texts that are not in the index.
         """
         assert self._file is not None, "a VectorIndex is used in a with statement"
         digests = [digest_of(text) for text in texts]
@@ -153,7 +153,7 @@ class VectorIndex:
         return found
 
     def _open(self, manifest: Path) -> None:
-        """Reads what is there."""
+        """Reads the existing index."""
         found = read_json(manifest, max_bytes=1_000_000, error=DataError)
         if found.get("version") != VERSION:
             raise DataError(
@@ -219,7 +219,7 @@ class VectorIndex:
 
 
 def maker_of(encoder: SentenceEncoder) -> dict[str, Any]:
-    """JSON values that say which model makes vectors, and how: others are not to be compared."""
+    """JSON values that identify a model and its settings: vectors of others are not comparable."""
     return {
         "weights": weights_digest(encoder.model.base),
         "config": encoder.model.config.to_dict(),
@@ -239,11 +239,11 @@ def digest_of(text: str) -> bytes:
 
 
 def _own(name: str) -> bool:
-    """Whether a file of this name may be a part of an index."""
+    """Whether a file of this name may belong to an index."""
     return name in (MANIFEST, "lock") or name.startswith(("vectors-", "texts-", "."))
 
 
 def _write_header(file: BinaryIO, rows: int, width: int) -> None:
-    """The header of a .npy file; numpy leaves room in it for the first axis to grow."""
+    """Writes the header of a .npy file; numpy leaves room in it for the first axis to grow."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
     np.lib.format.write_array_header_1_0(file, header)

@@ -1,4 +1,4 @@
-"""The texts of files and directories, each with the place it comes from."""
+"""Reads passages from files and directories, each with the place it comes from."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from minilm.data.text_files import TextFormat, check_text_file, read_documents
 from minilm.errors import DataError, setting
 from minilm.sentence.search import Passage
 
-# what is read of a directory; name any other file itself
+# the files that are read from a directory; other files must be named
 IN_DIRECTORIES = (".txt", ".md", ".txt.gz", ".txt.xz", ".md.gz", ".md.xz")
 _TABLES = (".csv", ".tsv")
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The files that are meant: of a directory, those with plain text, in the order of their names.
+    """Lists files, and for a directory its plain text files, sorted by name.
 
     Raises:
-        DataError: a file does not exist or is of no known kind, or a directory has no text file.
+        DataError: a file does not exist or has an unknown format, or a directory has no text file.
     """
     found = []
     for path in paths:
@@ -49,12 +49,12 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
 def read_passages(
     files: Sequence[Path], text_format: TextFormat | None = None
 ) -> Iterator[Passage]:
-    """The texts of files, one after the other.
+    """Yields the texts of files, one after another.
 
     Args:
         files: .txt and .md (each paragraph, or each line, is a text), .jsonl, .json and .parquet
             (each record), compressed or not; .csv and .tsv (each row; the rows are held in memory).
-        text_format: how to read them; `text_key` is the column of a table, too.
+        text_format: how to read the files; `text_key` is also the column of a table.
 
     Yields:
         Texts that are not empty, without white space around them.

@@ -1,4 +1,4 @@
-"""Search in files: which passages are closest in meaning to a query, a chunk at a time."""
+"""Search in files: finds the passages closest in meaning to a query, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Passage:
     """A text and the place it comes from.
 
     Attributes:
-        text: what is compared.
+        text: the text that is compared.
         path: the file.
-        line: the number of its first line, from 1; of its row or record in other files.
+        line: the number of its first line, or of its row or record, from 1.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Hit:
     """A passage that was found.
 
     Attributes:
-        passage: text and place.
+        passage: the text and its place.
         score: cosine with the query, -1 to 1.
     """
 
@@ -49,13 +49,13 @@ class Hit:
 
 @dataclass
 class Found:
-    """What a search gives.
+    """The result of a search.
 
     Attributes:
-        hits: for every query, the closest first.
-        passages: how many were compared.
-        encoded: how many of them went through the model; the others' vectors were kept.
-        truncated: how many of these were longer than the model reads, and were cut.
+        hits: the hits of every query, the closest first.
+        passages: number of passages that were compared.
+        encoded: how many of them were encoded; the vectors of the others were stored.
+        truncated: how many of those were longer than the model reads, and were cut.
     """
 
     hits: list[list[Hit]] = field(default_factory=list)
@@ -65,10 +65,10 @@ class Found:
 
 
 class Store(Protocol):
-    """Keeps vectors of texts; see `minilm.sentence.index.VectorIndex`."""
+    """Stores vectors of texts; see `minilm.sentence.index.VectorIndex`."""
 
     def vectors(self, texts: Sequence[str], encode: Encode) -> Vectors:
-        """(n, H) vectors of texts, encoding those that are not kept."""
+        """(n, H) vectors of texts, encoding those that are not stored."""
 
 
 def search(
@@ -82,16 +82,16 @@ def search(
 ) -> Found:
     """Finds the passages whose vectors are closest to those of queries.
 
-    Passages are read once, some thousand at a time; of their texts only those among the closest
-    are kept, so memory does not grow with their number. Prompts named "query" and "document", if
-    the model has them, are put before the texts.
+    Passages are read once, some thousand at a time, and only the texts of the closest ones are
+    kept, so memory does not grow with their number. If the model has prompts named "query" and
+    "document", they are put before the texts.
 
     Args:
-        encoder: of queries and passages.
-        queries: at least one.
-        passages: what is searched.
-        top_k: how many are wanted for each query.
-        store: keeps vectors between searches; None = all passages are encoded.
+        encoder: encodes queries and passages.
+        queries: at least one query.
+        passages: the passages to search.
+        top_k: number of hits for each query.
+        store: stores vectors between searches; None = all passages are encoded.
         on_passages: called with the number of passages that were just encoded.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Cosines between vectors, and which vectors are closest: exact, a chunk at a time."""
+"""Cosines between vectors, and exact search for the closest ones, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilm.errors import InputError, argument
+from minilm.files.progress import counted
 
 
 def as_rows(vectors: Any, name: str) -> Tensor:
-    """(N, H) float32 of vectors in any form: an array, a tensor, a list of either, one vector.
+    """Converts vectors to (N, H) float32: an array, a tensor, a list of either, or one vector.
 
     Raises:
-        InputError: they are not of one width.
+        InputError: the vectors have different dimensions.
     """
     if isinstance(vectors, Sequence) and len(vectors):
         vectors = torch.stack([torch.as_tensor(vector) for vector in vectors])
@@ -32,17 +33,17 @@ def as_rows(vectors: Any, name: str) -> Tensor:
 
 
 def cosine_similarity(first: Any, second: Any) -> Tensor:
-    """The cosine of every vector with every other.
+    """The cosine of every vector of one set with every vector of another.
 
     Args:
-        first: (N, H), of any length.
-        second: (M, H).
+        first: (N, H) vectors of any norm.
+        second: (M, H) vectors.
 
     Returns:
-        (N, M) float32, -1 to 1; 0 for vectors of zeros.
+        (N, M) float32, -1 to 1; 0 for zero vectors.
 
     Raises:
-        InputError: the vectors are not of the same width.
+        InputError: the vectors have different dimensions.
 
     Example:
         >>> cosine_similarity([[1.0, 0.0]], [[2.0, 0.0], [0.0, 1.0]]).tolist()
@@ -53,10 +54,10 @@ def cosine_similarity(first: Any, second: Any) -> Tensor:
 
 
 def pairwise_cosine_similarity(first: Any, second: Any) -> Tensor:
-    """The cosine of each vector with the one in the same place.
+    """The cosine of each vector with the one at the same position.
 
     Args:
-        first, second: (N, H).
+        first, second: (N, H) vectors.
 
     Returns:
         (N,) float32, -1 to 1.
@@ -66,7 +67,7 @@ def pairwise_cosine_similarity(first: Any, second: Any) -> Tensor:
     """
     a, b = _pair(first, second)
     if len(a) != len(b):
-        raise InputError(f"There are {len(a)} and {len(b)} vectors: pairs need as many of both.")
+        raise InputError(f"There are {len(a)} and {counted(len(b), 'vector')}: pairs need as many.")
     return (F.normalize(a, dim=1) * F.normalize(b, dim=1)).sum(1)
 
 
@@ -89,20 +90,20 @@ def semantic_search(
 ) -> list[list[dict[str, float | int]]]:
     """The closest vectors of a corpus for every query, by cosine.
 
-    Called and answered as `sentence_transformers.util.semantic_search`.
+    Arguments and results are those of `sentence_transformers.util.semantic_search`.
 
     Args:
-        query_embeddings: (Q, H).
-        corpus_embeddings: (N, H); an array may be mapped from a file.
-        top_k: how many are wanted; fewer are given if the corpus is smaller.
-        query_chunk_size, corpus_chunk_size: how many of each are compared at once.
+        query_embeddings: (Q, H) vectors.
+        corpus_embeddings: (N, H) vectors; an array may be memory-mapped.
+        top_k: number of results for each query; fewer if the corpus is smaller.
+        query_chunk_size, corpus_chunk_size: number of vectors of each that are compared at once.
 
     Returns:
-        For every query up to top_k dictionaries {"corpus_id", "score"}, the closest first; of equal
-        ones the first of the corpus first.
+        For every query up to top_k dictionaries {"corpus_id", "score"}, the closest first; equal
+        scores are in the order of the corpus.
 
     Raises:
-        InputError: a number is below 1, or the vectors differ in width.
+        InputError: a number is below 1, or the vectors have different dimensions.
 
     Example:
         >>> semantic_search([[1.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]], top_k=1)[0][0]["corpus_id"]
@@ -126,11 +127,11 @@ def semantic_search(
 
 
 class Best:
-    """The closest vectors so far, of those that were added.
+    """Collects the vectors closest to queries, from chunks that are added.
 
     Args:
-        queries: (Q, H).
-        top_k: how many are kept for each.
+        queries: (Q, H) vectors.
+        top_k: number of vectors kept for each query.
 
     Raises:
         InputError: top_k is below 1.
@@ -149,7 +150,7 @@ class Best:
         """Compares the queries with more vectors, (n, H).
 
         Returns:
-            (n,) which of them are now among the closest of some query.
+            (n,) True for those now among the closest of some query.
         """
         rows = as_rows(vectors, "vectors")
         if not len(rows):
@@ -163,7 +164,7 @@ class Best:
         numbers = torch.arange(self._seen, self._seen + len(rows)).expand(len(scores), -1)
         scores = torch.cat([self._scores, scores.cpu()], dim=1)
         numbers = torch.cat([self._numbers, numbers], dim=1)
-        # a stable sort: of equal scores the earlier text stays in front
+        # a stable sort: for equal scores the earlier text stays in front
         order = scores.sort(dim=1, descending=True, stable=True).indices[:, : self._top_k]
         self._scores, self._numbers = scores.gather(1, order), numbers.gather(1, order)
         kept = np.zeros(len(rows), np.bool_)

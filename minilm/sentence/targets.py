@@ -1,13 +1,13 @@
 """A teacher's outputs for texts, computed once and stored in a directory.
 
-    DIRECTORY/targets.json       which texts, which teacher, how many of what
-              tokens.npy         (T,) int32, all texts in a row, special tokens included
-              lengths.npy        (N,) int32, tokens of each text
-              vectors-00000.npy  (n, H) float16 of the first PART texts, and so on
-              states-00000.npy   (t, H) float16 of their tokens, if token states are learned
+    DIRECTORY/targets.json       identifies texts and teacher; numbers and sizes
+              tokens.npy         (T,) int32, all texts one after another, with special tokens
+              lengths.npy        (N,) int32, number of tokens of each text
+              vectors-00000.npy  (n, H) float16, vectors of the first PART texts, and so on
+              states-00000.npy   (t, H) float16, states of their tokens, if they are learned
 
-Every file appears whole or not at all. What is missing is computed when the same command runs
-again, so an interruption costs one part. The numbers are targets of a loss: 16 bits are enough.
+Every file appears whole or not at all. Missing parts are computed when the same command runs again,
+so an interruption costs one part. The numbers are targets of a loss: 16 bits are enough.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class SentenceTargets:
     """Tokens of N texts, and a teacher's vectors and token states for them.
 
     Args:
-        directory: which `make_targets` has filled.
+        directory: a directory filled by `make_targets`.
 
     Attributes:
-        identity: JSON values that identify what it was computed from.
-        lengths: (N,) tokens of each text.
+        identity: JSON values that identify texts and teacher.
+        lengths: (N,) number of tokens of each text.
 
     Raises:
-        DataError: something is missing or damaged.
+        DataError: a file is missing or damaged.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -72,7 +72,7 @@ class SentenceTargets:
         return len(self.lengths)
 
     def gather(self, texts: Integers) -> tuple[Integers, Half, Half | None]:
-        """Reads texts by their numbers, (B,).
+        """Reads the texts with these numbers, (B,).
 
         Returns:
             (T,) int64 ids, (B, H) float16 vectors, and (T, H) float16 states if there are any.
@@ -89,7 +89,7 @@ class SentenceTargets:
         )
 
     def _of(self, text: int) -> Half:
-        """(t, H) the states of one text."""
+        """(t, H) the token states of one text."""
         number = int(text) // PART
         begin = self._first[text] - self._first[number * PART]
         return self._part("states", number)[begin : begin + self.lengths[text]]
@@ -102,7 +102,7 @@ class SentenceTargets:
         return found
 
     def part_shape(self, name: str, number: int) -> tuple[int, int]:
-        """What a part holds: (texts, H) of vectors, (tokens, H) of states."""
+        """The shape of a part: (texts, H) for vectors, (tokens, H) for states."""
         begin, end = number * PART, min((number + 1) * PART, len(self))
         rows = end - begin if name == "vectors" else int(self._first[end] - self._first[begin])
         return rows, self.width
@@ -112,10 +112,10 @@ class SentenceTargets:
 
 
 def _mapped(path: Path, shape: tuple[int, ...] | None) -> npt.NDArray[Any]:
-    """A .npy file, mapped into memory.
+    """Maps a .npy file into memory.
 
     Raises:
-        DataError: it is missing, damaged or of another shape.
+        DataError: the file is missing, damaged or of another shape.
     """
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -145,17 +145,18 @@ def make_targets(
     progress: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> SentenceTargets:
-    """Computes the teacher's vectors that are missing.
+    """Computes the missing targets of a teacher.
 
     Args:
-        directory: of the targets; created. Processes that come at the same time wait.
-        teacher: pools its token states; vectors are kept at the length they have.
-        texts: gives N strings, at least one; called if the directory has none.
-        max_length: texts are cut after this many tokens.
-        states: keep the state of every token too: T x H numbers instead of N x H.
-        identity: JSON values that say which texts and which teacher.
+        directory: the directory for the targets, created if it does not exist. Other processes
+            wait until it is filled.
+        teacher: the encoder; its vectors keep their norms.
+        texts: returns N strings, at least one; called if the directory has no texts yet.
+        max_length: length at which texts are cut, in tokens.
+        states: whether to store the state of every token too: T x H numbers besides N x H.
+        identity: JSON values that identify texts and teacher.
         progress: show a progress bar on stderr.
-        say: takes messages.
+        say: receives messages.
 
     Raises:
         InputError: there are no texts.
@@ -200,7 +201,7 @@ def _write_tokens(
 
 
 def check_identity(targets: SentenceTargets, known: Mapping[str, Any]) -> None:
-    """Raise DataError if the targets are those of other texts or of another teacher."""
+    """Raises DataError if the targets belong to other texts or another teacher."""
     found = targets.identity
     if wrong := sorted(name for name in {*found, *known} if found.get(name) != known.get(name)):
         raise DataError(
@@ -215,7 +216,7 @@ def _fill(
     progress: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Computes the parts that are missing."""
+    """Computes the missing parts."""
     names = ("vectors", "states") if targets.has_states else ("vectors",)
     parts = range(-(-len(targets) // PART))
     missing = [
@@ -241,7 +242,7 @@ def _fill(
 def _compute(
     targets: SentenceTargets, teacher: SentenceEncoder, texts: Integers, bar: Any
 ) -> tuple[Half, Half]:
-    """(n, H) vectors and (t, H) states of some texts that follow one another."""
+    """(n, H) vectors and (t, H) token states of some consecutive texts."""
     lengths = targets.lengths[texts]
     first = np.concatenate([[0], lengths.cumsum()])
     begin = targets._first[texts[0]]
@@ -262,6 +263,6 @@ def _compute(
     if not (np.isfinite(vectors).all() and np.isfinite(states).all()):
         raise DataError(
             "The teacher gives vectors that are not finite in 16 bits: its checkpoint is damaged, "
-            "or it is no sentence encoder. Use another teacher."
+            "or it is not a sentence encoder. Use another teacher."
         )
     return vectors, states
