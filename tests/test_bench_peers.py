@@ -140,7 +140,7 @@ def test_a_file_that_was_not_prepared_is_caught(work: Path, tmp_path: Path) -> N
     source, target = tmp_path / "turned.onnx", tmp_path / "quantized.onnx"
     behind_transposes(work / "model.onnx", source)
     quantize_dynamic(source, target, weight_type=QuantType.QInt8)
-    with pytest.raises(ExportError, match="18 matrices or tables stayed float"):
+    with pytest.raises(ExportError, match=r"tables stayed float \(18\)"):
         check_integers(target)
 
 
@@ -155,7 +155,7 @@ def test_one_float_product_is_enough(work: Path, tmp_path: Path) -> None:
     model.graph.initializer.append(weight)
     model.graph.node.append(onnx.helper.make_node("MatMul", ["x", "stray"], ["y"], "left"))
     onnx.save(model, tmp_path / "stray.onnx")
-    with pytest.raises(ExportError, match="1 matrices or tables stayed float, such as stray"):
+    with pytest.raises(ExportError, match=r"tables stayed float \(1\), such as stray"):
         check_integers(tmp_path / "stray.onnx")
 
 

@@ -175,7 +175,7 @@ def test_a_copy_of_shared_weights_is_refused(masked_lm: Exported, tmp_path: Path
             graph.register_initializer(value)
 
     check_stored_once(masked_lm.float_file, masked_lm.model)
-    with pytest.raises(ExportError, match="shared ones were copied"):
+    with pytest.raises(ExportError, match="shared weights were copied"):
         check_stored_once(masked_lm.damaged(tmp_path / "x.onnx", duplicate), masked_lm.model)
 
 
@@ -274,7 +274,7 @@ def test_float_products_are_refused(
 
     all_but_one(graph)
     ir.save(graph, tmp_path / "x.onnx")
-    with pytest.raises(ExportError, match="1 matrices or tables stayed float, such as same"):
+    with pytest.raises(ExportError, match=r"tables stayed float \(1\), such as same"):
         check_integers(tmp_path / "x.onnx")
     monkeypatch.setattr(folder, "quantize_graph", all_but_one)
     monkeypatch.setattr(folder, "to_graph", lambda model: ir.load(exported.float_file))
@@ -293,7 +293,7 @@ def test_the_usual_tool_leaves_tables_and_the_decoder(masked_lm: Exported, tmp_p
         per_channel=True,
         extra_options={"MatMulConstBOnly": True},
     )
-    with pytest.raises(ExportError, match=r"stayed float, such as .*embeddings"):
+    with pytest.raises(ExportError, match=r"stayed float .*such as .*embeddings"):
         check_integers(tmp_path / "x.onnx")
 
 

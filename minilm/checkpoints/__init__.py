@@ -1,1 +1,1 @@
-"""Checkpoints in the hub's layout: files, names, what fits where. Knows no model class."""
+"""Checkpoints in the hub's layout: files, names, loading. Independent of the model classes."""

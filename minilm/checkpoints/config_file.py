@@ -1,4 +1,4 @@
-"""config.json: find it, read it strictly, and name it in every error about its content."""
+"""Reads config.json strictly, and names the file in every error about its content."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,17 +13,17 @@ MAX_BYTES = 10_000_000
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The content of `directory`/config.json.
+    """Reads `directory`/config.json.
 
     Raises:
-        ConfigError: the file is missing, too large or no JSON object.
+        ConfigError: the file is missing, too large or not a JSON object.
     """
     return read_json(directory / CONFIG, max_bytes=MAX_BYTES, error=ConfigError)
 
 
 @contextmanager
 def prefix_errors(directory: Path) -> Iterator[None]:
-    """Put the path of config.json in front of every ConfigError raised inside."""
+    """Puts the path of config.json before the message of every ConfigError raised inside."""
     try:
         yield
     except ConfigError as error:

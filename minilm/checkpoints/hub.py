@@ -1,4 +1,4 @@
-"""From a path or a hub name to a local directory."""
+"""Finds the local directory of a path or a hub name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SENTENCE_MODEL = "sentence-mini"
 SHIPPED = (*LANGUAGE_MODELS, SENTENCE_MODEL)
 _SHIPPED_IN = Path(__file__).parent.parent.parent / "weights"
 
-TIMEOUT = 10.0  # seconds, for the question which files a repository has
+TIMEOUT = 10.0  # seconds, for the list of a repository's files
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "spiece.model")
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?"
@@ -50,30 +50,30 @@ def resolve(
     local_files_only: bool = False,
     weights: bool = True,
 ) -> Path:
-    """Finds the local directory of a model, downloading what is missing.
+    """Finds the local directory of a model, downloading missing files.
 
     An existing directory is returned as it is: no socket is opened and huggingface_hub is not
-    imported. So is that of a model which minilm's repository ships (`SHIPPED`) by its short name,
-    in a clone. Anything else that could be a repository's name is looked up on the hub, through
-    huggingface_hub: its cache, its tokens, HF_ENDPOINT and HF_HUB_OFFLINE apply. Only files that
-    minilm reads are downloaded, never a pickle. Without a connection the cache is used.
+    imported. The same holds in a clone of minilm's repository for the short names of the models it
+    ships (`SHIPPED`). Anything else that could be a repository's name is looked up on the hub,
+    through huggingface_hub: its cache, its tokens, HF_ENDPOINT and HF_HUB_OFFLINE apply. Only files
+    that minilm reads are downloaded, never a pickle. Without a connection the cache is used.
 
     Args:
         path_or_repo: a directory, "bert-mini" or another name of `SHIPPED`, or a hub name such as
             "albert/albert-base-v2".
         revision: branch, tag or commit; None = main.
-        subfolder: where in the directory or repository the model is.
+        subfolder: folder of the model in the directory or repository.
         token: for private and gated repositories; None = the one you are logged in with.
-        cache_dir: where downloads go; None = huggingface_hub's folder.
+        cache_dir: folder for downloads; None = huggingface_hub's folder.
         local_files_only: use only the cache.
-        weights: False leaves config.json optional and the weights out, for a tokenizer.
+        weights: False = no weights, and config.json is optional, as for a tokenizer.
 
     Returns:
         The directory.
 
     Raises:
-        CheckpointError: a path that does not exist or is not a directory, or damaged weights.
-        HubError: the repository, revision or a file cannot be had; says which and why.
+        CheckpointError: the path does not exist or is not a directory, or weights are damaged.
+        HubError: the repository, revision or a file cannot be downloaded; the message says why.
     """
     local = Path(os.path.expanduser(path_or_repo))
     name = os.fspath(path_or_repo)
@@ -117,11 +117,11 @@ class _Repository:
     """A repository at one revision.
 
     Attributes:
-        name, revision, token, cache_dir: as the user gave them.
-        files: what it holds; None if only the cache can tell.
+        name, revision, token, cache_dir: as given by the user.
+        files: the names of its files; None if only the cache is used.
         unreachable: why only the cache is used; None with a connection.
-        commit: what `revision` turned out to be, known after the first file.
-        folder: where in it the model is, "" or with a "/" behind.
+        commit: the commit of `revision`, known after the first file.
+        folder: the folder of the model, "" or with a "/" at its end.
     """
 
     name: str
@@ -134,7 +134,7 @@ class _Repository:
     folder: str = ""
 
     def fetch(self, file: str) -> Path | None:
-        """The local path of a file, downloaded if need be; None if the repository has none."""
+        """The local path of a file, downloaded if needed; None if the repository lacks it."""
         import huggingface_hub as hub
         from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -160,7 +160,7 @@ class _Repository:
             if self.unreachable is not None:
                 return None
             raise _error(self.name, self.revision, file, problem.__cause__ or problem) from problem
-        except Exception as problem:  # whatever the HTTP library raises
+        except Exception as problem:  # anything that the HTTP library raises
             raise _error(self.name, self.revision, file, problem) from problem
         if before != str(path) and not _intact(path):
             raise HubError(
@@ -171,7 +171,7 @@ class _Repository:
         return path
 
     def lacks(self, what: str) -> HubError:
-        """The error for files that are nowhere."""
+        """The error for files that are found nowhere."""
         where = f"{self.name!r} (revision {self.revision})"
         where += f", folder {self.folder!r}," if self.folder else ""
         if self.unreachable is None:
@@ -192,7 +192,7 @@ def _connect(
     cache_dir: str | os.PathLike[str] | None,
     local_files_only: bool,
 ) -> _Repository:
-    """Asks which files the repository has; falls back to the cache if the hub is silent."""
+    """Asks for the list of files; falls back to the cache if the hub does not answer."""
     import huggingface_hub as hub
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
@@ -211,7 +211,7 @@ def _connect(
             if problem.response.status_code < 500:
                 raise _error(name, revision, None, problem) from problem
             unreachable = _words(problem)
-        except Exception as problem:  # whatever the HTTP library raises
+        except Exception as problem:  # anything that the HTTP library raises
             unreachable = _words(problem)
     folder = None if cache_dir is None else os.fspath(cache_dir)
     return _Repository(name, revision, token, folder, files, unreachable)
@@ -226,7 +226,7 @@ def _fetch_weights(repository: _Repository) -> None:
     if index is None:
         if any(file.endswith(".bin") for file in repository.files or ()):
             raise HubError(
-                f"{repository.name!r} (revision {repository.revision}) has pickled weights only, "
+                f"{repository.name!r} (revision {repository.revision}) has only pickled weights, "
                 "which can run code when they are read; minilm does not download them. If you "
                 "trust the repository:\n"
                 f"  hf download {repository.name} --revision {repository.revision} "
@@ -240,7 +240,7 @@ def _fetch_weights(repository: _Repository) -> None:
 
 
 def _error(name: str, revision: str, file: str | None, problem: BaseException) -> HubError:
-    """Says in the user's terms why something could not be downloaded."""
+    """The error for a failed download, in the user's terms."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -287,9 +287,9 @@ def _words(problem: BaseException) -> str:
 
 
 def _intact(path: Path) -> bool:
-    """Compares a new file in the cache with its hash, which is its name there; deletes a bad one.
+    """Compares a new file in the cache with its hash, which is its name; deletes a bad file.
 
-    huggingface_hub compares sizes, but a server need not announce one.
+    huggingface_hub compares only sizes, and a server need not announce one.
     """
     if not path.is_symlink():  # a file system without links: the cache keeps no hash
         return True
@@ -297,7 +297,7 @@ def _intact(path: Path) -> bool:
     size = path.stat().st_size
     git = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     plain = hashlib.sha1(usedforsecurity=False)
-    # the hub calls large files by their SHA-256, others as git does; mirrors may use plain SHA-1
+    # the hub names large files by their SHA-256, others as git does; mirrors may use plain SHA-1
     hashes = {64: [hashlib.sha256()], 40: [git, plain]}.get(len(blob.name), [])
     with path.open("rb") as file:
         while chunk := file.read(2**20):

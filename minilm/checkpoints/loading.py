@@ -1,4 +1,4 @@
-"""Fit stored tensors to a model: decide about every name first, copy afterwards."""
+"""Fits stored tensors to a model: first decides about every name, then copies."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from minilm.files.safetensors_file import TensorInfo
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WORD = f"{ENCODER}embeddings.word.weight"
 MASKED_LM_BIAS = "masked_lm_head.bias"
-OWN_PART = "part of this class"  # of no architecture
+OWN_PART = "part of this class"  # a tensor of no architecture
 SHOWN = 8  # tensors named in one error message
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which stored tensor goes where.
+    """Which stored tensor is loaded into which tensor of the model.
 
     Attributes:
         report: a verdict on every tensor.
         sources: name in a task model -> stored name.
-        copies: stored tensor that must equal another one -> that other one's stored name.
+        copies: stored name of a copy -> stored name of the tensor that it must equal.
     """
 
     report: LoadReport
@@ -48,17 +48,17 @@ def plan_load(
     layers: int | None = None,
     ignore_mismatched_heads: bool = False,
 ) -> Plan:
-    """Decide about every stored tensor and every tensor of the model; touches neither.
+    """Decides about every stored tensor and every tensor of the model; changes neither.
 
     Args:
         expected: the model's tensors by the names of a task model ("encoder." before base-model
-            names); only shapes and dtypes count. None = any.
-        stored: by the names in the file.
-        names: the architecture's tables.
+            names); only shapes and dtypes matter. None = any shape and dtype.
+        stored: the stored tensors, by their names in the file.
+        names: the names of the architecture.
         source: the checkpoint, for the report.
-        shared: see `shared_names`; what is stored under the second names are copies.
-        layers: the caller asked for this depth; stored layers beyond it are left out.
-        ignore_mismatched_heads: a head of another shape becomes a new head.
+        shared: see `shared_names`; tensors stored under the second names are copies.
+        layers: number of layers the caller asked for; stored layers beyond it are left out.
+        ignore_mismatched_heads: whether a head of another shape is replaced by a new head.
     """
     report = LoadReport(source)
     sources: dict[str, str] = {}
@@ -71,7 +71,7 @@ def plan_load(
 
     for name, local in places.items():
         original = decoder.get(names.unwrapped(name))
-        # where only the decoder's copy is stored, it stands for the original
+        # if only the decoder's copy is stored, it replaces the original
         if local is None and original is not None and original not in owners:
             local = original
         if local is None:
@@ -119,7 +119,7 @@ def _is_optional(local: str) -> bool:
 
 
 def _misfit(found: TensorInfo | Tensor, wanted: Tensor | None) -> str:
-    """Why a stored tensor cannot be copied to this place; "" if it can."""
+    """Why a stored tensor cannot be copied into a tensor of the model; "" if it can."""
     if wanted is None:
         return ""
     dtypes = WEIGHT_DTYPES if wanted.is_floating_point() else (wanted.dtype,)
@@ -132,7 +132,7 @@ def _misfit(found: TensorInfo | Tensor, wanted: Tensor | None) -> str:
 def _without_place(
     name: str, local: str, expected: Mapping[str, object], layers: int | None
 ) -> Entry:
-    """A known tensor that this model does not have."""
+    """The entry for a known tensor that this model does not have."""
     number = re.match(rf"{ENCODER}layers\.(\d+)\.", local)
     if local.endswith(".scale") and f"{local.removesuffix('scale')}weight" in expected:
         return Entry("unexpected", name, None, "a scale beside a weight that is not in 8 bits")
@@ -148,7 +148,7 @@ def _without_place(
 
 
 def shared_names(model: nn.Module) -> dict[str, str]:
-    """The other names of parameters that are in several places: name -> the first one's name."""
+    """The further names of parameters that have several: further name -> first name."""
     first: dict[int, str] = {}
     others = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -160,12 +160,12 @@ def shared_names(model: nn.Module) -> dict[str, str]:
 def fresh_parts(
     report: LoadReport, prefix: str, but_not: Callable[[str], bool] = lambda _: False
 ) -> str:
-    """The modules that start from random values, for a message; "" if there are none.
+    """The modules that were initialised at random, for a message; "" if there are none.
 
     Args:
-        report: of the load.
-        prefix: "encoder." for a base model, nothing for a task model.
-        but_not: whether a tensor, by its name in a task model, is of a part that was asked for.
+        report: the report of the load.
+        prefix: "encoder." for a base model, "" for a task model.
+        but_not: whether to leave out a tensor, given its name in a task model.
     """
     new = (entry.own or "" for entry in report.of("new"))
     parts = (
@@ -179,7 +179,7 @@ def fresh_parts(
 
 
 def raise_for(report: LoadReport, allow_unexpected: bool) -> None:
-    """Raise CheckpointError for everything in the report that must not pass silently."""
+    """Raises CheckpointError if the report has entries that must not pass silently."""
     problems, unknown = report.of("missing", "mismatched"), report.unexpected
     advice = "Is this the right class and the config.json that belongs to these weights?"
     if not problems:
@@ -195,7 +195,7 @@ def raise_for(report: LoadReport, allow_unexpected: bool) -> None:
         if unknown:
             lines.append(f"  {unknown[0]}" + (f" and {len(unknown) - 1} more" * (len(unknown) > 1)))
         raise CheckpointError(
-            f"{report.source}: nothing was loaded, these tensors do not fit "
+            f"{report.source}: nothing was loaded; these tensors do not fit "
             f"the model ({len(problems)}):\n" + "\n".join(lines) + f"\n{advice}"
         )
 
@@ -210,17 +210,17 @@ def fill(
     initialise: Callable[[nn.Module], None] | None,
     allow_nonfinite: bool,
 ) -> None:
-    """Copy the planned tensors into a model, one at a time; initialise the new ones.
+    """Copies the planned tensors into a model, one at a time; initialises the new ones.
 
     Args:
-        model: its tensors are allocated and may hold anything.
-        prefix: what stands before the model's own names in the plan ("encoder." for a base model,
-            nothing for a task model).
-        initialise: draws the parameters of a new part; None = new parts hold their values already.
+        model: its tensors are allocated, with any values.
+        prefix: prefix of the model's own names in the plan: "encoder." for a base model, "" for a
+            task model.
+        initialise: initialises a new part; None = new parts already have their values.
         allow_nonfinite: accept NaN and infinity.
 
     Raises:
-        CheckpointError: non-finite values, or copies of tied tensors that differ.
+        CheckpointError: values are not finite, or copies of tied tensors differ.
     """
     tensors = model.state_dict()
     for entry in plan.report.of("new"):
@@ -246,9 +246,9 @@ def fill(
 
 
 def _nonfinite(tensor: Tensor) -> int:
-    """How many values are NaN or infinite.
+    """The number of values that are NaN or infinite.
 
-    The extremes tell whether there are any (NaN is both): 40 times faster than counting.
+    Minimum and maximum tell whether there are any (NaN is both): 40 times faster than counting.
     """
     if tensor.numel() == 0 or all(extreme.isfinite() for extreme in tensor.aminmax()):
         return 0
@@ -256,9 +256,10 @@ def _nonfinite(tensor: Tensor) -> int:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """The same values, NaN included, whatever the dtypes.
+    """Whether two tensors have the same values, NaN included, whatever the dtypes.
 
-    Of tensors on the meta device, or spread over processes (DTensor), only the shapes are compared.
+    For tensors on the meta device, or distributed over processes (DTensor), only the shapes are
+    compared.
     """
     away = any(tensor.is_meta or hasattr(tensor, "full_tensor") for tensor in (one, other))
     if one.shape != other.shape or away:
@@ -268,8 +269,8 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 def _untied(copy: str, original: str, source: str) -> CheckpointError:
     return CheckpointError(
-        f"{source}: {copy} differs from {original}. They are one tensor in this model (tied); one "
-        "with two different ones cannot be loaded."
+        f"{source}: {copy} differs from {original}. In this model they are one tensor (tied), so "
+        "a checkpoint with two different ones cannot be loaded."
     )
 
 
@@ -280,20 +281,20 @@ def translate_state_dict(
     prefix: str,
     shared: Mapping[str, str],
 ) -> dict[str, Tensor]:
-    """A state dictionary with hub names, own names or both, by the model's own names.
+    """Translates a state dictionary with hub names, own names or both to the model's own names.
 
     Tensors of heads that the model does not have, position counters and copies of tied tensors are
-    dropped as when loading a file; unknown names are kept, for the caller to complain about.
+    dropped as when loading a file; unknown names are kept, for the caller to report.
 
     Args:
         state: tensors by name.
         own_names: the names that the model knows.
-        names: the architecture's tables.
-        prefix: "encoder." for a base model, nothing for a task model.
-        shared: see `shared_names`; values under the second names must be equal, or may be left out.
+        names: the names of the architecture.
+        prefix: "encoder." for a base model, "" for a task model.
+        shared: see `shared_names`; values under the second names must be equal or absent.
 
     Raises:
-        CheckpointError: values of one tensor differ.
+        CheckpointError: a tensor is given twice, with different values.
     """
     result = {name: tensor for name, tensor in state.items() if name in own_names}
     hub = {name: tensor for name, tensor in state.items() if name not in own_names}

@@ -1,10 +1,10 @@
 """Hugging Face's parameter names, as tables.
 
-Each row pairs a module here with the module that holds the same numbers in a hub checkpoint; `{}`
-stands for a number. Parameters have the same last name on both sides (weight, bias). What a row
-does not name, such as an adapter in a layer, keeps its own name behind that of the known module it
-is in. The scale of a weight stored in 8 bits stands beside it, as "scale" on both sides. This is
-the only file that knows hub names.
+Each row pairs a module here with the module that has the same parameters in a hub checkpoint; `{}`
+stands for a number. Parameters have the same last name on both sides (weight, bias). A part without
+a row, such as an adapter in a layer, keeps its own name after that of the known module around it.
+The scale of a weight stored in 8 bits is beside it, as "scale" on both sides. Only this file knows
+hub names.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
-ENCODER = "encoder."  # where a task model keeps its base model
+ENCODER = "encoder."  # the prefix of the base model in a task model
 
-# what stands before or between the names of a model that was saved in its wrapper: DataParallel and
+# prefixes and infixes in the names of a model that was saved in its wrapper: DataParallel and
 # DeepSpeed, Lightning; torch.compile, FSDP, activation checkpointing
 _OUTSIDE = re.compile(r"^(?:(?:module|model)\.)+")
 _BETWEEN = re.compile(
@@ -27,14 +27,14 @@ _BETWEEN = re.compile(
 class HubNames:
     """The names of one architecture.
 
-    A *local* name is that of a task model here: base-model names start with "encoder.".
+    A *local* name is the name in a task model here: base-model names start with "encoder.".
 
     Attributes:
-        prefix: what stands before base-model names in a checkpoint with heads.
+        prefix: prefix of base-model names in a checkpoint with heads.
         base: module of the base model -> hub module.
         heads: module of a task model -> hub module.
         decoder: hub module that repeats the tied word embeddings (weight) and the masked-LM bias.
-        layer: a whole layer of the base model, and of the hub's.
+        layer: a whole layer of the base model here, and of the hub's.
     """
 
     prefix: str
@@ -53,20 +53,20 @@ class HubNames:
         self._local.update({hub: module for module, hub in self._hub.items()})
 
     def to_local(self, name: str, expected: Container[str] = ()) -> str | None:
-        """The local name of a stored tensor, or None.
+        """The local name of a stored tensor, or None if it is unknown.
 
         Understands hub names and local ones, with and without the base prefix, the old gamma and
         beta, and the prefixes of wrappers.
 
         Args:
-            name: as stored.
-            expected: local names that the model has, those included that no table knows.
+            name: the stored name.
+            expected: the model's local names, including names that are in no table.
         """
         for plain in (name, self.unwrapped(name)):
             hub = without_gamma_beta(plain).removeprefix(self.prefix)
             module, parameter = _split(hub, self._local)
             translated = f"{module}.{parameter}"
-            for local in (plain, translated, ENCODER + hub):  # a part of one's own goes first
+            for local in (plain, translated, ENCODER + hub):  # a user's own part goes first
                 tied = plain == f"{self.decoder}.weight" and local != plain
                 if local in expected and not tied:
                     return local
@@ -78,8 +78,8 @@ class HubNames:
         """The hub name of a tensor.
 
         Args:
-            local: as in a task model.
-            with_prefix: write base-model names with the architecture's prefix.
+            local: the name in a task model.
+            with_prefix: whether base-model names get the architecture's prefix.
         """
         prefix = self.prefix if with_prefix and local.startswith(ENCODER) else ""
         module, parameter = _split(local, self._hub)
@@ -93,7 +93,7 @@ class HubNames:
         return parameter in ("weight", "scale", "bias") and template in self._hub and not is_layer
 
     def ignored(self, name: str) -> str | None:
-        """Why a stored tensor that has no place in any model may be left out, or None."""
+        """Why a stored tensor that no model has may be left out; None if it may not."""
         hub = self.unwrapped(name).removeprefix(self.prefix)
         if hub in ("embeddings.position_ids", "embeddings.token_type_ids"):
             return "a counter that old files store; computed here"
@@ -104,7 +104,7 @@ class HubNames:
         return None
 
     def unwrapped(self, name: str) -> str:
-        """Without the prefixes of wrappers, and without a base prefix that stands twice."""
+        """Removes the prefixes of wrappers, and a base prefix that occurs twice."""
         name = _OUTSIDE.sub("", _BETWEEN.sub("", name))
         while name.startswith(2 * self.prefix):
             name = name[len(self.prefix) :]
@@ -112,7 +112,7 @@ class HubNames:
 
 
 def _split(name: str, table: Mapping[str, str]) -> tuple[str, str]:
-    """The longest known module in a name, translated, and what follows it; "" if none is known."""
+    """The longest known module of a name, translated ("" if none is known), and the rest."""
     parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):
         if (template := _template(parts[:end])) in table:
@@ -126,7 +126,7 @@ def _template(parts: list[str]) -> str:
 
 
 def without_gamma_beta(hub_name: str) -> str:
-    """Old TensorFlow-era norm parameters by today's names: gamma -> weight, beta -> bias."""
+    """Today's name of an old norm parameter: gamma -> weight, beta -> bias."""
     for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
         if hub_name.endswith(old):
             return hub_name.removesuffix(old) + new
@@ -233,10 +233,10 @@ ARCHITECTURES: Mapping[str, HubNames] = {"bert": BERT, "distilbert": DISTILBERT,
 
 
 def architecture_of(hub_names: Iterable[str]) -> str | None:
-    """Guess the architecture ("bert", "distilbert", "albert") from the stored tensor names.
+    """Guesses the architecture ("bert", "distilbert", "albert") from the stored tensor names.
 
     Returns:
-        The only architecture whose table knows at least one layer tensor; None if unclear.
+        The only architecture whose table has at least one of the layer tensors; None if unclear.
     """
     stored = list(hub_names)
     found = []

@@ -1,6 +1,6 @@
-"""Converting pickled PyTorch weights to safetensors: the one place that reads a pickle.
+"""Converts pickled PyTorch weights to safetensors: the one place that reads a pickle.
 
-Nothing else in minilm calls this; a user asks for it with `minilm convert SRC DST --from-pickle`.
+Nothing else in minilm calls this; users do, with `minilm convert SRC DST --from-pickle`.
 """
 
 import pickle
@@ -28,7 +28,7 @@ from minilm.files.safetensors_file import write_weights
 # CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 
-# what training scripts, Lightning and DeepSpeed call the weights among other things they save
+# the keys of the weights in what training scripts, Lightning and DeepSpeed save
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 
 
@@ -36,8 +36,8 @@ def convert_pickle(source: Path, destination: Path) -> list[str]:
     """Converts a model directory with pickled weights to one with model.safetensors.
 
     Reads pytorch_model.bin (or its shards, or a single other .bin, .pt, .pth or .ckpt file) with
-    torch's restricted unpickler, in the zip format and in the one before it. Every name is
-    stored, tied tensors twice. config.json and the files that go with it are copied.
+    torch's restricted unpickler, in the zip format or the older one. Every name is stored, tied
+    tensors twice. config.json and its companion files are copied.
 
     Args:
         source: a model directory.
@@ -71,10 +71,10 @@ def check_torch(version: str) -> None:
     """Refuses a torch whose restricted unpickler is known to be unsafe.
 
     Args:
-        version: such as "2.13.0+cpu".
+        version: version of torch, such as "2.13.0+cpu".
 
     Raises:
-        CheckpointError: older than 2.10.
+        CheckpointError: the version is older than 2.10.
     """
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < SAFE_TORCH:
@@ -91,7 +91,7 @@ def _find(source: Path) -> list[Path]:
     if (source / WEIGHTS).exists() or (source / INDEX).exists():
         raise CheckpointError(f"{source} has safetensors already: minilm loads it as it is.")
     if not (source / CONFIG).is_file():
-        raise CheckpointError(f"{source} has no {CONFIG}, without which weights are of no use.")
+        raise CheckpointError(f"{source} has no {CONFIG}, without which weights cannot be used.")
     files = pickle_files(source)
     shards = (source / "pytorch_model.bin.index.json").is_file()
     if not files or (len(files) > 1 and not shards):
@@ -109,7 +109,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
         wanted = re.search(r"GLOBAL (\S+)", str(problem))
-        reason = f"it asks for {wanted[1]}" if wanted else "it is damaged or holds other things"
+        reason = f"it asks for {wanted[1]}" if wanted else "it is damaged or holds other objects"
         raise CheckpointError(
             f"{path} is refused: {reason}, expected nothing but tensors. No code in it was run."
         ) from problem
@@ -120,7 +120,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             f"{path} cannot be read: {type(problem).__name__}: {str(problem)[:200]}. "
             "Download it again."
         ) from problem
-    while isinstance(content, dict):  # in what a training script saved beside the weights
+    while isinstance(content, dict):  # the weights among other things that were saved
         inner = [content[key] for key in NESTED if isinstance(content.get(key), dict)]
         if not inner:
             break
@@ -129,7 +129,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected named tensors.")
     for name, tensor in content.items():
         _check(path, name, tensor)
-    # expanded and shared tensors can claim any size; tying explains twice the file's
+    # expanded and shared tensors can claim any size; tying explains twice that of the file
     claimed, size = sum(tensor.nbytes for tensor in content.values()), path.stat().st_size
     if claimed > 4 * size:
         raise CheckpointError(

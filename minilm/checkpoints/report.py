@@ -1,4 +1,4 @@
-"""What became of every tensor when a checkpoint was loaded."""
+"""Reports on loaded checkpoints and on students, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SHOWN = 4  # tensors printed one by one for each reason
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor.
+    """The verdict on one tensor.
 
     Attributes:
         verdict: a key of `MEANING`.
         stored: its name in the file; None if it is not stored.
-        own: its name in the model; None if it has no place there.
+        own: its name in the model; None if the model does not have it.
         note: the rule, the reason, or both shapes, in words.
     """
 
@@ -63,39 +63,39 @@ class LoadReport:
 
     @property
     def loaded(self) -> list[Entry]:
-        """Stored under their usual names."""
+        """Tensors stored under their usual names."""
         return self.of("loaded")
 
     @property
     def renamed(self) -> list[Entry]:
-        """Stored under other names: without the base prefix, or with gamma and beta."""
+        """Tensors stored under other names: without the base prefix, or with gamma and beta."""
         return self.of("renamed")
 
     @property
     def ignored(self) -> list[Entry]:
-        """Stored and left out; each says by which rule."""
+        """Stored tensors that were left out, each with the rule."""
         return self.of("ignored")
 
     @property
     def missing(self) -> list[Entry]:
-        """Not stored: new heads, and what made the load fail."""
+        """Tensors that are not stored: new heads, and those that made the load fail."""
         return self.of("new", "missing")
 
     @property
     def unexpected(self) -> list[Entry]:
-        """Stored and unknown."""
+        """Stored tensors that are unknown."""
         return self.of("unexpected")
 
     @property
     def mismatched(self) -> list[Entry]:
-        """Stored with another shape or dtype; each names both."""
+        """Tensors stored with another shape or dtype, each with both."""
         return self.of("mismatched")
 
     def of_model(self, own_prefix: str, notes: list[str]) -> LoadReport:
-        """The report with names as the loaded model has them, without `own_prefix`.
+        """The report with the names of the loaded model, without `own_prefix`.
 
         Args:
-            own_prefix: "encoder." for a base model, nothing for a task model.
+            own_prefix: "encoder." for a base model, "" for a task model.
             notes: remarks to add.
         """
         entries = [
@@ -105,7 +105,7 @@ class LoadReport:
         return LoadReport(self.source, entries, [*self.notes, *notes])
 
     def as_dict(self) -> dict[str, Any]:
-        """For --json: counts, notes and all entries."""
+        """Counts, notes and all entries, for --json."""
         return {
             "source": self.source,
             "counts": dict(Counter(entry.verdict for entry in self.entries)),
@@ -130,16 +130,16 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class StudentReport:
-    """What a student was made of. `print(report)` shows all of it.
+    """What a student was initialised from. `print(report)` shows all of it.
 
     Attributes:
         teacher, student: the names of the classes.
-        layers: for each layer of the student's own, the teacher's layers that it is the mean of;
-            none if it was drawn at random.
-        taken: part of the student -> what it holds of the teacher.
+        layers: for each stored layer of the student, the teacher's layers whose mean it is; none
+            if it was drawn at random.
+        taken: part of the student -> the part of the teacher it comes from.
         fresh: part of the student -> why it was drawn at random.
-        retained_energy: by table of embeddings, the share of the squared numbers that is left, 0
-            to 1, where embeddings have another width; else nothing.
+        retained_energy: for each embedding table of another width, the fraction of the sum of
+            squares that is left, 0 to 1; else empty.
     """
 
     teacher: str
@@ -161,7 +161,7 @@ class StudentReport:
 
 
 def _parts(notes: Mapping[str, str]) -> list[str]:
-    """A line for each part, those with the same note together."""
+    """A line for each note, with all parts that have it."""
     alike: dict[str, list[str]] = {}
     for name, note in notes.items():
         alike.setdefault(note, []).append(name)

@@ -1,9 +1,9 @@
-"""Converting Google's original BERT and ALBERT checkpoints, without TensorFlow.
+"""Converts Google's original BERT and ALBERT checkpoints, without TensorFlow.
 
-What is read: a checkpoint of TensorFlow 1 (`model.ckpt-best.index` and `.data-…`) with variables by
-the names of Google's code, as in the archives of BERT and ALBERT, in a TF-Hub module
-(`variables/variables.index`) and in what the fine-tuning scripts leave behind; and the Chinese
-ALBERT of brightmart/albert_zh. What is written: a model directory in the hub's layout.
+The input is a checkpoint of TensorFlow 1 (`model.ckpt-best.index` and `.data-…`) with the variable
+names of Google's code: from the archives of BERT and ALBERT, from a TF-Hub module
+(`variables/variables.index`), from the fine-tuning scripts, or the Chinese ALBERT of
+brightmart/albert_zh. The output is a model directory in the hub's layout.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class Source:
 
 
 def find_prefix(source: Path) -> Path | None:
-    """The prefix of the TensorFlow checkpoint that a path means; None if it means none.
+    """The prefix of the TensorFlow checkpoint at a path; None if there is none.
 
     Args:
         source: a prefix such as `albert_base/model.ckpt-best`, its index file, or a directory with
             one checkpoint, at the top, in `variables/` or in its only subdirectory.
 
     Raises:
-        CheckpointError: a directory with several checkpoints.
+        CheckpointError: the directory holds several checkpoints.
     """
     if Path(f"{source}{INDEX_SUFFIX}").is_file():
         return source
@@ -94,17 +94,17 @@ def find_prefix(source: Path) -> Path | None:
 
 
 def find_source(source: Path) -> Source:
-    """The files of the checkpoint that a path means.
+    """The files of the checkpoint at a path.
 
     Raises:
-        CheckpointError: there is no checkpoint, or nothing that describes the model.
+        CheckpointError: there is no checkpoint, or no file that describes the model.
     """
     prefix = find_prefix(source)
     if prefix is None:
         what = "does not exist" if not source.exists() else "holds no TensorFlow checkpoint"
         raise CheckpointError(
             f"{source} {what}: expected files such as model.ckpt.index and "
-            "model.ckpt.data-00000-of-00001. Give the extracted directory, or what is in front of "
+            "model.ckpt.data-00000-of-00001. Give the extracted directory, or the path without "
             ".index."
         )
     here = prefix.parent
@@ -135,20 +135,20 @@ def find_source(source: Path) -> Source:
 
 
 def convert_tensorflow(source: Source, destination: Path) -> LoadReport:
-    """Writes a TensorFlow checkpoint as config.json, model.safetensors and the vocabulary's file.
+    """Writes a TensorFlow checkpoint as config.json, model.safetensors and the vocabulary file.
 
-    The heads decide about the class in config.json: a masked-LM head and a head for pairs make a
+    The heads determine the class in config.json: with a masked-LM head and a head for pairs it is
     BertForPreTraining or AlbertForPreTraining, with the original sentence-order weights.
 
-    Differs from the ALBERT v1 files on the hub: `hidden_act` is the tanh form of GELU there, too,
-    because Google's code computes that; the hub's v1 files say the erf form.
+    Differs from the ALBERT v1 files on the hub: `hidden_act` is the tanh form of GELU for v1 too,
+    because Google's code computes that; the hub's v1 files name the erf form.
 
     Args:
-        source: the files.
+        source: the files of the checkpoint.
         destination: an existing directory.
 
     Returns:
-        What became of every variable.
+        A report on every variable.
 
     Raises:
         CheckpointError: the files are damaged, or hold another model.
@@ -206,11 +206,11 @@ def _family(bundle: TensorBundle) -> TensorFlowNames:
 def _translate(
     bundle: TensorBundle, names: TensorFlowNames
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """The weights by their names in a task model, and what became of every variable.
+    """The weights by their names in a task model, and a report on every variable.
 
     Raises:
-        CheckpointError: a weight of the encoder is unknown, no floating-point tensor, or there
-            twice.
+        CheckpointError: a weight of the encoder is unknown, not a floating-point tensor, or
+            present twice.
     """
     report = LoadReport(str(bundle.prefix))
     tensors: dict[str, Tensor] = {}
@@ -247,32 +247,31 @@ def _translate(
 
 
 def _check_post_norm(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuses brightmart's models with the norm in front of each block.
+    """Refuses brightmart's models with the norm before each block (pre-norm).
 
-    Both kinds have the same variables of the same shapes. The published models with the norm in
-    front are the xlarge ones (hidden_size 2048); `ln_type` is the key that says so where a
-    config.json has it.
+    Both kinds have the same variables with the same shapes. The published pre-norm models are the
+    xlarge ones (hidden_size 2048); where a config.json has the key `ln_type`, it says so.
     """
     kind = config.get("ln_type", "preln" if config.get("hidden_size") == 2048 else "postln")
     if kind != "postln":
         raise CheckpointError(
-            f"{path}: brightmart's xlarge ALBERT has its norms in front of attention and "
-            "feed-forward (pre-norm), where minilm's and the published ALBERT have them behind; "
-            "its weights would give wrong results without any error. If you know that this model "
-            'was trained with norms behind, add "ln_type": "postln" to the file.'
+            f"{path}: brightmart's xlarge ALBERT has its norms before attention and feed-forward "
+            "(pre-norm), whereas minilm's and the published ALBERT have them after; its weights "
+            "would give wrong results without any error. If you know that this model was trained "
+            'with norms after, add "ln_type": "postln" to the file.'
         )
 
 
 def _one_embedding_matrix(
     bundle: TensorBundle, tensors: Mapping[str, Tensor], report: LoadReport
 ) -> dict[str, Tensor]:
-    """brightmart's two matrices of word embeddings as one, which ALBERT can hold exactly.
+    """Multiplies brightmart's two matrices of word embeddings, which ALBERT can represent exactly.
 
     In albert_zh the word embeddings (V, E) are multiplied by a second matrix (E, H) before position
     and token type, both H wide, are added; in Google's ALBERT everything is added E wide and
     projected afterwards. The product (V, H) with embedding_size = hidden_size and an identity as
-    the projection computes the same, and the masked-LM head, which goes back through both matrices,
-    is tied to the product.
+    the projection computes the same, and the masked-LM head, which applies both matrices, is tied
+    to the product.
     """
     variable = next(name for name in bundle.variables if unwrapped(name) == ZH_PROJECTION)
     second, first = bundle.read(variable), tensors.get(_WORD)
@@ -291,7 +290,7 @@ def _one_embedding_matrix(
 
 
 def _identity(width: int) -> dict[str, Tensor]:
-    """A projection of the embeddings that changes nothing."""
+    """The weights of an embedding projection that is the identity."""
     return {f"{_PROJECTION}.weight": torch.eye(width), f"{_PROJECTION}.bias": torch.zeros(width)}
 
 

@@ -1,4 +1,4 @@
-"""albert_config.json and bert_config.json of Google's checkpoints as a config.json of the hub."""
+"""Translates albert_config.json and bert_config.json of Google's checkpoints to config.json."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from minilm.checkpoints.names import ALBERT, ENCODER, HubNames
 from minilm.config import AlbertConfig, BertConfig
 from minilm.errors import CheckpointError, ConfigError
 
-# What must be in the file: nothing in the weights tells the first two.
+# Required keys: the weights do not tell the first two.
 _REQUIRED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
-# What Google's code assumes for a missing key, where that differs from the hub.
+# Google's defaults for missing keys, where they differ from the hub's.
 _ALBERT_DEFAULTS = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 # Google's ALBERT computes the tanh form of GELU and calls it "gelu". BERT's files on the hub keep
 # the name, and so the erf form.
@@ -46,14 +46,14 @@ def hub_config(
     Args:
         raw: the content of Google's file.
         path: the file, for messages.
-        names: of the architecture.
-        tensors: the weights, by their names in a task model; widths that the file leaves out or
-            that a conversion changed are theirs.
-        spiece: the vocabulary is a sentencepiece model, which has ids of its own for the ends.
+        names: the names of the architecture.
+        tensors: the weights, by their names in a task model; widths that the file lacks or that
+            the conversion changed are taken from them.
+        spiece: whether the vocabulary is a sentencepiece model, whose bos and eos ids differ.
 
     Raises:
         CheckpointError: a key is missing.
-        ConfigError: a value does not fit.
+        ConfigError: a value is invalid.
     """
     if missing := [key for key in _REQUIRED if key not in raw]:
         raise CheckpointError(
@@ -91,9 +91,9 @@ def hub_config(
 
 
 def _check_groups(path: Path, layers: int, groups: int) -> None:
-    """Refuses a number of groups that Google's code and Hugging Face's spread differently.
+    """Refuses a number of groups that Google's code and Hugging Face's distribute differently.
 
-    Both divide in floating point, in another order; no published model is concerned.
+    Both divide in floating point, in different order; no published model is affected.
     """
     if any(int(i / layers * groups) != int(i / (layers / groups)) for i in range(layers)):
         raise CheckpointError(

@@ -1,9 +1,9 @@
 """The variable names of the original TensorFlow checkpoints, as tables.
 
-Each row pairs a module here with the TensorFlow scope that holds the same numbers; `{}` stands for
-the number of a layer or group. What is in a scope depends on its kind:
+Each row pairs a module here with the TensorFlow scope that has the same parameters; `{}` stands for
+the number of a layer or group. The content of a scope depends on its kind:
 
-- a table of embeddings is the variable itself;
+- an embedding table is the variable itself;
 - a dense layer has `kernel` and `bias`; a kernel is (in, out), so it is transposed;
 - a norm has `gamma` and `beta`;
 - an output layer that Google's scripts write by hand has `output_weights`, (out, in) as in PyTorch,
@@ -24,11 +24,11 @@ from minilm.checkpoints.names import ALBERT, BERT, ENCODER, HubNames
 
 PROJECTION = "embeddings.projection"
 
-# Scopes that hub.Module and others put in front.
+# Scopes that hub.Module and others put before the name.
 _WRAPPERS = re.compile(r"^(?:module/|model/)+")
-# The number of a layer or of a group; those of attention_1, ffn_1 and LayerNorm_1 never change.
+# The number of a layer or group; those in attention_1, ffn_1 and LayerNorm_1 are constant.
 _NUMBER = re.compile(r"(?<=layer_|group_)\d+(?=/)")
-# The last part of a variable's name -> what it is, where it is no weight.
+# The last part of the name of a variable that is not a weight -> what it is.
 _STATE = {
     **dict.fromkeys(("adam_m", "adam_v", "Adam", "Adam_1"), "Adam's state"),
     **dict.fromkeys(("lamb_m", "lamb_v", "LAMB", "LAMB_1"), "LAMB's state"),
@@ -48,7 +48,7 @@ class TensorFlowNames:
     """The variables of one family of checkpoints.
 
     Attributes:
-        hub: the names under which tensors are stored in the end.
+        hub: the names under which tensors are finally stored.
         tables: module of a base model -> variable.
         dense, norms: module of a base model -> scope.
         head_dense, head_norms: module of a task model -> scope.
@@ -83,10 +83,10 @@ class TensorFlowNames:
         """The tensor of a task model that a variable holds, and whether it is transposed.
 
         Args:
-            variable: its name in the checkpoint.
+            variable: the variable's name in the checkpoint.
 
         Returns:
-            None for a variable that the table does not know.
+            None for a variable that is not in the table.
         """
         plain = unwrapped(variable)
         row = self._rows.get(_NUMBER.sub("{}", plain))
@@ -94,12 +94,12 @@ class TensorFlowNames:
 
 
 def unwrapped(variable: str) -> str:
-    """A variable's name without the scopes that TF-Hub puts in front."""
+    """A variable's name without the scopes that TF-Hub puts before it."""
     return _WRAPPERS.sub("", variable)
 
 
 def state(variable: str) -> str | None:
-    """What a variable is that belongs to the training, not to the model; None for weights."""
+    """Describes a variable that belongs to the training, not to the model; None for weights."""
     *_, last = variable.split("/")
     return _STATE.get(last)
 
@@ -204,7 +204,7 @@ TF_ALBERT_ZH = TensorFlowNames(
 
 
 def family_of(variables: Iterable[str]) -> TensorFlowNames | None:
-    """The table for a checkpoint, recognised by its layer names; None if it is of neither kind."""
+    """The table for a checkpoint, found by its layer names; None if it is of no known kind."""
     plain = [unwrapped(variable) for variable in variables]
     if ZH_PROJECTION in plain:
         return TF_ALBERT_ZH

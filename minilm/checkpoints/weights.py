@@ -1,4 +1,4 @@
-"""The weights of a model directory, in one safetensors file or in several, and saving one."""
+"""Reads the weights of a model directory, in one or several safetensors files, and saves one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FOREIGN_WEIGHTS = (".h5", ".msgpack", ".onnx", ".tflite", ".gguf")
 TENSORFLOW_INDEX = ".index"
 SHOWN = 8  # names in one error message
 
-# A save that has been between its two files for this many seconds was killed there.
+# A save that has been between its two files for this many seconds was killed.
 KILLED = 10.0
 
 
@@ -39,7 +39,7 @@ class Weights(ExitStack):
     """The open weights of a model. Use as a context manager; get it from `open_weights`.
 
     Attributes:
-        tensors: what the headers say, by the name as stored.
+        tensors: the headers' information on each tensor, by stored name.
         metadata: the free-form strings of the headers.
     """
 
@@ -78,7 +78,7 @@ def open_weights(directory: Path) -> Weights:
         The open weights; close them, or use them in a `with` statement.
 
     Raises:
-        CheckpointError: no weights, or weights that are damaged, incomplete or unsafe.
+        CheckpointError: the weights are missing, damaged, incomplete or unsafe.
     """
     check_directory(directory)
     with ExitStack() as opened:
@@ -98,17 +98,17 @@ def open_weights(directory: Path) -> Weights:
 
 
 def open_directory(directory: Path) -> tuple[dict[str, Any], Weights]:
-    """Opens a model directory: the content of config.json, and the weights that belong to it.
+    """Opens a model directory.
 
-    Two files cannot be replaced at one instant. `save_directory` moves the weights into place, then
-    config.json; a reader that comes in between notices and looks again, so that it never gets the
-    config of one save with the weights of another.
+    Two files cannot be replaced at the same instant. `save_directory` moves the weights into place,
+    then config.json; a reader that comes in between notices it and reads again, so that it never
+    gets the config of one save with the weights of another.
 
     Args:
         directory: a model directory.
 
     Raises:
-        ConfigError: config.json is missing, too large or no JSON object.
+        ConfigError: config.json is missing, too large or not a JSON object.
         CheckpointError: as for `open_weights`.
     """
     check_directory(directory)
@@ -129,15 +129,15 @@ def save_directory(directory: Path, config: dict[str, Any], tensors: Mapping[str
     """Writes model.safetensors and config.json, each replaced whole.
 
     Both files are complete on the disk before either is moved into place, weights first. Readers
-    that use `open_directory` never see the two of different saves; other readers may, for the
-    moment between two renames, and only where the config changed. One process at a time may save to
-    a directory.
+    that use `open_directory` never see files of different saves; other readers may, for the moment
+    between two renames, and only if the config changed. Only one process at a time may save to a
+    directory.
 
     Args:
-        directory: created if it is missing. Other files in it stay, except the index of an older
-            sharded checkpoint, which would now be wrong.
+        directory: created if it does not exist. Other files in it stay, except the index of an
+            older sharded checkpoint, which would now be wrong.
         config: the content of config.json.
-        tensors: by the name to store.
+        tensors: the tensors, by the names to store.
 
     Raises:
         CheckpointError: the directory cannot be written; the older files stay as they were.
@@ -193,8 +193,8 @@ def _check_shards(directory: Path, weight_map: Mapping[str, str]) -> None:
     missing = [shard for shard in shards if not (directory / shard).exists()]
     if missing:
         raise CheckpointError(
-            f"{directory}: {len(missing)} of the {len(shards)} files that {INDEX} lists are "
-            f"missing: {', '.join(missing)}. Download them into the same directory."
+            f"{directory} lacks {len(missing)} of the {len(shards)} files that {INDEX} lists: "
+            f"{', '.join(missing)}. Download them into the same directory."
         )
     for shard in shards:
         check_link(directory / shard, directory)
@@ -203,7 +203,7 @@ def _check_shards(directory: Path, weight_map: Mapping[str, str]) -> None:
 def _check_against_index(
     index: Path, weight_map: Mapping[str, str], files: list[SafetensorsFile]
 ) -> None:
-    """Each tensor is in one file, the one that the index names."""
+    """Checks that each tensor is in one file, the one that the index names."""
     stored: dict[str, str] = {}
     for file in files:
         for name in file.tensors:
@@ -223,7 +223,7 @@ def _check_against_index(
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
-    """Something that changes when the file is replaced."""
+    """A value that changes when the file is replaced."""
     try:
         status = path.stat()
     except OSError:

@@ -1,1 +1,1 @@
-"""Files that other engines run: ONNX, in single precision and in 8 bits, each checked."""
+"""Export for other engines: ONNX in float32 and in 8 bits, checked after writing."""

@@ -1,8 +1,8 @@
-"""Every exported file is run, and compared with the model, before anybody gets it.
+"""Runs every exported file and compares it with the model, before it appears.
 
-What a file can get wrong without an error: it ignores the mask, it holds a size of the example as
-a constant, its integers saturate, a matrix stayed float. The calls here have different numbers of
-rows and tokens, are padded on the right, on the left, in the middle and not at all.
+A file can be wrong without an error: it ignores the mask, a size of the recorded example is a
+constant, integers saturate, a matrix stayed float. The calls here have different numbers of rows
+and tokens, and are padded on the right, on the left, in the middle and not at all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minilm.export.onnx_graph import OUTPUTS, axis_names, input_names
 from minilm.files.libraries import library
 from minilm.models.pretrained import PretrainedModel
 
-# rows, tokens in a row, and where padding stands; lengths are cut to what the model takes
+# rows, tokens in a row, and where the padding is; lengths are cut to the model's maximum
 CALLS = (
     (1, 1, "nowhere"),
     (1, 7, "nowhere"),
@@ -32,8 +32,8 @@ CALLS = (
     (4, 16, "middle"),
     (2, 64, "right"),
 )
-# largest difference of the file in single precision, as a share of the largest number of the output
-# where that is above 1
+# largest difference of the float32 file, divided by the output's largest absolute value if that is
+# above 1
 TOLERANCE = 1e-5
 # smallest cosine between the outputs of the model and of the file in 8 bits
 SIMILARITY = 0.98
@@ -46,11 +46,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a model and what it returned.
+    """A call of a model and its outputs.
 
     Attributes:
         inputs: (B, S) int64 arrays, or (B, C, S) for multiple choice, by name.
-        outputs: float32 arrays by name, as the model gives them.
+        outputs: float32 arrays by name, as the model returns them.
     """
 
     inputs: Arrays
@@ -61,9 +61,9 @@ def calls(model: PretrainedModel, sample: list[int] | None = None) -> list[Call]
     """The calls that files are compared on.
 
     Args:
-        model: in float32 and eval mode, on the CPU.
-        sample: token ids of a text as the model knows them; None = random ids. 8 bits are made
-            for the states that texts have: those of random ids lie farther apart.
+        model: the model, in float32 and eval mode, on the CPU.
+        sample: token ids of a real text; None = random ids. 8 bits are meant for the states of
+            real texts: those of random ids are farther apart.
     """
     generator = np.random.default_rng(0)
     config = model.config
@@ -104,15 +104,15 @@ def calls(model: PretrainedModel, sample: list[int] | None = None) -> list[Call]
 
 
 def check_same(path: Path, made: list[Call], step: Callable[[], object]) -> float:
-    """Raises ExportError unless a file in single precision gives the model's numbers.
+    """Raises ExportError unless a float32 file gives the model's outputs.
 
     Args:
-        path: of the file.
-        made: from `calls`.
-        step: is called after every call.
+        path: the file.
+        made: the result of `calls`.
+        step: called after every call.
 
     Returns:
-        The largest difference; a share of an output's largest number where that is above 1.
+        The largest difference, divided by an output's largest absolute value if that is above 1.
     """
     worst = 0.0
     for call, outputs in _run(path, made):
@@ -124,7 +124,7 @@ def check_same(path: Path, made: list[Call], step: Callable[[], object]) -> floa
                 raise ExportError(
                     f"{path.name} is wrong: {name} differs from the model by {error:.2g} "
                     f"{_described(call)}; at most {TOLERANCE:g} is rounding. Nothing was written. "
-                    "Update torch, onnxscript and onnxruntime, and report this if it stays."
+                    "Update torch, onnxscript and onnxruntime, and report this if it persists."
                 )
             worst = max(worst, float(error))
         step()
@@ -132,14 +132,14 @@ def check_same(path: Path, made: list[Call], step: Callable[[], object]) -> floa
 
 
 def check_mask(path: Path, made: list[Call], step: Callable[[], object]) -> None:
-    """Raises ExportError if the tokens at unattended positions matter.
+    """Raises ExportError if the tokens at unattended positions change an output.
 
-    In 8 bits a cosine does not show it: a few tokens more change little.
+    In 8 bits a cosine does not show it: a few more tokens change little.
 
     Args:
-        path: of the file.
-        made: from `calls`.
-        step: is called after every call.
+        path: the file.
+        made: the result of `calls`.
+        step: called after every call.
     """
     padded = [call for call in made if (call.inputs["attention_mask"] == 0).any()]
     # pooled heads read the first token, attended or not
@@ -166,13 +166,13 @@ def check_similar(path: Path, made: list[Call], step: Callable[[], object]) -> f
     """Raises ExportError unless a file in 8 bits stays close to the model.
 
     Args:
-        path: of the file.
-        made: from `calls`.
-        step: is called after every call.
+        path: the file.
+        made: the result of `calls`.
+        step: called after every call.
 
     Returns:
-        The smallest cosine of an attended position's output; of outputs with fewer than `NARROW`
-        numbers a position, that of all positions together.
+        The smallest cosine over attended positions; for outputs with fewer than `NARROW` values a
+        position, the cosine of all positions together.
     """
     worst, together = 1.0, dict[str, list[npt.NDArray[Any]]]()
     for call, outputs in _run(path, made):
@@ -194,13 +194,13 @@ def check_similar(path: Path, made: list[Call], step: Callable[[], object]) -> f
         raise ExportError(
             f"{path.name} is too far from the model: the smallest cosine of its outputs is "
             f"{worst:.3f}, expected {SIMILARITY} or more. Export without 8 bits "
-            f"({setting('int8', False)}): this model's numbers do not fit them."
+            f"({setting('int8', False)}): they are not precise enough for this model."
         )
     return worst
 
 
 def check_integers(path: Path) -> None:
-    """Raises ExportError if a file in 8 bits has products or tables of floats.
+    """Raises ExportError if a file in 8 bits has matrices or tables in float.
 
     Args:
         path: of the file.
@@ -209,17 +209,17 @@ def check_integers(path: Path) -> None:
     left = float_weights(graph)
     if left:
         raise ExportError(
-            f"{path.name} is not in 8 bits: {len(left)} matrices or tables stayed float, such as "
+            f"{path.name} is not in 8 bits: matrices or tables stayed float ({len(left)}), such as "
             f"{left[0]}. Nothing was written."
         )
 
 
 def check_stored_once(path: Path, model: PretrainedModel) -> None:
-    """Raises ExportError if a file holds more numbers than the model has parameters.
+    """Raises ExportError if a file stores more numbers than the model has parameters.
 
     Args:
-        path: of the file in single precision.
-        model: that it was made from.
+        path: the float32 file.
+        model: the model that it was made from.
     """
     graph = library("onnx_ir", "export").load(path).graph
     stored = sum(value.const_value.nbytes for value in graph.initializers.values())
@@ -227,18 +227,18 @@ def check_stored_once(path: Path, model: PretrainedModel) -> None:
     if stored > expected + 1024:  # shapes and other constants
         raise ExportError(
             f"{path.name} stores {stored:,} bytes of weights, the model has {expected:,}: shared "
-            "ones were copied. Nothing was written."
+            "weights were copied. Nothing was written."
         )
 
 
 def float_weights(graph: Any) -> list[str]:
-    """The products with, and look-ups in, matrices of floats that are part of a graph.
+    """The float matrices of a graph that products or look-ups use.
 
     Args:
-        graph: of an `onnx_ir.Model`. Whatever is computed from initialisers alone counts as one.
+        graph: the graph of an `onnx_ir.Model`. Values computed only from initialisers count too.
 
     Returns:
-        The names of the initialisers, or of what is computed from them.
+        The names of the initialisers, or of the values computed from them.
     """
     fixed = {id(value): value for value in graph.initializers.values()}
     for node in graph:
@@ -250,7 +250,7 @@ def float_weights(graph: Any) -> list[str]:
     found = []
     for node in graph:
         if node.op_type in ("MatMul", "Gemm", "FusedMatMul"):
-            # an integer matrix that is made float again before the product is one of floats
+            # an integer matrix that is converted to float before the product counts as float
             found += [v.name for v in node.inputs[:2] if id(v) in fixed]
         elif node.op_type == "Gather" and id(node.inputs[0]) in fixed:
             table = node.inputs[0]
@@ -264,7 +264,7 @@ _SPANS = ("start_logits", "end_logits")
 
 
 def _run(path: Path, made: list[Call]) -> Iterator[tuple[Call, Arrays]]:
-    """What a file gives for the calls."""
+    """Yields each call with the outputs of a file for it."""
     engine = library("onnxruntime", "export")
     options = engine.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -285,8 +285,8 @@ def _run(path: Path, made: list[Call]) -> Iterator[tuple[Call, Arrays]]:
             values = session.run(names, call.inputs)
         except Exception as problem:
             raise ExportError(
-                f"{path.name} does not run {_described(call)}: it was recorded for other sizes "
-                f"alone. {problem}"
+                f"{path.name} does not run {_described(call)}: it was recorded only for other "
+                f"sizes. {problem}"
             ) from problem
         yield call, dict(zip(names, values, strict=True))
 
@@ -303,7 +303,7 @@ def _of_shape(
 
 
 def _attended(call: Call, name: str, output: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Where an output counts: (B, S) the attended tokens, or (B,) all texts."""
+    """The positions of an output to compare: (B, S) attended tokens, or (B,) all texts."""
     if output.ndim == 3 or name in _SPANS:
         mask: npt.NDArray[np.bool_] = call.inputs["attention_mask"] != 0
         return mask
@@ -311,7 +311,7 @@ def _attended(call: Call, name: str, output: npt.NDArray[Any]) -> npt.NDArray[np
 
 
 def _cosines(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """One cosine a row; 1 where both are zero."""
+    """The cosine of each row; 1 where both are zero."""
     a, b = found.astype(np.float64), expected.astype(np.float64)
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     same = (a == b).all(axis=-1)

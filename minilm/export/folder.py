@@ -1,11 +1,11 @@
-"""The folder that other programs load: onnxruntime, sentence-transformers, transformers.js.
+"""Writes a folder for onnxruntime, sentence-transformers and transformers.js.
 
     config.json  tokenizer.json  tokenizer_config.json  ...
     onnx/model.onnx             float32
     onnx/model_quantized.onnx   8 bits
 
-The names are those that transformers.js looks for; it takes the second file unless told. A sentence
-encoder's modules.json, 1_Pooling and prompts go with it.
+The names are those that transformers.js looks for; by default it uses the second file. For a
+sentence encoder, modules.json, 1_Pooling and the prompts are copied too.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ SAMPLE = (
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written and how close it is to the model.
+    """The files of an export, and how close their outputs are to the model's.
 
     Attributes:
-        model: the class whose outputs the files give.
-        inputs, outputs: names in the graph.
+        model: the class whose outputs the files compute.
+        inputs, outputs: their names in the graph.
         files: all files, by their paths in the folder, sorted.
         float_bytes: size of onnx/model.onnx.
-        parameter_bytes: of the model's parameters in float32.
-        float_error: largest difference from the model, over eight calls; a share of the output's
-            largest number where that is above 1.
+        parameter_bytes: size of the model's parameters in float32.
+        float_error: largest difference from the model over eight calls, divided by the output's
+            largest absolute value if that is above 1.
         int8_bytes: size of onnx/model_quantized.onnx; None without it.
-        int8_cosine: smallest cosine to the model's outputs, see `check_similar`; None without it.
+        int8_cosine: smallest cosine with the model's outputs, see `check_similar`; None without it.
     """
 
     model: str
@@ -114,28 +114,30 @@ def export_onnx(
     int8: bool = True,
     progress: bool = False,
 ) -> ExportReport:
-    """Writes a model as ONNX files, with all that programs need to use them.
+    """Writes a model as ONNX files, with all other files that programs need.
 
     Every file is run in onnxruntime on eight calls, padded and not, and compared with the model
-    before the folder appears. The batch and the sequence may have any size. Inputs and outputs are
-    named as by Hugging Face's optimum: input_ids, attention_mask and token_type_ids (not
+    before the folder appears. Batch size and sequence length may be any. Inputs and outputs have
+    the names of Hugging Face's optimum: input_ids, attention_mask and token_type_ids (not
     DistilBERT); last_hidden_state, logits, or start_logits and end_logits. Weights are float32
-    whatever the checkpoint stores; of a quantised model they are the numbers that its 8-bit weights
-    stand for. A pretraining model is exported as its masked-LM head.
+    whatever the checkpoint stores; those of a quantised model are dequantised. Of a pretraining
+    model, the masked-LM head is exported.
 
     Args:
         model: a directory, a hub name, or a model.
-        directory: does not exist yet, or is empty. It appears complete or not at all.
-        tokenizer: goes with a model given as such; that of a directory is found there.
-        int8: also write onnx/model_quantized.onnx.
-        progress: show a bar on stderr where it takes longer than two seconds.
+        directory: a directory that does not exist yet, or is empty. It appears complete or not at
+            all.
+        tokenizer: the tokenizer of a model that is given as an object; for a directory it is found
+            there.
+        int8: whether to write onnx/model_quantized.onnx too.
+        progress: show a progress bar on stderr if it takes longer than two seconds.
 
     Returns:
-        Sizes and differences.
+        Files, sizes and differences.
 
     Raises:
-        ExportError: the model cannot be recorded, or a file does not give its numbers.
-        CheckpointError: the checkpoint lacks a part, or `directory` is in the way.
+        ExportError: the model cannot be recorded, or a file does not give its outputs.
+        CheckpointError: the checkpoint lacks a part, or `directory` is not empty.
         DependencyError: onnx, onnxscript or onnxruntime is not installed.
 
     Example:
@@ -164,7 +166,7 @@ def export_onnx(
 def _write_files(
     model: PretrainedModel, folder: Path, tokenizer: Tokenizer | None, int8: bool, bar: Any
 ) -> ExportReport:
-    """Writes and checks the files; the report lacks the list of them."""
+    """Writes and checks the files; the list of files in the report is still empty."""
     ir = library("onnx_ir", "export")
     float_file, int8_file = folder / FLOAT_FILE, folder / INT8_FILE
     float_file.parent.mkdir()
@@ -204,7 +206,7 @@ def _write_files(
 def _load_companions(
     directory: Path, destination: Path
 ) -> tuple[PretrainedModel, Tokenizer | None]:
-    """The model and tokenizer of a directory; the files that go with them are copied."""
+    """Loads the model and tokenizer of a directory, and copies their companion files."""
     settings = read_sentence_settings(directory)
     source = directory / settings.folder
     model = load(source, new_parts="allow")
@@ -215,7 +217,7 @@ def _load_companions(
             f"in {CONFIG} to the class that the weights belong to."
         )
     copy_companions(source, destination)
-    (destination / EXITS).unlink(missing_ok=True)  # its classifiers are in no graph
+    (destination / EXITS).unlink(missing_ok=True)  # the graphs do not have its classifiers
     if settings.folder and (directory / MODULES).exists():
         (destination / CONFIG).write_bytes(json_bytes(model.config.to_dict()))  # its width is read
         longest = settings.max_length or model.config.max_position_embeddings
@@ -227,7 +229,7 @@ def _load_companions(
 
 
 def _missing(model: PretrainedModel) -> list[str]:
-    """What the checkpoint does not store, of what the exported outputs are computed from."""
+    """The tensors that the exported outputs need and the checkpoint does not store."""
     unread: set[str] = set()
     if model.base is model or isinstance(model, ForPreTraining):
         pairs = ("next_sentence_head.", "sentence_order_head.")
@@ -236,7 +238,7 @@ def _missing(model: PretrainedModel) -> list[str]:
 
 
 def _exported_class(model: PretrainedModel) -> str:
-    """The class whose outputs the graph has: for a pretraining model, that of masked LM."""
+    """The class whose outputs the graph has: for a pretraining model, the masked LM."""
     name = type(model).__name__
     return name.replace("ForPreTraining", "ForMaskedLM")
 
@@ -249,11 +251,12 @@ def _write_config(model: PretrainedModel, folder: Path) -> None:
 
 
 def _write_tokenizer(tokenizer: Tokenizer, model: PretrainedModel, folder: Path) -> None:
-    """Writes tokenizer.json, and the settings that each program's tokenizer classes read.
+    """Writes tokenizer.json, and the settings that the programs' tokenizer classes read.
 
-    transformers.js gives token types to the classes of BERT and ALBERT alone: with another name a
+    transformers.js gives token types only to the classes of BERT and ALBERT: with another name a
     question and its text would silently become one segment. transformers builds the normaliser of
-    these classes from the settings; so they are given where they say what tokenizer.json says.
+    these classes from the settings, so a class is named only if its settings agree with
+    tokenizer.json.
     """
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
@@ -275,7 +278,7 @@ def _write_tokenizer(tokenizer: Tokenizer, model: PretrainedModel, folder: Path)
 
 
 def _sample_ids(tokenizer: Tokenizer, model: PretrainedModel) -> list[int] | None:
-    """Token ids of the sample text; None if the vocabulary is not one of English words."""
+    """Token ids of the sample text; None if the vocabulary does not cover English words."""
     ids = tokenizer(SAMPLE, truncation=False)["input_ids"]
     flat = [int(number) for number in ids.flatten()]
     known = len({number for number in flat if number != tokenizer.unk_token_id})

@@ -1,8 +1,8 @@
-"""A recorded graph without what only its recorder needs.
+"""Cleans a recorded graph from what only the recorder needs.
 
-torch.onnx writes the stack trace of every operation into the file, a third of a small one; its
-optimiser may turn one shared matrix into a copy for every layer that uses it; and it leaves some
-matrices behind a Transpose, where quantising tools do not find them.
+torch.onnx writes the stack trace of every operation into the file, a third of a small file; its
+optimiser may turn one shared matrix into a copy for every layer that uses it; and it leaves a
+Transpose after some matrices, where quantisation tools do not find them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def clean(model: Any, axes: list[str]) -> None:
     """Cleans a graph in place; what it computes stays the same, up to rounding.
 
     Args:
-        model: `onnx_ir.Model`.
-        axes: names of the axes of the inputs.
+        model: an `onnx_ir.Model`.
+        axes: the names of the axes of the inputs.
     """
     ir, passes = library("onnx_ir", "export"), library("onnx_ir.passes.common", "export")
     turn_weights(model)
@@ -45,16 +45,16 @@ def clean(model: Any, axes: list[str]) -> None:
 
 
 def turn_weights(model: Any) -> None:
-    """Stores every matrix the way its products read it, instead of transposing it in the graph.
+    """Stores every matrix as its products read it, instead of transposing it in the graph.
 
-    One layer of ALBERT may be applied to all tokens (MatMul) and to the first ones alone (Gemm),
+    A layer of ALBERT may be applied to all tokens (MatMul) and to the first tokens alone (Gemm),
     which read its matrices differently.
 
-    A matrix that is looked up as well, such as the word table of a masked-LM head, stays as it is:
-    turned, it would be stored twice.
+    A matrix that is also an embedding table, such as the tied one of a masked-LM head, stays as it
+    is: transposed, it would be stored twice.
 
     Args:
-        model: `onnx_ir.Model`, changed in place.
+        model: an `onnx_ir.Model`, changed in place.
     """
     ir = library("onnx_ir", "export")
     graph = model.graph
@@ -77,19 +77,19 @@ def turn_weights(model: Any) -> None:
 
 
 def _reads_turned(node: Any, index: int) -> bool:
-    """Whether an operation reads the transpose of a matrix as its input of this number."""
+    """Whether an operation reads the transpose of a matrix as input number `index`."""
     return is_matrix_turn(node) or bool(
         node.op_type == "Gemm" and index == 1 and integer(node, "transB")
     )
 
 
 def join_tables(model: Any) -> None:
-    """Reads a table that is looked up for the product with it, too, in place of a turned copy.
+    """Makes products with an embedding table read the table itself, not a transposed copy.
 
-    torch.onnx stores such a copy of a small table.
+    torch.onnx stores such a copy for small tables.
 
     Args:
-        model: `onnx_ir.Model`, changed in place.
+        model: an `onnx_ir.Model`, changed in place.
     """
     ir = library("onnx_ir", "export")
     graph = model.graph
@@ -131,5 +131,5 @@ def is_table_look_up(node: Any) -> bool:
 
 
 def integer(node: Any, name: str) -> int:
-    """An attribute of a node; 0 where it has none of this name."""
+    """An integer attribute of a node; 0 if it has none of this name."""
     return int(node.attributes[name].as_int()) if name in node.attributes else 0

@@ -1,12 +1,12 @@
-"""From a model to an ONNX graph with the names that other programs expect.
+"""Records a model as an ONNX graph with the names that other programs expect.
 
 torch.export records the model and torch.onnx translates the record. The names of inputs, outputs
-and axes are those of Hugging Face's optimum, which onnxruntime's, sentence-transformers' and
-transformers.js' users know.
+and axes are those of Hugging Face's optimum, which users of onnxruntime, sentence-transformers and
+transformers.js know.
 
-The graph uses opset 20, with attention as plain products: every engine runs it. ONNX's own
-Attention operator (opset 23) was at most 4 % faster in onnxruntime on a CPU, and neither older
-engines nor those for graphics cards in the browser have it.
+The graph uses opset 20, with attention as plain products, so that every engine runs it. ONNX's own
+Attention operator (opset 23) was at most 4 % faster in onnxruntime on a CPU; older engines and
+those for GPUs in the browser lack it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OUTPUTS = {
 
 
 class Named(nn.Module):
-    """A model with positional inputs, and with the exported outputs alone."""
+    """Wraps a model with positional inputs and only the exported outputs."""
 
     def __init__(self, model: PretrainedModel) -> None:
         super().__init__()
@@ -72,9 +72,9 @@ def axis_names(model: PretrainedModel) -> list[str]:
 
 
 def single_precision(model: PretrainedModel) -> PretrainedModel:
-    """The model itself if it is one of float32 in eval mode on the CPU; else such a copy.
+    """The model itself if it is in float32 and eval mode on the CPU; else such a copy.
 
-    Of a quantised model it is the copy with the float numbers that its weights stand for.
+    For a quantised model it is a copy with dequantised weights.
     """
     if is_int8(model):
         model = to_float(model)
@@ -91,10 +91,10 @@ def to_graph(model: PretrainedModel) -> Any:
     """Records a model.
 
     Args:
-        model: in float32 and eval mode, on the CPU, see `single_precision`.
+        model: a model in float32 and eval mode on the CPU, see `single_precision`.
 
     Returns:
-        An `onnx_ir.Model` whose batch and sequence axes take any size.
+        An `onnx_ir.Model` whose batch and sequence axes may have any size.
 
     Raises:
         ExportError: the model cannot be recorded, or not for every size.
@@ -155,7 +155,7 @@ def _has_token_types(config: EncoderConfig) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remarks of torch's exporter about itself."""
+    """Silences the exporter's own log messages and warnings inside the block."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,26 +1,26 @@
-"""The same graph with every matrix and every embedding table in 8 bits.
+"""Quantises a graph: every matrix and every embedding table in 8 bits.
 
-Quantising tools read a graph as it is drawn, and silently leave float what they do not recognise:
-of a graph as torch.onnx writes it, onnxruntime's `quantize_dynamic` converts 1 of 97 products and
-takes ONNX's Attention operator for one of its own. Here all weights that a graph holds are found
-through its initialisers; afterwards `float_weights` looks for those that stayed float.
+Quantisation tools silently leave in float what they do not recognise in a graph: in one written by
+torch.onnx, onnxruntime's `quantize_dynamic` converts 1 of 97 products and mistakes ONNX's Attention
+operator for one of its own. Here all weights of a graph are found through its initialisers;
+afterwards `float_weights` looks for any that stayed float.
 
 - A product with a matrix: the matrix is stored in integers with one scale for each output, the
-  other side is quantised as it arrives, with one scale for each token, and MatMulInteger
-  multiplies. So a text's numbers do not depend on the texts beside it in a batch, as they do with
-  one scale for the whole tensor (DynamicQuantizeLinear). That was less exact too: of the states of
-  random tokens in all-MiniLM-L6-v2, the least similar one had a cosine of 0.94 in place of 0.98,
-  for 15 % less time. Operations that read the same tensor share its quantisation: query, key and
-  value do.
-- A table that is looked up: integers with one scale for each row.
+  activations are quantised at run time with one scale for each token, and MatMulInteger
+  multiplies. So the result for a text does not depend on the other texts of a batch, as it does
+  with one scale for the whole tensor (DynamicQuantizeLinear). That was less exact too: among the
+  states of random tokens in all-MiniLM-L6-v2, the smallest cosine was 0.94 instead of 0.98, for
+  15 % less time. Operations that read the same tensor, such as query, key and value, share its
+  quantisation.
+- An embedding table: integers with one scale for each row.
 - A table that is also a matrix, as in masked-LM heads, is stored once, with one scale for each row,
   which is one for each output of the product.
 
-Matrices use 7 bits of their 8. Processors with AVX2 but without VNNI add two products of 8 bits in
-a 16-bit register that saturates: silently wrong numbers on some machines. 2 * 255 * 64 fits.
+Matrices use only 7 of the 8 bits. Processors with AVX2 but without VNNI add two 8-bit products in a
+16-bit register that saturates, which gives silently wrong numbers. 2 * 255 * 64 fits.
 
-onnxruntime fuses Mul(product, Mul(a, b)) behind an integer product, and takes the first number of
-`a` for all tokens. The two scales are therefore multiplied one after the other.
+onnxruntime fuses Mul(product, Mul(a, b)) after an integer product, and uses the first number of `a`
+for all tokens. The two scales are therefore multiplied one after the other.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from minilm.export.onnx_cleaning import integer, is_matrix_turn, is_table_look_u
 from minilm.files.libraries import library
 
 MATRIX_LEVELS = 64  # the largest integer of a matrix: see above
-TABLE_LEVELS = 127  # of a table that no product reads
-TOKEN_LEVELS = 127  # of a token's state; stored as 128 + integer, without sign
-SMALLEST = 1e-30  # the largest number of a state of zeros, so that its scale is not 0
+TABLE_LEVELS = 127  # the largest integer of a table that no product reads
+TOKEN_LEVELS = 127  # the largest integer of a token's state, stored as 128 + integer, unsigned
+SMALLEST = 1e-30  # lower bound of a state's largest number, so that its scale is not 0
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A matrix as an operation of a graph reads it.
+    """A matrix that an operation of a graph reads.
 
     Attributes:
         value: the initialiser that holds it.
-        turned: it is stored (out, in), and the product reads (in, out).
+        turned: True if it is stored (out, in) and the product reads (in, out).
     """
 
     value: Any
@@ -54,7 +54,7 @@ class Weight:
 
 
 def quantize_graph(model: Any) -> None:
-    """Replaces all products with matrices and all look-ups in tables.
+    """Quantises all products with matrices and all look-ups in tables.
 
     Args:
         model: `onnx_ir.Model` as `onnx_cleaning.clean` leaves it, changed in place.
@@ -69,15 +69,15 @@ def quantize_graph(model: Any) -> None:
 
 
 def quantize_rows(matrix: npt.NDArray[np.float32], levels: int) -> tuple[Any, Any]:
-    """Integers and scales of a matrix, one scale a row.
+    """Quantises a matrix with one scale for each row.
 
     Args:
         matrix: (rows, columns) float32.
-        levels: integers lie in -levels .. levels.
+        levels: the largest integer; the smallest is -levels.
 
     Returns:
-        (rows, columns) int8 and (rows, 1) float32; integers * scale is the nearest such matrix. A
-        row of zeros has scale 1.
+        (rows, columns) int8 integers and (rows, 1) float32 scales; their product is the nearest
+        such matrix. A row of zeros has scale 1.
     """
     largest = np.abs(matrix).max(axis=1, keepdims=True)
     scale = np.where(largest > 0, largest / levels, 1.0).astype(np.float32)
@@ -106,7 +106,7 @@ def matrix_of(node: Any) -> Weight | None:
 
 
 class _Rewriting:
-    """What has been quantised already: weights and activations, each once."""
+    """Quantises the weights and activations of a graph, each once."""
 
     def __init__(self, graph: Any) -> None:
         self.ir = library("onnx_ir", "export")
@@ -140,13 +140,13 @@ class _Rewriting:
         self._replace(node, self._add(node, "Mul", [floating, scale]))
 
     def _activation(self, node: Any) -> tuple[Any, Any]:
-        """Integers (..., in) and scales (..., 1) of what a product reads beside its matrix."""
+        """Integers (..., in) and scales (..., 1) of a product's activations."""
         value = node.inputs[0]
         if value.name not in self.activations:
             axis = self._shared("int8.last_axis", np.array([-1]))
             smallest = self._shared("int8.smallest", np.float32(SMALLEST))
             levels = self._shared("int8.levels", np.float32(TOKEN_LEVELS))
-            # a cast cuts the fraction off: with the half it rounds
+            # a cast truncates; with the half added it rounds
             shift = self._shared("int8.shift", np.float32(128.5))
             largest = self._add(node, "ReduceMax", [self._add(node, "Abs", [value]), axis])
             scale = self._add(node, "Div", [self._add(node, "Max", [largest, smallest]), levels])
@@ -185,7 +185,7 @@ class _Rewriting:
         return self.rows[value.name]
 
     def _shared(self, name: str, number: Any) -> Any:
-        """A constant that all products read."""
+        """A constant that all products share."""
         if name not in self.constants:
             self.constants[name] = self._constant(name, np.asarray(number))
         return self.constants[name]
