@@ -608,7 +608,7 @@ def test_long_pairs_take_linear_time(cased: Tokenizer) -> None:
         (lambda t: t([("a", "b")]), r"texts\[0\] must be a string, not tuple"),
         (lambda t: t("a", [b"b"]), r"pairs\[0\] must be a string, not bytes"),
         (lambda t: t(3), "texts must be a string or strings, not int"),
-        (lambda t: t(["a", "b"], ["c"]), "2 texts, but 1 pairs"),
+        (lambda t: t(["a", "b"], ["c"]), "2 texts, but 1 pair;"),
         (lambda t: t("a", max_length=1), "max_length is 1, .*need 2"),
         (lambda t: t("a", "b", max_length=2), "max_length is 2, .*need 3"),
         (lambda t: t("a", layout="flat"), "layout must be .*'flat'"),

@@ -1,1 +1,1 @@
-"""Text to ids and back: reading every layout of tokenizer files, and training a vocabulary."""
+"""Tokenizers: text to ids and back, all layouts of tokenizer files, and learning a vocabulary."""

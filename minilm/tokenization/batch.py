@@ -1,4 +1,4 @@
-"""What a tokenizer returns, and the padding of token rows to one length."""
+"""The batch that a tokenizer returns, and the padding of its rows to one length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Strategy: TypeAlias = Literal["longest", "max_length", "do_not_pad"]
 
 
 class Row(Protocol):
-    """One encoded text or pair: what a batch reads of the Rust library's Encoding."""
+    """One encoded text or pair: the part of the Rust library's Encoding that a batch reads."""
 
     @property
     def ids(self) -> list[int]: ...
@@ -34,9 +34,9 @@ class Row(Protocol):
 
 
 class PerText(list[list[int | None]]):
-    """One list per text, `batch.word_ids[i]`, and as in transformers `batch.word_ids(i)`.
+    """One list for each text, `batch.word_ids[i]`, or as in transformers `batch.word_ids(i)`.
 
-    The call gives None at padding, too, so that its result is as long as a row of `input_ids`.
+    The call also gives None at padding, so that its result is as long as a row of `input_ids`.
     """
 
     def __init__(self, rows: Iterable[list[int | None]], width: int) -> None:
@@ -49,16 +49,16 @@ class PerText(list[list[int | None]]):
 
 
 class Batch(UserDict[str, Any]):
-    """What a tokenizer returns: a mapping of the tensors that a model's forward takes.
+    """The result of a tokenizer: a mapping of the tensors that a model's forward takes.
 
     The keys are `input_ids`, `attention_mask` and `token_type_ids`, each (B, S) int64, in the
     padded layout; `input_ids` (T,), `lengths` (B,) and `token_type_ids` (T,) in the packed one. So
     `model(**batch)` works with either. Entries can be set and deleted (`batch["labels"] = labels`),
-    and read as attributes (`batch.input_ids`). What a model has no use for is an attribute, never a
-    key, unless the call asked for it.
+    and read as attributes (`batch.input_ids`). Values that a model does not use are attributes, not
+    keys, unless the call asked for them.
 
     Attributes:
-        truncated: the indices of the texts (or pairs) that lost tokens to `max_length`.
+        truncated: the indices of the texts (or pairs) that were cut to `max_length`.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class Batch(UserDict[str, Any]):
 
     @property
     def offsets(self) -> list[list[tuple[int, int]]]:
-        """For every text, its tokens' (start, end) in characters of the original string.
+        """For every text, (start, end) of each token in characters of the original string.
 
-        In a pair each token counts in its own string (see `sequence_ids`), and in a text that came
-        as words in its own word. Special tokens that the tokenizer added have (0, 0). No entries
-        for padding.
+        In a pair the offsets are those in the token's own string (see `sequence_ids`), and in a
+        text given as words, those in its own word. Special tokens that the tokenizer added have
+        (0, 0). There are no entries for padding.
         """
         self._need_offsets("offsets")
         return [row.offsets for row in self._rows]
@@ -127,14 +127,14 @@ class Batch(UserDict[str, Any]):
 
 
 def columns(rows: Sequence[Row], asked: Mapping[str, bool]) -> tuple[Integers, dict[str, Integers]]:
-    """The values of all tokens, row after row; far faster than tensors of nested lists.
+    """The values of all tokens, row after row; far faster than tensors from nested lists.
 
     Args:
         rows: the encoded texts.
-        asked: the names of the columns besides `input_ids`, and whether each is wanted.
+        asked: the names of the columns besides `input_ids`, and whether each is requested.
 
     Returns:
-        The lengths of the rows, (B,), and name to values (T, ...).
+        The lengths of the rows, (B,), and the values of each column by name, (T, ...).
     """
     ids = [row.ids for row in rows]
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -162,8 +162,8 @@ class Padding:
 
     Attributes:
         pad: False leaves rows as long as they are.
-        length: pad to this length; None is the longest row.
-        multiple: what the length is rounded up to a multiple of.
+        length: pad to this length; None = that of the longest row.
+        multiple: the length is rounded up to a multiple of this.
     """
 
     pad: bool = True
@@ -172,10 +172,10 @@ class Padding:
 
 
 def padding_strategy(padding: object) -> Strategy:
-    """`padding` as transformers takes it, by its full name.
+    """The full name of a value of transformers' `padding`.
 
     Raises:
-        InputError: there is no such strategy.
+        InputError: the strategy is unknown.
     """
     if isinstance(padding, bool):
         return "longest" if padding else "do_not_pad"
@@ -193,14 +193,14 @@ def padded(
     """Rows of tokens, padded on the right.
 
     Args:
-        columns: name to values (T, ...) of all rows, one after the other.
-        lengths: (B,) tokens in each row.
-        padding: up to which length.
-        fill: name to what stands at padding; 0 for a name that is absent.
+        columns: name to values (T, ...) of all rows, one after another.
+        lengths: (B,) number of tokens of each row.
+        padding: how to pad.
+        fill: name to padding value; 0 for a name that is absent.
 
     Returns:
-        Name to array (B, S, ...); without padding and with rows of several lengths, to a list of
-        (S, ...) arrays.
+        Name to array (B, S, ...), or without padding and with rows of different lengths, to a list
+        of (S, ...) arrays.
 
     Raises:
         InputError: a row is longer than `padding.length`.
@@ -232,7 +232,7 @@ def convert(name: str, values: Any, tensor_type: TensorType) -> Any:
     """One entry of a batch as a tensor ("pt"), an array ("np") or lists (None).
 
     Raises:
-        InputError: the rows differ in length, or hold no numbers.
+        InputError: the rows differ in length, or do not hold numbers.
     """
     if tensor_type is None:
         return _to_lists(values)
@@ -244,7 +244,7 @@ def convert(name: str, values: Any, tensor_type: TensorType) -> Any:
     except (TypeError, ValueError, RuntimeError) as problem:
         raise InputError(
             f"{name} cannot become one {'tensor' if tensor_type == 'pt' else 'array'}: its rows "
-            "differ in length, or hold no numbers. Pad it first (padding=True), remove it, or give "
+            "differ in length or are not numbers. Pad it first (padding=True), remove it, or give "
             "return_tensors=None for lists."
         ) from problem
 
@@ -267,7 +267,7 @@ def pad_features(
     with_mask: bool,
     tensor_type: TensorType,
 ) -> Batch:
-    """What `Tokenizer.pad` does.
+    """Implements `Tokenizer.pad`.
 
     Raises:
         InputError: there is nothing to pad, or the features do not fit together.
@@ -294,7 +294,7 @@ def pad_features(
 
 
 def _by_name(features: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Name to its values in all texts."""
+    """The values of all texts, by name."""
     if isinstance(features, Mapping):
         ids = features.get("input_ids", ())
         if "lengths" in features or (len(ids) and np.ndim(ids[0]) > 0):
@@ -310,7 +310,7 @@ def _by_name(features: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[
 
 
 def _rows(name: str, rows: Iterable[Any]) -> list[Integers]:
-    """Rows of integers (S,); a batch of one text, (1, S), counts as that text."""
+    """Converts to rows of integers (S,); a batch of one text, (1, S), becomes that text."""
     arrays = []
     for index, row in enumerate(rows):
         array = np.asarray(row)

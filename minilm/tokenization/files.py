@@ -1,14 +1,14 @@
-"""From the files of a model directory to a ready `tokenizers.Tokenizer`.
+"""Reads the files of a model directory into a ready `tokenizers.Tokenizer`.
 
 The first of these files that exists is read:
 
 1. `tokenizer.json`, the complete description that the tokenizers library writes;
-2. `vocab.txt`, WordPiece, one token a line (BERT, DistilBERT, Chinese ALBERT);
+2. `vocab.txt`, WordPiece, a token in each line (BERT, DistilBERT, Chinese ALBERT);
 3. `spiece.model`, sentencepiece unigram (ALBERT).
 
 `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` add settings and tokens.
 Files are data: nothing named in them is imported, and whatever the Rust library does with a damaged
-one, a panic included, comes out as a `TokenizerFileError` that names the file.
+file, even a panic, becomes a `TokenizerFileError` that names the file.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _BERT_NORMALIZER = {
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
-# What a piece such as "▁2010," loses on its log probability: enough to be never chosen.
+# Subtracted from the log probability of a piece such as "▁2010,": enough that it is never chosen.
 _NUMBER_COMMA_PENALTY = 100.0
 
 
@@ -76,9 +76,10 @@ class TokenizerParts:
 
     Attributes:
         backend: the tokenizer of the Rust library.
-        special_tokens: role ("cls", "sep", "pad", "unk", "mask") to token, as far as named.
-        model_max_length: the longest input in tokens that the files name, or None.
-        source: the file with the vocabulary.
+        special_tokens: role ("cls", "sep", "pad", "unk", "mask") to token, for roles that are
+            named.
+        model_max_length: maximum input length in tokens, if the files give it, else None.
+        source: the file of the vocabulary.
     """
 
     backend: tokenizers.Tokenizer
@@ -91,8 +92,8 @@ class TokenizerParts:
 def guarded(error: type[MinilmError], where: str) -> Iterator[None]:
     """Turns whatever the Rust library raises inside the block into `error`.
 
-    Its panics arrive as PanicException, which derives from BaseException and cannot be imported, so
-    it is known by its name; Ctrl-C and the like pass.
+    Its panics are raised as PanicException, which derives from BaseException and cannot be
+    imported, so it is recognised by its name; Ctrl-C and the like pass through.
     """
     try:
         yield
@@ -109,8 +110,8 @@ def read_tokenizer(directory: Path) -> TokenizerParts:
     """Reads the tokenizer of a model directory.
 
     Raises:
-        TokenizerFileError: no tokenizer file, or a damaged one.
-        DependencyError: spiece.model without the package `protobuf`.
+        TokenizerFileError: there is no tokenizer file, or it is damaged.
+        DependencyError: the file is spiece.model and the package `protobuf` is not installed.
     """
     settings = _read_settings(directory)
     readers = {
@@ -137,19 +138,19 @@ def read_tokenizer(directory: Path) -> TokenizerParts:
 def complete(
     backend: tokenizers.Tokenizer, named: Mapping[str, str], source: str
 ) -> dict[str, str]:
-    """Makes a backend ready for BERT and ALBERT, in place, and tries it once.
+    """Prepares a backend for BERT and ALBERT, in place, and tries it once.
 
-    The caller decides on truncation and padding, so the file's own settings are switched off; the
+    Truncation and padding are left to the caller, so the file's own settings are switched off;
     special tokens are recognised in text; a backend that adds no special tokens gets the template
     `[CLS] A [SEP] B [SEP]`.
 
     Args:
         backend: the tokenizer.
-        named: role to special token; the customary spelling stands for a role that is absent.
-        source: where the backend comes from, for messages.
+        named: role to special token; absent roles get their customary spelling.
+        source: the origin of the backend, for messages.
 
     Returns:
-        Role to special token. All roles but "mask" are there.
+        Role to special token, for all roles except perhaps "mask".
 
     Raises:
         TokenizerFileError: a special token is not in the vocabulary, or the backend does not work.
@@ -169,7 +170,7 @@ def complete(
                 pair=[cls, "$A", sep, "$B:1", f"{sep}:1"],
                 special_tokens=[(token, backend.token_to_id(token)) for token in (cls, sep)],
             )
-        # some damage shows only in use: better here, where the file can be named
+        # some damage shows only in use: better found here, where the file can be named
         backend.decode(backend.encode("a b", "c").ids)
         backend.encode_batch_fast(["", "Is it 1, or 2?"])
     return special_tokens
@@ -193,7 +194,7 @@ def _find_special_tokens(
 
 
 def _from_tokenizer_json(path: Path, settings: dict[str, Any]) -> _Read:
-    """tokenizer.json, and tokenizer_config.json where transformers prefers that."""
+    """Reads tokenizer.json, and tokenizer_config.json where transformers prefers that."""
     import tokenizers
 
     description = _read_json(path)
@@ -213,16 +214,16 @@ def _from_tokenizer_json(path: Path, settings: dict[str, Any]) -> _Read:
 
 
 def _from_vocab_txt(path: Path, settings: dict[str, Any]) -> _Read:
-    """WordPiece with BERT's basic tokenizer.
+    """Reads vocab.txt: WordPiece with BERT's basic tokenizer.
 
-    Without `do_lower_case` in tokenizer_config.json the vocabulary decides: one with single
-    capital letters among its tokens can spell upper-case words and is cased. (Hugging Face's rule
-    is to lower-case always, which turns most text into [UNK] when the vocabulary is cased.)
+    Without `do_lower_case` in tokenizer_config.json the vocabulary decides: if single capital
+    letters are among its tokens, it can spell upper-case words and is cased. (Hugging Face then
+    always lower-cases, which turns most text into [UNK] if the vocabulary is cased.)
     """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-    # Unicode has more line ends than files have lines: no str.splitlines here
+    # no str.splitlines here: it also splits at line ends that are special to Unicode
     lines = _read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
     vocabulary = {token: index for index, token in enumerate(lines)}
     cased = not vocabulary.keys().isdisjoint(string.ascii_uppercase)
@@ -245,15 +246,15 @@ def _from_vocab_txt(path: Path, settings: dict[str, Any]) -> _Read:
 
 
 def _from_spiece_model(path: Path, settings: dict[str, Any]) -> _Read:
-    """ALBERT's unigram tokenizer.
+    """Reads spiece.model: ALBERT's unigram tokenizer.
 
     ALBERT was trained with one rule on top of sentencepiece: a piece that ends in a digit and a
-    comma ("▁2010,") is split again. As in the tokenizer.json files that are published with ALBERT,
-    such pieces are made too expensive here to be ever chosen, so that a directory gives the same
-    ids with and without a tokenizer.json.
-    Differs from Hugging Face: transformers 5, when it reads spiece.model, leaves this rule out,
-    splits text at the user-defined pieces (a dot, say), so that "a.b" gets a "▁" before the b, and
-    passes over `additional_special_tokens` of special_tokens_map.json.
+    comma ("▁2010,") is split again. As in the tokenizer.json files published with ALBERT, such
+    pieces get scores so low that they are never chosen, so that a directory gives the same ids with
+    and without a tokenizer.json.
+    Differs from Hugging Face: when transformers 5 reads spiece.model, it omits this rule, splits
+    text at user-defined pieces (such as a dot), so that "a.b" gets a "▁" before the b, and ignores
+    `additional_special_tokens` of special_tokens_map.json.
     """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -304,7 +305,7 @@ def _add_tokens(
     settings: dict[str, Any],
     special: Mapping[str, tokenizers.AddedToken],
 ) -> None:
-    """Tokens that a user added: added_tokens_decoder in the settings, or else added_tokens.json."""
+    """Adds a user's tokens: added_tokens_decoder of the settings, or else added_tokens.json."""
     source, entries = directory / _SETTINGS, []
     if (decoder := settings.get(_DECODER)) is not None:
         if not isinstance(decoder, dict):
@@ -327,7 +328,7 @@ def _add_tokens(
     tokens = {}
     for index, entry in entries:
         token = _added_token(f"{source}: the added token with id {index}", entry)
-        if token.content not in known:  # else tokenizer.json has it
+        if token.content not in known:  # otherwise tokenizer.json has it
             tokens[index] = token
     with guarded(TokenizerFileError, f"{source}: the added tokens"):
         backend.add_tokens(list(tokens.values()))
@@ -342,9 +343,9 @@ def _add_tokens(
 def _add_special_tokens(
     backend: tokenizers.Tokenizer, tokens: Iterable[tokenizers.AddedToken], source: str
 ) -> None:
-    """Makes tokens special, appending those that are in no vocabulary.
+    """Makes tokens special, and appends those that are not in the vocabulary.
 
-    One that was added before keeps its other flags.
+    A token that was added before keeps its other flags.
     """
     added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     tokens = [added.get(token.content, token) for token in tokens]
@@ -355,7 +356,7 @@ def _add_special_tokens(
 
 
 def _special_tokens(directory: Path, settings: dict[str, Any]) -> dict[str, tokenizers.AddedToken]:
-    """Name to special token, all that the files name, in the order in which transformers adds them.
+    """The special tokens in the files, by name, in the order in which transformers adds them.
 
     First those with a name of their own ("cls_token", "speaker_token"), then the members of lists.
     """
@@ -375,7 +376,7 @@ def _special_tokens(directory: Path, settings: dict[str, Any]) -> dict[str, toke
 
 
 def _added_token(where: str, entry: Any, **flags: bool) -> tokenizers.AddedToken:
-    """A token with its flags."""
+    """Makes a token with its flags from an entry of a file."""
     from tokenizers import AddedToken
 
     if (content := _token(entry)) is None:
@@ -392,7 +393,7 @@ def _added_token(where: str, entry: Any, **flags: bool) -> tokenizers.AddedToken
 
 
 def _token(entry: Any) -> str | None:
-    """A token as the files write it: "[CLS]" or {"content": "[CLS]", ...}."""
+    """The content of a token as files write it: "[CLS]" or {"content": "[CLS]", ...}."""
     content = entry.get("content") if isinstance(entry, dict) else entry
     return content if isinstance(content, str) and content else None
 
@@ -410,7 +411,7 @@ def _model_max_length(directory: Path, settings: dict[str, Any]) -> int | None:
 
 
 def _flag(path: Path, settings: dict[str, Any], key: str, *, default: Default) -> bool | Default:
-    """A switch of tokenizer_config.json; null counts as absent."""
+    """A boolean setting of tokenizer_config.json; null counts as absent."""
     value = settings.get(key)
     if value is None:
         return default
@@ -422,11 +423,11 @@ def _flag(path: Path, settings: dict[str, Any], key: str, *, default: Default) -
 
 
 def _read_settings(directory: Path) -> dict[str, Any]:
-    """tokenizer_config.json with the special tokens of special_tokens_map.json, as in transformers.
+    """Merges tokenizer_config.json and special_tokens_map.json, as in transformers.
 
-    The map decides on the standard names; other names and lists of the config come before its own.
-    A config with added_tokens_decoder is complete: then the map is not read. The further special
-    tokens, whatever their form, come in `extra_special_tokens`: where each stands, to the token.
+    The map has priority for the standard names, the config for other names and lists. A config with
+    added_tokens_decoder is complete: then the map is not read. Further special tokens, in whatever
+    form, are returned in `extra_special_tokens`, by the place where each was found.
     """
     config = _read_optional_json(directory / _SETTINGS)
     complete = config.get(_DECODER) is not None

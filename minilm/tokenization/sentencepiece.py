@@ -1,7 +1,7 @@
-"""Reading a sentencepiece model file (ALBERT's spiece.model) without the sentencepiece library.
+"""Reads a sentencepiece model file (ALBERT's spiece.model) without the sentencepiece library.
 
-Such a file is one protocol buffer. The few fields that a unigram tokenizer needs are declared
-here, in code, so that the package `protobuf` is all it takes: no compiler, no generated files.
+Such a file is one protocol buffer. The few fields that a unigram tokenizer needs are declared here,
+in code, so only the package `protobuf` is needed: no compiler, no generated files.
 
 References:
     Field numbers: sentencepiece_model.proto of google/sentencepiece.
@@ -39,13 +39,13 @@ _SCHEMA: dict[str, list[tuple[str, int, str, str | None]]] = {
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """What a unigram tokenizer needs from a sentencepiece file.
+    """The part of a sentencepiece file that a unigram tokenizer needs.
 
     Attributes:
         pieces: (piece, log probability) in id order.
         unk_id: the id of the unknown piece.
-        special_pieces: the unknown piece and the control pieces, such as `[CLS]`: pieces that no
-            text is segmented into.
+        special_pieces: the unknown piece and the control pieces, such as `[CLS]`, which never
+            result from segmenting text.
         charsmap: the compiled character normalisation, empty if the model has none.
     """
 
@@ -59,8 +59,8 @@ def read_sentencepiece(path: Path, data: bytes) -> SentencePieceModel:
     """Reads the bytes of a unigram sentencepiece model.
 
     Args:
-        path: where `data` comes from, for messages.
-        data: the whole file.
+        path: the file, for messages.
+        data: its content.
 
     Raises:
         DependencyError: the package `protobuf` is not installed.

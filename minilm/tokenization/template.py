@@ -1,4 +1,4 @@
-"""Where special tokens go around a text or pair, and which tokens are cut."""
+"""The template of special tokens around a text or pair, and truncation to fit it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from minilm.errors import InputError, TokenizerFileError
+from minilm.files.progress import counted
 from minilm.tokenization.files import guarded
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ class Slot:
 
     Attributes:
         sequence: 0 for the first text, 1 for the second, None for a special token.
-        token_id: of a special token.
-        type_id: the token type of whatever comes here.
+        token_id: the id of a special token.
+        type_id: the token type of the tokens in this place.
     """
 
     sequence: int | None
@@ -32,7 +33,7 @@ class Slot:
 
 @dataclass
 class Assembled:
-    """A row put together from encodings of its parts."""
+    """A row assembled from encodings of its parts."""
 
     ids: list[int] = field(default_factory=list)
     type_ids: list[int] = field(default_factory=list)
@@ -42,7 +43,7 @@ class Assembled:
 
 
 def learn_template(backend: tokenizers.Tokenizer, n_texts: int, source: str) -> list[Slot]:
-    """Where special tokens and texts go, seen in an example."""
+    """Finds the template of a backend by encoding an example."""
     with guarded(TokenizerFileError, source):
         encoding = backend.encode("a", "a" if n_texts == 2 else None)
     slots: list[Slot] = []
@@ -60,7 +61,7 @@ def learn_template(backend: tokenizers.Tokenizer, n_texts: int, source: str) -> 
 
 
 def num_special(template: Sequence[Slot]) -> int:
-    """How many special tokens a template has."""
+    """The number of special tokens in a template."""
     return sum(slot.sequence is None for slot in template)
 
 
@@ -90,7 +91,7 @@ def assemble(
 
 
 def truncation_strategy(truncation: object) -> Truncation:
-    """`truncation` as transformers takes it, by its full name.
+    """The full name of a value of transformers' `truncation`.
 
     Raises:
         InputError: there is no such strategy.
@@ -107,20 +108,20 @@ def truncation_strategy(truncation: object) -> Truncation:
 
 
 def kept_lengths(lengths: Sequence[int], room: int, strategy: Truncation, index: int) -> list[int]:
-    """How many tokens are kept of a text, or of each text of a pair.
+    """The number of tokens to keep of a text, or of each text of a pair.
 
-    With "longest_first" the longer text of a pair is shortened first. As the tokenizers library
-    counts: once both are equally long they share, and of an odd number the longer text keeps the
-    extra token, the second one in a tie.
+    With "longest_first" the longer text of a pair is shortened first. As in the tokenizers library,
+    once both are equally long they share the room, and of an odd number the longer text keeps the
+    extra token, or the second text in a tie.
 
     Args:
-        lengths: tokens in each text.
-        room: tokens that fit in all.
-        strategy: which text is cut.
-        index: of the text or pair, for messages.
+        lengths: number of tokens of each text.
+        room: number of tokens that fit in all.
+        strategy: which text to cut.
+        index: index of the text or pair, for messages.
 
     Raises:
-        InputError: the text that should be cut is too short for that.
+        InputError: the text to cut is too short.
     """
     excess = sum(lengths) - room
     if excess <= 0:
@@ -131,8 +132,9 @@ def kept_lengths(lengths: Sequence[int], room: int, strategy: Truncation, index:
         which = int(strategy == "only_second")
         if lengths[which] <= excess:
             raise InputError(
-                f'Pair {index}: truncation="{strategy}" would have to cut {excess} tokens, but '
-                f"that text has {lengths[which]}. Give truncation=True, or a larger max_length."
+                f'Pair {index}: truncation="{strategy}" would have to cut '
+                f"{counted(excess, 'token')}, but that text has {lengths[which]}. Give "
+                "truncation=True, or a larger max_length."
             )
         return [length - excess * (i == which) for i, length in enumerate(lengths)]
     shorter = min(lengths)

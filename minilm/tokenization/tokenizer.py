@@ -1,7 +1,7 @@
-"""Text to ids and back: WordPiece (BERT, DistilBERT) and unigram (ALBERT).
+"""The tokenizer: WordPiece (BERT, DistilBERT) and unigram (ALBERT).
 
-The work is done by the Rust library `tokenizers`; this module makes it read every layout of model
-directory (see `minilm.tokenization.files`) and return batches that go straight into a model.
+The work is done by the Rust library `tokenizers`; this module lets it read every layout of model
+directory (see `minilm.tokenization.files`) and return batches that a model accepts as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from minilm.errors import CheckpointError, InputError, MinilmError, TokenizerFil
 from minilm.files.arrays import Integers
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
+from minilm.files.progress import counted
 from minilm.tokenization.batch import (
     Batch as Batch,
     Padding,
@@ -62,11 +63,11 @@ class Pieces(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """Pieces with the special tokens around them.
+    """Pieces with special tokens around them.
 
     ids: (T,) int64.
     type_ids: (T,) int64 token types.
-    starts: where the pieces of the first and of the second text begin.
+    starts: the positions at which the pieces of the first and of the second text begin.
     """
 
     ids: Integers
@@ -94,31 +95,31 @@ _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
 
 
 class Tokenizer:
-    """Turns texts into ids, and ids into text.
+    """Converts texts to ids, and ids to text.
 
     Usually made by `from_pretrained`. The constructor takes any tokenizer of the tokenizers
-    library, for vocabularies with rules of their own (reaction SMILES, say, which BERT's splitting
-    at punctuation would tear apart). Encoding changes nothing inside, so threads may share one, as
-    long as none of them adds tokens.
+    library, for vocabularies with rules of their own (such as reaction SMILES, which BERT's
+    splitting at punctuation would break up). Encoding changes no state, so threads may share a
+    tokenizer as long as none of them adds tokens.
 
     Args:
-        backend: the tokenizer to wrap; it is completed in place with what `from_pretrained`
-            ensures as well: special tokens recognised in text, `[CLS] A [SEP] B [SEP]` if it has no
-            template, its own truncation and padding off.
-        special_tokens: role ("cls", "sep", "pad", "unk", "mask") to token; the customary spellings
-            ([CLS] [SEP] [PAD] [UNK] [MASK], <pad> <unk>) are found without.
-        model_max_length: the longest input the model takes, for information.
-        source: where the backend comes from, for messages.
+        backend: the tokenizer to wrap; it is changed in place as by `from_pretrained`: special
+            tokens are recognised in text, the template is `[CLS] A [SEP] B [SEP]` if it has none,
+            and its own truncation and padding are off.
+        special_tokens: role ("cls", "sep", "pad", "unk", "mask") to token; not needed for the
+            customary spellings ([CLS] [SEP] [PAD] [UNK] [MASK], <pad> <unk>).
+        model_max_length: maximum input length of the model in tokens.
+        source: the origin of the backend, for messages.
 
     Attributes:
-        model_max_length: the longest input that the files name, or None. Nothing is truncated to it
-            unless the call says `truncation=True`.
-        vocab_size: the largest id plus one: the rows an embedding needs. `len(tokenizer)` is the
-            same number.
+        model_max_length: maximum input length in tokens according to the files, or None. Texts are
+            truncated to it only with `truncation=True`.
+        vocab_size: the largest id plus one: the number of rows of an embedding table.
+            `len(tokenizer)` is the same number.
         backend: the wrapped tokenizer.
-        name_or_path: what `from_pretrained` was given, or "".
-        model_input_names, padding_side, truncation_side, pad_token_type_id, is_fast: as other
-            people's code reads them.
+        name_or_path: the first argument of `from_pretrained`, or "".
+        model_input_names, padding_side, truncation_side, pad_token_type_id, is_fast: for code
+            written for transformers.
 
     Raises:
         TokenizerFileError: the vocabulary lacks a special token, or the backend does not work.
@@ -174,28 +175,28 @@ class Tokenizer:
     ) -> Tokenizer:
         """Reads the tokenizer of a model directory, or of a repository on the hub.
 
-        The first of these files that is there: `tokenizer.json`; `vocab.txt` (WordPiece, BERT's
-        basic tokenizer; `do_lower_case`, `strip_accents` and `tokenize_chinese_chars` from
-        tokenizer_config.json, which also win over a BERT-style tokenizer.json); `spiece.model`
-        (ALBERT; `do_lower_case`, `keep_accents`; needs the extra `sentencepiece`). A vocab.txt
-        without `do_lower_case` is cased if single capital letters are among its tokens.
+        It reads the first of these files that exists: `tokenizer.json`; `vocab.txt` (WordPiece,
+        BERT's basic tokenizer; `do_lower_case`, `strip_accents` and `tokenize_chinese_chars` of
+        tokenizer_config.json apply, and override a BERT-style tokenizer.json too); `spiece.model`
+        (ALBERT; `do_lower_case` and `keep_accents` apply; needs the extra `sentencepiece`). A
+        vocab.txt without `do_lower_case` is cased if single capital letters are among its tokens.
 
         Special tokens are those of tokenizer_config.json (`cls_token` and the like,
         `extra_special_tokens`, `additional_special_tokens`, `added_tokens_decoder`), or else of
-        special_tokens_map.json and added_tokens.json; those in no vocabulary are appended to it, in
-        the order of transformers.
+        special_tokens_map.json and added_tokens.json; those that are not in the vocabulary are
+        appended to it, in the order of transformers.
 
         Args:
             path_or_repo: a local directory (read without any network), or a hub name.
             revision: branch, tag or commit of the repository.
             token: hub token, for private repositories.
-            cache_dir: folder of downloaded files.
-            local_files_only: use only what the cache has.
+            cache_dir: folder for downloads.
+            local_files_only: use only the cache.
 
         Raises:
             TokenizerFileError: a file is missing, damaged or not supported.
             HubError: a download failed.
-            DependencyError: spiece.model without the package `protobuf`.
+            DependencyError: the file is spiece.model and the package `protobuf` is not installed.
         """
         from minilm.checkpoints.hub import resolve
 
@@ -235,21 +236,21 @@ class Tokenizer:
 
     @property
     def pad_token(self) -> str:
-        """The token that fills up short rows."""
+        """The token that pads short rows."""
         return self._special_tokens["pad"]
 
     @property
     def unk_token(self) -> str:
-        """The token for what the vocabulary cannot spell."""
+        """The token for text that the vocabulary cannot spell."""
         return self._special_tokens["unk"]
 
     @property
     def mask_token(self) -> str:
-        """The mask token; a `TokenizerFileError` if the vocabulary has none."""
+        """The mask token. Raises TokenizerFileError if the vocabulary has none."""
         if "mask" not in self._special_tokens:
             raise TokenizerFileError(
                 f"{self._source}: the vocabulary has no mask token. If it has one under another "
-                "name, say so as mask_token in tokenizer_config.json."
+                "name, set mask_token in tokenizer_config.json."
             )
         return self._special_tokens["mask"]
 
@@ -275,7 +276,7 @@ class Tokenizer:
 
     @property
     def mask_token_id(self) -> int:
-        """The id of the mask token; a `TokenizerFileError` if the vocabulary has none."""
+        """The id of the mask token. Raises TokenizerFileError if the vocabulary has none."""
         return self._vocabulary[self.mask_token]
 
     @property
@@ -318,36 +319,36 @@ class Tokenizer:
 
         Args:
             texts: one text or several; one text gives a batch of one. transformers' name, `text`,
-                is understood as well.
-            pairs: the second text of each pair, or `text_pair`.
-            max_length: the longest result in tokens, special tokens included; None truncates
-                nothing (a model itself refuses what is too long for it). Pairs lose tokens from
-                the longer side first.
-            layout: "padded", rows padded on the right to the longest, or "packed", all tokens in a
-                row without any padding.
-            return_offsets: also keep `batch.offsets` and `batch.word_ids`; a little slower.
+                is accepted too.
+            pairs: the second text of each pair; `text_pair` is accepted too.
+            max_length: maximum length in tokens, special tokens included; None = no truncation (a
+                model refuses input that is too long for it). Of a pair, the longer text is cut
+                first.
+            layout: "padded", rows padded on the right to the longest, or "packed", all tokens one
+                after another without padding.
+            return_offsets: also return `batch.offsets` and `batch.word_ids`; a little slower.
             padding: True or "longest", the default for tensors and arrays; "max_length"; False,
                 the default for lists.
             truncation: True or "longest_first", to `max_length` or else `model_max_length`;
-                "only_first" or "only_second" text of each pair; False truncates nothing. By default
-                texts are truncated if there is a `max_length`.
+                "only_first" or "only_second" cuts only that text of each pair; False = no
+                truncation. By default texts are truncated if `max_length` is given.
             add_special_tokens: put [CLS] and [SEP] around the texts.
-            is_split_into_words: each text is a list of words; keeps offsets and word_ids as well.
+            is_split_into_words: each text is a list of words; also returns offsets and word_ids.
             pad_to_multiple_of: round the padded length up to a multiple of this.
-            return_tensors: "pt" for tensors, "np" for arrays, None for lists, as transformers gives
-                them by default: without padding, and one text without the batch dimension.
+            return_tensors: "pt" for tensors, "np" for arrays, None for lists, which is the default
+                of transformers: without padding, and one text without the batch dimension.
             return_attention_mask, return_token_type_ids: False leaves the entry out.
             return_special_tokens_mask: add `special_tokens_mask` (B, S), 1 at special tokens and
                 padding.
             return_offsets_mapping: add `offset_mapping` (B, S, 2), the offsets as an entry.
 
         Returns:
-            A `Batch`; `batch.truncated` says which texts lost tokens.
+            A `Batch`; `batch.truncated` says which texts were cut.
 
         Raises:
-            InputError: no texts, a text that is not a string or not valid Unicode, more or fewer
-                pairs than texts, a max_length without room for the special tokens, or an argument
-                of transformers that minilm does not have.
+            InputError: there are no texts, a text is not a string or not valid Unicode, the
+                numbers of texts and pairs differ, max_length has no room for the special tokens,
+                or an argument of transformers is not supported.
         """
         if "text" in other or "text_pair" in other:
             texts, pairs = _one("texts", texts, other), _one("pairs", pairs, other)
@@ -367,7 +368,10 @@ class Tokenizer:
         firsts, single = read("texts", texts)
         seconds = None if pairs is None else read("pairs", pairs)[0]
         if seconds is not None and len(seconds) != len(firsts):
-            raise InputError(f"{len(firsts)} texts, but {len(seconds)} pairs; give one for each.")
+            raise InputError(
+                f"{counted(len(firsts), 'text')}, but {counted(len(seconds), 'pair')}; give one "
+                "for each."
+            )
 
         strategy, limit = self._limit(truncation, max_length)
         options = _Options(
@@ -405,7 +409,7 @@ class Tokenizer:
         return Batch(entries, rows, truncated, options.offsets, width)
 
     def encode(self, text: Texts, text_pair: Texts | None = None, **options: Any) -> Any:
-        """The ids of a text or pair, a list of integers.
+        """Encodes a text or pair to a list of ids.
 
         Args:
             text: the text.
@@ -428,14 +432,14 @@ class Tokenizer:
         """Pads encoded texts; transformers' data collators call it.
 
         Args:
-            encoded_inputs: one mapping for each text, or one of lists; values are lists, arrays or
-                tensors. Entries other than `input_ids`, `attention_mask`, `token_type_ids` and
-                `special_tokens_mask` (labels, say) are not padded.
+            encoded_inputs: one mapping for each text, or one mapping to lists; values are lists,
+                arrays or tensors. Entries other than `input_ids`, `attention_mask`,
+                `token_type_ids` and `special_tokens_mask`, such as labels, are not padded.
             padding, max_length, pad_to_multiple_of, return_tensors: as for calling the tokenizer.
-            return_attention_mask: False leaves the mask out; otherwise it is made where it lacks.
+            return_attention_mask: False leaves the mask out; otherwise it is made if absent.
 
         Raises:
-            InputError: no input_ids, entries that differ in length, or a text longer than
+            InputError: input_ids are missing, entries differ in length, or a text is longer than
                 `max_length`.
         """
         _refuse(other)
@@ -448,13 +452,13 @@ class Tokenizer:
         )
 
     def add_tokens(self, new_tokens: Token | Sequence[Token], special_tokens: bool = False) -> int:
-        """Adds tokens that no text is split inside of; new ones get the next ids.
+        """Adds tokens that are never split; new ones get the next ids.
 
         A model needs a row for each: `model.resize_token_embeddings(len(tokenizer))`.
 
         Args:
             new_tokens: strings, or `tokenizers.AddedToken` with flags.
-            special_tokens: they are special: never normalised, left out by `decode`.
+            special_tokens: whether they are special: never normalised, and left out by `decode`.
 
         Returns:
             How many of them were not in the vocabulary.
@@ -478,17 +482,17 @@ class Tokenizer:
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Token | Sequence[Token]], **other: Any
     ) -> int:
-        """Adds special tokens, by their names.
+        """Adds special tokens by their names.
 
         Args:
-            special_tokens_dict: "mask_token" or "pad_token" to the token that takes the role;
-                "extra_special_tokens" (or "additional_special_tokens") to a list of others.
+            special_tokens_dict: "mask_token" or "pad_token" to the token for this role;
+                "extra_special_tokens" (or "additional_special_tokens") to a list of other tokens.
 
         Returns:
             How many of them were not in the vocabulary.
 
         Raises:
-            InputError: another role, which the tokenizer's files decide.
+            InputError: the role is another one, which only the tokenizer's files can set.
         """
         _refuse(other)
         added = 0
@@ -511,7 +515,7 @@ class Tokenizer:
         return dict(self._vocabulary)
 
     def pieces(self, texts: str | Sequence[str]) -> list[Pieces]:
-        """The tokens of texts without any special tokens, for callers who cut windows themselves.
+        """The tokens of texts without special tokens, for callers that cut windows themselves.
 
         Raises:
             InputError: as for calling the tokenizer.
@@ -523,7 +527,7 @@ class Tokenizer:
         ]
 
     def join(self, first: Integers, second: Integers | None = None) -> Joined:
-        """Puts pieces into the template, as a whole text or pair would be.
+        """Puts pieces into the template of a text or pair.
 
         Args:
             first: (n,) ids without special tokens.
@@ -544,7 +548,7 @@ class Tokenizer:
         return Joined(np.concatenate(ids), np.concatenate(types), (starts[0], starts[1]))
 
     def num_special_tokens(self, pair: bool = False) -> int:
-        """How many special tokens `join` adds to a text, or to a pair."""
+        """The number of special tokens that `join` adds to a text, or to a pair."""
         return num_special(self._pair_template if pair else self._template)
 
     num_special_tokens_to_add = num_special_tokens
@@ -559,7 +563,7 @@ class Tokenizer:
     @overload
     def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
-        """The ids of tokens, or of one; the unknown token's for those not in the vocabulary."""
+        """The ids of tokens, or of one; unknown tokens get the id of the unknown token."""
         if isinstance(tokens, str):
             return self._vocabulary.get(tokens, self.unk_token_id)
         return [self._vocabulary.get(token, self.unk_token_id) for token in tokens]
@@ -592,7 +596,7 @@ class Tokenizer:
         """1 for each id of a special token, 0 for the others; data collators call it.
 
         Raises:
-            InputError: the ids are not said to have their special tokens already.
+            InputError: `already_has_special_tokens` is not True.
         """
         if not already_has_special_tokens or token_ids_1 is not None:
             raise InputError(
@@ -622,15 +626,15 @@ class Tokenizer:
     def decode(
         self, ids: int | Iterable[int] | Tensor, skip_special_tokens: bool = True, **other: Any
     ) -> str:
-        """The text of one sequence of ids, as far as the vocabulary keeps it (case, spacing).
+        """The text of one sequence of ids, as far as the vocabulary preserves case and spacing.
 
         Args:
-            ids: the ids, in one dimension, or a single one.
+            ids: one-dimensional ids, or a single id.
             skip_special_tokens: leave out [CLS], [SEP], [PAD] and the like.
                 Differs from Hugging Face, whose default is False.
 
         Raises:
-            InputError: an id is outside the vocabulary (-100 of labels, say), or `ids` has more
+            InputError: an id is outside the vocabulary (such as -100 in labels), or `ids` has more
                 than one dimension.
         """
         _refuse(other)
@@ -693,7 +697,7 @@ class Tokenizer:
     def _limit(
         self, truncation: bool | str | None, max_length: int | None
     ) -> tuple[Truncation, int | None]:
-        """How texts are truncated, and to how many tokens; None: not at all."""
+        """The truncation strategy and the length in tokens; None = no truncation."""
         if truncation is None:
             return "longest_first", max_length
         strategy = truncation_strategy(truncation)
@@ -748,14 +752,14 @@ class Tokenizer:
         strategy: Truncation,
         options: _Options,
     ) -> tuple[list[Assembled], list[int]]:
-        """Encodes the texts without special tokens and puts what fits into the template.
+        """Encodes texts without special tokens and puts the tokens that fit into the template.
 
-        The Rust library could truncate as well, but it would have to be told by a change of state
-        that other threads see, and it keeps every combination of the pieces that it cut off: for a
-        pair of long texts that takes minutes and gigabytes.
+        The Rust library can truncate too, but that needs a change of state that other threads see,
+        and it keeps every combination of the pieces it cuts off: for a pair of long texts that
+        takes minutes and gigabytes.
 
         Returns:
-            The rows, and the indices of those that lost tokens.
+            The rows, and the indices of those that were cut.
         """
         template = self._template if seconds is None else self._pair_template
         if not options.special_tokens:
@@ -785,12 +789,12 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class _Options:
-    """How texts are encoded.
+    """Options of encoding.
 
     Attributes:
-        offsets: keep the places of the tokens in the text.
-        special_tokens: put special tokens around each text.
-        words: each text is a list of words.
+        offsets: whether to keep the offsets of tokens in the text.
+        special_tokens: whether to put special tokens around each text.
+        words: whether each text is a list of words.
     """
 
     offsets: bool = True
@@ -808,7 +812,7 @@ def _one(name: str, value: Texts | None, other: dict[str, Any]) -> Texts | None:
 
 
 def _refuse(other: Mapping[str, object]) -> None:
-    """Says what to do about arguments that minilm does not have."""
+    """Raises InputError, with advice, for arguments that minilm does not have."""
     for name, value in other.items():
         if name not in _REFUSED:
             raise InputError(
@@ -820,7 +824,7 @@ def _refuse(other: Mapping[str, object]) -> None:
 
 
 def _word_lists(name: str, texts: Any) -> tuple[list[list[str]], bool]:
-    """Lists of words, at least one, and whether it was a single one."""
+    """The texts as lists of words, at least one, and whether a single text was given."""
     single = isinstance(texts, list | tuple) and all(isinstance(word, str) for word in texts)
     lists = [texts] if single else texts
     if not isinstance(lists, Iterable) or isinstance(lists, str):
@@ -835,7 +839,7 @@ def _word_lists(name: str, texts: Any) -> tuple[list[list[str]], bool]:
 
 
 def _strings(name: str, texts: Any) -> tuple[list[str], bool]:
-    """At least one string, and whether it was a single one."""
+    """The texts, at least one, and whether a single string was given."""
     if isinstance(texts, str):
         return [texts], True
     if not isinstance(texts, Iterable):

@@ -1,9 +1,9 @@
-"""A vocabulary learned from text: WordPiece (BERT, DistilBERT) or unigram (ALBERT).
+"""Learns a vocabulary from text: WordPiece (BERT, DistilBERT) or unigram (ALBERT).
 
 The text is read two or three times: to count its characters, for unigram to collect its words, and
-to learn. The Rust library `tokenizers` does the learning; what it leaves to chance (it goes through
-words in random order) is fixed here, so that the same text and settings give the same files,
-whatever the number of threads.
+to learn. The Rust library `tokenizers` does the learning. It goes through words in random order, so
+whatever depends on that order is made deterministic here: the same text and settings give the same
+files with any number of threads.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ if TYPE_CHECKING:
     import tokenizers
 
 Kind: TypeAlias = Literal["wordpiece", "unigram"]
-Read: TypeAlias = Callable[[str], Iterator[str]]  # what the progress bar says -> all lines
+Read: TypeAlias = Callable[[str], Iterator[str]]  # label of the progress bar -> all lines
 
 # in the order of their ids, from 0
 WORDPIECE_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 UNIGRAM_SPECIAL = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 
-CHARACTER_COVERAGE = 0.99995  # what ALBERT's vocabulary was made with
+CHARACTER_COVERAGE = 0.99995  # the value for ALBERT's vocabulary
 
 _CONTINUATION = "##"
 _MIN_PAIRS = 2  # WordPiece: pieces that occur once are not learned
 
-# While learning, words are split further. Of words longer than 100 characters (base64, say) the
+# While learning, words are split further. For words longer than 100 characters (such as base64) the
 # trainers would take time in proportion to the square of the length.
 _WORDPIECE_UNIT = r"(?m:.{100})"
-# Unigram pieces are of one sort: letters, digits, or a single other character. This keeps "end."
+# Unigram pieces are of one kind: letters, digits, or a single other character. This keeps "end."
 # and "2010," out of the vocabulary, so that ALBERT's rule (a piece that ends in a digit and a comma
 # is split again) holds by itself.
 _UNIGRAM_UNIT = r"▁?(?:[\p{L}\p{M}]{1,100}\uffff?|\p{N}{1,100}\uffff?|[^▁\p{L}\p{M}\p{N}])|▁"
-_WORD_END = "\uffff"  # stands in no text
+_WORD_END = "\uffff"  # occurs in no text
 
-# The unigram trainer gives the lowest score, plus so much for each one before it, to characters
-# that it has no score for, in random order.
+# The unigram trainer gives characters without a score the lowest one, plus this much for each such
+# character before, in random order.
 _PENALTY_STEP = 1e-4
 _SCORE_DIGITS = 5  # far above the noise of sums in random order, 1e-13
 
@@ -76,43 +76,43 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Learns a vocabulary from text files and writes it as the tokenizer of a model directory.
 
-    Two kinds:
+    The kinds:
 
-    - "wordpiece", as BERT has it: BERT's normaliser and splitting at white space and punctuation,
+    - "wordpiece", as in BERT: BERT's normaliser and splitting at white space and punctuation,
       [PAD] [UNK] [CLS] [SEP] [MASK] with ids 0 to 4. Pieces come from merging the most frequent
-      neighbours, those that occur at least twice. Every letter of the alphabet is also there as a
-      continuation (`##x`), so that a new word of known letters is never [UNK].
-    - "unigram", as ALBERT has it: pieces with log probabilities, <pad> <unk> [CLS] [SEP] [MASK]
-      with ids 0 to 4, `▁` at the beginning of words. Sentencepiece's character table (NMT + NFKC),
-      which comes last in the normalisation of published ALBERT tokenizers, is left out.
+      pairs of neighbours, of those that occur at least twice. Every letter of the alphabet is also
+      a continuation (`##x`), so that a new word of known letters is never [UNK].
+    - "unigram", as in ALBERT: pieces with log probabilities, <pad> <unk> [CLS] [SEP] [MASK] with
+      ids 0 to 4, `▁` at the beginning of words. Sentencepiece's character table (NMT + NFKC), the
+      last step of normalisation in published ALBERT tokenizers, is left out.
 
-    Text becomes lower case without accents unless `cased`.
+    Text is lower-cased and loses its accents unless `cased`.
 
     Args:
-        files: text files (see `minilm.data.text_files`), read one after the other; or one file.
+        files: text files (see `minilm.data.text_files`), read one after another; or one file.
         destination: a directory that does not exist yet, or is empty. It appears complete or not at
             all: tokenizer.json, tokenizer_config.json and, for WordPiece, vocab.txt. Both
             `Tokenizer.from_pretrained` and transformers' AutoTokenizer, BertTokenizerFast and
             AlbertTokenizer read it and give the same ids.
-        kind: of tokenizer.
-        vocab_size: how many tokens to make, the special ones included. Little text may give fewer.
+        kind: "wordpiece" or "unigram".
+        vocab_size: number of tokens, special tokens included. Little text may give fewer.
         cased: keep upper case and accents.
-        character_coverage: the alphabet is the most frequent characters that make up this share of
-            the text (without white space); words are cut at all others.
-        documents: learn from the first this many documents only.
-        encoding_errors: what to do with bytes that are not UTF-8: "strict" stops with an error,
+        character_coverage: the alphabet consists of the most frequent characters that make up this
+            fraction of the text (without white space); words are split at all others.
+        documents: number of documents to learn from, from the first on; None = all.
+        encoding_errors: what to do with bytes that are not UTF-8: "strict" raises an error,
             "replace" turns them into U+FFFD, "ignore" drops them.
-        text_key: where the objects of a .jsonl file hold their text.
-        document_per_line: every line of a .txt file is a document.
+        text_key: the key of the text in the objects of a .jsonl file.
+        document_per_line: whether every line of a .txt file is a document.
         progress: show progress bars on stderr.
 
     Returns:
-        The tokenizer. Its `vocab_size` is what a model's embedding needs.
+        The tokenizer. Its `vocab_size` is the number of rows of a model's embedding table.
 
     Raises:
-        InputError: an argument is out of range; vocab_size has no room for the alphabet.
+        InputError: an argument is out of range, or vocab_size has no room for the alphabet.
         DataError: a file cannot be read, or there is no text.
-        CheckpointError: the destination holds something, or cannot be written.
+        CheckpointError: the destination is not empty, or cannot be written.
 
     Example:
         >>> import tempfile
@@ -165,7 +165,7 @@ class _Recipe:
 
     Attributes:
         backend: normaliser, splitting and decoder, with an empty model.
-        settings: what tokenizer_config.json says about them.
+        settings: the settings about them for tokenizer_config.json.
     """
 
     backend: tokenizers.Tokenizer
@@ -213,7 +213,7 @@ def _albert(cased: bool) -> _Recipe:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """Text files that can be gone through again and again, never in memory as a whole."""
+    """Text files that can be read several times, without holding them in memory."""
 
     files: tuple[Path, ...]
     text_format: TextFormat
@@ -224,10 +224,10 @@ class _Corpus:
         """All lines of the documents.
 
         Args:
-            doing: what the progress bar says.
-            cut_at: characters in whose place a space is given.
+            doing: label of the progress bar.
+            cut_at: characters to replace by a space.
         """
-        # of the first few documents the share of the files is not known
+        # for the first few documents, the fraction of the files that they are is not known
         size = sum(map(check_text_file, self.files)) if self.documents is None else None
         cut = re.compile(f"[{re.escape(''.join(sorted(cut_at)))}]") if cut_at else None
         with tqdm(
@@ -247,7 +247,7 @@ class _Corpus:
                 yield from text.split("\n")
 
     def count_characters(self) -> Counter[str]:
-        """How often every character occurs, except for white space."""
+        """How often every character occurs, white space excluded."""
         counts: Counter[str] = Counter()
         for line in self.lines("counting characters"):
             counts.update(line)
@@ -260,12 +260,13 @@ def _alphabet(
     """The characters to learn from.
 
     Args:
-        backend: with its normaliser.
-        counts: of the characters in the text.
-        coverage: share of the normalised text.
+        backend: a backend with its normaliser.
+        counts: the counts of the characters in the text.
+        coverage: fraction of the normalised text to cover.
 
     Returns:
-        What normalised text is made of, sorted, and the characters of the text that are too rare.
+        The characters of normalised text, sorted, and the characters of the text that are too
+        rare.
     """
     normalised = {char: "".join(backend.normalizer.normalize_str(char).split()) for char in counts}
     frequencies: Counter[str] = Counter()
@@ -286,7 +287,7 @@ def _alphabet(
 def _learn_wordpiece(
     backend: tokenizers.Tokenizer, read: Read, alphabet: list[str], vocab_size: int
 ) -> tokenizers.Tokenizer:
-    """Fills the model of `backend`.
+    """Learns a WordPiece model for `backend`.
 
     Among equally frequent pairs the trainer prefers those with small ids, and it would give the
     continuations ids in random order. So the alphabet is passed in advance, as special tokens.
@@ -325,13 +326,13 @@ def _learn_wordpiece(
 def _learn_unigram(
     backend: tokenizers.Tokenizer, read: Read, alphabet: list[str], vocab_size: int
 ) -> tokenizers.Tokenizer:
-    """Fills the model of `backend`.
+    """Learns a unigram model for `backend`.
 
-    The trainer's candidates for pieces are what different characters follow in different words. A
-    whole word that nothing ever follows would not be one: it would learn "▁severa" and "l" for
-    "several". So each word is given once more with a mark at its end, and pieces with the mark are
-    dropped. On 12 MB of English Wikipedia, with 8,000 pieces, this saves 10 % of the tokens of
-    other text and comes within 1 % of sentencepiece.
+    The trainer's candidates for pieces are strings that are followed by different characters in
+    different words. A whole word that nothing ever follows would not be one: it would learn
+    "▁severa" and "l" for "several". So each word is given once more with a mark at its end, and
+    pieces with the mark are dropped. On 12 MB of English Wikipedia, with 8,000 pieces, this saves
+    10 % of the tokens of other text and comes within 1 % of sentencepiece.
     """
     from tokenizers import models, trainers
 
@@ -340,7 +341,7 @@ def _learn_unigram(
     _check_room(vocab_size, needed, f"{len(single)} characters of the text, ▁ among them")
     words = [f"{word}{_WORD_END}" for word in _words(backend, read("collecting words"))]
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size + vocab_size // 10 + 1,  # some are dropped, the best are kept
+        vocab_size=vocab_size + vocab_size // 10 + 1,  # some are dropped, then the best are kept
         special_tokens=list(UNIGRAM_SPECIAL),
         unk_token=UNIGRAM_SPECIAL[1],
         show_progress=False,
@@ -379,16 +380,16 @@ def _train(
     trainer: tokenizers.trainers.Trainer,
     unit: str,
 ) -> None:
-    """Runs a trainer, which Ctrl-C can end.
+    """Runs a trainer so that Ctrl-C can end it.
 
-    The library does not look for signals, perhaps for minutes; so it runs in a thread that is left
-    behind.
+    The library may ignore signals for minutes, so it runs in a thread, which an interrupt abandons.
 
     Args:
-        backend: its model is replaced.
+        backend: the backend, whose model is replaced.
         lines: the text.
-        trainer: of the library.
-        unit: regular expression; within the backend's words no piece goes across its matches.
+        trainer: a trainer of the library.
+        unit: regular expression; inside the backend's words no piece crosses a boundary of its
+            matches.
     """
     from tokenizers import Regex, pre_tokenizers
 
@@ -421,11 +422,11 @@ def _train(
 
 
 def _settle(pieces: list[tuple[str, float]], room: int) -> list[tuple[str, float]]:
-    """The trainer's pieces without what chance had a part in, best first.
+    """The trainer's pieces, made independent of its random order, best first.
 
     Args:
-        pieces: with their scores.
-        room: how many to keep; all characters and the best of the others.
+        pieces: the pieces with their scores.
+        room: number of pieces to keep: all characters and the best of the others.
     """
     single = [(piece, score) for piece, score in pieces if len(piece) == 1]
     lowest = min(score for _, score in pieces) + len(single) * _PENALTY_STEP
