@@ -1,4 +1,4 @@
-"""Archives of downloaded checkpoints, extracted for the time of a conversion."""
+"""Extracts archives of downloaded checkpoints for the duration of a conversion."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _COPY_BYTES = 2**20
 
 @contextmanager
 def extracted(source: Path) -> Iterator[Path]:
-    """The directory with the content of an archive, removed at the end; any other path as it is.
+    """Yields a directory with an archive's content, removed at the end, or any other path itself.
 
-    Only regular files are extracted, each to its folder's last name and its own: no member can
-    name a place outside, and links, devices and permissions are passed over.
+    Only regular files are extracted, each under its name and that of its innermost folder, so no
+    member can be written outside; links, devices and permissions are ignored.
 
     Args:
         source: a .tar, .tar.gz or .zip file, or anything else.
@@ -68,14 +68,14 @@ def _extract_zip(source: Path, directory: Path) -> None:
 
 
 def _place(directory: Path, name: str) -> Path:
-    """Where a member goes: its own name, in a folder named as the last one around it."""
+    """The path for a member: its own name, in a folder named like its innermost one."""
     parts = PurePosixPath(name.replace("\\", "/")).parts[-2:]
     safe = [part for part in parts if part not in ("/", ".", "..")]
     return directory.joinpath(*safe) if safe else directory / "unnamed"
 
 
 class _Budget:
-    """Counts what an archive unfolds to, and stops at the bound."""
+    """Counts the extracted files and bytes of an archive, and stops at the limits."""
 
     def __init__(self, source: Path) -> None:
         self._source = source
@@ -94,7 +94,7 @@ class _Budget:
                 self._bytes += len(block)
                 if self._bytes > MAX_BYTES:
                     raise CheckpointError(
-                        f"{self._source} unfolds to more than {MAX_BYTES:,} bytes. Extract it "
-                        "yourself and give the directory, if you trust it."
+                        f"{self._source} extracts to more than {MAX_BYTES:,} bytes. If you trust "
+                        "it, extract it yourself and give the directory."
                     )
                 file.write(block)

@@ -1,4 +1,4 @@
-"""The types of arrays, named once, and how one is stored; what axes are is said where they are."""
+"""Type aliases for arrays, and writing an array to a file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 
 
 def npy_writer(array: npt.NDArray[Any]) -> Callable[[Path], object]:
-    """Writes an array as a .npy file; for `minilm.files.atomic.replace_files`."""
+    """Returns a function that writes an array as a .npy file, for `replace_files`."""
 
     def write(path: Path) -> None:
         with path.open("wb") as file:  # np.save would add .npy to a name

@@ -1,4 +1,4 @@
-"""Replacing files whole or not at all."""
+"""Replaces files whole or not at all."""
 
 import contextlib
 import glob
@@ -16,14 +16,14 @@ ABANDONED = 3600.0
 
 
 def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
-    """Writes files so that readers see each of them whole, before or after.
+    """Writes files so that readers see each of them whole, the old one or the new one.
 
-    Every file is written under a temporary name beside its place and flushed to the disk, in the
-    order given; only then are they moved into place, in the same order. On any error, and when the
-    process is killed, files that were not yet moved stay as they were.
+    All files are written under temporary names in their directories and flushed to disk, in the
+    order given; only then are they moved into place, in the same order. On any error, or if the
+    process is killed, files not yet moved into place stay as they were.
 
     Args:
-        writers: for each file, in a directory that exists, a function that writes the path it is
+        writers: for each file, in an existing directory, a function that writes to the path it is
             given.
 
     Raises:
@@ -52,10 +52,10 @@ def replace_files(writers: Mapping[Path, Callable[[Path], object]]) -> None:
 
 @contextlib.contextmanager
 def new_directory(destination: Path) -> Iterator[Path]:
-    """A directory to fill, which becomes `destination` at the end, complete or not at all.
+    """Yields a directory to fill, which becomes `destination` at the end, complete or not at all.
 
     Raises:
-        CheckpointError: `destination` holds something, or cannot be written.
+        CheckpointError: `destination` is not empty, or cannot be written.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise CheckpointError(f"{destination} exists and is not empty. Give a new directory.")
@@ -87,11 +87,11 @@ def make_directory(path: Path) -> None:
 
 
 def write_synced(path: Path, writer: Callable[[Path], object]) -> None:
-    """Writes a new file, in place, and waits until it is on the disk.
+    """Writes a new file, in place, and waits until it is on disk.
 
     Args:
-        path: the file; nothing is there yet.
-        writer: writes the path it is given.
+        path: the file, which must not exist yet.
+        writer: writes to the path it is given.
     """
     mode = _create(path)
     writer(path)
@@ -100,25 +100,25 @@ def write_synced(path: Path, writer: Callable[[Path], object]) -> None:
 
 
 def file_list(directory: Path) -> list[str]:
-    """The files below a directory, by their paths in it, sorted."""
+    """The files below a directory, as sorted relative paths."""
     return sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file())
 
 
 def being_replaced(path: Path, *, within: float) -> bool:
-    """Whether `replace_files` has begun to write `path` and not ended.
+    """Whether `replace_files` is writing `path`.
 
     Args:
         path: the file.
-        within: temporary files not touched for this many seconds do not count.
+        within: temporary files not changed for this many seconds do not count.
     """
     return any(abs(age) < within for _, age in _temporaries(path))
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a directory, are on the disk."""
+    """Waits until a file, or the list of files in a directory, is on disk."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open a directory
         return
-    # Windows flushes only what is open for writing
+    # Windows flushes only files that are open for writing
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
 """CRC-32C (Castagnoli), the checksum of TensorFlow's and LevelDB's files, in numpy.
 
-A checksum reads a file byte after byte; in Python that would take minutes for a model. But it is
-linear over the bits: a long text is cut into many lanes of equal length, all lanes advance together
+A checksum reads a file byte by byte; in Python that would take minutes for a model. But it is
+linear over the bits: the data are split into many lanes of equal length, all lanes advance together
 (one numpy operation for thousands of them), and their checksums are joined at the end, in pairs.
-More than 100 MB a second on one core.
+The speed is more than 100 MB a second on one core.
 
 References:
     RFC 3720, appendix B.4 (test values); leveldb, util/crc32c.h (the mask)
@@ -20,13 +20,13 @@ Words = npt.NDArray[np.uint32]
 
 _POLYNOMIAL = np.uint32(0x82F63B78)  # Castagnoli's, bits reversed
 _LANES = 4096
-_CHUNK = 2**23  # bytes that are in work at one time
-_SHORT = 4096  # bytes that are done one by one
+_CHUNK = 2**23  # bytes that are processed at once
+_SHORT = 4096  # up to this many bytes are processed one by one
 _MASK_DELTA = 0xA282EAD8
 
 
 def crc32c(data: bytes | bytearray | memoryview) -> int:
-    """The CRC-32C of some bytes.
+    """The CRC-32C of bytes.
 
     Example:
         >>> hex(crc32c(b"123456789"))
@@ -62,10 +62,10 @@ def _bytewise(state: int, data: bytes) -> int:
 
 
 def _lanes(lanes: npt.NDArray[np.uint8]) -> int:
-    """The state after all lanes in a row, from a state of 0.
+    """The state after all lanes, one after another, from a state of 0.
 
     Args:
-        lanes: (a power of 2, an even number of bytes).
+        lanes: (N, bytes), where N is a power of 2 and the number of bytes is even.
     """
     table = _pair_table()
     words = np.ascontiguousarray(lanes.view("<u2").T)  # (steps, lanes)
@@ -80,7 +80,7 @@ def _lanes(lanes: npt.NDArray[np.uint8]) -> int:
 
 
 def _shift(count: int) -> Words:
-    """What `count` zero bytes do to a state: (32,), the images of the 32 single bits."""
+    """(32,) the effect of `count` zero bytes on a state: the images of the 32 single bits."""
     power = _next_byte(np.uint32(1) << np.arange(32, dtype=np.uint32))
     result = np.uint32(1) << np.arange(32, dtype=np.uint32)
     while count:
@@ -92,7 +92,7 @@ def _shift(count: int) -> Words:
 
 
 def _apply(images: Words, states: Words) -> Words:
-    """A linear map, given by the images of the 32 single bits, of some states."""
+    """Applies a linear map, given by the images of the 32 single bits, to some states."""
     result = np.zeros_like(states)
     for bit in range(32):
         result ^= ((states >> np.uint32(bit)) & np.uint32(1)) * images[bit]

@@ -1,4 +1,4 @@
-"""The files of a model directory, and the file names that an index in it may name."""
+"""The file names of a model directory, and checks of the names that an index gives."""
 
 import re
 import shutil
@@ -18,17 +18,17 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "spiece.model",
 )
-# What sentence-transformers says about a model: its modules, encoder, pooling and prompts.
+# The files of sentence-transformers: modules, encoder, pooling and prompts.
 MODULES = "modules.json"
 TRANSFORMER = tuple(f"sentence_{name}_config.json" for name in ("bert", "distilbert", "albert"))
 POOLING = "1_Pooling/config.json"
 PROMPTS = "config_sentence_transformers.json"
 SENTENCE_FILES = (MODULES, *TRANSFORMER, POOLING, PROMPTS)
-# What `minilm finetune` says of the task: its name, lengths and thresholds.
+# The task of `minilm finetune`: its name, lengths and thresholds.
 TASK = "task.json"
 # The classifiers of early exit, which `minilm finetune --exits` trains.
 EXITS = "exits.safetensors"
-# Everything beside the weights that goes with a model.
+# All companion files of a model's weights.
 COMPANIONS = (*TOKENIZER_FILES, *SENTENCE_FILES, TASK, EXITS)
 
 MAX_INDEX_BYTES = 10_000_000
@@ -45,7 +45,7 @@ _DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECAS
 
 
 def copy_companions(source: Path, destination: Path) -> None:
-    """Copies the files that go with the weights of a model, as far as there are any."""
+    """Copies the companion files of a model's weights that exist."""
     for name in COMPANIONS:
         if (source / name).is_file():
             (destination / name).parent.mkdir(exist_ok=True)
@@ -53,7 +53,7 @@ def copy_companions(source: Path, destination: Path) -> None:
 
 
 def check_directory(directory: Path) -> None:
-    """Raises CheckpointError for anything but a directory, or for one of several seeds."""
+    """Raises CheckpointError unless it is a directory, and not one with a model for each seed."""
     if directory.is_dir():
         seeds = sorted(path.parent.name for path in directory.glob(f"seed-*/{CONFIG}"))
         if seeds and not (directory / CONFIG).exists():
@@ -71,18 +71,18 @@ def check_directory(directory: Path) -> None:
 
 
 def check_shard_name(name: object, suffix: str, index: Path) -> str:
-    """Returns a file name found in an index if it can only mean a file beside the index.
+    """Returns a file name from an index if it can only name a file beside the index.
 
-    Judged by the rules of POSIX and of Windows on every system, so that a directory that is safe
-    here is safe elsewhere.
+    The rules of both POSIX and Windows apply on every system, so that a directory that is safe here
+    is safe elsewhere.
 
     Args:
         name: the value found.
         suffix: the extension it must have, such as ".safetensors".
-        index: the file that says so, for messages.
+        index: the index file, for messages.
 
     Raises:
-        CheckpointError: any other name, or no name at all.
+        CheckpointError: it is another name, or not a string.
     """
     if not isinstance(name, str):
         raise CheckpointError(f"{index}: {name!r:.100} in weight_map is not a file name.")
@@ -108,7 +108,7 @@ def check_link(path: Path, directory: Path) -> None:
         directory: the model directory.
 
     Raises:
-        CheckpointError: `path` leads elsewhere.
+        CheckpointError: `path` leads out of the directory.
     """
     home = directory.resolve()
     allowed = [home]
@@ -118,16 +118,16 @@ def check_link(path: Path, directory: Path) -> None:
     target = path.resolve()
     if not any(target.is_relative_to(root) for root in allowed):
         raise CheckpointError(
-            f"{path} is a link to {target}, outside the checkpoint directory. If you trust it, put "
-            "the file itself in its place."
+            f"{path} is a link to {target}, outside the checkpoint directory. If you trust it, "
+            "replace it by the file itself."
         )
 
 
 def read_shard_index(path: Path, suffix: str = ".safetensors") -> dict[str, str]:
-    """Reads which shard holds which tensor.
+    """Reads the index of a sharded checkpoint.
 
     Args:
-        path: model.safetensors.index.json, or its like for another kind of file.
+        path: model.safetensors.index.json, or the index of another kind of file.
         suffix: the extension that shards must have.
 
     Returns:
@@ -172,7 +172,7 @@ def pickle_files(directory: Path) -> list[Path]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files with the weights of a checkpoint: one, or the shards that its index names.
+    """The weight files of a checkpoint: one, or the shards in its index.
 
     Raises:
         CheckpointError: there is no such file, or the index is damaged.

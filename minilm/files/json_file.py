@@ -1,4 +1,4 @@
-"""Strict JSON: what a file says has one meaning, and reading it has bounds."""
+"""Strict JSON: every file has only one meaning, and its size and nesting are limited."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def parse_json(data: bytes) -> Any:
     """Parses UTF-8 bytes by the rules of `read_json`; the top level may be any value.
 
     Raises:
-        ValueError: a rule is broken; the message names no file.
+        ValueError: a rule is broken; the message does not name the file.
     """
     try:
         value = json.loads(
@@ -85,7 +85,7 @@ def json_bytes(data: dict[str, Any]) -> bytes:
     """The bytes of a JSON file in the hub's style: sorted keys, two spaces, ASCII.
 
     Raises:
-        ValueError: NaN or infinity, which JSON has no word for.
+        ValueError: there is a NaN or infinity, which JSON does not have.
     """
     return (json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 

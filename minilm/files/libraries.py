@@ -1,4 +1,4 @@
-"""Packages that only some users need, imported when they are needed."""
+"""Optional packages, imported when they are needed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from minilm.errors import DependencyError
 
 
 def library(module: str, extra: str) -> Any:
-    """An optional module.
+    """Imports an optional module.
 
     Args:
-        module: such as "onnxruntime" or "onnxruntime.quantization".
-        extra: that of minilm which installs it with everything that goes with it.
+        module: name of the module, such as "onnxruntime" or "onnxruntime.quantization".
+        extra: the extra of minilm that installs it together with related packages.
 
     Raises:
-        DependencyError: it is not installed; says how to install it.
+        DependencyError: it is not installed; the message says how to install it.
     """
     try:
         return import_module(module)
@@ -24,5 +24,5 @@ def library(module: str, extra: str) -> Any:
         package = module.partition(".")[0]
         raise DependencyError(
             f"{package} is not installed: pip install {package}, or pip install 'minilm[{extra}]' "
-            f"for all that goes with it ({problem})."
+            f"for it and all related packages ({problem})."
         ) from problem

@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""Locks that let only one process at a time do something."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from filelock import FileLock, Timeout
 
 from minilm.errors import MinilmError
 
-# what systems answer whose file system has no locks
+# errors on file systems that have no locks
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 
 
 @contextmanager
 def locked(path: Path, busy: MinilmError) -> Iterator[None]:
-    """Keeps other processes out; the system lets go when this one ends, however it does.
+    """Keeps other processes out; the system releases the lock however this process ends.
 
-    Best effort: on file systems without locks, no other process is kept out.
+    On file systems without locks, other processes are not kept out.
 
     Args:
-        path: an empty file, which may be left there.
-        busy: the error to raise when another process holds it; one of the same class is raised
-            when the file cannot be written.
+        path: an empty file for the lock, which may stay there.
+        busy: the error to raise if another process holds the lock; an error of the same class is
+            raised if the file cannot be written.
 
     Raises:
-        MinilmError: one of these.
+        MinilmError: of the class of `busy`, in both cases.
     """
     lock = FileLock(path)
     try:

@@ -1,4 +1,4 @@
-"""Progress of a program: whether somebody watches it, and times and counts as it shows them."""
+"""Whether to show progress, and the format of counts and times in messages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ DELAY = 2.0  # seconds before a progress bar appears
 
 
 def is_watched() -> bool:
-    """Whether a progress bar has a reader: stderr is a terminal, or this runs in a notebook."""
+    """Whether a progress bar will be seen: stderr is a terminal, or this runs in a notebook."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return hasattr(shell, "kernel") or sys.stderr.isatty()
 
 
 def counted(number: int, unit: str) -> str:
-    """A number with its unit: "1 text", "1,234 texts", "2 batches"."""
+    """A number with a unit in singular or plural: "1 text", "1,234 texts", "2 batches"."""
     ending = "es" if unit.endswith(("s", "ch")) else "s"
     return f"{number:,} {unit}{'' if number == 1 else ending}"
 
@@ -28,7 +28,7 @@ def cut_message(cut: int, total: int, unit: str, limit: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: "1:02:03"."""
+    """Formats seconds as hours, minutes and seconds: "1:02:03"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

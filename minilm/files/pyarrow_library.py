@@ -1,4 +1,4 @@
-"""The one library that Parquet is read with, if it is installed."""
+"""pyarrow, the optional library for Parquet files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from minilm.errors import DependencyError
 
 
 def pyarrow_for(path: Path) -> tuple[Any, Any]:
-    """pyarrow, and its module for Parquet.
+    """Imports pyarrow and its module for Parquet.
 
     Args:
-        path: of the file that is to be read, for the message.
+        path: the file to be read, for the message.
 
     Raises:
-        DependencyError: it is not installed.
+        DependencyError: pyarrow is not installed.
     """
     try:
         import pyarrow

@@ -1,9 +1,9 @@
-"""One safetensors file: checked before it is opened, read by copy, replaced whole.
+"""Safetensors files: checked before they are opened, read by copy, replaced whole.
 
 The format: 8 bytes with the length N of the header, N bytes of JSON (for each tensor its dtype,
 shape and place in the data), then the data. The safetensors library decides what is valid; this
-module checks the sizes before the library allocates anything, refuses a header in which a name
-stands twice (a reader could take either), and finds the words when the library refuses.
+module checks the sizes before the library allocates anything, refuses a header with a duplicate
+name (a reader could use either), and explains it in words if the library refuses a file.
 
 References:
     https://github.com/huggingface/safetensors#format
@@ -28,7 +28,7 @@ from minilm.errors import CheckpointError
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import parse_json
 
-# The largest sensible header, 128 layers with 16 tensors each, has about 0.3 MB.
+# The largest reasonable header, 128 layers with 16 tensors each, has about 0.3 MB.
 MAX_HEADER_BYTES = 4_000_000
 METADATA = {"format": "pt"}
 
@@ -54,12 +54,12 @@ DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What the header says about a tensor.
+    """The header's information on a tensor.
 
     Attributes:
-        file: where it is stored.
-        dtype: of its values.
-        shape: its sizes.
+        file: the file that stores it.
+        dtype: dtype of its values.
+        shape: its shape.
     """
 
     file: Path
@@ -68,7 +68,7 @@ class TensorInfo:
 
 
 class SafetensorsFile(ExitStack):
-    """An open safetensors file. Use as a context manager; tensors that were read stay valid.
+    """An open safetensors file. Use it in a `with` statement; tensors that were read stay valid.
 
     Tensors are read with pread, not through a memory map: a file that is replaced, cut short or
     lost with its network share while it is open gives an error, not a crash, and never changes a
@@ -78,7 +78,7 @@ class SafetensorsFile(ExitStack):
         path: the file.
 
     Attributes:
-        tensors: what the header says, by name.
+        tensors: the header's information on each tensor, by name.
         metadata: the free-form strings of the header.
 
     Raises:
@@ -114,7 +114,7 @@ class SafetensorsFile(ExitStack):
             name: a key of `tensors`.
 
         Raises:
-            CheckpointError: the file was changed while it was open, or memory is short.
+            CheckpointError: the file was changed while it was open, or memory ran out.
         """
         try:
             tensor: Tensor = self._file.get_tensor(name)
@@ -130,10 +130,10 @@ class SafetensorsFile(ExitStack):
 
         Args:
             name: a key of `tensors`.
-            start, stop: the first row and the end; 0 <= start <= stop <= the number of rows.
+            start, stop: the first row and the end; 0 <= start <= stop <= number of rows.
 
         Raises:
-            CheckpointError: the file was changed while it was open, or memory is short.
+            CheckpointError: the file was changed while it was open, or memory ran out.
         """
         try:
             rows: Tensor = self._file.get_slice(name)[start:stop]
@@ -167,7 +167,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     Args:
         path: the file; its directory exists.
-        tensors: by name; of any device and layout in memory.
+        tensors: the tensors by name, on any device and with any memory layout.
 
     Raises:
         CheckpointError: the file cannot be written; an older one stays as it was.
@@ -176,7 +176,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file in place: the step that `replace_files` makes atomic.
+    """Writes a safetensors file in place; `replace_files` makes it atomic.
 
     Raises:
         OSError: the file cannot be written.
@@ -196,7 +196,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
-    """The header, the byte where it ends and the size of the file, checked against each other."""
+    """The header, the offset of its end and the size of the file, checked against each other."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -244,7 +244,7 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
     if length > MAX_HEADER_BYTES:
         raise CheckpointError(
             f"{path} announces a header of {length:,} bytes; at most {MAX_HEADER_BYTES:,} are "
-            "accepted. It is damaged or no safetensors file: download it again."
+            "accepted. It is damaged or not a safetensors file: download it again."
         )
     if 8 + length > size:
         raise CheckpointError(
@@ -255,7 +255,7 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
 
 
 def _explain(header: dict[str, Any], end_of_header: int, size: int) -> str | None:
-    """What is wrong with a file that the library refused, in words; None if nothing is found."""
+    """Explains what is wrong with a file that the library refused; None if nothing is found."""
     places = []
     for name, entry in header.items():
         match entry:

@@ -1,13 +1,13 @@
 """LevelDB's sorted table, in which TensorFlow keeps the index of a checkpoint.
 
-The file is a row of blocks, and a footer. A block holds pairs of key and value, sorted by key. A
-key is stored as the number of bytes that it shares with the key before it, and the rest. Behind the
-pairs stand the places where nothing is in common ("restarts", which only a search needs) and
-their number, then one byte for the compression and a checksum. The footer names the block whose
-values are the places of the blocks with data.
+The file is a sequence of blocks, and a footer. A block holds pairs of key and value, sorted by key.
+A key is stored as the number of bytes that it shares with the key before it, and the rest. After
+the pairs come the places of keys that are stored whole ("restarts", which only a search needs) and
+their number, then one byte for the compression and a checksum. The footer gives the place of the
+block whose values are the places of the data blocks.
 
-Nothing is taken on trust: places and lengths are compared with the size of the file before anything
-is cut out of it, and since keys must rise, no block can be named twice.
+Nothing is trusted: places and lengths are compared with the size of the file before anything is
+sliced from it, and since keys must increase, no block can be named twice.
 
 References:
     leveldb, doc/table_format.md
@@ -32,7 +32,7 @@ _COMPRESSIONS = {1: "snappy", 2: "zlib", 4: "zstd"}
 
 
 def read_varint(data: bytes, start: int) -> tuple[int, int]:
-    """A number of seven bits a byte, lowest first, and the place behind it.
+    """Reads a number of seven bits a byte, lowest first; returns it and the position after it.
 
     Raises:
         ValueError: the number does not end, or has more than 64 bits.
@@ -51,10 +51,10 @@ def read_varint(data: bytes, start: int) -> tuple[int, int]:
 
 
 def read_sorted_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """The pairs of key and value in a table, in the order of their keys.
+    """Reads the pairs of key and value in a table, in the order of their keys.
 
     Args:
-        path: such as model.ckpt.index.
+        path: a file such as model.ckpt.index.
 
     Raises:
         CheckpointError: the file cannot be read, is damaged, or is compressed.
@@ -62,8 +62,8 @@ def read_sorted_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
     data = _read(path)
     if len(data) < _FOOTER or not data.endswith(_MAGIC):
         raise CheckpointError(
-            f"{path} is no TensorFlow index, or is cut short: its last 8 bytes are not those of a "
-            "sorted table. Download it again."
+            f"{path} is not a TensorFlow index, or is cut short: its last 8 bytes are not those of "
+            "a sorted table. Download it again."
         )
     try:
         footer = data[-_FOOTER:]
@@ -77,7 +77,7 @@ def read_sorted_table(path: Path) -> Iterator[tuple[bytes, bytes]]:
 def _read(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise CheckpointError(f"{path} is no file, expected the index of a checkpoint.")
+            raise CheckpointError(f"{path} is not a file, expected the index of a checkpoint.")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise CheckpointError(
                 f"{path} has {size:,} bytes, more than the index of a checkpoint ever needs "
@@ -89,7 +89,7 @@ def _read(path: Path) -> bytes:
 
 
 def _read_table(data: bytes, index: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
-    """All pairs; raises ValueError where something is wrong."""
+    """Yields all pairs. Raises ValueError if something is wrong."""
     before: bytes | None = None
     count = 0
     for _, place in _pairs(_block(data, *index)):
@@ -103,14 +103,14 @@ def _read_table(data: bytes, index: tuple[int, int]) -> Iterator[tuple[bytes, by
 
 
 def _read_place(data: bytes, start: int) -> tuple[tuple[int, int], int]:
-    """The place of a block, (offset, size), and what comes after it."""
+    """The place of a block, (offset, size), and the position after it."""
     offset, start = read_varint(data, start)
     size, start = read_varint(data, start)
     return (offset, size), start
 
 
 def _block(data: bytes, offset: int, size: int) -> bytes:
-    """The content of a block, checked."""
+    """The content of a block, after checking it."""
     end = offset + size
     if end + _TRAILER > len(data) - _FOOTER:
         raise ValueError(
@@ -146,7 +146,7 @@ def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         if shared > len(key) or shared + rest > MAX_KEY_BYTES:
             raise ValueError(f"a key shares {shared:,} bytes and has {rest:,} more")
         if position + rest + length > end:
-            raise ValueError(f"the pair at byte {position:,} of a block ends behind the block")
+            raise ValueError(f"the pair at byte {position:,} of a block ends after the block")
         key = key[:shared] + block[position : position + rest]
         position += rest
         yield key, block[position : position + length]

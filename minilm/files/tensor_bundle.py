@@ -1,13 +1,13 @@
-"""TensorFlow's checkpoint format ("tensor bundle"), read without TensorFlow.
+"""Reads TensorFlow's checkpoint format ("tensor bundle") without TensorFlow.
 
 A checkpoint `model.ckpt` is a file `model.ckpt.index`, a sorted table (see
-`minilm.files.sorted_table`) from variable names to where their values are, and one or more files
-`model.ckpt.data-00000-of-00001` with the values, one after another. The entry under the empty name
-says how many data files there are. Entries are protocol-buffer messages of a few numbers each, so
-they are read here directly.
+`minilm.files.sorted_table`) from variable names to the places of their values, and one or more
+files `model.ckpt.data-00000-of-00001` with the values, one after another. The entry under the empty
+name holds the number of data files. Entries are protocol-buffer messages of a few numbers each, so
+they are parsed here.
 
-Sizes are checked against shapes and against the files before anything is allocated, and every
-tensor against its checksum.
+Sizes are compared with shapes and with the files before anything is allocated, and every tensor is
+compared with its checksum.
 
 References:
     tensorflow/core/protobuf/tensor_bundle.proto, tensorflow/core/framework/tensor_shape.proto and
@@ -59,13 +59,13 @@ _DIM_SIZE = 1
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where the values of a variable are.
+    """The place of the values of a variable.
 
     Attributes:
-        dtype: of the values; None = strings or another type that no weights have.
-        shape: sizes.
+        dtype: dtype of the values; None = strings or another type that weights do not have.
+        shape: shape of the variable.
         shard: number of the data file.
-        offset, size: bytes in it.
+        offset, size: place in it, in bytes.
         checksum: masked CRC-32C of these bytes.
         sliced: whether the values are in several pieces, under other names.
     """
@@ -80,13 +80,13 @@ class Stored:
 
 
 class TensorBundle:
-    """A TensorFlow checkpoint. Only the index is read at first.
+    """A TensorFlow checkpoint. The constructor reads only the index.
 
     Args:
         prefix: the common part of the file names, such as `albert_base/model.ckpt-best`.
 
     Attributes:
-        variables: what the index says, by name.
+        variables: the places of the variables, by name.
 
     Raises:
         CheckpointError: a file is missing, damaged, or not of this format.
@@ -110,7 +110,7 @@ class TensorBundle:
         self._check_places()
 
     def shard_path(self, shard: int) -> Path:
-        """The data file with this number."""
+        """The path of the data file with this number."""
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05}-of-{self._shards:05}")
 
     def read(self, name: str) -> Tensor:
@@ -120,7 +120,7 @@ class TensorBundle:
             name: a key of `variables`.
 
         Raises:
-            CheckpointError: the values are damaged, in pieces, or no numbers.
+            CheckpointError: the values are damaged, in several slices, or not numbers.
         """
         stored = self.variables[name]
         path = self.shard_path(stored.shard)
@@ -149,7 +149,7 @@ class TensorBundle:
         return torch.frombuffer(values, dtype=stored.dtype).view(stored.shape)
 
     def _check_places(self) -> None:
-        """Every variable lies within its data file and none over another."""
+        """Checks that every variable is within its data file and that none overlap."""
         sizes: dict[int, int] = {}
         for shard in sorted({stored.shard for stored in self.variables.values()}):
             if shard >= self._shards:
@@ -190,7 +190,7 @@ def _name(key: bytes) -> str:
 
 
 def _read_header(message: bytes | None) -> int:
-    """The number of data files."""
+    """Reads the number of data files."""
     if message is None:
         raise ValueError("it has no header, the entry under the empty name")
     shards = 1
@@ -243,7 +243,7 @@ def _read_shape(message: bytes) -> tuple[int, ...]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protocol-buffer message: number and value, as they come."""
+    """The fields of a protocol-buffer message in order, each as number and value."""
     position = 0
     while position < len(message):
         tag, position = read_varint(message, position)

@@ -1,7 +1,7 @@
-"""Processes that share a list of tasks.
+"""Worker processes that share a list of tasks.
 
-Workers are spawned, because the tokenizers library and forks do not go together. None outlives the
-process that started it, however that one ends.
+Workers are spawned, because the tokenizers library does not support forks. No worker outlives the
+process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from typing import Any, Protocol, TypeAlias
 from minilm.errors import MinilmError, by_place, command_line, options_of_command
 
 Result: TypeAlias = Mapping[str, Any]
-# does a task; is given its number, and what to call with every few rows that are done
+# does a task, given its number and a function to call with the number of rows just done
 Work: TypeAlias = Callable[[int, Callable[[int], object]], Result]
 
 
 class Job(Protocol):
-    """What workers do; it is sent to each of them, so it must be small."""
+    """The work of the workers. It is sent to each of them, so it must be small."""
 
     def open(self) -> AbstractContextManager[Work]:
-        """Loads what the tasks need, once for every worker, and closes it at the end."""
+        """Loads what the tasks need, once in every worker, and closes it at the end."""
         ...
 
 
 def prepare_worker() -> None:
-    """What every worker process does first."""
+    """Prepares a new worker process."""
     from tqdm import tqdm
 
-    tqdm.set_lock(threading.RLock())  # its own, between processes, would be left by a killed one
+    tqdm.set_lock(threading.RLock())  # tqdm's own spans processes: a killed one would leave it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each processor
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each processor already has a process
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -55,16 +55,16 @@ def run_tasks(
     """Does tasks in worker processes, each as soon as a worker is free, in the order given.
 
     Args:
-        job: does them.
-        tasks: their numbers.
-        workers: the most processes.
-        on_rows: called with the number of rows of a task that are done.
+        job: does the tasks.
+        tasks: the numbers of the tasks.
+        workers: maximum number of processes.
+        on_rows: called with the number of rows of a task that were just done.
         on_done: called with the number and the result of every finished task.
         error: the class of error to raise when a worker is killed.
 
     Raises:
-        MinilmError: what a worker raised; or one was killed. The other workers are ended, and what
-            they were doing is lost.
+        MinilmError: a worker raised it, or was killed. The other workers are ended, and their
+            unfinished tasks are lost.
         RuntimeError: a worker failed with any other error; the message is its traceback.
     """
     waiting = iter(tasks)
@@ -76,7 +76,7 @@ def run_tasks(
                 _start(job, pool)
         while pool:
             ready = connection.wait([*pool, *(process.sentinel for process in pool.values())])
-            # what a worker said before it ended comes first
+            # messages that a worker sent before it ended come first
             for pipe in [one for one in list(pool) if one in ready]:
                 try:
                     kind, value = pipe.recv()
@@ -118,9 +118,9 @@ def _start(job: Job, pool: dict[Connection, BaseProcess]) -> None:
 
 @contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """Processes that start in here ignore Ctrl-C from their first moment.
+    """Processes started inside the block ignore Ctrl-C from their first moment.
 
-    Otherwise those that are still importing would answer it with a traceback.
+    Otherwise a process that is still importing would print a traceback.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -133,7 +133,7 @@ def _ignoring_interrupts() -> Iterator[None]:
 
 
 def _serve(job: Job, pipe: Connection, options: Collection[str] | None) -> None:
-    """A worker process; its messages are worded as its parent's."""
+    """Runs a worker process; its messages name the same options as its parent's."""
     prepare_worker()
     try:
         with nullcontext() if options is None else command_line(options):
@@ -152,7 +152,7 @@ def _do_tasks(job: Job, pipe: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed: it would wait for work for ever."""
+    """Ends a worker whose parent was killed, as it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
