@@ -1,4 +1,4 @@
-"""Configurations: what a model is made of, validated before anything is built.
+"""Configurations of the models, validated before anything is built.
 
 Field names are Google's for all three models. Hugging Face's DistilBERT has names of its own
 (dim, n_layers, ...); they exist only in the tables that read and write config.json.
@@ -47,7 +47,7 @@ IN_CALLS: dict[str, tuple[Any, ...]] = {
 # Fields that are written only when they differ from the default.
 UNLESS_DEFAULT = ("problem_type", "output_attentions", "output_hidden_states")
 
-# What other libraries ask a configuration that says nothing of it.
+# Attributes that other libraries read, with their usual values.
 USUAL_VALUES: dict[str, Any] = {
     "architectures": None,
     "name_or_path": "",
@@ -55,9 +55,9 @@ USUAL_VALUES: dict[str, Any] = {
     **{key: allowed[0] for key, allowed in (REQUIRED_VALUES | IN_CALLS).items()},
 }
 
-SHOWN = 4  # class names in one remark
+SHOWN = 4  # class names shown in one remark
 
-# Every class gets a name, so a few bytes in a file would fill the memory.
+# Every class gets a name, so a few bytes in a file could fill the memory.
 MAX_LABELS = 2**17
 
 # A file is refused before anything is allocated if it describes more parameters than this.
@@ -86,29 +86,30 @@ def _bool(default: bool) -> Any:
 
 @dataclass(kw_only=True)
 class EncoderConfig:
-    """Fields that all three models share. Use one of the subclasses.
+    """The fields that all three models share. Use one of the subclasses.
 
-    Assigning to a field checks everything again; other names are kept in `extra`. The parts of a
-    model that is built already stay as they are.
+    Assigning to a field validates all fields again; other names are kept in `extra`. Models that
+    are already built do not change.
 
     Attributes:
-        vocab_size: V.
+        vocab_size: V, number of token ids.
         hidden_size: H, a multiple of `num_attention_heads`.
         num_hidden_layers: L, how many times a layer is applied.
-        num_attention_heads: A.
+        num_attention_heads: A, heads of each layer.
         intermediate_size: I, width of the feed-forward block.
         hidden_act: activation, a name of `minilm.blocks.activations.ACTIVATIONS`.
         hidden_dropout_prob: dropout on embeddings and residual branches.
         attention_probs_dropout_prob: dropout on attention maps.
         max_position_embeddings: longest input in tokens.
-        layer_norm_eps: epsilon of every norm.
-        initializer_range: standard deviation of fresh weights.
+        layer_norm_eps: epsilon of every layer norm.
+        initializer_range: standard deviation of newly initialised weights.
         initializer: "normal" as in Hugging Face, "truncated_normal" as in Google's code.
-        pad_token_id: the padding token; None = none.
+        pad_token_id: id of the padding token; None = there is none.
         num_labels: classes of a classification head; as many as `id2label` names, by default 2.
         id2label: class names by class number, each name once; LABEL_0, LABEL_1, ... by default.
-        problem_type: which loss a sequence classifier uses; None = decided from the labels.
-        output_attentions, output_hidden_states: what calls return when they are not told.
+        problem_type: the loss of a sequence classifier, one of `PROBLEM_TYPES`; None = chosen by
+            the labels.
+        output_attentions, output_hidden_states: whether calls return these by default.
         extra: keys of config.json that minilm does not use; written back untouched.
     """
 
@@ -119,7 +120,7 @@ class EncoderConfig:
     hub_defaults: ClassVar[Mapping[str, Any]] = {}
     # fields that the hub's format has no key for; the class accepts their default only
     not_stored: ClassVar[tuple[str, ...]] = ()
-    # own options, written only when they differ from the default; others ignore the extra key
+    # own options, written only if they differ from the default; other libraries ignore such keys
     own_options: ClassVar[tuple[str, ...]] = ("initializer",)
 
     vocab_size: int = _int(30522, 1, 2**22)
@@ -143,7 +144,7 @@ class EncoderConfig:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __new__(cls, **values: Any) -> Self:
-        """Refuse unknown names before the generated `__init__` does, with a better message."""
+        """Refuses unknown names before the generated `__init__` does, with a better message."""
         cls.check_names(values)
         return super().__new__(cls)
 
@@ -193,7 +194,7 @@ class EncoderConfig:
     if not TYPE_CHECKING:  # a misspelt field stays an error for type checkers
 
         def __getattr__(self, name: str) -> Any:
-            """What is not a field: from `extra`, or what other libraries assume."""
+            """The value of a key that is not a field: from `extra`, or other libraries' default."""
             for values in (vars(self).get("extra", {}), USUAL_VALUES):
                 if name in values:
                     return values[name]
@@ -207,10 +208,10 @@ class EncoderConfig:
         return getattr(self, name, default)
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Change fields, all or none of them; keep what is not a field in `extra`.
+        """Changes fields, all or none of them; keeps other names in `extra`.
 
         Raises:
-            ConfigError: something does not fit, or is called otherwise here.
+            ConfigError: a value is invalid, or a name differs in minilm.
         """
         _check_supported(values, REQUIRED_VALUES | IN_CALLS)
         checked = {*_field_names(type(self)), "label2id", *self.hub_keys.values()}
@@ -219,7 +220,7 @@ class EncoderConfig:
         vars(self).update(vars(self.replace(**{"extra": {**self.extra, **extra}, **fields})))
 
     def get_text_config(self, **_: Any) -> Self:
-        """This configuration, as these models have only a text part."""
+        """Returns this configuration, as these models have only a text part."""
         return self
 
     @property
@@ -231,7 +232,7 @@ class EncoderConfig:
         """A copy with some fields changed, validated again.
 
         A new `num_labels` brings new default label names unless `id2label` is given too. `label2id`
-        may stand for `id2label`; if both are given, they must agree.
+        may replace `id2label`; if both are given, they must agree.
         """
         if (numbers := changes.pop("label2id", None)) is not None:
             labels = {number: name for name, number in numbers.items()}
@@ -246,7 +247,7 @@ class EncoderConfig:
 
     @classmethod
     def check_names(cls, values: Mapping[str, Any]) -> None:
-        """Raise ConfigError for the first name that is not a field of this class."""
+        """Raises ConfigError for the first name that is not a field of this class."""
         for key in values:
             if key in _field_names(cls):
                 continue
@@ -258,10 +259,10 @@ class EncoderConfig:
 
     @classmethod
     def of(cls, config: EncoderConfig | Mapping[str, Any] | Any) -> Self:
-        """A configuration of this class from one of minilm or transformers, or a dictionary.
+        """Converts a configuration of minilm or transformers, or a dictionary, to this class.
 
         Raises:
-            ConfigError: it is something else, or of another architecture.
+            ConfigError: it is something else, or belongs to another architecture.
         """
         if isinstance(config, cls):
             return config
@@ -275,14 +276,15 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read the content of a config.json.
+        """Makes a configuration from the content of a config.json.
 
         Args:
             data: keys as on the hub. Declared fields are type-checked, unknown harmless keys go
-                to `extra`, keys that could bring code are dropped (`ignored_keys`).
+                to `extra`, and keys that could load code are dropped (`ignored_keys`).
 
         Raises:
-            ConfigError: a value of the wrong type or range, or an unsupported one; names the key.
+            ConfigError: a value has the wrong type or range, or is unsupported; the message names
+                the key.
         """
         model_type = data.get("model_type") or cls.model_type
         if model_type != cls.model_type:
@@ -326,11 +328,11 @@ class EncoderConfig:
         return data
 
     def to_json_string(self, use_diff: bool = False) -> str:
-        """The text of a config.json, with every key whatever `use_diff` says."""
+        """The text of a config.json, always with all keys; `use_diff` has no effect."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def _size(self) -> int:
-        """About how many parameters the encoder has."""
+        """The approximate number of parameters of the encoder."""
         layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
         tables = (self.vocab_size + self.max_position_embeddings) * self.hidden_size
         return tables + self.num_hidden_layers * layer
@@ -341,7 +343,7 @@ class BertConfig(EncoderConfig):
     """BERT; the defaults are bert-base-uncased.
 
     Attributes:
-        type_vocab_size: rows of the token-type table.
+        type_vocab_size: number of token types.
         classifier_dropout: dropout before a classifier; None = `hidden_dropout_prob`.
     """
 
@@ -360,7 +362,8 @@ class DistilBertConfig(EncoderConfig):
     Attributes:
         classifier_dropout: dropout before the classifier of a sequence or multiple-choice head.
         qa_dropout: dropout before the span head.
-        sinusoidal_position_embeddings: start the position table with sines and cosines.
+        sinusoidal_position_embeddings: whether to initialise the position table with sines and
+            cosines.
     """
 
     model_type: ClassVar[str] = "distilbert"
@@ -396,15 +399,15 @@ class AlbertConfig(EncoderConfig):
 
     Attributes:
         embedding_size: E, width of the embedding tables.
-        num_hidden_groups: G, how many groups of layers have weights of their own; 1 = all shared.
-        inner_group_num: layers in a group; a group is applied as a whole.
-        shared_between_groups: what all groups have in common nevertheless: "attention" or
-            "feed_forward", each with its norm; None = nothing. A checkpoint then holds equal copies
-            in all groups, and other libraries read it as an ordinary ALBERT.
-        type_vocab_size: rows of the token-type table.
+        num_hidden_groups: G, number of groups of layers with their own weights; 1 = all shared.
+        inner_group_num: number of layers in a group; a group is applied as a whole.
+        shared_between_groups: the part that all groups still share: "attention" or "feed_forward",
+            each with its norm; None = nothing. A checkpoint holds equal copies of it in all groups,
+            and other libraries read it as an ordinary ALBERT.
+        type_vocab_size: number of token types.
         classifier_dropout: dropout before every head on the pooled state.
-        feed_forward_dropout: also drop out what the feed-forward block adds, by
-            `hidden_dropout_prob`: as Google's code does, and Hugging Face's does not.
+        feed_forward_dropout: whether `hidden_dropout_prob` also applies to the output of the
+            feed-forward block, as in Google's code and unlike Hugging Face's.
     """
 
     model_type: ClassVar[str] = "albert"
@@ -433,12 +436,12 @@ class AlbertConfig(EncoderConfig):
     feed_forward_dropout: bool = _bool(False)
 
     def with_sharing(self, sharing: str | int) -> Self:
-        """The same model with other layers sharing their weights.
+        """The same configuration with another sharing of weights between layers.
 
         Args:
-            sharing: "all" (ALBERT), "attention", "feed_forward", "none", or a number M: every M
-                layers that follow each other share all their weights, those of different groups
-                none (Lan et al. 2020, section 4.6 and table 4).
+            sharing: "all" (ALBERT), "attention", "feed_forward", "none", or a number M: groups of M
+                consecutive layers share all their weights, different groups share none (Lan et al.
+                2020, section 4.6 and table 4).
 
         Raises:
             ConfigError: it is none of these, or M does not divide the number of layers.
@@ -453,7 +456,7 @@ class AlbertConfig(EncoderConfig):
         if not isinstance(sharing, int) or isinstance(sharing, bool) or sharing < 1:
             raise ConfigError(
                 f"sharing is {sharing!r}: expected 'all', 'attention', 'feed_forward', 'none' or "
-                "how many layers share their weights."
+                "the number of layers that share their weights."
             )
         if layers % sharing:
             raise ConfigError(
@@ -469,12 +472,12 @@ class AlbertConfig(EncoderConfig):
 
 
 def ignored_keys(data: Mapping[str, Any]) -> list[str]:
-    """The keys of a config.json that are dropped without being looked at, sorted."""
+    """The keys of a config.json that are dropped whatever their values, sorted."""
     return sorted(key for key in data if key in IGNORED_KEYS or key.startswith(IGNORED_PREFIX))
 
 
 def remarks(data: Mapping[str, Any]) -> list[str]:
-    """What a load report says of a config.json: ignored keys, class names that were changed."""
+    """Remarks of a load report on a config.json: ignored keys and changed class names."""
     found = [f"config.json: {key} ignored" for key in ignored_keys(data)]
     stored, labels = data.get("id2label") or {}, _labels(data)["id2label"]
     changed = [
@@ -504,7 +507,7 @@ def _check_supported(data: Mapping[str, Any], required: Mapping[str, tuple[Any, 
 
 
 def _numbered(names: Any) -> dict[int, str]:
-    """id2label with whole numbers for keys, which JSON turns into strings, and names as text."""
+    """id2label with integers as keys, which JSON turns into strings, and strings as names."""
     if not isinstance(names, Mapping):
         raise ConfigError(f"id2label: expected an object of class number -> name, not {names!r}.")
     labels = {}
@@ -521,11 +524,11 @@ def _numbered(names: Any) -> dict[int, str]:
 
 
 def _labels(values: Mapping[str, Any]) -> dict[str, Any]:
-    """num_labels and id2label as config.json means them.
+    """num_labels and id2label with their meaning in config.json.
 
-    As in Hugging Face, a differing num_labels wins, and there are as many classes as names,
-    whatever their numbers: class 0 of {1: "a", 2: "b"} has no name, and nothing is class 2. A name
-    that stands twice gets its number behind it.
+    As in Hugging Face, num_labels has priority if they differ, and there are as many classes as
+    names, whatever their numbers: in {1: "a", 2: "b"}, class 0 has no name, and there is no class
+    2. A name that occurs twice gets its number appended.
     """
     found = _numbered(values.get("id2label") or {})
     count = values.get("num_labels")
@@ -548,7 +551,7 @@ def _check_int(name: str, value: Any, low: int, high: int) -> None:
 
 
 def _checked(name: str, value: Any, rule: Mapping[str, Any]) -> Any:
-    """Check one value against its field's rule and return it, ints widened to floats."""
+    """Checks a value against its field's rule and returns it, with ints converted to floats."""
     if value is None and rule.get("optional"):
         return value
     if rule["kind"] == "int":

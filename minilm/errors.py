@@ -1,4 +1,4 @@
-"""Every error minilm raises on purpose.
+"""All errors that minilm raises on purpose.
 
     MinilmError
      |- ConfigError         a value in config.json, or an argument of a configuration
@@ -14,8 +14,8 @@
 Catch `MinilmError` to catch them all. Each message says what is wrong, where (file, tensor or
 argument), what was expected and what to do next.
 
-What to do next is said in the words of the place where the message appears: `quoting=True` in
-Python, `--quoting` on the command line (`setting`, `argument`, `by_place`).
+Advice is worded for the place where the message appears: `quoting=True` in Python, `--quoting` on
+the command line (`setting`, `argument`, `by_place`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import shlex
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-# The options of the command that runs, None while none does. One for the whole process, so that
-# its threads speak as the command does.
+# The options of the running command, or None. One for the whole process, so that messages from its
+# threads name the same options.
 _options: Collection[str] | None = None
 
-OPEN = "..."  # the value of a setting that the reader of the message chooses
+OPEN = "..."  # stands for a value that the reader of the message chooses
 
 
 class MinilmError(Exception):
@@ -57,7 +57,7 @@ class HubError(MinilmError):
 
 
 class DependencyError(MinilmError, ImportError):
-    """An optional dependency is needed for this call and is not installed."""
+    """An optional package that the call needs is not installed."""
 
 
 class DataError(MinilmError):
@@ -65,19 +65,19 @@ class DataError(MinilmError):
 
 
 class TrainingError(MinilmError):
-    """A run cannot start, resume or be trusted: settings, snapshots, non-finite numbers."""
+    """A training run cannot start, resume or be trusted: settings, snapshots, non-finite values."""
 
 
 class ExportError(MinilmError):
-    """A model cannot be exported, or what was written does not give the model's numbers."""
+    """A model cannot be exported, or the exported file does not give the model's outputs."""
 
 
 @contextmanager
 def command_line(options: Collection[str]) -> Iterator[None]:
-    """Advice is given in the words of the command line while this is open.
+    """Inside the block, advice is worded for the command line.
 
     Args:
-        options: of the command that runs, such as "--encoding"; advice names no others.
+        options: the options of the running command, such as "--encoding"; advice names no others.
     """
     global _options
     before, _options = _options, options
@@ -88,12 +88,12 @@ def command_line(options: Collection[str]) -> Iterator[None]:
 
 
 def options_of_command() -> Collection[str] | None:
-    """The options that advice may name, to hand on to another process; None = words for Python."""
+    """The options that advice may name, to pass on to another process; None = advice for Python."""
     return _options
 
 
 def by_place(*, python: str, command: str) -> str:
-    """One of two sentences: that for Python, or that for the command line.
+    """Returns the sentence for Python or the one for the command line.
 
     Example:
         >>> by_place(python="Give another directory.", command="Give another --output.")
@@ -110,9 +110,9 @@ def setting(name: str, value: object = OPEN, *, option: str | None = None) -> st
     "quoting=True in Python".
 
     Args:
-        name: of the argument.
-        value: of the argument; `OPEN` if the reader chooses it.
-        option: how the command line spells the setting, if not as above.
+        name: name of the argument.
+        value: value of the argument; `OPEN` if the reader chooses it.
+        option: the option on the command line, if not as above.
 
     Example:
         >>> setting("quoting", True)
@@ -135,10 +135,10 @@ def setting(name: str, value: object = OPEN, *, option: str | None = None) -> st
 
 
 def argument(name: str) -> str:
-    """An argument's name in Python or on the command line: `max_length` or `--max-length`.
+    """The name of an argument in Python or on the command line: `max_length` or `--max-length`.
 
     Args:
-        name: in Python; it stays as it is where the command has no option of this name.
+        name: the name in Python; it is returned unchanged if the command has no such option.
 
     Example:
         >>> argument("max_length")

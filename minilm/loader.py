@@ -1,4 +1,4 @@
-"""Load a checkpoint without naming its class."""
+"""Loads a checkpoint without naming its class."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def load(
     local_files_only: bool = False,
     **options: Any,
 ) -> PretrainedModel:
-    """Load a checkpoint with the class that it was saved from.
+    """Loads a checkpoint with the class that it was saved from.
 
     The class is found in a fixed table, first by `architectures` in config.json, then by
-    `model_type` and the names of the stored tensors. Nothing that a file says is ever imported.
+    `model_type` and the names of the stored tensors. Nothing that a file names is ever imported.
 
     Args:
-        path_or_repo: a directory (no network is touched), or a hub name.
+        path_or_repo: a directory (no network access), or a hub name.
         revision, subfolder, token, cache_dir, local_files_only: as in huggingface_hub.
         **options: as for `PretrainedModel.from_pretrained`.
 
@@ -50,7 +50,7 @@ def load(
         The model in eval mode.
 
     Raises:
-        CheckpointError: the class cannot be determined, or as `from_pretrained`.
+        CheckpointError: the class cannot be determined, or as for `from_pretrained`.
 
     Example:
         >>> model = minilm.load("sentence-transformers/all-MiniLM-L6-v2")
@@ -69,7 +69,7 @@ def load(
 
 
 def load_masked_lm(path_or_repo: str | os.PathLike[str], **options: Any) -> ForMaskedLM:
-    """Load the encoder and the masked-LM head of a checkpoint, ignoring other heads.
+    """Loads the encoder and the masked-LM head of a checkpoint, ignoring other heads.
 
     Args:
         path_or_repo: a directory, or a hub name.
@@ -84,10 +84,10 @@ def load_masked_lm(path_or_repo: str | os.PathLike[str], **options: Any) -> ForM
 
 
 def load_pretraining(path_or_repo: str | os.PathLike[str], **options: Any) -> ForPreTraining:
-    """Load a BERT or ALBERT with the heads it was pretrained with.
+    """Loads a BERT or ALBERT with the heads it was pretrained with.
 
-    Pooler and pair head may be missing, as in many public files: they start fresh, as
-    `model.load_report` says.
+    Pooler and pair head may be missing, as in many public files: they are then initialised at
+    random, and `model.load_report` lists them.
 
     Args:
         path_or_repo: a directory, or a hub name.
@@ -102,15 +102,15 @@ def load_pretraining(path_or_repo: str | os.PathLike[str], **options: Any) -> Fo
 
 
 def load_finetuned(path_or_repo: str | os.PathLike[str], **options: Any) -> PretrainedModel:
-    """Load a checkpoint for what its head says.
+    """Loads a checkpoint whose head is complete, for predictions.
 
     Args:
         path_or_repo: a directory, or a hub name.
         **options: as for `PretrainedModel.from_pretrained`.
 
     Raises:
-        CheckpointError: the head or a part of it is not stored; one drawn at random would give
-            random answers.
+        CheckpointError: the head or a part of it is not stored; random weights would give random
+            answers.
     """
     model = load(path_or_repo, new_parts="allow", **options)
     if missing := missing_tensors(model):
@@ -123,14 +123,14 @@ def load_finetuned(path_or_repo: str | os.PathLike[str], **options: Any) -> Pret
 
 
 def missing_tensors(model: PretrainedModel, under: str | tuple[str, ...] = "") -> list[str]:
-    """What a loaded model has that its checkpoint did not store, and so was drawn at random.
+    """The tensors of a loaded model that its checkpoint did not store, and so are random.
 
     Args:
-        model: as it was loaded.
-        under: only what begins with this, by minilm's names in a task model.
+        model: a loaded model.
+        under: only tensors whose name in a task model of minilm begins with this.
 
     Returns:
-        Names of tensors, as the hub spells them; none for a model that was not loaded.
+        Names of tensors, as on the hub; none for a model that was not loaded.
     """
     if model.load_report is None:
         return []
@@ -155,7 +155,7 @@ def check_vocabulary(config: EncoderConfig, tokenizer: Tokenizer) -> None:
 def _load_as(
     head: str, path_or_repo: str | os.PathLike[str], options: dict[str, Any]
 ) -> PretrainedModel:
-    """A checkpoint with a masked-LM head, saved from any class."""
+    """Loads a checkpoint with a masked-LM head, saved from any class."""
     directory = resolve(path_or_repo)
     stem = STEMS[find_class(directory).config_class.model_type]
     if f"{stem}{head}" not in CLASSES:
@@ -194,7 +194,7 @@ def find_class(directory: os.PathLike[str]) -> type[PretrainedModel]:
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise CheckpointError(
             f"{path / 'config.json'}: model_type is {model_type!r} and the tensor names do not "
-            f"tell either: expected one of {', '.join(ARCHITECTURES)}. If you know the class, "
+            f"tell it either: expected one of {', '.join(ARCHITECTURES)}. If you know the class, "
             "call its from_pretrained."
         )
     names = ARCHITECTURES[model_type]
@@ -215,7 +215,8 @@ def stored_heads(own: Collection[str]) -> list[str]:
         own: names of the stored tensors in a task model of minilm.
 
     Returns:
-        A classifier on pooled states is one of sequences here; it may be one of choices.
+        The suffixes. A classifier on pooled states counts as one of sequences, though it may be
+        multiple choice.
     """
     heads = []
     pairs = {"next_sentence_head.weight", "sentence_order_head.weight"} & set(own)
@@ -232,7 +233,7 @@ def stored_heads(own: Collection[str]) -> list[str]:
 
 
 def _head(own: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The end of the class name that goes with the stored tensors; None if several do."""
+    """The class name suffix that fits the stored tensors; None if several do."""
     head = (stored_heads(own) or ["Model"])[0]
     # one output on a pooled state is regression or multiple choice
     unclear = head == "ForSequenceClassification" and own["classifier.weight"][0] == 1

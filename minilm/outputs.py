@@ -1,10 +1,10 @@
-"""What models return: dictionaries with attributes, in the way of Hugging Face's ModelOutput.
+"""Outputs of models: dictionaries with attributes, like Hugging Face's ModelOutput.
 
     out = model(**batch)
     out.logits; out["logits"]; out[0]; loss, logits = out.to_tuple()
 
 A field that is None is not an item: `keys()`, iteration (over names) and positions leave it out;
-only the attribute says None. All classes are pytrees, so they pass through torch.export,
+only the attribute returns None. All classes are pytrees, so they work with torch.export,
 torch.func, FSDP and DDP.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Carried(dict[str, Any]):
-    """Attributes that are no items, beside a tree: no part of its structure or of a copy of it."""
+    """Attributes of an output that are not items: neither part of its tree structure nor copied."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Carried)
@@ -33,9 +33,9 @@ class _Carried(dict[str, Any]):
         return _Carried()
 
 
-@torch.jit.ignore  # for jit tracing a dictionary, no class to be compiled
+@torch.jit.ignore  # jit tracing must see a dictionary, not a class to compile
 class ModelOutput(OrderedDict[str, Any]):
-    """A dictionary whose items are attributes, too, and that also counts them: `out[0]`."""
+    """A dictionary whose items are also attributes and have positions: `out[0]`."""
 
     fields: ClassVar[frozenset[str]]
 
@@ -65,7 +65,7 @@ class ModelOutput(OrderedDict[str, Any]):
         )
 
     def to_tuple(self) -> Any:
-        """The values in order, a tuple."""
+        """The values in order, as a tuple."""
         return tuple(self.values())
 
     def __getitem__(self, key: str | int | slice) -> Any:
@@ -89,16 +89,17 @@ class ModelOutput(OrderedDict[str, Any]):
 
 
 class EncoderOutput(ModelOutput):
-    """Of `BertModel`, `DistilBertModel` and `AlbertModel`.
+    """Output of `BertModel`, `DistilBertModel` and `AlbertModel`.
 
     Attributes:
         last_hidden_state: (B, S, H), or (T, H) for a packed call; zero at unattended positions
-            (differs from Hugging Face, whose values there mean nothing).
+            (differs from Hugging Face, whose values there are meaningless).
         pooler_output: (B, H), if the model has a pooler.
-        hidden_states: one such tensor after the embeddings and after each layer, on request.
-        attentions: one (B, A, S, S) tensor a layer, on request.
-        layout: no item, and of a head's own call alone: where sequences begin and end. The last
-            state is then (..., H) in the order of this layout, or (B, H), of first tokens.
+        hidden_states: such a tensor after the embeddings and after each layer, on request.
+        attentions: a (B, A, S, S) tensor for each layer, on request.
+        layout: where sequences begin and end; not an item, and only present when a head calls its
+            encoder. The last state is then (..., H) in the order of this layout, or (B, H), the
+            states of first tokens.
     """
 
     last_hidden_state: Tensor
@@ -108,12 +109,12 @@ class EncoderOutput(ModelOutput):
     layout: Layout
 
     def records(self) -> dict[str, Any]:
-        """Hidden states and attentions, as far as they were asked for: what heads hand on."""
+        """The hidden states and attentions that were requested, for heads to pass on."""
         return {name: self[name] for name in ("hidden_states", "attentions") if name in self}
 
 
 class HeadOutput(ModelOutput):
-    """Of masked-LM, sequence, token, next-sentence and multiple-choice heads.
+    """Output of masked-LM, sequence, token, next-sentence and multiple-choice heads.
 
     Attributes:
         loss: scalar, if labels were given.
@@ -129,7 +130,7 @@ class HeadOutput(ModelOutput):
 
 
 class QuestionAnsweringOutput(ModelOutput):
-    """Of span heads.
+    """Output of span heads.
 
     Attributes:
         loss: scalar mean of the start and end losses, if positions were given.
@@ -146,7 +147,7 @@ class QuestionAnsweringOutput(ModelOutput):
 
 
 class BertPreTrainingOutput(ModelOutput):
-    """Of `BertForPreTraining`.
+    """Output of `BertForPreTraining`.
 
     Attributes:
         loss: scalar, the sum of the losses whose labels were given.
@@ -163,7 +164,7 @@ class BertPreTrainingOutput(ModelOutput):
 
 
 class AlbertPreTrainingOutput(ModelOutput):
-    """Of `AlbertForPreTraining`.
+    """Output of `AlbertForPreTraining`.
 
     Attributes:
         loss: scalar, the sum of the losses whose labels were given.
