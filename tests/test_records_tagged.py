@@ -340,7 +340,7 @@ def test_squad_without_answers_or_title(tmp_path: Path) -> None:
         (question(question=None), ", question 'q1': no key 'question'."),
         (question(answers=None), "'q1': no key 'answers'. For a file without answers use label"),
         (question(answers={}), "'answers' is {}, expected list."),
-        (question(answers=[]), "no answers, and no is_impossible that says so."),
+        (question(answers=[]), "no answers, but is_impossible is not true."),
         (question(is_impossible=True), "is_impossible, but it has answers."),
         (question(is_impossible="no"), "'is_impossible' is 'no', expected bool."),
         (question(id="q0"), "question 'q0': an earlier question has the same id."),

@@ -55,7 +55,7 @@ class HubNames:
     def to_local(self, name: str, expected: Container[str] = ()) -> str | None:
         """The local name of a stored tensor, or None if it is unknown.
 
-        Understands hub names and local ones, with and without the base prefix, the old gamma and
+        Accepts hub names and local ones, with and without the base prefix, the old gamma and
         beta, and the prefixes of wrappers.
 
         Args:

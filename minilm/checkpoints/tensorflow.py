@@ -284,7 +284,7 @@ def _one_embedding_matrix(
     report.entries.append(Entry("renamed", variable, _WORD, "multiplied into the word embeddings"))
     report.notes.append(
         f"embedding_size is {second.shape[1]} instead of {second.shape[0]}: albert_zh adds "
-        "positions behind the second embedding matrix, so the two were multiplied"
+        "positions after the second embedding matrix, so the two were multiplied"
     )
     return {**tensors, _WORD: product, **_identity(second.shape[1])}
 

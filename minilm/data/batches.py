@@ -1,6 +1,6 @@
 """Steps, parts of a step and batches: which sequences go together.
 
-There is no padding anywhere: a batch is all tokens in a row, and its size is a number of tokens.
+There is no padding: a batch is all tokens one after another, and its size is a number of tokens.
 """
 
 from __future__ import annotations

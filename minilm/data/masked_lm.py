@@ -109,7 +109,7 @@ class MaskedLMData:
         return self._epochs[epoch]
 
     def count_steps(self, epochs: int) -> int:
-        """How many steps this many epochs take, without making samples that are not needed yet.
+        """The number of steps of `epochs` epochs, without making samples that are not needed yet.
 
         Exact for sequences. For pairs, which every epoch draws anew, all epochs are counted like
         the first one; in a corpus of several blocks, all blocks like the first one. The actual

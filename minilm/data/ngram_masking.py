@@ -79,7 +79,7 @@ class NGramMasking:
         taken = np.zeros(sizes.shape, dtype=np.bool_)
         row = np.arange(len(sizes))
         offsets = np.arange(self._max_ngram)
-        # one run of every sequence at a time; behind a sequence's last word the sizes are 0
+        # one run of every sequence at a time; after a sequence's last word the sizes are 0
         for rank in range(order.shape[1]):
             open_rows = row[(left > 0) & (rank < words.counts)]
             if not len(open_rows):

@@ -55,7 +55,7 @@ def read_sentences(
 
 
 def _different(path: Path, min_words: int, max_words: int) -> Iterator[str]:
-    """The sentences with so many words, each once."""
+    """The sentences within these numbers of words, each once."""
     known: set[bytes] = set()
     for document in read_documents(path, TextFormat(document_per_line=True)):
         for sentence in split_sentences(document.text):

@@ -203,7 +203,7 @@ def check_integers(path: Path) -> None:
     """Raises ExportError if a file in 8 bits has matrices or tables in float.
 
     Args:
-        path: of the file.
+        path: the file.
     """
     graph = library("onnx_ir", "export").load(path).graph
     left = float_weights(graph)

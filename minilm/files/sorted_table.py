@@ -114,7 +114,7 @@ def _block(data: bytes, offset: int, size: int) -> bytes:
     end = offset + size
     if end + _TRAILER > len(data) - _FOOTER:
         raise ValueError(
-            f"a block of {size:,} bytes at byte {offset:,} ends behind the {len(data):,} bytes "
+            f"a block of {size:,} bytes at byte {offset:,} ends after the {len(data):,} bytes "
             "of the file"
         )
     compression = data[end]

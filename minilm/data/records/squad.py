@@ -140,7 +140,7 @@ def _answers(question: Any, context: str, repair_offsets: bool) -> tuple[list[Re
         )
     if not impossible and not answers:
         raise RecordError(
-            "no answers, and no is_impossible that says so.",
+            "no answers, but is_impossible is not true.",
             _unlabelled(),
             reason="no answers",
         )
