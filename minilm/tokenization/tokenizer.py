@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias,
 import numpy as np
 from torch import Tensor
 
-from minilm.errors import CheckpointError, InputError, MinilmError, TokenizerFileError, by_place
+from minilm.errors import CheckpointError, InputError, MinilmError, TokenizerFileError
 from minilm.files.arrays import Integers
 from minilm.files.atomic import replace_files
 from minilm.files.json_file import json_bytes
 from minilm.files.progress import counted
+from minilm.tokenization.arguments import (
+    Texts,
+    check_unicode,
+    one_name,
+    refuse_unknown,
+    text_list,
+    word_lists,
+)
 from minilm.tokenization.batch import (
     Batch as Batch,
     Padding,
@@ -46,8 +54,6 @@ if TYPE_CHECKING:
     import tokenizers
 
 Layout: TypeAlias = Literal["padded", "packed"]
-# one text or several; with is_split_into_words each is a sequence of words
-Texts: TypeAlias = str | Sequence[str] | Sequence[Sequence[str]]
 Token: TypeAlias = "str | tokenizers.AddedToken"
 
 
@@ -73,25 +79,6 @@ class Joined(NamedTuple):
     ids: Integers
     type_ids: Integers
     starts: tuple[int, int]
-
-
-_WINDOWS = "cut windows with tokenizer.pieces, and put them together with tokenizer.join"
-
-# argument of transformers -> the values that are accepted, and what to do about others
-_REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
-    "return_overflowing_tokens": ((None, False), _WINDOWS),
-    "stride": ((None, 0), _WINDOWS),
-    "padding_side": ((None, "right"), "minilm pads on the right"),
-    "truncation_side": ((None, "right"), "minilm cuts at the end of a text"),
-    "split_special_tokens": ((None, False), "minilm keeps special tokens in one piece"),
-    "clean_up_tokenization_spaces": (
-        (None, False),
-        "minilm keeps the spaces of the decoder",
-    ),
-    "return_length": ((None, False), 'batch["attention_mask"].sum(1) gives the lengths'),
-    "verbose": ((None, False, True), ""),
-    "use_fast": ((None, False, True), ""),
-}
 
 
 class Tokenizer:
@@ -351,8 +338,8 @@ class Tokenizer:
                 or an argument of transformers is not supported.
         """
         if "text" in other or "text_pair" in other:
-            texts, pairs = _one("texts", texts, other), _one("pairs", pairs, other)
-        _refuse(other)
+            texts, pairs = one_name("texts", texts, other), one_name("pairs", pairs, other)
+        refuse_unknown(other)
         if layout not in ("padded", "packed"):
             raise InputError(f'layout must be "padded" or "packed", not {layout!r}.')
         if return_tensors not in ("pt", "np", None):
@@ -364,7 +351,7 @@ class Tokenizer:
                 'layout="packed" has lengths instead of padding and attention_mask; leave out '
                 "padding, pad_to_multiple_of and return_attention_mask."
             )
-        read = _word_lists if is_split_into_words else _strings
+        read = word_lists if is_split_into_words else text_list
         firsts, single = read("texts", texts)
         seconds = None if pairs is None else read("pairs", pairs)[0]
         if seconds is not None and len(seconds) != len(firsts):
@@ -442,7 +429,7 @@ class Tokenizer:
             InputError: input_ids are missing, entries differ in length, or a text is longer than
                 `max_length`.
         """
-        _refuse(other)
+        refuse_unknown(other)
         return pad_features(
             encoded_inputs,
             self._padding(padding, max_length, pad_to_multiple_of),
@@ -471,7 +458,7 @@ class Tokenizer:
             content = getattr(token, "content", token)
             if not isinstance(content, str) or not content:
                 raise InputError(f"new_tokens[{index}] must be a string, not {token!r:.60}.")
-            _check_unicode(index, content)
+            check_unicode(index, content)
         before = len(self._vocabulary)
         with guarded(MinilmError, "add_tokens"):
             add = self.backend.add_special_tokens if special_tokens else self.backend.add_tokens
@@ -494,7 +481,7 @@ class Tokenizer:
         Raises:
             InputError: the role is another one, which only the tokenizer's files can set.
         """
-        _refuse(other)
+        refuse_unknown(other)
         added = 0
         for name, tokens in special_tokens_dict.items():
             role = name.removesuffix("_token")
@@ -520,7 +507,7 @@ class Tokenizer:
         Raises:
             InputError: as for calling the tokenizer.
         """
-        encodings = self._encode(_strings("texts", texts)[0], _Options(special_tokens=False))
+        encodings = self._encode(text_list("texts", texts)[0], _Options(special_tokens=False))
         return [
             Pieces(np.array(text.ids, np.int64), np.array(text.offsets, np.int64).reshape(-1, 2))
             for text in encodings
@@ -555,7 +542,7 @@ class Tokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of one text, without the special tokens of the template."""
-        encodings = self._encode(_strings("text", text)[0], _Options(special_tokens=False))
+        encodings = self._encode(text_list("text", text)[0], _Options(special_tokens=False))
         return encodings[0].tokens
 
     @overload
@@ -637,7 +624,7 @@ class Tokenizer:
             InputError: an id is outside the vocabulary (such as -100 in labels), or `ids` has more
                 than one dimension.
         """
-        _refuse(other)
+        refuse_unknown(other)
         if isinstance(ids, Tensor):
             if ids.dim() > 1:
                 raise InputError(
@@ -739,7 +726,7 @@ class Tokenizer:
                 return encode(inputs, **how)
         except MinilmError:
             for index, text in enumerate(inputs):
-                _check_unicode(index, text)
+                check_unicode(index, text)
                 with guarded(MinilmError, f"text {index} ({text!r:.60})"):
                     encode([text], **how)
             raise
@@ -800,72 +787,3 @@ class _Options:
     offsets: bool = True
     special_tokens: bool = True
     words: bool = False
-
-
-def _one(name: str, value: Texts | None, other: dict[str, Any]) -> Texts | None:
-    """The value of an argument that may be given by its name in transformers instead."""
-    theirs = {"texts": "text", "pairs": "text_pair"}[name]
-    if value is not None and other.get(theirs) is not None:
-        raise InputError(f"{name} and {theirs} are the same argument; give one of them.")
-    alias: Texts | None = other.pop(theirs, None)
-    return alias if value is None else value
-
-
-def _refuse(other: Mapping[str, object]) -> None:
-    """Raises InputError, with advice, for arguments that minilm does not have."""
-    for name, value in other.items():
-        if name not in _REFUSED:
-            raise InputError(
-                f"The tokenizer has no argument {name!r}. Its docstring lists those there are."
-            )
-        harmless, advice = _REFUSED[name]
-        if value not in harmless:
-            raise InputError(f"{name}={value!r} is not supported: {advice}.")
-
-
-def _word_lists(name: str, texts: Any) -> tuple[list[list[str]], bool]:
-    """The texts as lists of words, at least one, and whether a single text was given."""
-    single = isinstance(texts, list | tuple) and all(isinstance(word, str) for word in texts)
-    lists = [texts] if single else texts
-    if not isinstance(lists, Iterable) or isinstance(lists, str):
-        raise InputError(f"{name} must be a list of words, or several, not {texts!r:.60}.")
-    words = [list(text) if isinstance(text, list | tuple) else text for text in lists]
-    for index, text in enumerate(words):
-        if not isinstance(text, list) or not all(isinstance(word, str) for word in text):
-            raise InputError(f"{name}[{index}] must be a list of words, not {text!r:.60}.")
-    if not texts:
-        raise InputError(f"{name} is empty; give at least one word.")
-    return words, single
-
-
-def _strings(name: str, texts: Any) -> tuple[list[str], bool]:
-    """The texts, at least one, and whether a single string was given."""
-    if isinstance(texts, str):
-        return [texts], True
-    if not isinstance(texts, Iterable):
-        raise InputError(f"{name} must be a string or strings, not {type(texts).__name__}.")
-    strings = list(texts)
-    if not strings:
-        raise InputError(f"{name} is empty; give at least one string.")
-    for index, text in enumerate(strings):
-        if not isinstance(text, str):
-            raise InputError(f"{name}[{index}] must be a string, not {type(text).__name__}.")
-    return strings, False
-
-
-def _check_unicode(index: int, text: Any) -> None:
-    if not isinstance(text, str):  # a pair, or words
-        for part in text:
-            _check_unicode(index, part)
-        return
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as problem:
-        raise InputError(
-            f"text {index} has a lone surrogate ({text[problem.start]!r}) at character "
-            f"{problem.start}, which is not valid Unicode. "
-            + by_place(
-                python='Decode the source with errors="replace".',
-                command="Replace it in the file.",
-            )
-        ) from problem
