@@ -56,6 +56,9 @@ print(f"{found.texts} paragraphs of Python's help, {found.tokens:,} tokens")
 # of BERT, whose layers each do something of their own: sharing stabilises what layers do. And it
 # does not go down to 0: the states never reach a point that the layer leaves alone, as in a "deep
 # equilibrium model", but go on moving, also when the layer is applied more often than in training.
+#
+# Every other layer of bert-mini was added in the course of its training, as one that changes nothing
+# (`minilm pretrain --new-layers identity`), and still turns the states less than its neighbours do.
 
 
 # %%
@@ -101,8 +104,9 @@ for name in ("bert-mini", "albert-1x12-mini"):
 # %% [markdown]
 # Between models, it says which state of the teacher a state of the student is like. Below, for
 # every state of a student (the embeddings first), the number of bert-mini's most similar state, and
-# their CKA. DistilBERT learned with the cosine loss on the last states, so its last state is like
-# the teacher's last. The untrained model shows that CKA is not 0 without any training: in every
+# their CKA. distilbert-mini was made of every other layer, and its states are like those of its
+# teacher after these layers. (The twelfth layer changes so little that the teacher's last two states
+# are equally good matches.) The untrained model shows that CKA is not 0 without any training: in every
 # model, a word begins with the same vector wherever it stands.
 
 # %%
@@ -113,7 +117,7 @@ for name in ("distilbert-mini", "albert-1x12-mini", "untrained ALBERT"):
     print(f"{'':<22} CKA                 {row([cka for _, cka in matches], 2)}")
 
 last = {name: pair.matches()[-1] for name, pair in pairs.items()}
-assert last["distilbert-mini"][0] == 12
+assert last["distilbert-mini"][0] >= 11
 assert last["distilbert-mini"][1] > 0.8
 assert last["untrained ALBERT"][1] < 0.5
 assert last["albert-1x12-mini"][1] > last["untrained ALBERT"][1] + 0.1

@@ -78,8 +78,8 @@ def command(model: str, text: str, top: int, as_json: bool, **options: Any) -> N
     \b
     Example:
       minilm fill-mask bert-mini "She studied at the [MASK] of Oxford." --top 2
-        0.35...  university      she studied at the university of oxford.
-        0.05...  house           she studied at the house of oxford.
+        0.62...  university      she studied at the university of oxford.
+        0.13...  church          she studied at the church of oxford.
     """
     directory = resolve(model)
     network = load_masked_lm(directory, **loading(options))

@@ -156,9 +156,9 @@ def similarity(
     Example:
       minilm plot similarity bert-mini distilbert-mini -o layers.svg
         model            layer  L2 distance    angle   most like state of bert-mini (CKA)
-        bert-mini            1        14.94    66.2°
+        bert-mini            1        17.01    74.2°
         ...
-        distilbert-mini      1        15.42    70.6°    1 (0.93)
+        distilbert-mini      1        16.04    75.0°    1 (0.98)
         ...
         layers.svg
     """

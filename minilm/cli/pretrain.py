@@ -25,9 +25,9 @@ def command(**options: Any) -> None:
     \b
     Examples:
       minilm tokenize articles.txt --tokenizer vocabulary --output store
-      minilm pretrain --from bert-12 --corpus store --output bert-mini --held-out 200 \\
+      minilm pretrain --from bert-12 --corpus store --output first-bert --held-out 200 \\
         --max-length 128 --tokens-per-step 4096 --steps 3600 --learning-rate 1e-3
-        output           bert-mini
+        output           first-bert
         steps            3,600
         finished         True
         masked loss      3.4270
