@@ -120,8 +120,9 @@ if "get_ipython" in globals():
 # and 11 of 12: both ends, and the rest spread evenly.
 #
 # What counts is how a student does after some steps of distillation, and the order before training
-# says nothing about that. Three students of 6 layers from the 12 of the first bert-mini, on Python's
-# help (masked words right of 927 in held-out topics, so the standard error is 1.6 points; one seed):
+# says nothing about that. Three students of 6 layers from the 12 of the first bert-mini, on
+# Python's help (masked words right of 927 in held-out topics, so the standard error is 1.6 points;
+# one seed):
 #
 #     layers                          before      after 10 steps   after 20 steps
 #     0, 2, 4, 6, 8, 10               13.6 %      39.1 %           41.8 %

@@ -57,8 +57,8 @@ print(f"{found.texts} paragraphs of Python's help, {found.tokens:,} tokens")
 # does not go down to 0: the states never reach a point that the layer leaves alone, as in a "deep
 # equilibrium model", but go on moving, also when the layer is applied more often than in training.
 #
-# Every other layer of bert-mini was added in the course of its training, as one that changes nothing
-# (`minilm pretrain --new-layers identity`), and still turns the states less than its neighbours do.
+# Every other layer of bert-mini was added in the course of its training, as one that changes
+# nothing (`minilm pretrain --new-layers identity`), and still turns the states less than others do.
 
 
 # %%
@@ -105,9 +105,9 @@ for name in ("bert-mini", "albert-1x12-mini"):
 # Between models, it says which state of the teacher a state of the student is like. Below, for
 # every state of a student (the embeddings first), the number of bert-mini's most similar state, and
 # their CKA. distilbert-mini was made of every other layer, and its states are like those of its
-# teacher after these layers. (The twelfth layer changes so little that the teacher's last two states
-# are equally good matches.) The untrained model shows that CKA is not 0 without any training: in every
-# model, a word begins with the same vector wherever it stands.
+# teacher after these layers. (The twelfth layer changes so little that the teacher's last two
+# states match equally well.) The untrained model shows that CKA is not 0 without any training: in
+# every model, a word begins with the same vector wherever it stands.
 
 # %%
 pairs = {pair.student: pair for pair in found.pairs}
@@ -126,7 +126,7 @@ assert last["albert-1x12-mini"][1] > last["untrained ALBERT"][1] + 0.1
 # ## The same attention?
 # For every layer of a student, the layer of bert-mini whose attention is most like its own, and the
 # correlation of their weights. distilbert-mini began as every other layer of its teacher: layers 1,
-# 3, 5, 7, 9 and 11. After training, its layers still look nearly where those do. One shared layer
+# 3, 5, 7, 9 and 11. After training, all but one still look nearly where those do. One shared layer
 # cannot look like twelve different ones: most of its applications are like a few of the teacher's
 # layers. Weights that were never trained spread attention evenly, and correlate with nothing.
 
@@ -139,7 +139,7 @@ for name in ("distilbert-mini", "albert-1x12-mini", "untrained ALBERT"):
     print(f"{'':<22} correlation         {row(values, 2)}")
     if name == "distilbert-mini":
         assert best == sorted(best)  # in the teacher's order
-        assert min(values) > 0.6
+        assert sorted(values)[1] > 0.9  # all but one
     if name == "untrained ALBERT":
         assert max(values) < 0.2
 
