@@ -168,7 +168,7 @@ def test_averages_of_another_model_are_refused() -> None:
     average = WeightAverage(nn.Linear(2, 2), DECAY)
     average.update()
     for other in (nn.Linear(3, 2), nn.Linear(2, 2, bias=False)):
-        with pytest.raises(TrainingError, match="other weights than are trained"):
+        with pytest.raises(TrainingError, match="averages of weights that are not trained here"):
             WeightAverage(other, DECAY).restore(average.state())
 
 

@@ -318,7 +318,7 @@ def test_layers_that_were_trained_apart_become_their_mean() -> None:
             mean = (theirs[pair[0]][name].double() + theirs[pair[1]][name].double()) / 2
             torch.testing.assert_close(value.double(), mean, rtol=0, atol=1e-7)
             assert not torch.equal(value, theirs[pair[0]][name])
-    with pytest.raises(InputError, match='differs from .* give merge="average" for their mean'):
+    with pytest.raises(InputError, match='differs from .* For their mean, give merge="average"'):
         minilm.share(apart, 2)
 
 

@@ -381,7 +381,7 @@ def test_bytes_of_another_encoding(tmp_path: Path) -> None:
             ["--repair-offsets is not for the format tsv", "--delimiter, --no-header, --quoting"],
         ),
         (["--model", "start", "--dev", "nowhere.tsv"], ["nowhere.tsv does not exist"]),
-        (["--model", "start", "--freeze-layers", 3], ["There are 2 layers"]),
+        (["--model", "start", "--freeze-layers", 3], ["The model has 2 layers"]),
         (["--teacher", "colours", "--layers", "some"], ["some"]),
         (["--teacher", "colours", "--layers", "5"], ["5"]),
         (["--model", "start", "--temperature", 0], ["--temperature"]),

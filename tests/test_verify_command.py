@@ -369,7 +369,7 @@ def test_every_name_on_every_model(name: str, model: str, tmp_path: Path) -> Non
     ("sizes", "words"),
     [
         ({"vocab_size": 102}, "input_ids contains 6078: vocab_size is 102"),
-        ({"vocab_size": 15000}, "logits has 15000 columns, not 18969"),
+        ({"vocab_size": 15000}, "logits has 15,000 columns, not 18,969"),
         ({"max_position_embeddings": 8}, "8"),
         ({"hidden_size": 4, "num_attention_heads": 2}, "DIFFERENT"),
     ],

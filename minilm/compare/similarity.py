@@ -118,7 +118,7 @@ def cka_matrix(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[list[f
     rows = {state.shape[0] for state in (*first, *second)}
     if len(rows) != 1 or min(rows) < 2:
         raise InputError(
-            f"Tokens of the states: {' and '.join(map(str, sorted(rows)))}. Expected the same "
+            f"The states have {' and '.join(map(str, sorted(rows)))} tokens; expected the same "
             "tokens for all states, at least two."
         )
     centred = [_centred(state) for state in first], [_centred(state) for state in second]

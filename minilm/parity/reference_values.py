@@ -645,6 +645,6 @@ def _outcome(model: torch.nn.Module, case: Case) -> Tensor:
     rows = values[None] if case.tokens is None else values[list(case.tokens)]
     if max(case.columns) >= rows.shape[1]:
         raise InputError(
-            f"{case.output} has {counted(rows.shape[1], 'column')}, not {max(case.columns) + 1}."
+            f"{case.output} has {counted(rows.shape[1], 'column')}, not {max(case.columns) + 1:,}."
         )
     return rows[:, list(case.columns)]
