@@ -374,13 +374,13 @@ def test_other_wrong_arguments_are_refused() -> None:
             Corruption(*shares)
     for share in [-0.1, 1.1, float("nan")]:
         with pytest.raises(InputError, match="mask_replace_probability is"):
-            Corruption.halved(share)
+            Corruption.with_mask_share(share)
 
 
 def test_what_is_not_masked_is_halved() -> None:
-    assert Corruption.halved(0.8) == Corruption()  # to the bit: runs compare the shares
-    assert Corruption.halved(0.5) == Corruption(0.5, 0.25)
-    assert Corruption.halved(1) == Corruption(1, 0)
+    assert Corruption.with_mask_share(0.8) == Corruption()  # to the bit: runs compare the shares
+    assert Corruption.with_mask_share(0.5) == Corruption(0.5, 0.25)
+    assert Corruption.with_mask_share(1) == Corruption(1, 0)
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, "1"])

@@ -99,7 +99,7 @@ def test_the_claims_of_the_readme() -> None:
     )
     assert bert >= 0.38
     assert distilbert / bert > 0.97
-    assert combined >= 0.34
+    assert combined >= 0.342  # 95 % of the bert-mini whose student's student it is
     assert sizes["albert-3x2-mini"] < 0.31 * sizes["bert-mini"]
     assert max(sizes["albert-mini"], sizes["albert-1x12-mini"]) < 2e6
     assert narrow >= 0.32

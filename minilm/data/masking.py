@@ -263,7 +263,7 @@ class Corruption:
             )
 
     @classmethod
-    def halved(cls, mask_share: float) -> Corruption:
+    def with_mask_share(cls, mask_share: float) -> Corruption:
         """Half of the positions that do not become [MASK] stay, half become random tokens.
 
         References:

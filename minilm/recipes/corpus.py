@@ -132,7 +132,7 @@ def open_corpus(settings: CorpusSettings, say: Callable[[str], None] = lambda _:
         vocabulary,
         tokens_per_step=settings.tokens_per_step,
         seed=settings.seed,
-        corruption=Corruption.halved(settings.mask_replace_probability),
+        corruption=Corruption.with_mask_share(settings.mask_replace_probability),
         ratio=_ratio(settings),
         mask_rounds=settings.mask_rounds,
     )
