@@ -54,7 +54,7 @@ def command(
     \b
     Examples:
       minilm evaluate sentiment dev.tsv --format glue:sst2
-        accuracy                    0.8350
+        accuracy                    0.8463
         ...
         class  precision    recall        f1   support
         ...
