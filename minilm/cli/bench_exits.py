@@ -101,14 +101,15 @@ def exits(
 
     \b
     Examples:
-      minilm finetune --task classification --model albert-base-v2 --train train.tsv \\
-        --dev dev.tsv --exits --output sentiment
-      minilm bench exits sentiment dev.tsv --threshold 0.9 --patience 2
+      minilm finetune --task classification --model albert-mini --format glue:sst2 \\
+        --train train.tsv --dev dev.tsv --epochs 2 --learning-rate 3e-4 --exits \\
+        --evaluate-every 500 --output sentiment
+      minilm bench exits sentiment dev.tsv --format glue:sst2 --threshold 0.9 --patience 2
         ...
                                 accuracy   layers    same   texts/s   x full depth
-        full depth                0.9900    12.00 ...                 1.00 ...
-        threshold 0.9             0.9900     2.30 ...                 3.30 ...
-        patience 2                0.9910     3.10 ...                 3.30 ...
+        full depth                0.8200     6.00  100.0%     548.6   1.00 (1.00 to 1.00)
+        threshold 0.9             0.8211     2.33   99.0%     922.3   1.69 (1.68 to 1.70)
+        patience 2                0.8200     3.23   98.4%     842.7   1.54 (1.53 to 1.54)
         ...
     """
     if threads is not None:
