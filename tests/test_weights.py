@@ -9,7 +9,6 @@ import transformers
 from safetensors.torch import load_file
 
 import minilm
-from minilm.bench.workload import SEED
 from minilm.compare.text_scores import help_topics, score_text
 from minilm.models.tasks import ForMaskedLM, ForPreTraining
 
@@ -77,7 +76,7 @@ def test_the_card_is_true(name: str) -> None:
     assert isinstance(model, ForMaskedLM | ForPreTraining)
     assert figures["parameters"] == model.num_parameters()
     tokenizer = minilm.Tokenizer.from_pretrained(WEIGHTS / name)
-    found = score_text(model, tokenizer, help_topics(), max_tokens=20_000, seed=SEED)
+    found = score_text(model, tokenizer, help_topics(), max_tokens=20_000)
     assert found.masked_accuracy == pytest.approx(figures["masked_accuracy_help_topics"], abs=0.03)
     words = (WEIGHTS / name / "README.md").read_text()
     for key in ("masked_accuracy", "masked_loss"):
@@ -99,8 +98,7 @@ def test_the_claims_of_the_readme() -> None:
         for name in NAMES
     )
     assert bert >= 0.39
-    assert distilbert / bert > 0.97
-    assert combined / distilbert > 0.97  # its teacher
+    assert 0.97 < combined / bert < distilbert / bert < 1
     assert sizes["albert-3x2-mini"] < 0.31 * sizes["bert-mini"]
     assert max(sizes["albert-mini"], sizes["albert-1x12-mini"]) < 2e6
     assert narrow / bert > 0.94
